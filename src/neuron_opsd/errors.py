@@ -1,0 +1,36 @@
+"""Every error that neuron-opsd raises on purpose.
+
+    NeuronOpsdError          exit status 2: something the user can mend
+    +-- ConfigError          a setting: unknown, misspelt, of the wrong type, out of range
+    +-- DataError            a record, a file of questions or answers: names file and line
+    +-- ModelError           a model that cannot be loaded or that this method cannot read
+    +-- RunFolderError       a run folder: missing, busy, damaged, or not writable
+    +-- EngineError          an inference engine that fails or does not answer
+
+A message names the thing, the value, what is allowed, and the next step. The command line prints it without a
+traceback; any other exception is a bug of ours and keeps its traceback.
+"""
+
+
+class NeuronOpsdError(Exception):
+    """Base of every expected error; the message alone is shown to the user."""
+
+
+class ConfigError(NeuronOpsdError):
+    """A setting is unknown, misspelt, of the wrong type or out of range."""
+
+
+class DataError(NeuronOpsdError):
+    """A file of questions or answers cannot be used as it is."""
+
+
+class ModelError(NeuronOpsdError):
+    """A model or tokenizer cannot be loaded, or lacks what the method needs."""
+
+
+class RunFolderError(NeuronOpsdError):
+    """A run folder is missing, in use by another process, damaged or not writable."""
+
+
+class EngineError(NeuronOpsdError):
+    """An inference engine failed, or does not offer what was asked of it."""

@@ -1,0 +1,54 @@
+"""From hidden states to logits: the unembedding, and what some families do after it.
+
+Shared by the neurons (rows of the unembedding) and by training (logits of a few tokens at a time, so that the full
+batch x seq x vocab tensor never exists).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from neuron_opsd.errors import ModelError
+
+
+def unembedding_weight(model: PreTrainedModel) -> Float[Tensor, "vocab hidden"]:
+    """The matrix whose row y is e[y]; tied or untied, it is what the model's head multiplies with."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(model).__name__} has no output embeddings; a causal language model is needed.")
+    return head.weight
+
+
+def final_norm_weight(model: PreTrainedModel) -> Float[Tensor, " hidden"]:
+    """The scale of the last normalisation before the head (Gemma stores it minus one)."""
+    hidden = unembedding_weight(model).shape[1]
+    norms = [
+        module
+        for name, module in backbone(model).named_children()
+        if "norm" in name.lower() or name == "ln_f" or name.endswith("layer_norm")
+    ]
+    weights = [norm.weight for norm in norms if getattr(norm, "weight", None) is not None]
+    weights = [weight for weight in weights if weight.shape == (hidden,)]
+    if not weights:
+        raise ModelError(f"{type(model).__name__} has no final norm weight; use neurons.final_norm_scale=false.")
+    is_offset = type(norms[-1]).__name__.startswith("Gemma")
+    return weights[-1] + 1 if is_offset else weights[-1]
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The model without its head: what gives `last_hidden_state`. Sees through PEFT."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
+    return inner.base_model  # pyright: ignore[reportReturnType]
+
+
+def logits_from_hidden(model: PreTrainedModel, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
+    """Logits in float32, with the family's scaling (Cohere, Granite) and soft cap (Gemma) applied."""
+    logits = model.get_output_embeddings()(hidden).float()
+    config = model.config.get_text_config()
+    if getattr(config, "logit_scale", None):
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None):
+        logits = logits / config.logits_scaling
+    cap = getattr(config, "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits

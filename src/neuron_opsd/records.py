@@ -1,0 +1,94 @@
+"""What flows between the stages. Read this file first.
+
+    Question -> Rollout -> NeuronSets -> SelectedQuestion -> TeacherContext -> (training) -> Rollout -> metrics
+
+No record before `evaluation` has a place for a gold answer: that is how training stays label-free. Records are plain
+frozen dataclasses (no torch); `run_folder.py` writes them as Parquet and JSON lines, a column for each field.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One unlabelled item. `choices` is empty for a free-form question."""
+
+    question_id: str
+    domain: str
+    question: str
+    choices: tuple[str, ...] = ()
+    system: str | None = None
+    split: str = "train"  # "train" (the pool) or "test" (evaluation only)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One completion of one question, with its prompt exactly as the model read it.
+
+    `choice_order[i]` is the index in `Question.choices` of the i-th choice shown, so shuffled choices can be mapped
+    back; `answer` already is (a letter of the ORIGINAL order, or normalised free text, or None if unparsable).
+    `token_log_probs` are natural logs under the model at temperature 1, one for each completion token.
+    """
+
+    question_id: str
+    rollout_index: int
+    choice_order: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    token_log_probs: tuple[float, ...]
+    finish_reason: str  # "stop" (the model ended it) or "length" (cut at max_new_tokens)
+    reply: str  # the decoded completion without special tokens
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeuronSets:
+    """The neurons behind one completion (`neurons/sets.py`). A neuron id is layer * d_ff + index."""
+
+    question_id: str
+    rollout_index: int
+    num_completion_tokens: int
+    num_chunks: int
+    consensus_score: int  # size of the count set: small means high consensus
+    consensus_score_per_chunk: float  # mean over chunks of each chunk's own count-set size
+    neurons_per_layer: tuple[int, ...]  # the count set, by layer; sums to consensus_score
+    overlap_set: NDArray[np.int32]  # neuron ids, ascending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectedQuestion:
+    """A question with every selection score it has, its rank in its domain, and whether training keeps it."""
+
+    question_id: str
+    domain: str
+    num_completion_tokens: int
+    consensus_score: float
+    consensus_score_length_residualised: float
+    vote_share: float | None  # None when fewer than two rollouts, or nothing parsable
+    score: float  # the one that ranked it (selection.score); lower is kept first
+    rank: int  # 0 is best, within the domain
+    selected: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """Another question, as its rollout saw it, with the model's own reply."""
+
+    question_id: str
+    choice_order: tuple[int, ...]
+    reply: str
+    distance: float  # Jaccard distance of the overlap sets to the question that reads it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherContext:
+    """What only the teacher reads before one selected question; demonstrations are nearest first."""
+
+    question_id: str
+    demonstrations: tuple[Demonstration, ...]
+    num_demonstrations_dropped: int  # dropped, farthest first, to fit contexts.max_prompt_tokens
+    num_student_prompt_tokens: int
+    num_teacher_prompt_tokens: int
