@@ -1,0 +1,62 @@
+"""All wording. A question becomes chat messages here, and nowhere else, for the student and for the teacher.
+
+The teacher's prompt is the student's with earlier turns before it: system, demonstrations (question, own reply), the
+question. Nothing here formats with templates of braces, so no question text can break it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from neuron_opsd.records import Demonstration, Question
+from neuron_opsd.text.answers import LETTERS, strip_thinking
+
+Message = dict[str, str]
+
+INSTRUCTIONS = {
+    "reasoned": "Think briefly, then end with \"The answer is X\", where X is the letter of the correct choice.",
+    "letter": "Answer with the letter of the correct choice only.",
+    "choice_text": "Answer with the text of the correct choice only.",
+    "free": "",
+}
+FREE_FORM_INSTRUCTIONS = {"reasoned": "Think briefly, then end with \"The answer is ...\"."}
+
+
+def question_text(question: Question, *, choice_order: Sequence[int], answer_format: str) -> str:
+    """What the user turn says: the question, its choices in the order given, and how to answer."""
+    if not question.choices:
+        return _join(question.question, "", FREE_FORM_INSTRUCTIONS.get(answer_format, ""))
+    marks = ["-"] * len(choice_order) if answer_format == "choice_text" else [f"{letter}." for letter in LETTERS]
+    shown = "\n".join(f"{mark} {question.choices[i]}" for mark, i in zip(marks, choice_order, strict=False))
+    return _join(question.question, shown, INSTRUCTIONS[answer_format])
+
+
+def student_messages(
+    question: Question, *, choice_order: Sequence[int], answer_format: str, system: str | None = None
+) -> list[Message]:
+    """What the student reads, and every rollout: the bare question."""
+    return teacher_messages(
+        question, (), choice_order=choice_order, answer_format=answer_format, system=system, keep_thinking=False
+    )
+
+
+def teacher_messages(
+    question: Question,
+    demonstrations: Iterable[tuple[Question, Demonstration]],
+    *,
+    choice_order: Sequence[int],
+    answer_format: str,
+    system: str | None = None,
+    keep_thinking: bool = False,
+) -> list[Message]:
+    """What the teacher reads: each demonstration as an earlier turn, then the student's own messages."""
+    system = question.system or system
+    messages = [{"role": "system", "content": system}] if system else []
+    for other, shown in demonstrations:
+        asked = question_text(other, choice_order=shown.choice_order, answer_format=answer_format)
+        reply = shown.reply if keep_thinking else strip_thinking(shown.reply)
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
+    asked = question_text(question, choice_order=choice_order, answer_format=answer_format)
+    return [*messages, {"role": "user", "content": asked}]
+
+
+def _join(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
