@@ -1,0 +1,1 @@
+"""Stage 1: unlabelled questions in, records out; sees no answer."""

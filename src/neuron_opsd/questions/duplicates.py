@@ -1,0 +1,139 @@
+"""Stage 1, sameness of questions: equal content, near-duplicates, and questions of one template.
+
+- equal content: the same question and the same set of choices, up to white space and Unicode composition.
+  Letter case counts: in SMILES, `c` and `C` are different atoms.
+- near-duplicates: character-5-gram Jaccard of at least a threshold in the question AND in the choices. Both,
+  because a domain can hold hundreds of questions of equal text that differ only in their choices.
+- template: equal opening words once numbers, quotations, formulas and sequences are masked. For reports.
+"""
+
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from neuron_opsd.records import Question
+
+GRAM_LENGTH = 5
+TEMPLATE_WORDS = 8
+
+_QUOTED = re.compile(r"(?<!\w)(['\"`])\S.*?\1(?!\w)|“[^”]*”|‘[^’]*’", re.DOTALL)
+
+
+def normalise(text: str) -> str:
+    """Unicode-composed (NFC), white space collapsed; letter case is kept."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def content_id(question: str, choices: Sequence[str] = ()) -> str:
+    """16 hexadecimal digits of SHA-256 over the normalised question and its sorted normalised choices."""
+    content = [normalise(question), sorted(normalise(choice) for choice in choices)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def near_duplicates(questions: Sequence[Question], *, threshold: float) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, whose question and whose choices both have 5-gram Jaccard >= threshold; ascending.
+
+    If both parts reach the threshold, so does the Jaccard of their disjoint union. That union is searched by
+    prefix filtering (Chaudhuri et al. 2006): with grams sorted rarest first, a pair of Jaccard >= t shares a
+    gram among the first n - ceil(t n) + 1 of each. Only such pairs are compared, choices first, which in
+    templated sets tell more.
+    """
+    question_grams = [_grams(normalise(question.question)) for question in questions]
+    choice_grams = [_grams("\n".join(sorted(map(normalise, question.choices)))) for question in questions]
+    parts = [_GramRows(choice_grams), _GramRows(question_grams)]
+    tagged = [
+        {"q" + gram for gram in asked} | {"c" + gram for gram in offered}
+        for asked, offered in zip(question_grams, choice_grams, strict=True)
+    ]
+    prefixes = _prefixes(tagged, threshold)
+    pairs: list[tuple[int, int]] = []
+    for i in range(len(questions)):
+        candidates = _sharing_rows(prefixes, i)
+        for part in parts:
+            candidates = candidates[part.jaccard(i, candidates) >= threshold]
+        pairs.extend((i, int(j)) for j in candidates)
+    return pairs
+
+
+def template_key(question: str, *, num_words: int = TEMPLATE_WORDS) -> str:
+    """The opening words in a form that questions of one template share.
+
+    Quotations, words with a digit, an inner capital or 20 letters and more (numbers, formulas, identifiers,
+    sequences) become `#`; punctuation and case fall away; runs of `#` become one; `num_words` words are kept.
+    """
+    words = [_mask_word(word) for word in _QUOTED.sub(" # ", normalise(question)).split()]
+    kept = [word for k, word in enumerate(words) if word and not (word == "#" and k and words[k - 1] == "#")]
+    return " ".join(kept[:num_words])
+
+
+def _mask_word(word: str) -> str:
+    bare = re.sub(r"[^\w#-]+", "", word).strip("-_")
+    is_name = any(letter.isnumeric() for letter in bare) or len(bare) >= 20
+    has_inner_capital = any(letter.isupper() for letter in bare[1:]) and not bare.isupper()
+    return "#" if "#" in bare or is_name or has_inner_capital else bare.lower()
+
+
+def _grams(text: str) -> set[str]:
+    """All substrings of 5 characters; a shorter text is its own only gram; an empty one has none."""
+    if len(text) < GRAM_LENGTH:
+        return {text} if text else set()
+    return {text[k : k + GRAM_LENGTH] for k in range(len(text) - GRAM_LENGTH + 1)}
+
+
+class _GramRows:
+    """Gram sets as the rows of a 0/1 sparse matrix, so that one set meets many in one product."""
+
+    def __init__(self, sets: Sequence[set[str]]) -> None:
+        ids: dict[str, int] = {}
+        rows = [[ids.setdefault(gram, len(ids)) for gram in grams] for grams in sets]
+        self._sizes = np.array([len(row) for row in rows], dtype=np.int64)
+        self._matrix = _zero_one_matrix(rows, num_columns=len(ids))
+
+    def jaccard(self, row: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Jaccard of one row with each of `others`; two empty sets are equal (1.0)."""
+        dense = np.zeros(self._matrix.shape[1], dtype=np.int32)
+        start, stop = self._matrix.indptr[row : row + 2]
+        dense[self._matrix.indices[start:stop]] = 1
+        shared = np.asarray(self._matrix[others] @ dense, dtype=np.int64)
+        union = self._sizes[row] + self._sizes[others] - shared
+        return np.where(union == 0, 1.0, shared / np.maximum(union, 1))
+
+
+def _prefixes(sets: Sequence[set[str]], threshold: float) -> tuple[csr_array, csr_array]:
+    """Each set's prefix of rarest grams, as a 0/1 matrix and as its transpose (the inverted index)."""
+    counts = Counter(gram for grams in sets for gram in grams)
+    rank = {gram: place for place, gram in enumerate(sorted(counts, key=lambda gram: (counts[gram], gram)))}
+    rows: list[list[int]] = []
+    for grams in sets:
+        size = (
+            len(grams) - math.ceil(threshold * len(grams) - 1e-9) + 1
+        )  # 1e-9: 0.07 * 100 > 7 in floating point
+        rows.append(sorted(rank[gram] for gram in grams)[:size])
+    matrix = _zero_one_matrix(rows, num_columns=len(rank))
+    return matrix, matrix.T.tocsr()
+
+
+def _sharing_rows(prefixes: tuple[csr_array, csr_array], row: int) -> NDArray[np.int64]:
+    """Rows after `row` that share a prefix gram with it."""
+    matrix, inverted = prefixes
+    found = np.zeros(matrix.shape[0], dtype=bool)
+    for gram in matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]:
+        found[inverted.indices[inverted.indptr[gram] : inverted.indptr[gram + 1]]] = True
+    found[: row + 1] = False
+    return np.flatnonzero(found)
+
+
+def _zero_one_matrix(rows: Sequence[Sequence[int]], *, num_columns: int) -> csr_array:
+    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    indices = np.array([column for row in rows for column in row], dtype=np.int64)
+    return csr_array(
+        (np.ones(len(indices), dtype=np.int32), indices, indptr), shape=(len(rows), max(num_columns, 1))
+    )
