@@ -1,0 +1,47 @@
+"""The interface of every engine: prompt ids in, completion ids out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample. Nothing is taken from a model's generation_config."""
+
+    temperature: float  # 0 is greedy
+    top_p: float = 1.0
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt and the seeds of its completions: as many completions as seeds."""
+
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """Token ids as sampled (the end token included), their log-probabilities at temperature 1, and why it ended."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    finish_reason: str  # "stop" or "length"
+
+
+class Engine(Protocol):
+    """What rollouts, training and evaluation need of an engine."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield (index of the request, its completions) as they finish, in any order.
+
+        Raises:
+            EngineError: a prompt leaves no room for a single token.
+        """
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """Name and version of the engine, for the record."""
+        ...

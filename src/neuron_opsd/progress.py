@@ -1,0 +1,65 @@
+"""Progress of long work, with rates: a bar on a terminal, a log line now and then elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Tracker:
+    """Counts items, and tokens where there are any, and tells the rate."""
+
+    def __init__(self, description: str, total: int, unit: str, done: int = 0) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done, self.resumed_from, self.num_tokens = done, done, 0
+        self.started = self.last_line = time.monotonic()
+        self.bar: tuple[Progress, int] | None = None
+
+    def advance(self, items: int = 1, *, tokens: int = 0, note: str = "") -> None:
+        """Record finished items (and tokens), and show it."""
+        self.done += items
+        self.num_tokens += tokens
+        if self.bar:
+            progress, task = self.bar
+            progress.update(task, completed=self.done, rate=self.rate(), note=note)  # pyright: ignore[reportArgumentType]
+        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            logger.info("%s: %d of %d %s (%s) %s", self.description, self.done, self.total, self.unit, self.rate(), note)
+
+    def rate(self) -> str:
+        """Items and tokens per second since the start, resumed ones left out."""
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        text = f"{(self.done - self.resumed_from) / seconds:.1f} {self.unit}/s"
+        return text + (f", {self.num_tokens / seconds:.0f} tokens/s" if self.num_tokens else "")
+
+
+@contextmanager
+def track(description: str, *, total: int, unit: str, done: int = 0) -> Iterator[Tracker]:
+    """Show progress of `total` items while the block runs; `done` of them were finished before."""
+    tracker = Tracker(description, total, unit, done)
+    if not sys.stderr.isatty() or not logger.isEnabledFor(logging.INFO):
+        yield tracker
+    else:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(description, total=total, completed=done, rate="", note="")
+            tracker.bar = (progress, int(task))
+            yield tracker
+    tokens = f", {tracker.num_tokens} tokens" if tracker.num_tokens else ""
+    seconds = time.monotonic() - tracker.started
+    logger.info("%s: %d %s%s in %.1f s (%s)", description, tracker.done, unit, tokens, seconds, tracker.rate())
