@@ -1,0 +1,191 @@
+"""Calibration measures: pure functions of confidences in [0, 1] and whether each answer was right.
+
+Every measure takes optional `weights` over the items: none counts each once; shape (items,) gives one value; shape
+(resamples, items) gives one value per resample, which is how `benchmark.py` gets intervals from one bootstrap. The
+confidence is whatever the caller says it is; here mostly the vote share (votes of the majority answer / k).
+
+Bins are (low, high] with 0 in the first, as in Guo et al. (1706.04599). torchmetrics uses [low, high) and gives 1.0 a
+bin of its own, so the two agree except for confidences exactly on an edge.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import digamma
+
+Array = NDArray[np.float64]
+_EDGE = 1e-9  # 3/8 * 8 may be 3.0000000000000004: such a confidence belongs to the bin below the edge
+
+
+def ece(confidence: Array, correct: Array, *, num_bins: int = 15, weights: Array | None = None) -> Array:
+    """Expected calibration error, equal-width bins: sum over bins of (n_bin / n) |accuracy - mean confidence|."""
+    return _grouped_gap(confidence, correct, equal_width_bins(confidence, num_bins), weights)
+
+
+def adaptive_ece(
+    confidence: Array, correct: Array, *, num_bins: int = 15, weights: Array | None = None
+) -> Array:
+    """ECE with bins of equal mass; equal confidences stay together, so ties do not depend on the items' order."""
+    return _grouped_gap(confidence, correct, equal_mass_bins(confidence, num_bins), weights)
+
+
+def mce(confidence: Array, correct: Array, *, num_bins: int = 15, weights: Array | None = None) -> Array:
+    """Maximum calibration error: the largest |accuracy - mean confidence| of a non-empty equal-width bin."""
+    weights = _weights(confidence, weights)
+    groups = equal_width_bins(confidence, num_bins)
+    counts = _sum_by_group(np.ones_like(confidence), groups, weights)
+    gaps = np.abs(_sum_by_group(correct - confidence, groups, weights))
+    return np.max(np.divide(gaps, counts, out=np.zeros_like(gaps), where=counts > 0), axis=-1)
+
+
+def brier(confidence: Array, correct: Array, *, weights: Array | None = None) -> Array:
+    """Brier score: mean of (confidence - correct)^2."""
+    return _mean((confidence - correct) ** 2, weights)
+
+
+def brier_decomposition(confidence: Array, correct: Array) -> dict[str, float]:
+    """Murphy's parts over distinct confidences: brier = reliability - resolution + uncertainty, exactly.
+
+    reliability: mean squared gap between a confidence and the accuracy at it (0 is best); resolution: variance of
+    those accuracies (large is good); uncertainty: variance of correctness, which no confidence can change.
+    """
+    _, groups = np.unique(confidence, return_inverse=True)
+    weights, ones = _weights(confidence, None), np.ones_like(confidence)
+    counts = _sum_by_group(ones, groups, weights)
+    accuracy = _sum_by_group(correct, groups, weights) / counts
+    stated = _sum_by_group(confidence, groups, weights) / counts
+    base_rate, share = correct.mean(), counts / counts.sum()
+    return {
+        "reliability": float(share @ (stated - accuracy) ** 2),
+        "resolution": float(share @ (accuracy - base_rate) ** 2),
+        "uncertainty": float(base_rate * (1 - base_rate)),
+    }
+
+
+def negative_log_likelihood(
+    confidence: Array, correct: Array, *, margin: float, weights: Array | None = None
+) -> Array:
+    """Mean of -log(probability given to what happened), with confidences clipped to [margin, 1 - margin].
+
+    A vote share of 1 that is wrong would be infinite; for k votes the caller passes margin = 1 / (2 k).
+    """
+    stated = np.clip(confidence, margin, 1 - margin)
+    return _mean(-np.log(np.where(correct > 0.5, stated, 1 - stated)), weights)
+
+
+def overconfidence(confidence: Array, correct: Array, *, weights: Array | None = None) -> Array:
+    """Signed: mean confidence - accuracy. Positive is overconfident."""
+    return _mean(confidence - correct, weights)
+
+
+def auroc(confidence: Array, correct: Array, *, weights: Array | None = None) -> Array:
+    """Chance that a right answer has the higher confidence than a wrong one, ties half; NaN if all are alike."""
+    weights = _weights(confidence, weights)
+    _, groups = np.unique(confidence, return_inverse=True)  # ascending confidence
+    right = _sum_by_group(correct, groups, weights)
+    wrong = _sum_by_group(1 - correct, groups, weights)
+    wrong_below = np.cumsum(wrong, axis=-1) - wrong
+    pairs = right.sum(axis=-1) * wrong.sum(axis=-1)
+    won = np.sum(right * (wrong_below + wrong / 2), axis=-1)
+    return np.divide(won, pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
+
+
+def aurc(confidence: Array, correct: Array, *, weights: Array | None = None) -> Array:
+    """Area under the risk-coverage curve: error rate of the most confident share, averaged over all shares.
+
+    Answers with equal confidence are taken in at the error rate of their group, so ties do not depend on order.
+    """
+    weights = _weights(confidence, weights)
+    _, groups = np.unique(-confidence, return_inverse=True)  # most confident first
+    counts = _sum_by_group(np.ones_like(confidence), groups, weights)
+    wrong = _sum_by_group(1 - correct, groups, weights)
+    counts_before, wrong_before = np.cumsum(counts, axis=-1) - counts, np.cumsum(wrong, axis=-1) - wrong
+    rate = np.divide(wrong, counts, out=np.zeros_like(wrong), where=counts > 0)
+    total = np.zeros(counts.shape[:-1])
+    for group in range(
+        counts.shape[-1]
+    ):  # sum over m = 1..count of (wrong_before + m rate) / (counts_before + m)
+        start, size = counts_before[..., group], counts[..., group]
+        offset = wrong_before[..., group] - rate[..., group] * start
+        total = total + rate[..., group] * size + offset * (_harmonic(start + size) - _harmonic(start))
+    return total / weights.sum(axis=-1)
+
+
+def reliability_bins(
+    confidence: Array, correct: Array, *, num_bins: int = 15
+) -> list[dict[str, float | int | None]]:
+    """One entry for each equal-width bin: low, high, count, mean confidence, accuracy (None in an empty bin)."""
+    groups = equal_width_bins(confidence, num_bins)
+    entries: list[dict[str, float | int | None]] = []
+    for index in range(num_bins):
+        here = groups == index
+        entries.append(
+            {
+                "low": index / num_bins,
+                "high": (index + 1) / num_bins,
+                "count": int(here.sum()),
+                "confidence": float(confidence[here].mean()) if here.any() else None,
+                "accuracy": float(correct[here].mean()) if here.any() else None,
+            }
+        )
+    return entries
+
+
+def perfect_calibration_ece(
+    confidence: Array, *, num_bins: int = 15, num_simulations: int = 1000, seed: int | list[int] = 0
+) -> dict[str, float]:
+    """The ECE that a perfectly calibrated model with these confidences shows at this n, by simulation.
+
+    Each simulation draws correctness ~ Bernoulli(confidence). Returns the mean and the central 95 %.
+    """
+    if confidence.size == 0:
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
+    generator = np.random.default_rng(seed)
+    groups = equal_width_bins(confidence, num_bins)
+    draws = np.empty(num_simulations)
+    for index in range(num_simulations):
+        gap = (generator.random(confidence.size) < confidence) - confidence
+        draws[index] = np.abs(np.bincount(groups, weights=gap)).sum() / confidence.size
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"mean": float(draws.mean()), "low": float(low), "high": float(high)}
+
+
+def equal_width_bins(confidence: Array, num_bins: int) -> NDArray[np.int64]:
+    """The bin of each confidence: (i / num_bins, (i + 1) / num_bins], and 0 in the first."""
+    return np.clip(np.ceil(confidence * num_bins - _EDGE).astype(np.int64) - 1, 0, num_bins - 1)
+
+
+def equal_mass_bins(confidence: Array, num_bins: int) -> NDArray[np.int64]:
+    """The bin of each confidence, by the middle rank of all items that share it."""
+    _, groups, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - counts / 2
+    bins = np.floor(middle / confidence.size * num_bins - _EDGE).astype(np.int64)
+    return np.clip(bins, 0, num_bins - 1)[groups]
+
+
+def _grouped_gap(
+    confidence: Array, correct: Array, groups: NDArray[np.int64], weights: Array | None
+) -> Array:
+    weights = _weights(confidence, weights)
+    gaps = np.abs(_sum_by_group(correct - confidence, groups, weights))
+    return gaps.sum(axis=-1) / weights.sum(axis=-1)
+
+
+def _weights(items: Array, weights: Array | None) -> Array:
+    return np.ones(items.shape[0]) if weights is None else np.asarray(weights, dtype=np.float64)
+
+
+def _mean(values: Array, weights: Array | None) -> Array:
+    weights = _weights(values, weights)
+    return weights @ values / weights.sum(axis=-1)
+
+
+def _sum_by_group(values: Array, groups: NDArray[np.int64], weights: Array) -> Array:
+    """Weighted sums of the values in each non-empty group, by ascending group; shape weights.shape[:-1] + (groups,)."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    return np.add.reduceat(weights[..., order] * values[order], starts, axis=-1)
+
+
+def _harmonic(n: Array) -> Array:
+    """The n-th harmonic number, elementwise."""
+    return digamma(np.asarray(n) + 1) + np.euler_gamma

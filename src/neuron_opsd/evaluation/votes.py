@@ -1,0 +1,160 @@
+"""Rollouts -> one row of numbers for each question, as arrays: what every metric of `benchmark.py` is computed from.
+
+Answers are grouped by equivalence, not by string, through `answers_match`. Unparsable answers (None) stay in every
+denominator and form a group of their own: if it wins the vote, the majority answer is None, and that is wrong. Ties go
+to the answer given first, in rollout order. Rows are sorted by question id, so the order of the input changes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuron_opsd.records import Question, Rollout
+from neuron_opsd.text.answers import answers_match, majority_answer
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """One model's samples on one set of questions; every array and list has a row for each question.
+
+    `gold`, `correct_fraction` and `majority_correct` mean something only where `has_gold` is true.
+    """
+
+    question_ids: list[str]
+    is_choice: NDArray[np.bool_]  # multiple choice
+    answers: list[tuple[str | None, ...]]  # each sample's answer, equivalent ones made equal
+    majority: list[str | None]
+    num_samples: Array
+    vote_share: Array  # votes of the majority answer / samples: the confidence
+    parsed_fraction: Array
+    completion_tokens: Array  # mean over samples
+    truncated_fraction: Array
+    answer_entropy: Array  # nats, over the question's samples
+    has_gold: NDArray[np.bool_]
+    gold: list[str | None]
+    correct_fraction: Array  # its mean is Avg@k
+    majority_correct: Array  # its mean is Maj@k
+    num_ties: int  # questions whose vote was tied
+
+    def __len__(self) -> int:
+        return len(self.question_ids)
+
+
+def group_rollouts(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
+    """Rollouts by question id, each group in rollout order."""
+    groups: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        groups.setdefault(rollout.question_id, []).append(rollout)
+    return {key: sorted(group, key=lambda r: r.rollout_index) for key, group in groups.items()}
+
+
+def count_votes(
+    questions: Sequence[Question], groups: Mapping[str, Sequence[Rollout]], answer_key: Mapping[str, str]
+) -> Votes:
+    """Tally these questions, each of which has rollouts in `groups`."""
+    questions = sorted(questions, key=lambda question: question.question_id)
+    gold = [answer_key.get(question.question_id) for question in questions]
+    answers = [unify_answers([r.answer for r in groups[question.question_id]]) for question in questions]
+    votes = [majority_answer(given, skip_unparsable=False) for given in answers]
+    rollouts = [groups[question.question_id] for question in questions]
+    return Votes(
+        question_ids=[question.question_id for question in questions],
+        is_choice=np.array([bool(question.choices) for question in questions], dtype=bool),
+        answers=answers,
+        majority=[vote.answer for vote in votes],
+        num_samples=_array([len(given) for given in answers]),
+        vote_share=_array([vote.share for vote in votes]),
+        parsed_fraction=_array([sum(a is not None for a in given) / len(given) for given in answers]),
+        completion_tokens=_array([np.mean([len(r.completion_ids) for r in group]) for group in rollouts]),
+        truncated_fraction=_array(
+            [np.mean([r.finish_reason == "length" for r in group]) for group in rollouts]
+        ),
+        answer_entropy=_array([_entropy(given) for given in answers]),
+        has_gold=np.array([answer is not None for answer in gold], dtype=bool),
+        gold=gold,
+        correct_fraction=_array(
+            [
+                sum(answers_match(a, g) for a in given) / len(given)
+                for given, g in zip(answers, gold, strict=True)
+            ]
+        ),
+        majority_correct=_array(
+            [float(answers_match(vote.answer, g)) for vote, g in zip(votes, gold, strict=True)]
+        ),
+        num_ties=sum(_is_tied(given) for given in answers),
+    )
+
+
+def unify_answers(answers: Sequence[str | None]) -> tuple[str | None, ...]:
+    """Replace each answer by the first one equivalent to it, so that equal strings are equal answers.
+
+    The gold answer has no part in this: it could merge two answers that only match it, and so win votes.
+    """
+    known: list[str] = []
+    unified: list[str | None] = []
+    for answer in answers:
+        same = next((other for other in known if answers_match(answer, other)), None)
+        if answer is not None and same is None:
+            known.append(answer)
+            same = answer
+        unified.append(same)
+    return tuple(unified)
+
+
+def answers_flipped(before: Votes, after: Votes) -> Array:
+    """1 where the majority answer of a question changed, None to None not counted as a change."""
+    pairs = zip(before.majority, after.majority, strict=True)
+    return _array([float(a != b and not answers_match(a, b)) for a, b in pairs])
+
+
+def resampled_flips(before: Votes, after: Votes, *, num_permutations: int, seed: int | list[int]) -> Array:
+    """Share of majority answers that flip when nothing but sampling differs, one value per permutation.
+
+    Each permutation pools a question's samples of both models and deals them out again at random. Exchangeable samples
+    are what "training changed nothing" means, so these are draws under that hypothesis.
+    """
+    pooled = [unify_answers((*a, *b)) for a, b in zip(before.answers, after.answers, strict=True)]
+    sizes = [len(given) for given in before.answers]
+    generator = np.random.default_rng(seed)
+    shares = np.zeros(num_permutations)
+    for given, size in zip(pooled, sizes, strict=True):
+        if len(set(given)) > 1:  # a question with one answer throughout cannot flip
+            shares += _flips_of_question(given, size, num_permutations, generator)
+    return shares / max(len(pooled), 1)
+
+
+def _flips_of_question(
+    given: Sequence[str | None], size: int, num_permutations: int, generator: np.random.Generator
+) -> Array:
+    order = {answer: code for code, answer in enumerate(dict.fromkeys(given))}
+    codes = np.array([order[answer] for answer in given])
+    dealt = generator.permuted(np.tile(codes, (num_permutations, 1)), axis=1)
+    return (
+        _majority_codes(dealt[:, :size], len(order)) != _majority_codes(dealt[:, size:], len(order))
+    ).astype(float)
+
+
+def _majority_codes(dealt: NDArray[np.int64], num_codes: int) -> NDArray[np.int64]:
+    """The most frequent code of each row, of tied codes the one that comes first in the row."""
+    is_code = dealt[:, :, None] == np.arange(num_codes)
+    first_at = np.where(is_code.any(axis=1), is_code.argmax(axis=1), dealt.shape[1])
+    return np.argmax(is_code.sum(axis=1) * (dealt.shape[1] + 1) - first_at, axis=1)
+
+
+def _entropy(answers: Sequence[str | None]) -> float:
+    shares = _array(list(Counter(answers).values())) / len(answers)
+    return float(-(shares * np.log(shares)).sum()) + 0.0  # no -0.0
+
+
+def _is_tied(answers: Sequence[str | None]) -> bool:
+    counts = [count for _, count in Counter(answers).most_common(2)]
+    return len(counts) == 2 and counts[0] == counts[1]
+
+
+def _array(values: Sequence[float]) -> Array:
+    return np.asarray(values, dtype=np.float64)

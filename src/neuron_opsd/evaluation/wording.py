@@ -1,0 +1,64 @@
+"""Results in words: one verdict for each metric, and the sentences a reader meets first. Never more than was shown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
+
+NO_DIFFERENCE = "no difference shown"
+TOO_FEW = "too few questions"
+WITH_GOLD = ("avg", "maj", "ece", "overconfidence")
+LABEL_FREE = ("vote_share", "parse_rate", "completion_tokens")
+
+
+def verdict_of(difference: Mapping[str, float], num_items: int) -> str:
+    """`higher` or `lower` where the interval leaves out 0, else `no difference shown`, or why neither can be said."""
+    low, high = difference["low"], difference["high"]
+    if num_items < MIN_QUESTIONS:
+        return TOO_FEW
+    if low != low or high != high:  # NaN: e.g. an AUROC where every answer is right
+        return "not defined"
+    if low <= 0 <= high:
+        return NO_DIFFERENCE
+    return "higher" if low > 0 else "lower"
+
+
+def verdict_sentences(results: Mapping[str, Any]) -> list[str]:
+    """In-domain first, then the mean over the other domains: accuracy, calibration, and what needs no answers."""
+    sentences = []
+    if results["in"]:
+        sentences += _sentences(f"In-domain ({results['train_domain']})", results["in"])
+    mean = results["cross"]["mean"]
+    if mean:
+        number = mean["num_domains"]
+        where = (
+            f"the mean over {number} other domains" if number > 1 else next(iter(results["cross"]["domains"]))
+        )
+        sentences += _sentences(f"Cross-domain ({where})", mean)
+    return sentences
+
+
+def _sentences(where: str, block: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    if not block["num_with_gold"]:
+        sentences.append(f"{where}: no gold answers, so nothing is claimed about accuracy or calibration.")
+    names = [name for name in (*WITH_GOLD, *LABEL_FREE) if name in block["metrics"]]
+    sentences += [f"{where}: {_sentence(block['metrics'][name])}" for name in names]
+    flips = block.get("changes", {}).get("answers_flipped")
+    if flips:
+        sentences.append(
+            f"{where}: {flips['value']:.1%} of majority answers flipped; sampling alone would flip "
+            f"{flips['by_chance']['mean']:.1%} ({flips['by_chance']['low']:.1%} to {flips['by_chance']['high']:.1%})."
+        )
+    return sentences
+
+
+def _sentence(entry: Mapping[str, Any]) -> str:
+    base, trained, change = entry["base"]["value"], entry["trained"]["value"], entry["difference"]
+    digits = 1 if max(abs(base), abs(trained)) >= 10 else 3
+    values = f"{entry['label']} {base:.{digits}f} before, {trained:.{digits}f} after"
+    if entry["verdict"] in (TOO_FEW, "not defined"):
+        return f"{values}; {entry['verdict']} for an interval."
+    interval = f"{change['value']:+.{digits}f}, 95 % interval {change['low']:+.{digits}f} to {change['high']:+.{digits}f}"
+    verdict = entry["verdict"] if entry["verdict"] == NO_DIFFERENCE else f"{entry['verdict']} after training"
+    return f"{values}; {verdict} ({interval})."
