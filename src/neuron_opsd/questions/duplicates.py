@@ -75,7 +75,7 @@ def template_key(question: str, *, num_words: int = TEMPLATE_WORDS) -> str:
 
 
 def _mask_word(word: str) -> str:
-    bare = re.sub(r"[^\w#-]+", "", word).strip("-_")
+    bare = re.sub(r"[^\w#/-]+", "", word).strip("-_/")
     is_name = any(letter.isnumeric() for letter in bare) or len(bare) >= 20
     has_inner_capital = any(letter.isupper() for letter in bare[1:]) and not bare.isupper()
     return "#" if "#" in bare or is_name or has_inner_capital else bare.lower()

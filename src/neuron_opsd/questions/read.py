@@ -240,7 +240,7 @@ def _hub_rows(name: str) -> Iterator[Row]:
     except Exception as error:  # hub, network, offline mode, builder: one message for all of them
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
-            f"{name} is no file here, and `datasets` cannot load a data set of that name: {reason[0]} "
+            f"{name} is no file here, and `datasets` cannot load a data set of that name: {reason[0]}. "
             "Check the path, or that the hub can be reached (HF_HUB_OFFLINE is heeded)."
         ) from None
     if split not in loaded and (split or "train" not in loaded):
