@@ -1,0 +1,152 @@
+"""Stage: questions -> rollouts. The frozen model answers every question zero-shot (method, section 1).
+
+Evaluation samples through the same function, with its own settings.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+
+from neuron_opsd.config import EvaluationSettings, PromptSettings, RolloutSettings
+from neuron_opsd.engines.base import Completion, Engine, Request, Sampling
+from neuron_opsd.errors import DataError
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.random_state import derive_seed
+from neuron_opsd.records import Question, Rollout
+from neuron_opsd.text.answers import LETTERS, extract_answer
+from neuron_opsd.text.prompts import student_messages
+
+
+def sampling_of(settings: RolloutSettings | EvaluationSettings) -> Sampling:
+    """The engine's settings from a section of the configuration."""
+    return Sampling(
+        temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_new_tokens
+    )
+
+
+def sample_rollouts(
+    questions: Sequence[Question],
+    engine: Engine,
+    encoder: ChatEncoder,
+    *,
+    prompts: PromptSettings,
+    sampling: Sampling,
+    num_rollouts: int,
+    shuffle_choices: bool,
+    seed: int,
+    stage: str,
+    max_context: int | None = None,
+    on_finished: Callable[[int, int], None] = lambda questions, tokens: None,
+) -> list[Rollout]:
+    """Sample `num_rollouts` completions of each question.
+
+    Args:
+        questions: What to answer.
+        engine: Generates completions.
+        encoder: The chat template.
+        prompts: Wording.
+        sampling: Temperature, top-p, length limit.
+        num_rollouts: Completions a question.
+        shuffle_choices: Whether each rollout sees the choices in an order of its own.
+        seed: The run's seed.
+        stage: Part of the random state, so that two stages never draw alike.
+        max_context: Tokens that the model can read, where known.
+        on_finished: Called with (finished prompts, tokens generated) as batches end.
+
+    Returns:
+        Rollouts in the order of the questions, then of the rollout index.
+
+    Raises:
+        DataError: a question that does not fit the model's context.
+    """
+    orders = [
+        choice_orders(question, num_rollouts, shuffle=shuffle_choices, seed=seed, stage=stage) for question in questions
+    ]
+    requests, places = _build_requests(questions, orders, encoder, prompts, seed=seed, stage=stage)
+    for request, (q, _) in zip(requests, places, strict=True):
+        _check_fits(questions[q], len(request.prompt_ids), sampling.max_new_tokens, max_context)
+    done: dict[tuple[int, int], Rollout] = {}
+    for index, completions in engine.generate(requests, sampling):
+        q, rollout_indices = places[index]
+        for r, completion in zip(rollout_indices, completions, strict=True):
+            done[q, r] = _make_rollout(
+                questions[q], r, orders[q][r], requests[index].prompt_ids, completion, encoder, prompts
+            )
+        on_finished(len(rollout_indices), sum(len(completion.token_ids) for completion in completions))
+    return [done[key] for key in sorted(done)]
+
+
+def choice_orders(
+    question: Question, num_rollouts: int, *, shuffle: bool, seed: int, stage: str
+) -> list[tuple[int, ...]]:
+    """The order of the choices for each rollout; the identity unless shuffled."""
+    identity = tuple(range(len(question.choices)))
+    if not shuffle or not identity:
+        return [identity] * num_rollouts
+    return [
+        tuple(random.Random(derive_seed(seed, stage, "order", question.question_id, r)).sample(identity, len(identity)))
+        for r in range(num_rollouts)
+    ]
+
+
+def map_answer_back(answer: str | None, choice_order: Sequence[int]) -> str | None:
+    """A letter of the order shown -> the letter of the original order. Free-form answers pass unchanged."""
+    return LETTERS[choice_order[LETTERS.index(answer)]] if answer and choice_order else answer
+
+
+def _build_requests(
+    questions: Sequence[Question],
+    orders: list[list[tuple[int, ...]]],
+    encoder: ChatEncoder,
+    prompts: PromptSettings,
+    *,
+    seed: int,
+    stage: str,
+) -> tuple[list[Request], list[tuple[int, list[int]]]]:
+    """One request for each distinct prompt, and (question, rollout indices) that it serves."""
+    requests: list[Request] = []
+    places: list[tuple[int, list[int]]] = []
+    for q, question in enumerate(questions):
+        by_order: dict[tuple[int, ...], list[int]] = {}
+        for r, order in enumerate(orders[q]):
+            by_order.setdefault(order, []).append(r)
+        for order, indices in by_order.items():
+            messages = student_messages(
+                question, choice_order=order, answer_format=prompts.answer_format, system=prompts.system
+            )
+            seeds = tuple(derive_seed(seed, stage, question.question_id, r) for r in indices)
+            requests.append(Request(prompt_ids=tuple(encoder.encode(messages)), seeds=seeds))
+            places.append((q, indices))
+    return requests, places
+
+
+def _make_rollout(
+    question: Question,
+    rollout_index: int,
+    order: tuple[int, ...],
+    prompt_ids: tuple[int, ...],
+    completion: Completion,
+    encoder: ChatEncoder,
+    prompts: PromptSettings,
+) -> Rollout:
+    reply = encoder.decode_reply(completion.token_ids)
+    shown = [question.choices[i] for i in order]
+    answer = extract_answer(reply, choices=shown, answer_format=prompts.answer_format)
+    return Rollout(
+        question_id=question.question_id,
+        rollout_index=rollout_index,
+        choice_order=order,
+        prompt_ids=prompt_ids,
+        completion_ids=completion.token_ids,
+        token_log_probs=completion.log_probs,
+        finish_reason=completion.finish_reason,
+        reply=reply,
+        answer=map_answer_back(answer, order),
+    )
+
+
+def _check_fits(question: Question, num_prompt_tokens: int, max_new_tokens: int, max_context: int | None) -> None:
+    if max_context is not None and num_prompt_tokens + max_new_tokens > max_context:
+        raise DataError(
+            f"Question {question.question_id} needs {num_prompt_tokens} prompt tokens, and up to {max_new_tokens} "
+            f"for its answer; the model reads {max_context}. Shorten or remove it, or lower max_new_tokens."
+        )

@@ -1,0 +1,56 @@
+"""Scores by which questions are ranked; lower is kept first (method, section 4).
+
+Consensus is s(x), the size of the count set. It tracks completion length, so the residual of log s on log tokens within
+the domain is always computed beside it, and the correlation reported.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from neuron_opsd.config import SelectionSettings
+from neuron_opsd.random_state import derive_seed
+from neuron_opsd.records import NeuronSets
+from neuron_opsd.text.answers import Vote
+
+
+def length_residuals(sets: Sequence[NeuronSets]) -> list[float]:
+    """Residuals of log s on log completion tokens, by least squares over one domain; unitless.
+
+    Where all lengths are equal there is no slope, and the residual is log s less its mean.
+    """
+    log_s = np.log([max(item.consensus_score, 1) for item in sets])
+    log_tokens = np.log([max(item.num_completion_tokens, 1) for item in sets])
+    centred = log_tokens - log_tokens.mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ log_s) / spread if spread > 0 else 0.0
+    return (log_s - log_s.mean() - slope * centred).tolist()
+
+
+def ranking_scores(
+    sets: Sequence[NeuronSets],
+    residuals: Sequence[float],
+    votes: Mapping[str, Vote],
+    settings: SelectionSettings,
+    *,
+    seed: int,
+) -> list[float]:
+    """The score that ranks each question of one domain; lower is kept first.
+
+    A question without a parsable answer ranks last by vote share (its share is 0).
+    """
+    if settings.score == "consensus_length_residualised":
+        return list(residuals)
+    if settings.score == "vote_share":
+        return [-votes[item.question_id].share for item in sets]
+    if settings.score == "random":
+        return [derive_seed(seed, "selection", item.question_id) / 2**63 for item in sets]
+    if settings.score == "consensus_per_chunk":
+        return [item.consensus_score_per_chunk for item in sets]
+    return [float(item.consensus_score) for item in sets]
+
+
+def num_kept(num_questions: int, fraction: float) -> int:
+    """How many questions of a domain are kept: at least one, rounded to the nearest (halves up)."""
+    return max(1, math.floor(fraction * num_questions + 0.5)) if num_questions else 0
