@@ -1,11 +1,12 @@
 """Where a model's neurons are: the feed-forward network (FFN) of each layer, found by role, and hooks on it.
 
-A neuron is one coordinate of the input of an FFN's down projection. Names differ (`down_proj`, `fc2`, `c_proj`,
-`dense_4h_to_h`), so the projection is found by what it does: in each decoder layer exactly one linear map goes from the
-FFN's width (d_ff) back to the residual stream. That covers the dense families (llama, qwen2, qwen3, gemma 1-3, mistral,
-phi, phi3, gpt2, gpt_neox, olmo 1-3, opt, bloom, falcon, granite, smollm3, starcoder2), with and without PEFT adapters.
-Mixture-of-experts models hold their experts as fused three-dimensional weights, and a token meets only some of
-them: they are refused, with a message that says so.
+A neuron is one coordinate of the input of an FFN's down projection. Names differ (`down_proj`, `fc2`,
+`c_proj`, `dense_4h_to_h`), so the projection is found by what it does: in each decoder layer exactly one
+linear map goes from the FFN's width (d_ff) back to the residual stream. That covers the dense families
+(llama, qwen2, qwen3, gemma 1-3, mistral, phi, phi3, gpt2, gpt_neox, olmo 1-3, opt, bloom, falcon, granite,
+smollm3, starcoder2), with and without PEFT adapters. Mixture-of-experts models hold their experts as fused
+three-dimensional weights, and a token meets only some of them: they are refused, with a message that says
+so.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -70,9 +71,10 @@ def hook_neurons(
 
     Args:
         ffns: From `find_ffns`.
-        activation: `gate` = output of the activation module; `gate_up` = input of the down projection. They are the
-            same where the FFN has no up branch.
-        receive: Gets the layer's index and a tensor (..., d_ff) in the model's dtype. OPT flattens batch and sequence.
+        activation: `gate` = output of the activation module; `gate_up` = input of the down projection. They
+            are the same where the FFN has no up branch.
+        receive: Gets the layer's index and a tensor (..., d_ff) in the model's dtype; OPT flattens batch and
+            sequence.
     """
 
     def after_activation(layer: int) -> Callable[..., None]:
@@ -94,7 +96,8 @@ def hook_neurons(
 def _activation_of(ffn: FeedForward) -> nn.Module:
     if ffn.activation is None:
         raise ModelError(
-            f"Layer {ffn.layer} has no activation module to read the gate from. Use neurons.activation=gate_up."
+            f"Layer {ffn.layer} has no activation module to read the gate from. "
+            "Use neurons.activation=gate_up."
         )
     return ffn.activation
 
@@ -103,9 +106,9 @@ def _refuse_experts(config: PretrainedConfig) -> None:
     experts = next((count for name in EXPERT_NAMES if (count := getattr(config, name, None))), 0)
     if experts > 1:
         raise ModelError(
-            f"Model type '{config.model_type}' is a mixture of {experts} experts a layer; neurons are defined here for "
-            "dense FFNs, where every token meets every neuron. Use a dense model (llama, qwen2, qwen3, gemma, mistral, "
-            "phi, olmo, ...)."
+            f"Model type '{config.model_type}' is a mixture of {experts} experts a layer; neurons are "
+            "defined here for dense FFNs, where every token meets every neuron. Use a dense model (llama, "
+            "qwen2, qwen3, gemma, mistral, phi, olmo, ...)."
         )
 
 
@@ -116,7 +119,7 @@ def _ffn_width(config: PretrainedConfig) -> int:
     )
     if not isinstance(width, int):
         raise ModelError(
-            f"Model type '{config.model_type}' has FFNs of different widths ({width}); neuron ids need one width. "
+            f"Model type '{config.model_type}' has FFNs of different widths ({width}); neuron ids need one. "
             "Use a model whose layers are alike."
         )
     return width
@@ -134,14 +137,15 @@ def _layers(model: PreTrainedModel, config: PretrainedConfig) -> nn.ModuleList:
 
 def _find_ffn(block: nn.Module, layer: int, d_ff: int, hidden: int, config: PretrainedConfig) -> FeedForward:
     names = [name for name, module in block.named_modules() if _linear_shape(module) == (d_ff, hidden)]
-    # An adapter holds the projection it wraps: keep the outermost. An attention output may have the same shape.
+    # An adapter holds the projection it wraps: keep the outer one. An attention output may share the shape.
     names = [name for name in names if not any(name.startswith(other + ".") for other in names)]
     if len(names) > 1:
         names = [name for name in names if "attn" not in name and "attention" not in name]
     if len(names) != 1:
         raise ModelError(
-            f"Layer {layer} of model type '{config.model_type}' has {len(names)} linear maps from {d_ff} (its FFN's "
-            f"width) to {hidden} (its hidden size); exactly one is needed. Use a dense decoder-only model."
+            f"Layer {layer} of model type '{config.model_type}' has {len(names)} linear maps from {d_ff} "
+            f"(the FFN's width) to {hidden} (the hidden size); exactly one is needed. Use a dense decoder-only "
+            "model."
         )
     parent = block.get_submodule(names[0].rpartition(".")[0])
     return FeedForward(layer, d_ff, block.get_submodule(names[0]), _find_activation(parent))
@@ -173,14 +177,14 @@ def _effective_weight(module: nn.Module, *, d_ff: int) -> Tensor:
     weight = base.weight.T if type(base).__name__ == "Conv1D" else base.weight  # pyright: ignore
     if weight.ndim != 2 or weight.shape[1] != d_ff or not weight.is_floating_point():
         raise ModelError(
-            f"The weight of {type(base).__name__} is stored as {weight.dtype} {tuple(weight.shape)}; neurons need plain "
-            "floating-point weights. Load the model without quantisation."
+            f"The weight of {type(base).__name__} is stored as {weight.dtype} {tuple(weight.shape)}; neurons "
+            "need plain floating-point weights. Load the model without quantisation."
         )
     for adapter in _unmerged_adapters(module):
         if not hasattr(module, "get_delta_weight") or getattr(module, "use_dora", {}).get(adapter):
             raise ModelError(
-                f"Adapter '{adapter}' changes the down projection by more than an added matrix. Merge it first "
-                "(model.merge_and_unload())."
+                f"Adapter '{adapter}' changes the down projection by more than an added matrix. Merge it "
+                "first (model.merge_and_unload())."
             )
         weight = weight + module.get_delta_weight(adapter)  # pyright: ignore
     return weight

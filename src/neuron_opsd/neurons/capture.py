@@ -1,18 +1,20 @@
-"""Stage "neurons": rollouts -> neuron sets, by one teacher-forced forward pass (docs/method.md, sections 2 and 3).
+"""Stage "neurons": rollouts -> neuron sets, by one teacher-forced forward pass.
 
-    for rollout, sets in zip(rollouts, capture_neurons(model, tokenizer, rollouts, NeuronSettings())):
-        print(rollout.question_id, sets.consensus_score, sets.overlap_set)
+    for sets in capture_neurons(model, tokenizer, rollouts, NeuronSettings()):
+        print(sets.question_id, sets.consensus_score, sets.overlap_set)
 
-Only the backbone runs: no logits, nothing after the last layer's neurons. Each layer's activations are reduced to their
-top entries inside the hook and then forgotten, so memory does not grow with the number of layers or questions. Long
-completions run in pieces over a key-value cache. Completions of like length share a batch, padded so that all of them
-start to be read at the same column; records come out in the order the rollouts went in.
+docs/method.md, sections 2 and 3. Only the backbone runs: no logits, nothing after the last layer's neurons.
+Each layer's activations are reduced to their top entries inside the hook and then forgotten, so memory does
+not grow with the number of layers or questions. Long completions run in pieces over a key-value cache.
+Completions of like length share a batch, padded so that all of them start to be read at the same column;
+records come out in the order the rollouts went in.
 """
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -49,10 +51,11 @@ def capture_neurons(
     """The count set and the overlap set behind each rollout, in the order of the rollouts.
 
     Args:
-        model: A dense causal language model of transformers, with or without PEFT adapters; its dtype is the forward pass's.
+        model: A dense causal language model of transformers, with or without PEFT adapters. Its dtype is
+            the forward pass's; contributions are float32 always.
         tokenizer: Read only for settings.tokens = answer, to find where the thinking ends.
         rollouts: Read lazily, settings.batch_size * 16 ahead.
-        settings: What counts as a neuron of a completion. Shares are scaled to the model, see `resolve_sizes`.
+        settings: What counts as a neuron of a completion. Shares are scaled to the model: `resolve_sizes`.
 
     Yields:
         One record a rollout; a completion without tokens to read gets empty sets.
@@ -177,7 +180,7 @@ class _Reader:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         bounds = _piece_bounds(first_state, width, self.settings.chunk_tokens)
         cache = DynamicCache(config=self.model.config.get_text_config()) if len(bounds) > 2 else None
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in pairwise(bounds):
             inputs = {"input_ids": ids[:, start:stop], "attention_mask": mask[:, :stop]}
             if self.takes_positions:
                 inputs["position_ids"] = positions[:, start:stop]
@@ -231,22 +234,19 @@ class _Reader:
             if layer == self.sizes.num_layers - 1:
                 raise _EndOfPass
 
-        with hook_neurons(self.ffns, self.settings.activation, receive):
-            try:
-                self.backbone(**inputs, past_key_values=cache, use_cache=cache is not None)
-            except _EndOfPass:
-                pass
+        with suppress(_EndOfPass), hook_neurons(self.ffns, self.settings.activation, receive):
+            self.backbone(**inputs, past_key_values=cache, use_cache=cache is not None)
         if layers_seen != self.sizes.num_layers:
             raise ModelError(
-                f"{layers_seen} of {self.sizes.num_layers} layers ran their activation module: this model computes its "
-                "FFNs by fused code. Use neurons.activation=gate_up, or load it without kernels."
+                f"{layers_seen} of {self.sizes.num_layers} layers ran the module that is hooked: this model "
+                "computes its FFNs by fused code. Use neurons.activation=gate_up, or load it without kernels."
             )
         return best
 
     def _token_rows(self, distinct: Int[Tensor, " ids"]) -> Float[Tensor, "ids hidden"]:
-        """e[y] of the distinct ids, in float32, times the final norm's weight where asked."""
-        rows = unembedding_weight(self.model)[distinct.to(self.device)].float()
-        return rows if self.norm_scale is None else rows * self.norm_scale
+        """e[y] of the distinct ids, times the final norm's weight where asked."""
+        rows = unembedding_weight(self.model)[distinct.to(self.device)]
+        return rows if self.norm_scale is None else rows.float() * self.norm_scale
 
     def _reduce(
         self,
@@ -263,7 +263,7 @@ class _Reader:
         else:
             readout = token_readout(weight, rows.to(weight.device))
             scores = (
-                contribution(neurons[s.row, s.start : s.stop], readout[s.ids.to(weight.device)])
+                contribution(neurons[s.row, s.start : s.stop], readout, s.ids.to(weight.device))
                 for s in segments
             )
         if self.settings.per_token_entries:
@@ -276,7 +276,7 @@ class _Reader:
 def _pad(
     texts: Sequence[_Text], context: int, device: torch.device
 ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
-    """Ids and mask: contexts padded on the left, read tokens on the right, so that reading starts in one column."""
+    """Ids and mask: contexts padded left, read tokens right, so that reading starts in one column."""
     read = max(len(text.read) for text in texts)
     ids = torch.zeros(len(texts), context + read, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -288,7 +288,7 @@ def _pad(
 
 
 def _piece_bounds(first_state: int, width: int, chunk_tokens: int) -> list[int]:
-    """Columns at which the forward pass is cut: whole chunks a piece, the first piece with what precedes it."""
+    """Columns at which the pass is cut: whole chunks a piece; what precedes them joins the first piece."""
     piece = chunk_tokens * max(1, min(MAX_PIECE_CHUNKS, PIECE_TOKENS // chunk_tokens))
     return [0, *range(first_state % piece + piece, width, piece), width]
 
@@ -296,7 +296,8 @@ def _piece_bounds(first_state: int, width: int, chunk_tokens: int) -> list[int]:
 def _record(rollout: Rollout, builder: NeuronSetBuilder) -> NeuronSets:
     if not builder.is_finite():
         raise ModelError(
-            f"The neurons of question {rollout.question_id} are not finite. Use model.dtype=bfloat16 or float32."
+            f"The neurons of question {rollout.question_id} are not finite. "
+            "Use model.dtype=bfloat16 or float32."
         )
     per_layer = builder.neurons_per_layer()
     return NeuronSets(

@@ -2,12 +2,13 @@
 
     distance(A, B) = 1 - |A & B| / |A | B|
 
-Exact, without an N x N matrix. A few thousand neurons lie in a large share of all sets and make most of the work; the
-rest are many and rare. So the common ones become columns of a 0/1 matrix, whose products a matrix multiplication counts
-exactly (in float32, up to 2^24), and the rare ones stay sparse. One block of queries is held at a time.
+Exact, without an N x N matrix. A few thousand neurons lie in a large share of all sets and make most of the
+work; the rest are many and rare. So the common ones become columns of a 0/1 matrix, whose products a matrix
+multiplication counts exactly (in float32, up to 2^24), and the rare ones stay sparse. One block of queries
+is held at a time.
 
-For pools beyond some ten thousand sets, `num_candidates` first ranks by a sketch and then measures only that many
-candidates of each query exactly: the distances stay exact, a neighbour may be missed.
+For pools beyond some ten thousand sets, `num_candidates` first ranks by a sketch and then measures only
+that many candidates of each query exactly: the distances stay exact, a neighbour may be missed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,11 +42,12 @@ def nearest_neighbours(
         overlap_sets: Neuron ids of each set, without repeats, in any order.
         num_neighbours: At most so many; a set never is its own neighbour.
         exclude: Further indices that must not be neighbours of query i: `exclude(i)` or `exclude[i]`.
-        num_candidates: None for the exact search; else the candidates of each query that are measured exactly.
+        num_candidates: None for the exact search; else so many candidates a query are measured exactly.
 
     Returns:
-        (indices, distances), both (sets, num_neighbours). Equal distances: the lower index first. Where fewer
-        candidates exist the rest of the row is -1 and inf. Two empty sets share no neuron: their distance is 1.
+        (indices, distances), both (sets, num_neighbours). Equal distances: the lower index first. Where
+        fewer candidates exist the rest of the row is -1 and inf. Two empty sets share no neuron: their
+        distance is 1.
     """
     sizes = np.array([len(ids) for ids in overlap_sets], dtype=np.int64)
     indices = np.full((len(sizes), num_neighbours), -1, dtype=np.int64)
@@ -77,10 +79,10 @@ def jaccard_distance(intersection: NDArray, size: NDArray, other_size: NDArray) 
 
 
 def _as_matrix(overlap_sets: Sequence[NDArray[np.int32]], sizes: NDArray[np.int64]) -> sparse.csr_array:
-    """Sets x distinct ids, 1 where a set holds an id; the columns are the ids in order, ids of one set alone left out."""
+    """Sets x ids, 1 where a set holds an id. An id of one set alone is in no intersection: left out."""
     flat = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in overlap_sets])
     frequency = np.bincount(flat)
-    shared = frequency > 1  # an id of one set alone is in no intersection
+    shared = frequency > 1
     column = np.cumsum(shared) - 1
     kept = shared[flat]
     rows = np.repeat(np.arange(len(sizes)), sizes)[kept]
@@ -124,8 +126,9 @@ def _split_by_frequency(members: sparse.csr_array) -> tuple[NDArray[np.uint8], s
 def _sketch_blocks(members: sparse.csr_array, sizes: NDArray[np.int64]) -> Iterator[tuple[int, Distances]]:
     """Like `_exact_blocks`, with distances estimated from sketches.
 
-    |A & B| = <a - m, b - m> + <a, m> + <b, m> - <m, m> with m the mean set: only the first term is estimated, by adding
-    every id with a random sign to one of SKETCH_SIZE sums. What all sets share is thus counted exactly.
+    |A & B| = <a - m, b - m> + <a, m> + <b, m> - <m, m> with m the mean set: only the first term is
+    estimated, by adding every id with a random sign to one of SKETCH_SIZE sums. What all sets share is thus
+    counted exactly.
     """
     num_sets, num_ids = members.shape
     random = np.random.default_rng(0)

@@ -1,12 +1,14 @@
 """From contributions to the two neuron sets of a completion (docs/method.md, section 3).
 
-    S of one chunk and layer -> the top (token, neuron) entries -> best[neuron] = the largest S among a neuron's entries
+    S of one chunk and layer -> the top (token, neuron) entries -> best[neuron] = the largest S among a
+    neuron's entries
 
-over all chunks: count set = every neuron that ever had an entry, NOT cut: its size is the consensus score s(x);
-overlap set = the K neurons of largest best > 0, for Jaccard distance alone.
+over all chunks: count set = every neuron that ever had an entry, NOT cut: its size is the consensus score
+s(x); overlap set = the K neurons of largest best > 0, for Jaccard distance alone.
 
-`best` holds -inf for a neuron without an entry. Ties are broken the same way everywhere: the lower neuron id is kept
-first, and of one neuron's equal entries the earlier token's. Both sets come from the same `best`, in one pass.
+`best` holds -inf for a neuron without an entry. Ties are broken the same way everywhere: the lower neuron
+id is kept first, and of one neuron's equal entries the earlier token's. Both sets come from the same
+`best`, in one pass.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from neuron_opsd.config import NeuronSettings
 from neuron_opsd.model.ffn import FeedForward, find_ffns
 
-BLOCK_TOKENS = 16  # entries searched together; changes speed alone
+BLOCK_TOKENS = 32  # entries searched together; changes speed alone
 NO_ENTRY = float("-inf")
 
 
@@ -36,7 +38,7 @@ class NeuronSizes:
 
 
 def resolve_sizes(model_or_ffns: nn.Module | Sequence[FeedForward], settings: NeuronSettings) -> NeuronSizes:
-    """Absolute sizes for this model: 2,004 entries and K = 5,008 for Qwen3-4B, 316 and 659 for SmolLM2-135M."""
+    """Absolute sizes for this model: 2,004 entries, K = 5,008 in Qwen3-4B; 316 and 659 in SmolLM2-135M."""
     ffns = model_or_ffns if isinstance(model_or_ffns, Sequence) else find_ffns(model_or_ffns)
     num_layers, d_ff = len(ffns), ffns[0].d_ff
     num_entries = settings.num_entries or max(1, round(settings.entries_fraction * d_ff))
@@ -64,10 +66,10 @@ def merge_top_per_token(
 def merge_top_entries(scores: Float[Tensor, "tokens neurons"], num_entries: int) -> Float[Tensor, " neurons"]:
     """`best` when the chunk keeps its top entries over (token, neuron).
 
-    A neuron has an entry exactly when its largest score reaches the num_entries-th largest of all scores, so no sort is
-    needed: one pass takes the largest score of every block of a few tokens; the top entries all lie in the num_entries
-    blocks of largest maximum, and the threshold is selected among those alone. Ties at the threshold that could change
-    the result are rare and go the slow way.
+    A neuron has an entry exactly when its largest score reaches the num_entries-th largest of all scores,
+    so no sort is needed: one pass takes the largest score of every block of a few tokens; the top entries
+    all lie in the num_entries blocks of largest maximum, and the threshold is selected among those alone.
+    Ties at the threshold that could change the result are rare and go the slow way.
     """
     if num_entries >= scores.numel():
         return scores.amax(dim=0)
