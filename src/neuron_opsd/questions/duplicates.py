@@ -7,11 +7,8 @@
 - template: equal opening words once numbers, quotations, formulas and sequences are masked. For reports.
 """
 
-import hashlib
-import json
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,22 +17,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from neuron_opsd.records import Question
+from neuron_opsd.text.content import normalise
 
 GRAM_LENGTH = 5
 TEMPLATE_WORDS = 8
 
 _QUOTED = re.compile(r"(?<!\w)(['\"`])\S.*?\1(?!\w)|“[^”]*”|‘[^’]*’", re.DOTALL)
-
-
-def normalise(text: str) -> str:
-    """Unicode-composed (NFC), white space collapsed; letter case is kept."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def content_id(question: str, choices: Sequence[str] = ()) -> str:
-    """16 hexadecimal digits of SHA-256 over the normalised question and its sorted normalised choices."""
-    content = [normalise(question), sorted(normalise(choice) for choice in choices)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def near_duplicates(questions: Sequence[Question], *, threshold: float) -> list[tuple[int, int]]:
@@ -56,7 +43,7 @@ def near_duplicates(questions: Sequence[Question], *, threshold: float) -> list[
     prefixes = _prefixes(tagged, threshold)
     pairs: list[tuple[int, int]] = []
     for i in range(len(questions)):
-        candidates = _sharing_rows(prefixes, i)
+        candidates = _later_rows_sharing(prefixes, i, num_rows=len(questions))
         for part in parts:
             candidates = candidates[part.jaccard(i, candidates) >= threshold]
         pairs.extend((i, int(j)) for j in candidates)
@@ -95,11 +82,12 @@ class _GramRows:
         ids: dict[str, int] = {}
         rows = [[ids.setdefault(gram, len(ids)) for gram in grams] for grams in sets]
         self._sizes = np.array([len(row) for row in rows], dtype=np.int64)
+        self._num_grams = len(ids)
         self._matrix = _zero_one_matrix(rows, num_columns=len(ids))
 
     def jaccard(self, row: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
         """Jaccard of one row with each of `others`; two empty sets are equal (1.0)."""
-        dense = np.zeros(self._matrix.shape[1], dtype=np.int32)
+        dense = np.zeros(self._num_grams, dtype=np.int32)
         start, stop = self._matrix.indptr[row : row + 2]
         dense[self._matrix.indices[start:stop]] = 1
         shared = np.asarray(self._matrix[others] @ dense, dtype=np.int64)
@@ -121,10 +109,12 @@ def _prefixes(sets: Sequence[set[str]], threshold: float) -> tuple[csr_array, cs
     return matrix, matrix.T.tocsr()
 
 
-def _sharing_rows(prefixes: tuple[csr_array, csr_array], row: int) -> NDArray[np.int64]:
+def _later_rows_sharing(
+    prefixes: tuple[csr_array, csr_array], row: int, *, num_rows: int
+) -> NDArray[np.int64]:
     """Rows after `row` that share a prefix gram with it."""
     matrix, inverted = prefixes
-    found = np.zeros(matrix.shape[0], dtype=bool)
+    found = np.zeros(num_rows, dtype=bool)
     for gram in matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]:
         found[inverted.indices[inverted.indptr[gram] : inverted.indptr[gram + 1]]] = True
     found[: row + 1] = False
@@ -134,6 +124,4 @@ def _sharing_rows(prefixes: tuple[csr_array, csr_array], row: int) -> NDArray[np
 def _zero_one_matrix(rows: Sequence[Sequence[int]], *, num_columns: int) -> csr_array:
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     indices = np.array([column for row in rows for column in row], dtype=np.int64)
-    return csr_array(
-        (np.ones(len(indices), dtype=np.int32), indices, indptr), shape=(len(rows), max(num_columns, 1))
-    )
+    return csr_array((np.ones(len(indices), dtype=np.int32), indices, indptr), shape=(len(rows), num_columns))

