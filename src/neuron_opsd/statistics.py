@@ -1,7 +1,8 @@
 """Intervals and correlations that every stage may use: numpy and scipy only, nothing random without a seed.
 
-Bootstrap over questions: a resample is a vector of how often each question was drawn, and a statistic takes these
-weights, so one set of resamples serves every metric of two models and their difference (that is the pairing).
+Bootstrap over questions: a resample is a vector of how often each question was drawn, and a statistic takes
+these weights, so one set of resamples serves every metric of two models and their difference (that is the
+pairing).
 """
 
 from collections.abc import Callable, Mapping
@@ -51,8 +52,8 @@ def bootstrap_draws(
     """Values of named statistics over resamples of the items, drawn with replacement.
 
     Args:
-        statistic: Takes weights of shape (resamples, items), each row summing to the number of items, and returns
-            arrays of shape (resamples,). Every name sees the same resamples.
+        statistic: Takes weights of shape (resamples, items), each row summing to the number of items, and
+            returns arrays of shape (resamples,). Every name sees the same resamples.
         num_items: Number of items resampled (questions).
         num_resamples: Number of resamples.
         seed: Seed, or list of seeds, of numpy's generator.
@@ -73,9 +74,10 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile interval of the draws, moved so that the draws' mean lies on the estimate.
 
-    A resample repeats questions, so statistics with a finite-sample bias (an ECE) are larger on resamples than on the
-    sample, and a plain percentile interval can lie wholly above the estimate. Moving it makes the interval one for
-    the statistic's expectation AT THIS NUMBER OF QUESTIONS. For a mean it changes nothing but noise.
+    A resample repeats questions, so statistics with a finite-sample bias (an ECE) are larger on resamples
+    than on the sample, and a plain percentile interval can lie wholly above the estimate. Moving it makes the
+    interval one for the statistic's expectation AT THIS NUMBER OF QUESTIONS. For a mean it changes nothing
+    but noise.
     """
     draws = draws[np.isfinite(draws)]
     if not np.isfinite(value) or draws.size == 0:
@@ -116,7 +118,7 @@ def pearson(
 def spearman(
     first: Num[np.ndarray, " items"], second: Num[np.ndarray, " items"], *, level: float = LEVEL
 ) -> Correlation:
-    """Spearman's rho (Pearson's r of average ranks), interval by Fisher's z with Bonett and Wright's variance.
+    """Spearman's rho (Pearson's r of average ranks), interval by Fisher's z.
 
     The variance of z is (1 + rho^2 / 2) / (n - 3) (Bonett and Wright, Psychometrika 2000).
     """

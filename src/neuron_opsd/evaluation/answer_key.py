@@ -1,9 +1,9 @@
 """Gold answers: the only code that opens them. Files + questions -> question id -> canonical gold answer.
 
-A file (JSONL, CSV, Parquet) has `answer` and either `question_id` or the question's own fields, so that a labelled
-question file can be its own answer file. It may cover all, some or none of the questions. An answer is a letter of the
-ORIGINAL choice order (A is the first), "B. its text", or the text of one choice; a bare number that could be an index
-is refused, because 0-based and 1-based indices cannot be told apart.
+A file (JSONL, CSV, Parquet) has `answer` and either `question_id` or the question's own fields, so that a
+labelled question file can be its own answer file. It may cover all, some or none of the questions. An answer
+is a letter of the ORIGINAL choice order (A is the first), "B. its text", or the text of one choice; a bare
+number that could be an index is refused, because 0-based and 1-based indices cannot be told apart.
 """
 
 import csv
@@ -46,8 +46,8 @@ def load_answer_key(paths: Sequence[str | Path], questions: Sequence[Question]) 
         question_id -> letter of the original choice order, or normalised text for a free-form question.
 
     Raises:
-        DataError: unreadable file or line, two different answers to one question, a letter beyond the choices, text
-            that is no choice, or a number that could be an index.
+        DataError: unreadable file or line, two different answers to one question, a letter beyond the
+            choices, text that is no choice, or a number that could be an index.
     """
     by_id = {question.question_id: question for question in questions}
     key: dict[str, str] = {}
@@ -67,8 +67,8 @@ def load_answer_key(paths: Sequence[str | Path], questions: Sequence[Question]) 
             where = given_at.setdefault(question.question_id, row.where)
             if first != answer and not (not question.choices and answers_match(first, answer)):
                 raise DataError(
-                    f"{row.where}: question '{question.question_id}' has answer '{answer}', but {where} says '{first}'. "
-                    "Keep one of them."
+                    f"{row.where}: question '{question.question_id}' has answer '{answer}', "
+                    f"but {where} says '{first}'. Keep one of them."
                 )
         _log_left_out(path, num_other, num_blank)
     logger.info("Gold answers for %d of %d questions.", len(key), len(by_id))
@@ -80,7 +80,7 @@ def canonical_answer(row: _Row, question: Question) -> str:
     value = row.values["answer"]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(
-            f"{row.where}: answer is {value!r} ({type(value).__name__}); it must be text: a letter, or the answer itself."
+            f"{row.where}: answer is {value!r} ({type(value).__name__}). Write text: a letter, or the answer itself."
         )
     text = str(value).strip()
     if not question.choices:
@@ -130,8 +130,8 @@ def _letter_with_text(letter: str, text: str, choices: tuple[str, ...], row: _Ro
     index = _checked_letter(letter, choices, row)
     if normalise_answer(choices[index]) != normalise_answer(text):
         raise DataError(
-            f"{row.where}: answer '{_shorten(f'{letter}. {text}')}' names choice {letter.upper()}, whose text is "
-            f"'{_shorten(choices[index])}'. Write the letter alone, or the letter with its own text."
+            f"{row.where}: answer '{_shorten(f'{letter}. {text}')}' names choice {letter.upper()}, "
+            f"whose text is '{_shorten(choices[index])}'. Write the letter alone, or the letter with its own text."
         )
     return index
 
@@ -143,8 +143,8 @@ def _row_choices(row: _Row, question: Question) -> tuple[str, ...]:
         return question.choices
     if sorted(choices) != sorted(question.choices):
         raise DataError(
-            f"{row.where}: its choices are not those of question '{question.question_id}', so its answer cannot be "
-            "mapped. Remove the `choices` column here, or use the file that the questions came from."
+            f"{row.where}: its choices are not those of question '{question.question_id}', so its answer "
+            "cannot be mapped. Remove the `choices` column here, or use the file that the questions came from."
         )
     return choices
 

@@ -1,8 +1,9 @@
-"""Evaluation: questions, rollouts of the base and the trained model, gold answers -> the numbers of `results.json`.
+"""Evaluation: questions, rollouts of base and trained model, gold answers -> the numbers of `results.json`.
 
-docs/method.md, section 8. Confidence is the vote share (votes of the majority answer / k), correctness that of the
-majority answer. Intervals are paired bootstraps over questions; a cross-domain mean resamples each domain on its own.
-Every question of a comparison has rollouts of both models. Results are plain dicts, ready for JSON: NaN is None.
+docs/method.md, section 8. Confidence is the vote share (votes of the majority answer / k), correctness that
+of the majority answer. Intervals are paired bootstraps over questions; a cross-domain mean resamples each
+domain on its own. Every question of a comparison has rollouts of both models. Results are plain dicts, ready
+for JSON: NaN is None.
 """
 
 import math
@@ -43,7 +44,8 @@ def score_rollouts(
     """Metrics of one model, by domain.
 
     Returns:
-        {"domains": {domain: block}}; a block is that of `compare` without `trained`, `difference` and `changes`.
+        {"domains": {domain: block}}; a block is that of `compare` without `trained`, `difference` and
+            `changes`.
     """
     groups = group_rollouts(rollouts)
     _check_known(groups, questions, "rollouts")
@@ -69,7 +71,8 @@ def compare(
     """Compare the trained model with the base model.
 
     Args:
-        questions: The test questions of all domains; those without rollouts of both models are counted and left out.
+        questions: The test questions of all domains; those without rollouts of both models are counted and
+            left out.
         base: Rollouts of the base model.
         trained: Rollouts of the trained model.
         key: Gold answers, for all, some or none of the questions (`load_answer_key`).
@@ -78,12 +81,12 @@ def compare(
         seed: Of the bootstrap, the permutations and the simulations.
 
     Returns:
-        A dict for `results.json`: `in` is the block of the trained domain (None if it has no scored question), `cross`
-        is {"domains": {domain: block}, "mean": block or None}, `verdicts` a list of sentences, `questions` one row for
-        each question (majority answers, vote shares, share of samples that are right). A block has `num_questions`,
-        `num_with_gold`, `num_without_gold`, `num_ties`, `majority_class`, `metrics`, `changes`, `reliability`,
-        `brier_parts` and `answer_distribution`. A metric has label, better, base, trained, difference (each with
-        value, low, high) and verdict.
+        A dict for `results.json`: `in` is the block of the trained domain (None if it has no scored
+        question), `cross` is {"domains": {domain: block}, "mean": block or None}, `verdicts` a list of
+        sentences, `questions` one row for each question (majority answers, vote shares, share of samples that
+        are right). A block has `num_questions`, `num_with_gold`, `num_without_gold`, `num_ties`,
+        `majority_class`, `metrics`, `changes`, `reliability`, `brier_parts` and `answer_distribution`. A
+        metric has label, better, base, trained, difference (each with value, low, high) and verdict.
     """
     before, after = group_rollouts(base), group_rollouts(trained)
     _check_known(before, questions, "base rollouts")

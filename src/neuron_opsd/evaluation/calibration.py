@@ -1,11 +1,12 @@
 """Calibration measures: pure functions of confidences in [0, 1] and whether each answer was right.
 
-Every measure takes optional `weights` over the items: none counts each once; shape (items,) gives one value; shape
-(resamples, items) gives one value per resample, which is how `benchmark.py` gets intervals from one bootstrap. The
-confidence is whatever the caller says it is; here mostly the vote share (votes of the majority answer / k).
+Every measure takes optional `weights` over the items: none counts each once; shape (items,) gives one value;
+shape (resamples, items) gives one value per resample, which is how `benchmark.py` gets intervals from one
+bootstrap. The confidence is whatever the caller says it is; here mostly the vote share (votes of the majority
+answer / k).
 
-Bins are (low, high] with 0 in the first, as in Guo et al. (1706.04599). torchmetrics uses [low, high) and gives 1.0 a
-bin of its own, so the two agree except for confidences exactly on an edge.
+Bins are (low, high] with 0 in the first, as in Guo et al. (1706.04599). torchmetrics uses [low, high) and
+gives 1.0 a bin of its own, so the two agree except for confidences exactly on an edge.
 """
 
 import numpy as np
@@ -17,14 +18,14 @@ _EDGE = 1e-9  # 3/8 * 8 may be 3.0000000000000004: such a confidence belongs to 
 
 
 def ece(confidence: Array, correct: Array, *, num_bins: int = 15, weights: Array | None = None) -> Array:
-    """Expected calibration error, equal-width bins: sum over bins of (n_bin / n) |accuracy - mean confidence|."""
+    """Expected calibration error: sum over equal-width bins of (n_bin / n) |accuracy - mean confidence|."""
     return _grouped_gap(confidence, correct, equal_width_bins(confidence, num_bins), weights)
 
 
 def adaptive_ece(
     confidence: Array, correct: Array, *, num_bins: int = 15, weights: Array | None = None
 ) -> Array:
-    """ECE with bins of equal mass; equal confidences stay together, so ties do not depend on the items' order."""
+    """ECE with bins of equal mass; equal confidences stay together, so the items' order has no part."""
     return _grouped_gap(confidence, correct, equal_mass_bins(confidence, num_bins), weights)
 
 
@@ -45,8 +46,9 @@ def brier(confidence: Array, correct: Array, *, weights: Array | None = None) ->
 def brier_decomposition(confidence: Array, correct: Array) -> dict[str, float]:
     """Murphy's parts over distinct confidences: brier = reliability - resolution + uncertainty, exactly.
 
-    reliability: mean squared gap between a confidence and the accuracy at it (0 is best); resolution: variance of
-    those accuracies (large is good); uncertainty: variance of correctness, which no confidence can change.
+    reliability: mean squared gap between a confidence and the accuracy at it (0 is best); resolution:
+    variance of those accuracies (large is good); uncertainty: variance of correctness, which no confidence
+    can change.
     """
     _, groups = np.unique(confidence, return_inverse=True)
     weights, ones = _weights(confidence, None), np.ones_like(confidence)
@@ -78,7 +80,7 @@ def overconfidence(confidence: Array, correct: Array, *, weights: Array | None =
 
 
 def auroc(confidence: Array, correct: Array, *, weights: Array | None = None) -> Array:
-    """Chance that a right answer has the higher confidence than a wrong one, ties half; NaN if all are alike."""
+    """Chance that a right answer has more confidence than a wrong one, ties half; NaN if all are alike."""
     weights = _weights(confidence, weights)
     _, groups = np.unique(confidence, return_inverse=True)  # ascending confidence
     right = _sum_by_group(correct, groups, weights)
@@ -92,7 +94,8 @@ def auroc(confidence: Array, correct: Array, *, weights: Array | None = None) ->
 def aurc(confidence: Array, correct: Array, *, weights: Array | None = None) -> Array:
     """Area under the risk-coverage curve: error rate of the most confident share, averaged over all shares.
 
-    Answers with equal confidence are taken in at the error rate of their group, so ties do not depend on order.
+    Answers with equal confidence are taken in at the error rate of their group, so ties do not depend on
+    order.
     """
     weights = _weights(confidence, weights)
     _, groups = np.unique(-confidence, return_inverse=True)  # most confident first
@@ -113,7 +116,7 @@ def aurc(confidence: Array, correct: Array, *, weights: Array | None = None) -> 
 def reliability_bins(
     confidence: Array, correct: Array, *, num_bins: int = 15
 ) -> list[dict[str, float | int | None]]:
-    """One entry for each equal-width bin: low, high, count, mean confidence, accuracy (None in an empty bin)."""
+    """For each equal-width bin: low, high, count, mean confidence, accuracy (None where empty)."""
     groups = equal_width_bins(confidence, num_bins)
     entries: list[dict[str, float | int | None]] = []
     for index in range(num_bins):
@@ -180,7 +183,7 @@ def _mean(values: Array, weights: Array | None) -> Array:
 
 
 def _sum_by_group(values: Array, groups: NDArray[np.int64], weights: Array) -> Array:
-    """Weighted sums of the values in each non-empty group, by ascending group; shape weights.shape[:-1] + (groups,)."""
+    """Weighted sums of each non-empty group, by ascending group; shape weights.shape[:-1] + (groups,)."""
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
     return np.add.reduceat(weights[..., order] * values[order], starts, axis=-1)

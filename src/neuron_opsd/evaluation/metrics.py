@@ -1,7 +1,7 @@
-"""Every metric of a set of questions: what it is called, which way is better, and how weights over questions give it.
+"""Every metric of a set of questions: its name, which way is better, and how weights over questions give it.
 
-`measure(votes, settings)` returns functions of bootstrap weights, so that one set of resamples serves all metrics of
-the base and the trained model, and their difference is paired by question.
+A statistic is a function of bootstrap weights, so that one set of resamples serves all
+metrics of the base and the trained model, and their difference is paired by question.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ LABEL_FREE = ("vote_share", "answer_entropy", "parse_rate", "completion_tokens",
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric's name in `results`, its label, the better direction, its range and whether it needs gold answers."""
+    """Its name in `results`, its label, the better direction, its range, and whether it needs gold answers."""
 
     name: str
     label: str
@@ -94,7 +94,7 @@ def gold_statistics(votes: Votes, *, num_bins: int) -> dict[str, Statistic]:
 
 
 def balanced_accuracy(gold: NDArray[np.str_], correct: Array, weights: Array) -> Array:
-    """Mean over the gold classes present of the accuracy within the class; an all-one-letter model gets 1 / classes."""
+    """Mean over the gold classes of the accuracy within each; always one letter scores 1 / classes."""
     classes, codes = np.unique(gold, return_inverse=True)
     member = (codes[:, None] == np.arange(classes.size)).astype(np.float64)
     sizes = weights @ member
@@ -104,7 +104,7 @@ def balanced_accuracy(gold: NDArray[np.str_], correct: Array, weights: Array) ->
 
 
 def majority_class(votes: Votes) -> dict[str, str | float] | None:
-    """The commonest gold answer and its rate: what always answering it would score. None without gold answers."""
+    """The commonest gold answer and its rate: what always answering it would score. None without a key."""
     gold = [answer for answer in votes.gold if answer is not None]
     if not gold:
         return None
@@ -114,7 +114,7 @@ def majority_class(votes: Votes) -> dict[str, str | float] | None:
 
 
 def answer_rows(votes: Votes, letters: list[str]) -> Array:
-    """Share of each question's samples that give each letter, unparsable last; shape (choice questions, letters + 1)."""
+    """Share of each question's samples that give each letter; shape (choice questions, letters + unparsable)."""
     rows = [given for given, is_choice in zip(votes.answers, votes.is_choice, strict=True) if is_choice]
     known = [*letters, None]
     shares = [[sum(answer == name for answer in given) / len(given) for name in known] for given in rows]

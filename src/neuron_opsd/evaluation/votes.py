@@ -1,8 +1,9 @@
-"""Rollouts -> one row of numbers for each question, as arrays: what every metric of `benchmark.py` is computed from.
+"""Rollouts -> one row of numbers for each question, as arrays: what every metric is computed from.
 
-Answers are grouped by equivalence, not by string, through `answers_match`. Unparsable answers (None) stay in every
-denominator and form a group of their own: if it wins the vote, the majority answer is None, and that is wrong. Ties go
-to the answer given first, in rollout order. Rows are sorted by question id, so the order of the input changes nothing.
+Answers are grouped by equivalence, not by string, through `answers_match`. Unparsable answers (None) stay in
+every denominator and form a group of their own: if it wins the vote, the majority answer is None, and that is
+wrong. Ties go to the answer given first, in rollout order. Rows are sorted by question id, so the order of
+the input changes nothing.
 """
 
 from collections import Counter
@@ -115,8 +116,8 @@ def answers_flipped(before: Votes, after: Votes) -> Array:
 def resampled_flips(before: Votes, after: Votes, *, num_permutations: int, seed: int | list[int]) -> Array:
     """Share of majority answers that flip when nothing but sampling differs, one value per permutation.
 
-    Each permutation pools a question's samples of both models and deals them out again at random. Exchangeable samples
-    are what "training changed nothing" means, so these are draws under that hypothesis.
+    Each permutation pools a question's samples of both models and deals them out again at random.
+    Exchangeable samples are what "training changed nothing" means, so these are draws under that hypothesis.
     """
     pooled = [unify_answers((*a, *b)) for a, b in zip(before.answers, after.answers, strict=True)]
     sizes = [len(given) for given in before.answers]

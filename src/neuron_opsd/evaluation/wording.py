@@ -1,4 +1,4 @@
-"""Results in words: one verdict for each metric, and the sentences a reader meets first. Never more than was shown."""
+"""Results in words: a verdict for each metric, and the sentences a reader meets first. No more than was shown."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ LABEL_FREE = ("vote_share", "parse_rate", "completion_tokens")
 
 
 def verdict_of(difference: Mapping[str, float], num_items: int) -> str:
-    """`higher` or `lower` where the interval leaves out 0, else `no difference shown`, or why neither can be said."""
+    """`higher` or `lower` where the interval leaves out 0, `no difference shown` where it does not."""
     low, high = difference["low"], difference["high"]
     if num_items < MIN_QUESTIONS:
         return TOO_FEW
@@ -24,7 +24,7 @@ def verdict_of(difference: Mapping[str, float], num_items: int) -> str:
 
 
 def verdict_sentences(results: Mapping[str, Any]) -> list[str]:
-    """In-domain first, then the mean over the other domains: accuracy, calibration, and what needs no answers."""
+    """In-domain first, then the mean of the others: accuracy, calibration, and what needs no answers."""
     sentences = []
     if results["in"]:
         sentences += _sentences(f"In-domain ({results['train_domain']})", results["in"])
@@ -46,9 +46,10 @@ def _sentences(where: str, block: Mapping[str, Any]) -> list[str]:
     sentences += [f"{where}: {_sentence(block['metrics'][name])}" for name in names]
     flips = block.get("changes", {}).get("answers_flipped")
     if flips:
+        chance = flips["by_chance"]
         sentences.append(
             f"{where}: {flips['value']:.1%} of majority answers flipped; sampling alone would flip "
-            f"{flips['by_chance']['mean']:.1%} ({flips['by_chance']['low']:.1%} to {flips['by_chance']['high']:.1%})."
+            f"{chance['mean']:.1%} ({chance['low']:.1%} to {chance['high']:.1%})."
         )
     return sentences
 
@@ -59,6 +60,6 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     values = f"{entry['label']} {base:.{digits}f} before, {trained:.{digits}f} after"
     if entry["verdict"] in (TOO_FEW, "not defined"):
         return f"{values}; {entry['verdict']} for an interval."
-    interval = f"{change['value']:+.{digits}f}, 95 % interval {change['low']:+.{digits}f} to {change['high']:+.{digits}f}"
+    value, low, high = (f"{change[end]:+.{digits}f}" for end in ("value", "low", "high"))
     verdict = entry["verdict"] if entry["verdict"] == NO_DIFFERENCE else f"{entry['verdict']} after training"
-    return f"{values}; {verdict} ({interval})."
+    return f"{values}; {verdict} ({value}, 95 % interval {low} to {high})."
