@@ -144,8 +144,8 @@ def _find_ffn(block: nn.Module, layer: int, d_ff: int, hidden: int, config: Pret
     if len(names) != 1:
         raise ModelError(
             f"Layer {layer} of model type '{config.model_type}' has {len(names)} linear maps from {d_ff} "
-            f"(the FFN's width) to {hidden} (the hidden size); exactly one is needed. Use a dense decoder-only "
-            "model."
+            f"(the FFN's width) to {hidden} (the hidden size); exactly one is needed. "
+            "Use a dense decoder-only model."
         )
     parent = block.get_submodule(names[0].rpartition(".")[0])
     return FeedForward(layer, d_ff, block.get_submodule(names[0]), _find_activation(parent))
@@ -174,8 +174,9 @@ def _find_activation(ffn: nn.Module) -> nn.Module | None:
 
 def _effective_weight(module: nn.Module, *, d_ff: int) -> Tensor:
     base = module.get_base_layer() if hasattr(module, "get_base_layer") else module  # pyright: ignore
-    weight = base.weight.T if type(base).__name__ == "Conv1D" else base.weight  # pyright: ignore
-    if weight.ndim != 2 or weight.shape[1] != d_ff or not weight.is_floating_point():
+    is_transposed = type(base).__name__ == "Conv1D"
+    weight: Tensor = base.weight  # pyright: ignore
+    if weight.ndim != 2 or weight.shape[0 if is_transposed else 1] != d_ff or not weight.is_floating_point():
         raise ModelError(
             f"The weight of {type(base).__name__} is stored as {weight.dtype} {tuple(weight.shape)}; neurons "
             "need plain floating-point weights. Load the model without quantisation."
@@ -186,8 +187,8 @@ def _effective_weight(module: nn.Module, *, d_ff: int) -> Tensor:
                 f"Adapter '{adapter}' changes the down projection by more than an added matrix. Merge it "
                 "first (model.merge_and_unload())."
             )
-        weight = weight + module.get_delta_weight(adapter)  # pyright: ignore
-    return weight
+        weight = weight.float() + module.get_delta_weight(adapter).float()  # pyright: ignore
+    return weight.T if is_transposed else weight
 
 
 def _unmerged_adapters(module: nn.Module) -> list[str]:

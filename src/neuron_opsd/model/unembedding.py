@@ -25,7 +25,7 @@ def final_norm_weight(model: PreTrainedModel) -> Float[Tensor, " hidden"]:
     hidden = unembedding_weight(model).shape[1]
     norms = [
         module
-        for name, module in backbone(model).named_children()
+        for name, module in backbone(model).get_decoder().named_children()  # pyright: ignore[reportCallIssue]
         if "norm" in name.lower() or name == "ln_f" or name.endswith("layer_norm")
     ]
     weights = [norm.weight for norm in norms if getattr(norm, "weight", None) is not None]
