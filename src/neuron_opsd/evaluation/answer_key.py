@@ -80,7 +80,7 @@ def canonical_answer(row: _Row, question: Question) -> str:
     value = row.values["answer"]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(
-            f"{row.where}: answer is {value!r} ({type(value).__name__}). Write text: a letter, or the answer itself."
+            f"{row.where}: answer is {value!r} ({type(value).__name__}). Write a letter or the answer's text."
         )
     text = str(value).strip()
     if not question.choices:
@@ -130,8 +130,8 @@ def _letter_with_text(letter: str, text: str, choices: tuple[str, ...], row: _Ro
     index = _checked_letter(letter, choices, row)
     if normalise_answer(choices[index]) != normalise_answer(text):
         raise DataError(
-            f"{row.where}: answer '{_shorten(f'{letter}. {text}')}' names choice {letter.upper()}, "
-            f"whose text is '{_shorten(choices[index])}'. Write the letter alone, or the letter with its own text."
+            f"{row.where}: answer '{_shorten(f'{letter}. {text}')}' names "
+            f"choice {letter.upper()}, whose text is '{_shorten(choices[index])}'. Write the letter alone, or the letter with its own text."
         )
     return index
 
@@ -143,8 +143,8 @@ def _row_choices(row: _Row, question: Question) -> tuple[str, ...]:
         return question.choices
     if sorted(choices) != sorted(question.choices):
         raise DataError(
-            f"{row.where}: its choices are not those of question '{question.question_id}', so its answer "
-            "cannot be mapped. Remove the `choices` column here, or use the file that the questions came from."
+            f"{row.where}: its choices are not those of question '{question.question_id}', so its "
+            "answer cannot be mapped. Remove the `choices` column here, or use the file that the questions came from."
         )
     return choices
 

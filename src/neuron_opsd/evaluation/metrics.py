@@ -23,7 +23,7 @@ LABEL_FREE = ("vote_share", "answer_entropy", "parse_rate", "completion_tokens",
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """Its name in `results`, its label, the better direction, its range, and whether it needs gold answers."""
+    """Its name in `results`, label, better direction, range, and whether it needs gold answers."""
 
     name: str
     label: str
@@ -114,7 +114,7 @@ def majority_class(votes: Votes) -> dict[str, str | float] | None:
 
 
 def answer_rows(votes: Votes, letters: list[str]) -> Array:
-    """Share of each question's samples that give each letter; shape (choice questions, letters + unparsable)."""
+    """Share of each question's samples giving each letter; shape (choice questions, letters + unparsable)."""
     rows = [given for given, is_choice in zip(votes.answers, votes.is_choice, strict=True) if is_choice]
     known = [*letters, None]
     shares = [[sum(answer == name for answer in given) / len(given) for name in known] for given in rows]

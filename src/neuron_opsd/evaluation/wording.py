@@ -1,4 +1,4 @@
-"""Results in words: a verdict for each metric, and the sentences a reader meets first. No more than was shown."""
+"""Results in words: a verdict for each metric, and the sentences read first. No more than was shown."""
 
 from collections.abc import Mapping
 from typing import Any
