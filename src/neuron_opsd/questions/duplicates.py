@@ -69,10 +69,8 @@ def _mask_word(word: str) -> str:
 
 
 def _grams(text: str) -> set[str]:
-    """All substrings of 5 characters; a shorter text is its own only gram; an empty one has none."""
-    if len(text) < GRAM_LENGTH:
-        return {text} if text else set()
-    return {text[k : k + GRAM_LENGTH] for k in range(len(text) - GRAM_LENGTH + 1)}
+    """All substrings of 5 characters; a shorter text, the empty one too, is its own only gram."""
+    return {text[k : k + GRAM_LENGTH] for k in range(max(len(text) - GRAM_LENGTH + 1, 1))}
 
 
 class _GramRows:
@@ -86,13 +84,13 @@ class _GramRows:
         self._matrix = _zero_one_matrix(rows, num_columns=len(ids))
 
     def jaccard(self, row: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Jaccard of one row with each of `others`; two empty sets are equal (1.0)."""
+        """Jaccard of one row with each of `others`."""
         dense = np.zeros(self._num_grams, dtype=np.int32)
         start, stop = self._matrix.indptr[row : row + 2]
         dense[self._matrix.indices[start:stop]] = 1
         shared = np.asarray(self._matrix[others] @ dense, dtype=np.int64)
         union = self._sizes[row] + self._sizes[others] - shared
-        return np.where(union == 0, 1.0, shared / np.maximum(union, 1))
+        return shared / union
 
 
 def _prefixes(sets: Sequence[set[str]], threshold: float) -> tuple[csr_array, csr_array]:

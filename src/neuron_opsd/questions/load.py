@@ -19,7 +19,7 @@ from typing import Any
 
 from neuron_opsd.config import QuestionSettings
 from neuron_opsd.errors import DataError
-from neuron_opsd.questions.read import Row, choice_position, read_rows
+from neuron_opsd.questions.read import SUFFIXES, Row, choice_position, read_rows
 from neuron_opsd.records import Question
 from neuron_opsd.text.content import content_id, normalise
 
@@ -46,10 +46,14 @@ def load_questions(settings: QuestionSettings) -> list[Question]:
     cross = {path: read_questions(path) for path in settings.cross_paths}
     _check_ids_across_files({settings.path: [*in_domain, *others]} | cross)
     pool = _drop_duplicates(in_domain, where=settings.path, seen={})
-    seen = _contents(pool)
-    test_only = _drop_duplicates(others, where=f"the other domains of {settings.path}", seen=seen)
+    test_only = _drop_duplicates(others, where=f"the other domains of {settings.path}", seen=_contents(pool))
     for path, questions in cross.items():
-        test_only += _drop_duplicates(questions, where=path, seen=seen | _contents(test_only))
+        new = _drop_duplicates(questions, where=path, seen=_contents([*pool, *test_only]))
+        if not new:
+            raise DataError(
+                f"{path} adds no question: all are in {settings.path} or in an earlier cross file."
+            )
+        test_only += new
     train, test = _split_pool(pool, settings)
     test += [replace(question, split="test") for question in test_only]
     train = _first_by_hash(train, settings.seed, limit=settings.max_train, name="questions.max_train")
@@ -65,12 +69,17 @@ def read_questions(path: str) -> list[Question]:
         DataError: with file and line, what is wrong, and what is allowed.
     """
     rows = read_rows(path)
-    domain = (
-        Path(path.split(":")[0]).name if not Path(path).suffix else Path(path).stem.removesuffix(".questions")
-    )
+    domain = _name_domain(path)
     questions = [_make_question(row, default_domain=domain) for row in rows]
     _check_ids(questions, [row.where for row in rows])
     return _drop_repeated_choices(questions, rows, path)
+
+
+def _name_domain(path: str) -> str:
+    """The stem: biology of data/biology.questions.jsonl, or name of the hub's owner/name:config."""
+    if Path(path).suffix.lower() in SUFFIXES:
+        return Path(path).stem.removesuffix(".questions")
+    return path.split(":")[0].rsplit("/", 1)[-1]
 
 
 def _make_question(row: Row, *, default_domain: str) -> Question:

@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,7 @@ def choice_position(name: str) -> int | None:
 
 def _note_columns(path: str, columns: set[str]) -> None:
     unread = {column for column in columns if not is_question_column(column)}
+    unread = {column.encode(errors="backslashreplace").decode() for column in unread}  # a log line must print
     answers = sorted(column for column in unread if is_answer_column(column))
     if answers:
         log.warning(
@@ -95,10 +97,10 @@ def _note_columns(path: str, columns: set[str]) -> None:
 
 
 def _rows_of(path: str) -> Iterator[Row]:
-    file = Path(path).expanduser()
-    if file.is_dir():
+    file = Path(os.path.expanduser(path))
+    if os.path.isdir(file):
         raise DataError(f"{path} is a folder. Name one file ({', '.join(SUFFIXES)}).")
-    if not file.exists():
+    if not os.path.exists(file):  # not file.exists(), which raises on a name that is too long
         if _looks_like_file(path):
             raise DataError(f"There is no file {path} (looked in {Path.cwd()}). Check the path.")
         return _hub_rows(path)

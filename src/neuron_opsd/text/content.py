@@ -1,7 +1,7 @@
 """What makes two questions the same: the id of a question's content.
 
-Questions are told apart, split and, where a file has no ids, named by it; `evaluation/answer_key.py` finds the answer
-of a question without an id by it. Letter case counts: in SMILES, `c` and `C` are different atoms.
+Questions are told apart, split and, where a file has no ids, named by it, and `evaluation/answer_key.py`
+finds answers by it. Letter case counts: in SMILES, `c` and `C` are different atoms.
 """
 
 import hashlib
