@@ -18,12 +18,14 @@ from typing import Any
 from neuron_opsd.errors import DataError
 from neuron_opsd.records import Question
 from neuron_opsd.text.answers import LETTERS, answers_match, normalise_answer
+from neuron_opsd.text.content import content_id, normalise
 
 logger = logging.getLogger(__name__)
 
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])(?:[).:]|\s+-)\s*(.+)", re.DOTALL)
 _INDEX = re.compile(r"\d{1,2}")
+_CHOICE_COLUMN = re.compile(r"(?:choice|option)_([A-Za-z]|[1-9]\d?)|([A-Z])")  # as in a question file
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,13 @@ def load_answer_key(paths: Sequence[str | Path], questions: Sequence[Question]) 
             choices, text that is no choice, or a number that could be an index.
     """
     by_id = {question.question_id: question for question in questions}
+    by_content = {content_id(question.question, question.choices): question for question in questions}
     key: dict[str, str] = {}
     given_at: dict[str, str] = {}
     for path in paths:
         num_other = num_blank = 0
         for row in _read_rows(Path(path)):
-            question = by_id.get(_question_id(row))
+            question = _find_question(row, by_id, by_content)
             if question is None:
                 num_other += 1
                 continue
@@ -131,7 +134,8 @@ def _letter_with_text(letter: str, text: str, choices: tuple[str, ...], row: _Ro
     if normalise_answer(choices[index]) != normalise_answer(text):
         raise DataError(
             f"{row.where}: answer '{_shorten(f'{letter}. {text}')}' names "
-            f"choice {letter.upper()}, whose text is '{_shorten(choices[index])}'. Write the letter alone, or the letter with its own text."
+            f"choice {letter.upper()}, whose text is '{_shorten(choices[index])}'. "
+            "Write the letter alone, or the letter with its own text."
         )
     return index
 
@@ -141,21 +145,28 @@ def _row_choices(row: _Row, question: Question) -> tuple[str, ...]:
     choices = _parse_choices(row)
     if not choices:
         return question.choices
-    if sorted(choices) != sorted(question.choices):
+    if sorted(map(normalise, choices)) != sorted(map(normalise, question.choices)):
         raise DataError(
-            f"{row.where}: its choices are not those of question '{question.question_id}', so its "
-            "answer cannot be mapped. Remove the `choices` column here, or use the file that the questions came from."
+            f"{row.where}: its choices are not those of question '{question.question_id}', so its answer cannot "
+            "be mapped. Remove the choices here, or use the file that the questions came from."
         )
-    return choices
+    originals = {normalise(choice): choice for choice in question.choices}
+    return tuple(originals[normalise(choice)] for choice in choices)
 
 
 def _parse_choices(row: _Row) -> tuple[str, ...]:
-    choices = row.values.get("choices")
+    columns = {match[1] or match[2]: name for name in row.values if (match := _CHOICE_COLUMN.fullmatch(name))}
+    spread = [
+        row.values[columns[mark]] for mark in sorted(columns, key=lambda mark: (len(mark), mark.lower()))
+    ]
+    choices = row.values.get("choices") or [choice for choice in spread if not _is_blank(choice)]
     if isinstance(choices, str) and choices.strip():
         try:
             choices = json.loads(choices)
         except json.JSONDecodeError:
             raise DataError(f'{row.where}: choices is not a JSON list, e.g. ["yes", "no"].') from None
+    if isinstance(choices, dict):  # {"text": [...], "label": [...]}, as in ARC on the hub
+        choices = choices.get("text")
     if choices is None or isinstance(choices, str):
         return ()
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
@@ -163,24 +174,25 @@ def _parse_choices(row: _Row) -> tuple[str, ...]:
     return tuple(choices)
 
 
-def _question_id(row: _Row) -> str:
+def _find_question(row: _Row, by_id: dict[str, Question], by_content: dict[str, Question]) -> Question | None:
     value = row.values.get("question_id")
     if not _is_blank(value):
-        return str(value)
+        return by_id.get(str(value))
     text = row.values.get("question")
     if not isinstance(text, str) or not text.strip():
         raise DataError(
             f"{row.where}: neither question_id nor question; one of them must say what is answered."
         )
-    from neuron_opsd.questions.load import (
-        content_id,
-    )  # the stage that made the id is the one that knows the rule
-
-    return content_id(text, _parse_choices(row))
+    return by_content.get(content_id(text, _parse_choices(row)))
 
 
 def _read_rows(path: Path) -> Iterator[_Row]:
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet}
+    readers = {
+        ".jsonl": _read_jsonl,
+        ".ndjson": _read_jsonl,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} is not an answer file: its name must end in .jsonl, .csv or .parquet.")
