@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from neurons.tiny_models import FAMILIES, HIDDEN, LAYERS, VOCAB, WIDTH, build
 from peft import IA3Config, LoraConfig, get_peft_model
 
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.ffn import find_ffns, hook_neurons, unwrap_adapters
 from neuron_opsd.model.unembedding import backbone, final_norm_weight
+from neurons.tiny_models import FAMILIES, HIDDEN, LAYERS, VOCAB, WIDTH, build
 
 NO_UP_BRANCH = {"phi", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "starcoder2"}
 

@@ -1,4 +1,4 @@
-"""The method a second time, from raw weights in float64, with plain loops: slow, obvious, and shared with nothing."""
+"""The method a second time, from raw weights in float64, with plain loops: slow, obvious, sharing nothing."""
 
 import numpy as np
 
@@ -21,7 +21,10 @@ def naive_llama_neurons(model, ids):
         query, key, value = (normed @ own[f"self_attn.{name}_proj.weight"].T for name in "qkv")
         attended = np.zeros_like(query)
         for head in range(heads):
-            mine, shared = slice(head * dim, (head + 1) * dim), slice(head // groups * dim, (head // groups + 1) * dim)
+            mine, shared = (
+                slice(head * dim, (head + 1) * dim),
+                slice(head // groups * dim, (head // groups + 1) * dim),
+            )
             q, k = _rotate(query[:, mine]), _rotate(key[:, shared])
             scores = q @ k.T / np.sqrt(dim)
             scores[np.triu_indices(len(ids), 1)] = -np.inf
@@ -74,7 +77,9 @@ def naive_scores(neurons, down, unembedding, states, tokens, *, magnitude=False,
     return scores
 
 
-def naive_sets(scores, *, d_ff, num_tokens, chunk_tokens, num_entries, overlap_size, count_set="union", per_token=None):
+def naive_sets(
+    scores, *, d_ff, num_tokens, chunk_tokens, num_entries, overlap_size, count_set="union", per_token=None
+):
     """(count set, overlap set, size of each chunk's own count set), ids as layer * d_ff + neuron."""
     layers = {layer for layer, _, _ in scores}
     counted, best, chunk_sizes = set(), {}, []
@@ -84,7 +89,9 @@ def naive_sets(scores, *, d_ff, num_tokens, chunk_tokens, num_entries, overlap_s
         for layer in layers:
             budgets = [([place], per_token) for place in places] if per_token else [(places, num_entries)]
             for budget_places, budget in budgets:
-                entries = [(-scores[layer, i, place], i, place) for i in range(d_ff) for place in budget_places]
+                entries = [
+                    (-scores[layer, i, place], i, place) for i in range(d_ff) for place in budget_places
+                ]
                 for negative, i, _ in sorted(entries)[:budget]:
                     key = layer * d_ff + i
                     chunk_best[key] = max(-negative, chunk_best.get(key, -np.inf))

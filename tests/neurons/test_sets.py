@@ -5,8 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neurons.naive import naive_sets
-from neurons.tiny_models import build
 
 from neuron_opsd.config import NeuronSettings
 from neuron_opsd.model.ffn import FeedForward
@@ -20,6 +18,8 @@ from neuron_opsd.neurons.sets import (
     merge_top_per_token,
     resolve_sizes,
 )
+from neurons.naive import naive_sets
+from neurons.tiny_models import build
 
 
 def test_both_sets_by_hand():
@@ -69,7 +69,13 @@ def test_numbers_that_are_not_finite_are_noticed(value):
 
 
 def test_ties_keep_the_lower_index():
-    assert keep_largest(torch.tensor([1.0, 2.0, 2.0, 2.0, 3.0]), 3).tolist() == [False, True, True, False, True]
+    assert keep_largest(torch.tensor([1.0, 2.0, 2.0, 2.0, 3.0]), 3).tolist() == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
     assert keep_largest(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), 1).tolist() == [[True, False], [False, True]]
     assert keep_largest(torch.tensor([1.0]), 5).tolist() == [True]
 
@@ -89,7 +95,12 @@ def test_entries_per_token():
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), tokens=st.integers(1, 70), neurons=st.integers(1, 9), levels=st.sampled_from([2, 5, 10_000]))
+@given(
+    data=st.data(),
+    tokens=st.integers(1, 70),
+    neurons=st.integers(1, 9),
+    levels=st.sampled_from([2, 5, 10_000]),
+)
 def test_merging_equals_sorting_all_entries(data, tokens, neurons, levels):
     """Few levels make nearly everything a tie; the block size changes nothing."""
     seed = data.draw(st.integers(0, 1_000))
@@ -107,16 +118,25 @@ def test_merging_equals_sorting_all_entries(data, tokens, neurons, levels):
 @pytest.mark.parametrize("per_token", [None, 2])
 def test_chunks_and_layers_equal_the_loops(count_set, levels, per_token):
     layers, tokens, d_ff, chunk = 3, 50, 12, 16
-    scores = np.random.default_rng(0).integers(-levels, levels, size=(layers, tokens, d_ff)).astype(np.float32)
+    scores = (
+        np.random.default_rng(0).integers(-levels, levels, size=(layers, tokens, d_ff)).astype(np.float32)
+    )
     sizes = NeuronSizes(layers, d_ff, num_entries=7, overlap_size=8)
     builder = NeuronSetBuilder(sizes, count_set)
     for start in range(0, tokens, chunk):
         chunks = [torch.tensor(scores[layer, start : start + chunk]) for layer in range(layers)]
         builder.add_chunk(
-            torch.stack([merge_top_per_token(c, per_token) if per_token else merge_top_entries(c, 7) for c in chunks])
+            torch.stack(
+                [merge_top_per_token(c, per_token) if per_token else merge_top_entries(c, 7) for c in chunks]
+            )
         )
     counted, overlap, chunk_sizes = naive_sets(
-        {(layer, i, t): scores[layer, t, i] for layer in range(layers) for t in range(tokens) for i in range(d_ff)},
+        {
+            (layer, i, t): scores[layer, t, i]
+            for layer in range(layers)
+            for t in range(tokens)
+            for i in range(d_ff)
+        },
         d_ff=d_ff,
         num_tokens=tokens,
         chunk_tokens=chunk,

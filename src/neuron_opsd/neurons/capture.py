@@ -117,13 +117,19 @@ def _batches(texts: Sequence[_Text], batch_size: int) -> Iterator[list[int]]:
     order = sorted(range(len(texts)), key=lambda i: (-(-len(texts[i].read) // 64), len(texts[i].context)))
     batch: list[int] = []
     for index in order:
-        grown = [*batch, index]
-        if batch and (len(grown) > batch_size or len(grown) * sum(_widths(texts, grown)) > MAX_BATCH_TOKENS):
+        if batch and not _fits(texts, [*batch, index], batch_size):
             yield batch
-            grown = [index]
-        batch = grown
+            batch = []
+        batch.append(index)
     if batch:
         yield batch
+
+
+def _fits(texts: Sequence[_Text], batch: Sequence[int], batch_size: int) -> bool:
+    """Whether these may share a forward pass: not too many, not too large, and at most a third of it padding."""
+    padded = len(batch) * sum(_widths(texts, batch))
+    real = sum(len(texts[i].context) + len(texts[i].read) for i in batch)
+    return len(batch) <= batch_size and padded <= min(MAX_BATCH_TOKENS, 1.5 * real)
 
 
 def _widths(texts: Sequence[_Text], batch: Sequence[int]) -> tuple[int, int]:
