@@ -126,7 +126,7 @@ def _batches(texts: Sequence[_Text], batch_size: int) -> Iterator[list[int]]:
 
 
 def _fits(texts: Sequence[_Text], batch: Sequence[int], batch_size: int) -> bool:
-    """Whether these may share a forward pass: not too many, not too large, and at most a third of it padding."""
+    """Whether these may share a forward pass: not many, not large, at most a third of it padding."""
     padded = len(batch) * sum(_widths(texts, batch))
     real = sum(len(texts[i].context) + len(texts[i].read) for i in batch)
     return len(batch) <= batch_size and padded <= min(MAX_BATCH_TOKENS, 1.5 * real)

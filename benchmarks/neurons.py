@@ -1,0 +1,228 @@
+"""Cost of the neurons: capture against a plain forward pass, memory of a long completion, nearest neighbours.
+
+    python benchmarks/neurons.py                     # everything, some ten minutes on two cores
+    python benchmarks/neurons.py --only capture      # or memory, overlap, sketch
+
+Capture and the plain pass (same model, dtype, threads and tokens; backbone alone, no logits) alternate within each
+round, so that whatever else the machine does meets both; the ratio is the median over rounds. Completions are sampled
+from the model itself: random tokens would repeat less than text does.
+"""
+
+# ruff: noqa: T201
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from neuron_opsd.config import ModelSettings, NeuronSettings
+from neuron_opsd.model.load import load_model
+from neuron_opsd.model.unembedding import backbone
+from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.records import Rollout
+
+PROMPT_TOKENS = 150
+
+
+def main() -> None:
+    """Run the chosen parts."""
+    parts: dict[str, Callable[[argparse.Namespace], None]] = {
+        "capture": measure_capture,
+        "memory": measure_memory,
+        "overlap": measure_overlap,
+        "sketch": measure_sketch,
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=parts)
+    parser.add_argument("--model", default="embedded:smollm2-135m")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--lengths", nargs="+", type=int, default=[64, 512])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--sets", type=int, default=10_000)
+    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--memory-of", choices=["plain", "capture"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        print(_peak_of_long_completion(capture=arguments.memory_of == "capture"))
+        return
+    for name, measure in parts.items():
+        if arguments.only in (None, name):
+            measure(arguments)
+
+
+def measure_capture(arguments: argparse.Namespace) -> None:
+    """Seconds of capture over seconds of a plain forward pass."""
+    for dtype in arguments.dtypes:
+        model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype=dtype, device="cpu"))
+        texts = _sample(model, arguments.batch_size, PROMPT_TOKENS + max(arguments.lengths))
+        for length in arguments.lengths:
+            rollouts = [
+                _rollout(text[:PROMPT_TOKENS], text[PROMPT_TOKENS:][:length]) for text in texts.tolist()
+            ]
+            ids = texts[:, : PROMPT_TOKENS + length]
+            settings = NeuronSettings(batch_size=arguments.batch_size)
+            times = _interleave(
+                arguments.rounds,
+                lambda ids=ids: _plain(model, ids),
+                lambda rollouts=rollouts: list(capture_neurons(model, tokenizer, rollouts, settings)),
+            )
+            ratio = median(capture / plain for plain, capture in times)
+            plain = median(plain for plain, _ in times)
+            print(
+                f"{dtype}, {length} completion tokens: capture / plain = {ratio:.3f} "
+                f"(plain {plain:.2f} s, {ids.numel() / plain:,.0f} tokens/s; distinct completion ids "
+                f"{len(ids[:, PROMPT_TOKENS:].unique())} of {length * len(ids)})",
+                flush=True,
+            )
+
+
+def measure_memory(arguments: argparse.Namespace) -> None:
+    """Peak memory of one 8,192-token completion, 2 layers of Qwen3-4B's shape; one process each."""
+    peaks = {}
+    for kind in ("plain", "capture"):
+        command = [sys.executable, __file__, "--memory-of", kind, "--threads", str(arguments.threads)]
+        peaks[kind] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    over = peaks["capture"] - peaks["plain"]
+    print(
+        f"8,192 tokens: plain +{peaks['plain']:.0f} MB, capture +{peaks['capture']:.0f} MB, {over:+.0f} MB over plain"
+    )
+
+
+def measure_overlap(arguments: argparse.Namespace) -> None:
+    """Exact nearest 10 of sets as large and as alike as Qwen3-4B's."""
+    sets = realistic_sets(arguments.sets)
+    before = _peak_mb()
+    start = time.perf_counter()
+    _, distances = nearest_neighbours(sets, 10)
+    seconds = time.perf_counter() - start
+    print(
+        f"nearest 10 of {len(sets):,} sets, exact: {seconds:.1f} s, peak {_peak_mb():,.0f} MB "
+        f"({_peak_mb() - before:,.0f} MB over the sets); mean pairwise distance {_mean_distance(sets):.3f}, "
+        f"mean nearest {distances[:, 0].mean():.3f}",
+        flush=True,
+    )
+
+
+def measure_sketch(arguments: argparse.Namespace) -> None:
+    """The approximate search: seconds, and its recall against the exact one at the same number of sets."""
+    sets = realistic_sets(arguments.sets)
+    exact, _ = nearest_neighbours(sets, 10)
+    for candidates in (50, arguments.candidates, 4 * arguments.candidates):
+        start = time.perf_counter()
+        found, _ = nearest_neighbours(sets, 10, num_candidates=candidates)
+        seconds = time.perf_counter() - start
+        recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(exact, found, strict=True)])
+        print(
+            f"nearest 10 of {len(sets):,} sets, {candidates} candidates: {seconds:.1f} s, recall {recall:.3f}",
+            flush=True,
+        )
+
+
+def realistic_sets(
+    num_sets: int, *, set_size: int = 5_000, num_ids: int = 350_000, num_topics: int = 40
+) -> list[np.ndarray]:
+    """Sets of about `set_size` ids: Zipf-like frequencies, topics, a mean pairwise distance near 0.65."""
+    random = np.random.default_rng(0)
+    zipf = -2.08 * np.log(np.arange(num_ids) + 2_000.0)
+    chances = []
+    for _ in range(num_topics):
+        weight = np.exp(zipf - zipf[0] + random.normal(scale=0.5, size=num_ids))
+        scale = 1.0
+        for _ in range(50):  # chances are cut at 1, so the scale that gives set_size is found step by step
+            scale *= set_size / np.minimum(scale * weight, 1).sum()
+        chances.append(np.minimum(scale * weight, 1).astype(np.float32))
+    return [
+        np.flatnonzero(random.random(num_ids, dtype=np.float32) < chances[number % num_topics]).astype(
+            np.int32
+        )
+        for number in range(num_sets)
+    ]
+
+
+def _mean_distance(sets: list[np.ndarray], pairs: int = 500) -> float:
+    random = np.random.default_rng(1)
+    distances = []
+    for left, right in random.integers(len(sets), size=(pairs, 2)):
+        if left != right:
+            shared = len(np.intersect1d(sets[left], sets[right]))
+            distances.append(1 - shared / (len(sets[left]) + len(sets[right]) - shared))
+    return float(np.mean(distances))
+
+
+def _interleave(rounds: int, *functions: Callable[[], object]) -> list[list[float]]:
+    """Seconds of each function in each round; a first round that warms up is dropped."""
+    times = []
+    for _ in range(rounds + 1):
+        row = []
+        for function in functions:
+            start = time.perf_counter()
+            function()
+            row.append(time.perf_counter() - start)
+        times.append(row)
+    return times[1:]
+
+
+@torch.inference_mode()
+def _plain(model: PreTrainedModel, ids: torch.Tensor) -> None:
+    backbone(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+
+
+def _sample(model: PreTrainedModel, num_texts: int, num_tokens: int) -> torch.Tensor:
+    torch.manual_seed(0)
+    start = torch.randint(1_000, 20_000, (num_texts, 1))
+    with torch.inference_mode():
+        return model.generate(
+            start, attention_mask=torch.ones_like(start), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            min_new_tokens=num_tokens - 1, max_new_tokens=num_tokens - 1,
+        )  # fmt: skip
+
+
+def _rollout(prompt: list[int], completion: list[int]) -> Rollout:
+    return Rollout(
+        question_id="q",
+        rollout_index=0,
+        choice_order=(),
+        prompt_ids=tuple(prompt),
+        completion_ids=tuple(completion),
+        token_log_probs=(),
+        finish_reason="stop",
+        reply="",
+        answer=None,
+    )
+
+
+def _peak_of_long_completion(*, capture: bool) -> float:
+    """MB above the loaded model while one 8,192-token completion is read."""
+    config = AutoConfig.for_model(
+        "qwen3", hidden_size=2_560, intermediate_size=9_728, num_hidden_layers=2, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128, vocab_size=4_000, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    ids = torch.randint(4_000, (1, PROMPT_TOKENS + 8_192))
+    _plain(model, ids[:, :8])
+    before = _peak_mb()
+    if capture:
+        tokenizer: PreTrainedTokenizerBase = None  # type: ignore[assignment]  # not read for tokens=all
+        rollout = _rollout(ids[0, :PROMPT_TOKENS].tolist(), ids[0, PROMPT_TOKENS:].tolist())
+        list(capture_neurons(model, tokenizer, [rollout], NeuronSettings()))
+    else:
+        _plain(model, ids)
+    return _peak_mb() - before
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
+
+
+if __name__ == "__main__":
+    main()
