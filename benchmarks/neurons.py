@@ -3,9 +3,9 @@
     python benchmarks/neurons.py                     # everything, some ten minutes on two cores
     python benchmarks/neurons.py --only capture      # or memory, overlap, sketch
 
-Capture and the plain pass (same model, dtype, threads and tokens; backbone alone, no logits) alternate within each
-round, so that whatever else the machine does meets both; the ratio is the median over rounds. Completions are sampled
-from the model itself: random tokens would repeat less than text does.
+Capture and the plain pass (same model, dtype, threads and tokens; backbone alone, no logits) alternate within
+each round, so that whatever else the machine does meets both; the ratio is the median over rounds. The
+completions are sampled from the model itself: random tokens would repeat less than text does.
 """
 
 # ruff: noqa: T201
@@ -66,24 +66,28 @@ def measure_capture(arguments: argparse.Namespace) -> None:
         model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype=dtype, device="cpu"))
         texts = _sample(model, arguments.batch_size, PROMPT_TOKENS + max(arguments.lengths))
         for length in arguments.lengths:
-            rollouts = [
-                _rollout(text[:PROMPT_TOKENS], text[PROMPT_TOKENS:][:length]) for text in texts.tolist()
-            ]
-            ids = texts[:, : PROMPT_TOKENS + length]
-            settings = NeuronSettings(batch_size=arguments.batch_size)
-            times = _interleave(
-                arguments.rounds,
-                lambda ids=ids: _plain(model, ids),
-                lambda rollouts=rollouts: list(capture_neurons(model, tokenizer, rollouts, settings)),
-            )
-            ratio = median(capture / plain for plain, capture in times)
-            plain = median(plain for plain, _ in times)
-            print(
-                f"{dtype}, {length} completion tokens: capture / plain = {ratio:.3f} "
-                f"(plain {plain:.2f} s, {ids.numel() / plain:,.0f} tokens/s; distinct completion ids "
-                f"{len(ids[:, PROMPT_TOKENS:].unique())} of {length * len(ids)})",
-                flush=True,
-            )
+            _measure_length(model, tokenizer, texts[:, : PROMPT_TOKENS + length], arguments.rounds)
+
+
+def _measure_length(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, rounds: int
+) -> None:
+    rollouts = [_rollout(text[:PROMPT_TOKENS], text[PROMPT_TOKENS:]) for text in ids.tolist()]
+    settings = NeuronSettings(batch_size=len(ids))
+    times = _interleave(
+        rounds,
+        lambda: _plain(model, ids),
+        lambda: list(capture_neurons(model, tokenizer, rollouts, settings)),
+    )
+    ratio = median(capture / plain for plain, capture in times)
+    plain = median(plain for plain, _ in times)
+    completions = ids[:, PROMPT_TOKENS:]
+    print(
+        f"{model.dtype}, {completions.shape[1]} completion tokens: capture / plain = {ratio:.3f} "
+        f"(plain {plain:.2f} s, {ids.numel() / plain:,.0f} tokens/s; "
+        f"{len(completions.unique())} distinct ids among {completions.numel()} completion tokens)",
+        flush=True,
+    )
 
 
 def measure_memory(arguments: argparse.Namespace) -> None:
@@ -93,9 +97,7 @@ def measure_memory(arguments: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--memory-of", kind, "--threads", str(arguments.threads)]
         peaks[kind] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     over = peaks["capture"] - peaks["plain"]
-    print(
-        f"8,192 tokens: plain +{peaks['plain']:.0f} MB, capture +{peaks['capture']:.0f} MB, {over:+.0f} MB over plain"
-    )
+    print(f"8,192 tokens: plain +{peaks['plain']:.0f} MB, capture +{peaks['capture']:.0f} MB: {over:+.0f} MB")
 
 
 def measure_overlap(arguments: argparse.Namespace) -> None:
@@ -122,10 +124,8 @@ def measure_sketch(arguments: argparse.Namespace) -> None:
         found, _ = nearest_neighbours(sets, 10, num_candidates=candidates)
         seconds = time.perf_counter() - start
         recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(exact, found, strict=True)])
-        print(
-            f"nearest 10 of {len(sets):,} sets, {candidates} candidates: {seconds:.1f} s, recall {recall:.3f}",
-            flush=True,
-        )
+        what = f"nearest 10 of {len(sets):,} sets, {candidates} candidates"
+        print(f"{what}: {seconds:.1f} s, recall {recall:.3f}", flush=True)
 
 
 def realistic_sets(
