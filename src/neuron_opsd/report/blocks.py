@@ -1,0 +1,94 @@
+"""The parts of a report, independent of how it is written.
+
+Made by `content.py`; rendered by `html.py` and `markdown.py`. Every text here is plain; escaping is the
+renderers' work, so nothing can be escaped twice or not at all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neuron_opsd.report.markup import Html
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    text: str
+    is_notice: bool = False  # something missing, or something to be careful about
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    items: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One headline number: what it is, before and after, and what was shown about it."""
+
+    label: str
+    before: str
+    after: str
+    difference: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    items: Sequence[Card]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The first column holds row headers; `num_text_columns` columns from the left are text."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    num_text_columns: int = 1
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawing with its caption; `description` says in words what it shows, for those who cannot see it."""
+
+    name: str
+    title: str
+    description: str
+    caption: str
+    svg: Html
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Figures side by side where there is room."""
+
+    items: Sequence[Figure]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text as it is, white space and all: a prompt, a reply, a citation."""
+
+    label: str
+    text: str
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Browser:
+    """The questions browser; only the page can hold it."""
+
+    questions: Sequence[dict[str, object]]
+    note: str
+
+
+Block = Paragraph | Bullets | Cards | Table | Figures | Text | Browser
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    name: str  # its anchor
+    title: str
+    blocks: Sequence[Block]

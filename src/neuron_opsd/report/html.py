@@ -1,0 +1,197 @@
+"""Sections -> one self-contained page: no request leaves it, and its security policy allows none.
+
+The policy names the hashes of the page's own style sheet and script, so nothing else can style or run,
+whatever text the questions and replies bring along.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from neuron_opsd.report import story
+from neuron_opsd.report.blocks import Block, Browser, Bullets, Cards, Figures, Paragraph, Section, Table, Text
+from neuron_opsd.report.browser import as_json
+from neuron_opsd.report.inputs import ReportInputs
+from neuron_opsd.report.markup import Html, join, tag, trusted
+
+VERDICT_CLASSES = {"better": "good", "worse": "bad"}
+
+
+def page(inputs: ReportInputs, sections: Sequence[Section]) -> str:
+    """The whole page as text."""
+    style, script = _asset("page.css"), _asset("page.js")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_policy(style, script)),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("title", f"{story.title(inputs)} · Neuron-OPSD report"),
+        tag("style", trusted(style)),
+    )
+    body = tag(
+        "body",
+        tag("a", "Skip to the report", class_="skip", href="#main"),
+        _header(inputs, sections),
+        tag("main", [_section(section) for section in sections], id="main", tabindex="-1"),
+        _footer(inputs),
+        tag("script", trusted(script)),
+    )
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _policy(style: str, script: str) -> str:
+    return (
+        f"default-src 'none'; style-src 'sha256-{_sha256(style)}'; script-src 'sha256-{_sha256(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _asset(name: str) -> str:
+    return (resources.files("neuron_opsd.report") / name).read_text(encoding="utf-8")
+
+
+def _header(inputs: ReportInputs, sections: Sequence[Section]) -> Html:
+    links = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]
+    return tag(
+        "header",
+        tag("p", "Neuron-OPSD · run report", class_="kicker"),
+        tag("h1", story.title(inputs)),
+        tag("p", story.subtitle(inputs), class_="subtitle"),
+        tag("nav", tag("ul", links), aria_label="Sections"),
+    )
+
+
+def _section(section: Section) -> Html:
+    heading = tag("h2", section.title, id=f"{section.name}-heading")
+    blocks = [_block(block) for block in section.blocks]
+    return tag("section", heading, blocks, id=section.name, aria_labelledby=f"{section.name}-heading")
+
+
+def _block(block: Block) -> Html:
+    match block:
+        case Paragraph(text, is_notice):
+            return tag("p", _with_code(text), class_="notice" if is_notice else None)
+        case Bullets(items):
+            return tag("ul", [tag("li", item) for item in items], class_="prose")
+        case Cards(items):
+            return tag("div", [_card(card) for card in items], class_="cards")
+        case Table():
+            return _table(block)
+        case Figures(items):
+            return tag("div", [_figure(figure) for figure in items], class_="figures")
+        case Text(label, text, folded):
+            shown = tag("pre", text, tabindex="0", aria_label=label)
+            return _fold(label, shown) if folded else tag("div", tag("h3", label), shown)
+        case Browser():
+            return _browser(block)
+
+
+def _with_code(text: str) -> list[object]:
+    """Our own sentences mark commands with backticks."""
+    return [tag("code", part) if index % 2 else part for index, part in enumerate(text.split("`"))]
+
+
+def _card(card: Any) -> Html:
+    return tag(
+        "div",
+        tag("h3", card.label),
+        tag(
+            "p",
+            tag("span", card.before, class_="before"),
+            tag("span", " → ", aria_hidden="true", class_="arrow"),
+            tag("span", " then ", class_="unseen"),
+            tag("strong", card.after),
+            class_="numbers",
+        ),
+        tag("p", card.difference, class_="change"),
+        tag("p", _verdict(card.verdict), class_="verdict-line"),
+        class_="card",
+    )
+
+
+def _verdict(verdict: str) -> Html:
+    kind = next((name for word, name in VERDICT_CLASSES.items() if f"({word})" in verdict), "neutral")
+    return tag("span", verdict, class_=f"verdict {kind}")
+
+
+def _table(table: Table) -> Html:
+    heads = [
+        tag("th", name, scope="col", class_=None if index < table.num_text_columns else "number")
+        for index, name in enumerate(table.columns)
+    ]
+    rows = [tag("tr", [_cell(table, index, value) for index, value in enumerate(row)]) for row in table.rows]
+    made = tag("table", tag("caption", table.caption), tag("thead", tag("tr", heads)), tag("tbody", rows))
+    scroller = tag("div", made, class_="scroll", role="region", aria_label=table.caption, tabindex="0")
+    note = tag("p", table.note, class_="note") if table.note else None
+    return _fold(table.caption, join(scroller, note)) if table.folded else join(scroller, note)
+
+
+def _cell(table: Table, index: int, value: str) -> Html:
+    if index == 0:
+        return tag("th", value, scope="row")
+    if table.columns[index] == "Verdict":
+        return tag("td", _verdict(value))
+    return tag("td", value, class_=None if index < table.num_text_columns else "number")
+
+
+def _fold(label: str, content: Html) -> Html:
+    return tag("details", tag("summary", label), content)
+
+
+def _figure(figure: Any) -> Html:
+    return tag("figure", figure.svg, tag("figcaption", figure.caption))
+
+
+def _browser(block: Browser) -> Html:
+    """The search field and an empty list; page.js fills it from the data block, as text only."""
+    count = f"{len(block.questions):,} questions."
+    return tag(
+        "div",
+        tag("label", "Search in questions, choices, ids and replies", for_="search"),
+        tag("input", type="search", id="search", autocomplete="off", spellcheck="false"),
+        tag("p", count, id="matches", role="status"),
+        tag("ol", id="found", aria_label="Questions found"),
+        tag("button", "Show more", type="button", id="more", hidden=True),
+        tag("p", block.note, class_="note"),
+        tag(
+            "noscript",
+            tag("p", "Searching needs JavaScript; the run folder has every record.", class_="notice"),
+        ),
+        tag("script", as_json(block.questions), type="application/json", id="question-data"),
+        class_="browser",
+    )
+
+
+def _footer(inputs: ReportInputs) -> Html:
+    """All that may differ between equal runs: wall times and the machine."""
+    parts: list[Html] = []
+    if inputs.timings:
+        parts.append(_table(_timings_table(inputs.timings)))
+    if inputs.environment:
+        rows = [[str(key), _plain(value)] for key, value in inputs.environment.items()]
+        parts.append(_table(Table("Environment", ["What", "Value"], rows, num_text_columns=2, folded=True)))
+    parts.append(tag("p", "Made by neuron-opsd. This page is one file and loads nothing from anywhere."))
+    return tag("footer", tag("h2", "This machine and its times") if len(parts) > 1 else None, parts)
+
+
+def _timings_table(timings: Sequence[Mapping[str, Any]]) -> Table:
+    keys = [key for key in dict.fromkeys(key for row in timings for key in row) if key != "stage"]
+    rows = [[_plain(row.get("stage", "")), *(_plain(row.get(key, "")) for key in keys)] for row in timings]
+    columns = ["Stage", *(key.replace("num_", "").replace("_", " ").capitalize() for key in keys)]
+    return Table("Wall times", columns, rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value)
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,54 @@
+"""What a report is made of. Any part may be missing (an unfinished run)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInputs:
+    """All that the page, the Markdown report and the model card show.
+
+    `timings` and `environment` appear in the page's footer alone, because equal runs differ in them.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)  # the resolved configuration, as nested dicts
+    environment: Mapping[str, Any] = field(default_factory=dict)  # versions and devices
+    questions: Sequence[Question] = ()
+    rollouts: Sequence[Rollout] = ()  # zero-shot, of the frozen model, on the pool
+    neuron_sets: Sequence[NeuronSets] = ()
+    selection: Sequence[SelectedQuestion] = ()
+    contexts: Sequence[TeacherContext] = ()
+    training_metrics: Sequence[Mapping[str, Any]] = ()  # rows with `step` and whatever was measured
+    results: Mapping[str, Any] | None = None  # of `evaluation.benchmark.compare`
+    timings: Sequence[Mapping[str, Any]] = ()  # rows: stage, seconds, num_items, ...
+    prompts_example: Mapping[str, Any] | None = None  # question_id, student_prompt, teacher_prompt
+
+    def setting(self, dotted: str, default: Any = None) -> Any:
+        """A setting by its dotted name, e.g. `model.name`."""
+        value: Any = self.config
+        for part in dotted.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return default
+            value = value[part]
+        return value
+
+    @property
+    def model_name(self) -> str:
+        """The model's name without folders that are nobody else's business."""
+        name = str(self.setting("model.name", "unknown model"))
+        if name.startswith(("/", "./", "../", "~")) or "\\" in name:
+            return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+        return name.removeprefix("embedded:")
+
+    @property
+    def train_domain(self) -> str | None:
+        """The domain trained on, from the results, the selection or the pool."""
+        if self.results and self.results.get("train_domain"):
+            return str(self.results["train_domain"])
+        domains = {s.domain for s in self.selection} or {
+            q.domain for q in self.questions if q.split == "train"
+        }
+        return domains.pop() if len(domains) == 1 else None

@@ -1,0 +1,77 @@
+"""Inputs -> README.md of the published model: front matter, what it is, and the report's own numbers."""
+
+from typing import Any
+
+import yaml
+
+from neuron_opsd.report import story, tables
+from neuron_opsd.report.content import CITATION
+from neuron_opsd.report.inputs import ReportInputs
+from neuron_opsd.report.markdown import fenced, inline, render, table
+
+TAGS = ["neuron-opsd", "self-distillation", "on-policy-distillation", "label-free", "arxiv:2607.02460"]
+HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+
+def model_card(inputs: ReportInputs) -> str:
+    """The card's text. The licence is left out: it is the base model's, which we do not know."""
+    front = yaml.safe_dump(_front_matter(inputs), sort_keys=False, allow_unicode=True)
+    parts = [f"# {inline(story.title(inputs))}, self-distilled with Neuron-OPSD", _introduction(inputs)]
+    parts += ["## Results", *_results(inputs)]
+    parts += ["## How it was made", *(text for text in map(render, story.what_was_done(inputs)) if text)]
+    parts += ["## Limits", _limits(inputs), "## How to cite", fenced(CITATION).replace("text", "bibtex", 1)]
+    return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _front_matter(inputs: ReportInputs) -> dict[str, Any]:
+    front: dict[str, Any] = {}
+    base = hub_name(str(inputs.setting("model.name", "")))
+    is_adapter = inputs.setting("training.save") == "adapter" and inputs.setting("training.method") == "lora"
+    if base:
+        front["base_model"] = base
+        front["base_model_relation"] = "adapter" if is_adapter else "finetune"
+    front["library_name"] = "peft" if is_adapter else "transformers"
+    front["pipeline_tag"] = "text-generation"
+    front["tags"] = TAGS
+    return front
+
+
+def hub_name(name: str) -> str | None:
+    """The model's name on the hub, or None for a local path (which the hub would refuse)."""
+    if name in HUB_NAMES:
+        return HUB_NAMES[name]
+    is_plain = all(part and not part.startswith((".", "~")) for part in name.split("/"))
+    return (
+        name if name.count("/") == 1 and is_plain and not name.endswith(".gguf") and ":" not in name else None
+    )
+
+
+def _introduction(inputs: ReportInputs) -> str:
+    where = f" in the domain {inline(inputs.train_domain)}" if inputs.train_domain else ""
+    return (
+        f"{inline(inputs.model_name)}, trained by on-policy self-distillation on unlabelled questions{where} "
+        "(Neuron-OPSD, arXiv 2607.02460). No gold answer was used in training."
+    )
+
+
+def _results(inputs: ReportInputs) -> list[str]:
+    results = inputs.results
+    if not results:
+        return ["This model has not been evaluated."]
+    parts = ["\n".join(f"- {inline(sentence)}" for sentence in results["verdicts"])]
+    if results.get("in"):
+        parts.append(table(tables.metrics_table(f"In-domain: {results['train_domain']}", results["in"])))
+    if results["cross"]["mean"]:
+        parts.append(
+            table(tables.metrics_table("Cross-domain: mean over other domains", results["cross"]["mean"]))
+        )
+    return parts
+
+
+def _limits(inputs: ReportInputs) -> str:
+    return (
+        "It was evaluated on the domains above and nowhere else. Intervals are over questions of one run; "
+        "they do not contain the variation between training seeds. “No difference shown” is not “no "
+        "difference”. Whatever the base model gets wrong with confidence, self-distillation can make it "
+        "say with more."
+    )

@@ -1,0 +1,171 @@
+"""The report's sentences: what was done, what was selected, how to read the numbers."""
+
+from neuron_opsd.records import TeacherContext
+from neuron_opsd.report.blocks import Block, Bullets, Paragraph
+from neuron_opsd.report.inputs import ReportInputs
+
+DIVERGENCES = {
+    "reverse_kl": "the reverse KL divergence, KL(student || teacher)",
+    "forward_kl": "the forward KL divergence, KL(teacher || student)",
+    "jsd": "the Jensen-Shannon divergence",
+}
+TEACHERS = {
+    "ema": "whose weights follow the student's as a moving average",
+    "frozen": "whose weights stay those of the initial model",
+    "live": "whose weights are the student's own",
+}
+RETRIEVALS = {
+    "neuron_overlap": "the questions whose replies used the most similar neurons",
+    "random": "random questions of the same domain (a control)",
+}
+
+
+def title(inputs: ReportInputs) -> str:
+    """The report's name: model and domain."""
+    where = f" on {inputs.train_domain}" if inputs.train_domain else ""
+    return f"{inputs.model_name}{where}"
+
+
+def what_was_done(inputs: ReportInputs) -> list[Block]:
+    """The stages that ran, in order, with their counts."""
+    steps = [_questions(inputs), _rollouts(inputs), _selection(inputs), _contexts(inputs), _training(inputs)]
+    steps.append(_evaluation(inputs))
+    made = [step for step in steps if step]
+    description = str(inputs.setting("description", "") or "").strip()
+    intro = (
+        [Paragraph(f"Recipe {inputs.setting('recipe', 'unknown')}. {description}".strip())]
+        if inputs.config
+        else []
+    )
+    return (
+        [*intro, Bullets(made)] if made else [*intro, Paragraph("No stage has finished yet.", is_notice=True)]
+    )
+
+
+def _questions(inputs: ReportInputs) -> str:
+    if not inputs.questions:
+        return ""
+    pool = sum(question.split == "train" for question in inputs.questions)
+    held_out = len(inputs.questions) - pool
+    return (
+        f"Questions: {pool:,} without answers form the pool, {held_out:,} are held out for evaluation. "
+        "No answer was readable before the evaluation."
+    )
+
+
+def _rollouts(inputs: ReportInputs) -> str:
+    if not inputs.rollouts:
+        return ""
+    cut = sum(rollout.finish_reason == "length" for rollout in inputs.rollouts) / len(inputs.rollouts)
+    parsed = sum(rollout.answer is not None for rollout in inputs.rollouts) / len(inputs.rollouts)
+    return (
+        f"Rollouts: the frozen {inputs.model_name} gave {len(inputs.rollouts):,} zero-shot replies at "
+        f"temperature {inputs.setting('rollouts.temperature', 'unknown')}; {parsed:.1%} had a readable "
+        f"answer, {cut:.1%} were cut at the length limit."
+    )
+
+
+def _selection(inputs: ReportInputs) -> str:
+    if not inputs.selection:
+        return ""
+    kept = sum(s.selected for s in inputs.selection)
+    return (
+        f"Selection: {kept:,} of {len(inputs.selection):,} questions, the "
+        f"{inputs.setting('selection.keep', 'lowest')} {inputs.setting('selection.fraction', 0.2):.0%} by "
+        f"{inputs.setting('selection.score', 'consensus')}."
+    )
+
+
+def _contexts(inputs: ReportInputs) -> str:
+    if not inputs.contexts:
+        return ""
+    shown = sum(len(context.demonstrations) for context in inputs.contexts) / len(inputs.contexts)
+    dropped = sum(context.num_demonstrations_dropped for context in inputs.contexts)
+    what = RETRIEVALS.get(inputs.setting("contexts.retrieval", "neuron_overlap"), "other questions")
+    return (
+        f"Teacher contexts: {shown:.1f} demonstrations on average, {what}, each with the model's own reply; "
+        f"{dropped:,} demonstrations dropped to fit the token budget."
+    )
+
+
+def _training(inputs: ReportInputs) -> str:
+    if not inputs.training_metrics:
+        return ""
+    divergence = DIVERGENCES.get(inputs.setting("training.divergence"), "a divergence")
+    teacher = TEACHERS.get(inputs.setting("training.teacher"), "")
+    return (
+        f"Training: {len(inputs.training_metrics):,} steps of {inputs.setting('training.batch_size', '?')} "
+        f"questions. The student answered by itself; on its own tokens {divergence}, was made smaller, "
+        f"towards a teacher that reads the demonstrations and {teacher}."
+    )
+
+
+def _evaluation(inputs: ReportInputs) -> str:
+    results = inputs.results
+    if not results:
+        return ""
+    return (
+        f"Evaluation: {results['num_samples']} samples a question at temperature {results['temperature']}, "
+        f"before and after training, on the same questions; {results['num_bootstrap']:,} bootstrap "
+        "resamples."
+    )
+
+
+def selection_in_words(inputs: ReportInputs) -> Paragraph:
+    """What s(x) is, and the caution about length."""
+    return Paragraph(
+        "The consensus score s(x) counts the neurons that contributed most to the model's reply; few "
+        "neurons are read as high consensus. It depends on the reply's length as well, so a selection by "
+        "s(x) can be a selection by length: the correlations say how much of that is so here."
+    )
+
+
+def example_in_words(inputs: ReportInputs, question_id: str, context: TeacherContext | None) -> Paragraph:
+    """What the example shows, with token counts."""
+    if context is None:
+        return Paragraph(f"Question {question_id}.")
+    return Paragraph(
+        f"Question {question_id}: the student reads {context.num_student_prompt_tokens:,} tokens, the "
+        f"teacher {context.num_teacher_prompt_tokens:,}, with {len(context.demonstrations)} demonstrations "
+        f"({context.num_demonstrations_dropped} dropped to fit). Both prompts come from one function."
+    )
+
+
+def training_in_words(inputs: ReportInputs) -> Paragraph:
+    """What the curves are for."""
+    return Paragraph(
+        "A falling loss says that the student moved towards the teacher, not that it got better; that is "
+        "for the results to say. Completion length and truncation are the guard rails: a collapse shows "
+        "there first."
+    )
+
+
+def how_to_read(inputs: ReportInputs) -> list[Block]:
+    """Definitions, and what the numbers cannot show."""
+    items = [
+        "Avg@k: share of all k samples that are right, averaged over questions. Maj@k: share of questions "
+        "whose majority answer is right; ties go to the answer given first.",
+        "An answer that cannot be read stays in every denominator; where it wins the vote, the answer is "
+        "wrong.",
+        "Balanced accuracy: the mean over gold answers of the majority answer's accuracy on each; a model "
+        "that always says the same letter gains nothing on it.",
+        "ECE-15: the mean gap between confidence and accuracy over 15 equal bins of confidence. It is "
+        "above 0 even for a perfectly calibrated model, the more so the fewer questions there are. Brier "
+        "score, negative log-likelihood and AURC: small is good. AUROC: large is good. Overconfidence: "
+        "mean confidence less accuracy.",
+        "“No difference shown” means that the 95 % interval covers 0. It does not mean that there is no "
+        "difference.",
+        "Intervals are over questions of this run: they do not contain the variation between training seeds.",
+    ]
+    return [Bullets(items)] if inputs.results else []
+
+
+def subtitle(inputs: ReportInputs) -> str:
+    """One line under the title: how it was trained, or how far the run has come."""
+    if not inputs.results:
+        return "An unfinished run: what is missing is named below."
+    kept = sum(s.selected for s in inputs.selection)
+    what = f"{kept:,} selected questions" if kept else "questions"
+    return (
+        f"Self-distilled from {what} without a single answer, then compared with the model it started from."
+    )

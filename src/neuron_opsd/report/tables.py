@@ -1,0 +1,192 @@
+"""Numbers as text, and the tables of results: the one source for page, report.md and model card."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neuron_opsd.report.blocks import Card, Table
+from neuron_opsd.statistics import Correlation
+
+NOT_DEFINED = "–"
+HEADLINES = ("avg", "maj", "ece")
+HEADLINES_WITHOUT_GOLD = ("vote_share", "parse_rate", "completion_tokens")
+MORE_METRICS = ("ece_10", "ece_adaptive", "mce", "nll", "aurc")  # in a folded table of their own
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """A number as the report writes it: counts whole, large values with one decimal, others with three."""
+    if value is None or not math.isfinite(value):
+        return NOT_DEFINED
+    if isinstance(value, int) and not signed:
+        return f"{value:,}"
+    digits = 1 if abs(value) >= 10 else 3
+    if 0 < abs(value) < 0.001:
+        return f"{value:+.1e}".replace("-", "−") if signed else f"{value:.1e}".replace("-", "−")
+    return (f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}").replace("-", "−")
+
+
+def interval_text(entry: Mapping[str, Any]) -> str:
+    """A value with its interval, where there is one."""
+    if entry.get("value") is None:
+        return NOT_DEFINED
+    if entry.get("low") is None:
+        return number(entry["value"])
+    return f"{number(entry['value'])} ({number(entry['low'])} to {number(entry['high'])})"
+
+
+def difference_text(entry: Mapping[str, Any]) -> str:
+    """A signed difference with its interval, where there is one."""
+    if entry.get("value") is None:
+        return NOT_DEFINED
+    if entry.get("low") is None:
+        return number(entry["value"], signed=True)
+    ends = f"{number(entry['low'], signed=True)} to {number(entry['high'], signed=True)}"
+    return f"{number(entry['value'], signed=True)} ({ends})"
+
+
+def headline_cards(block: Mapping[str, Any]) -> list[Card]:
+    """Before and after of the metrics that matter most, by whether there are gold answers."""
+    names = HEADLINES if block["num_with_gold"] else HEADLINES_WITHOUT_GOLD
+    entries = [block["metrics"][name] for name in names if name in block["metrics"]]
+    return [
+        Card(
+            entry["label"],
+            number(entry["base"]["value"]),
+            number(entry["trained"]["value"]),
+            difference_text(entry["difference"]),
+            verdict_text(entry),
+        )
+        for entry in entries
+    ]
+
+
+def verdict_text(entry: Mapping[str, Any]) -> str:
+    """The verdict, with whether a shown difference is the wanted one."""
+    verdict = entry["verdict"]
+    if verdict not in ("higher", "lower") or entry["better"] == "neither":
+        return verdict
+    return f"{verdict} ({'better' if verdict == entry['better'] else 'worse'})"
+
+
+def metrics_table(caption: str, block: Mapping[str, Any], *, more: bool = False) -> Table:
+    """Every metric before and after, the paired difference, its verdict; `more`: further calibration ones."""
+    rows = [
+        [entry["label"], *(interval_text(entry[role]) for role in ("base", "trained")), *_difference(entry)]
+        for name, entry in block["metrics"].items()
+        if (name in MORE_METRICS) == more
+    ]
+    return Table(
+        caption,
+        ["Metric", "Before", "After", "Difference", "Verdict"],
+        rows,
+        note=_counts(block),
+        folded=more,
+    )
+
+
+def _difference(entry: Mapping[str, Any]) -> list[str]:
+    return [difference_text(entry["difference"]), verdict_text(entry)]
+
+
+def _counts(block: Mapping[str, Any]) -> str:
+    words = [f"{block['num_questions']:,} questions, {block['num_with_gold']:,} with a gold answer"]
+    if block.get("num_domains"):
+        words.append(f"mean over {block['num_domains']} domain(s), each counted once")
+    majority = block.get("majority_class")
+    if majority:
+        words.append(f"always answering “{majority['answer']}” would score {number(majority['rate'])}")
+    ties = block.get("num_ties")
+    if ties and any(ties.values()):
+        words.append(f"tied votes: {ties['base']} before, {ties.get('trained', 0)} after")
+    return "; ".join(words) + ". In brackets: 95 % intervals, bootstrap over questions."
+
+
+def calibration_table(results: Mapping[str, Any]) -> Table | None:
+    """ECE beside the value that a perfectly calibrated model would show at the same number of questions."""
+    rows = []
+    for where, block in domain_blocks(results):
+        entry = block["metrics"].get("ece")
+        if entry:
+            for role, word in (("base", "before"), ("trained", "after")):
+                ideal, parts = entry["perfectly_calibrated"][role], block["brier_parts"][role]
+                ideal_text = f"{number(ideal['mean'])} ({number(ideal['low'])} to {number(ideal['high'])})"
+                values = [number(parts[key]) for key in ("reliability", "resolution", "uncertainty")]
+                rows.append([where, word, interval_text(entry[role]), ideal_text, *values])
+    columns = [
+        "Domain",
+        "Training",
+        "ECE",
+        "Perfectly calibrated",
+        "Reliability",
+        "Resolution",
+        "Uncertainty",
+    ]
+    note = (
+        "“Perfectly calibrated”: the ECE that a model right exactly as often as it says would show with "
+        "these confidences and this many questions (mean and central 95 % of simulations). Reliability "
+        "(small is good), resolution (large is good) and uncertainty are the parts of the Brier score."
+    )
+    return Table("Calibration error in context", columns, rows, note, num_text_columns=2) if rows else None
+
+
+def changes_table(results: Mapping[str, Any]) -> Table | None:
+    """What changed in the answers, beside what sampling the same model twice would change."""
+    rows = []
+    for where, block in domain_blocks(results):
+        for change in block.get("changes", {}).values():
+            chance = change["by_chance"]
+            by_chance = f"{number(chance['mean'])} ({number(chance['low'])} to {number(chance['high'])})"
+            rows.append([where, change["label"], number(change["value"]), by_chance, change["verdict"]])
+    columns = ["Domain", "What", "Measured", "By sampling alone", "Verdict"]
+    note = "“By sampling alone”: both models' samples pooled and dealt out again, mean and central 95 %."
+    return (
+        Table("Changed answers; no gold answer needed", columns, rows, note, num_text_columns=2)
+        if rows
+        else None
+    )
+
+
+def distribution_table(results: Mapping[str, Any]) -> Table | None:
+    """Share of each answer letter before, after and in the key."""
+    rows, letters = [], dict[str, None]()
+    blocks = [(where, block["answer_distribution"]) for where, block in domain_blocks(results)]
+    blocks = [(where, shares) for where, shares in blocks if shares]
+    for _, shares in blocks:
+        letters.update(dict.fromkeys(name for name in shares["base"] if name != "unparsable"))
+    names = [*sorted(letters), "unparsable"]
+    for where, shares in blocks:
+        for role, word in (("base", "before"), ("trained", "after"), ("gold", "gold answers")):
+            if role in shares:
+                rows.append([where, word, *(number(shares[role].get(name, 0.0)) for name in names)])
+    columns = ["Domain", "Whose", *names]
+    caption = "Distribution of answers over letters"
+    return Table(caption, columns, rows, num_text_columns=2, folded=True) if rows else None
+
+
+def correlation_table(named: Sequence[tuple[str, Correlation]]) -> Table:
+    """Correlations with intervals."""
+    rows = [
+        [
+            what,
+            c.name,
+            interval_text({"value": c.value, "low": _finite(c.low), "high": c.high}),
+            f"{c.num_items:,}",
+        ]
+        for what, c in named
+    ]
+    return Table(
+        "Correlations with 95 % intervals",
+        ["Between", "Kind", "Value", "Questions"],
+        rows,
+        num_text_columns=2,
+    )
+
+
+def domain_blocks(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """In-domain first, then the other domains, with their names."""
+    blocks = [(f"{results['train_domain']} (in)", results["in"])] if results.get("in") else []
+    return blocks + list(results["cross"]["domains"].items())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
