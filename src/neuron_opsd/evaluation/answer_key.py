@@ -147,8 +147,8 @@ def _row_choices(row: _Row, question: Question) -> tuple[str, ...]:
         return question.choices
     if sorted(map(normalise, choices)) != sorted(map(normalise, question.choices)):
         raise DataError(
-            f"{row.where}: its choices are not those of question '{question.question_id}', so its answer cannot "
-            "be mapped. Remove the choices here, or use the file that the questions came from."
+            f"{row.where}: its choices are not those of question '{question.question_id}', so its answer "
+            "cannot be mapped. Remove the choices here, or use the file that the questions came from."
         )
     originals = {normalise(choice): choice for choice in question.choices}
     return tuple(originals[normalise(choice)] for choice in choices)

@@ -298,7 +298,8 @@ def _change(label: str, value: float, by_chance: Array, num_items: int) -> dict[
 def _mean_block(blocks: Mapping[str, dict[str, Any]], draws: Mapping[str, Draws]) -> dict[str, Any]:
     """Mean over domains, each counted once; its draws are means of the domains' independent draws."""
     entries = {}
-    names = dict.fromkeys(name for block in blocks.values() for name in block["metrics"])
+    listed = [name for block in blocks.values() for name in block["metrics"]]
+    names = [name for name in metrics.NAMES if name in listed]
     for name in names:
         members = [d for d, b in blocks.items() if name in b["metrics"] and _is_complete(b["metrics"][name])]
         if members:

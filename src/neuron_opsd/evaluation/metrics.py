@@ -56,6 +56,9 @@ def metrics_of(num_samples: int, num_bins: int) -> list[Metric]:
     ]
 
 
+NAMES = tuple(metric.name for metric in metrics_of(8, 15))  # their order does not depend on the settings
+
+
 def label_free_statistics(votes: Votes) -> dict[str, Statistic]:
     """Metrics that need no gold answer, as functions of weights over all questions."""
     return {

@@ -7,7 +7,7 @@ from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 
 NO_DIFFERENCE = "no difference shown"
 TOO_FEW = "too few questions"
-WITH_GOLD = ("avg", "maj", "ece", "overconfidence")
+WITH_GOLD = ("avg", "maj", "ece")
 LABEL_FREE = ("vote_share", "parse_rate", "completion_tokens")
 
 
@@ -42,8 +42,11 @@ def _sentences(where: str, block: Mapping[str, Any]) -> list[str]:
     sentences = []
     if not block["num_with_gold"]:
         sentences.append(f"{where}: no gold answers, so nothing is claimed about accuracy or calibration.")
-    names = [name for name in (*WITH_GOLD, *LABEL_FREE) if name in block["metrics"]]
-    sentences += [f"{where}: {_sentence(block['metrics'][name])}" for name in names]
+    entries = block["metrics"]
+    names = [name for name in WITH_GOLD if name in entries]
+    # Beside accuracy, what needs no answers is worth a sentence only where it changed.
+    names += [name for name in LABEL_FREE if not names or entries[name]["verdict"] != NO_DIFFERENCE]
+    sentences += [f"{where}: {_sentence(entries[name])}" for name in names]
     flips = block.get("changes", {}).get("answers_flipped")
     if flips:
         chance = flips["by_chance"]
@@ -62,4 +65,4 @@ def _sentence(entry: Mapping[str, Any]) -> str:
         return f"{values}; {entry['verdict']} for an interval."
     value, low, high = (f"{change[end]:+.{digits}f}" for end in ("value", "low", "high"))
     verdict = entry["verdict"] if entry["verdict"] == NO_DIFFERENCE else f"{entry['verdict']} after training"
-    return f"{values}; {verdict} ({value}, 95 % interval {low} to {high})."
+    return f"{values}; {verdict} ({value}, 95% interval {low} to {high})."

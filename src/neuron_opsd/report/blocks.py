@@ -17,6 +17,11 @@ class Paragraph:
 
 
 @dataclass(frozen=True, slots=True)
+class Heading:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bullets:
     items: Sequence[str]
 
@@ -84,7 +89,7 @@ class Browser:
     note: str
 
 
-Block = Paragraph | Bullets | Cards | Table | Figures | Text | Browser
+Block = Heading | Paragraph | Bullets | Cards | Table | Figures | Text | Browser
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 
 from neuron_opsd.report import figures, story, tables
-from neuron_opsd.report.blocks import Block, Bullets, Cards, Figure, Figures, Paragraph, Section, Table, Text
+from neuron_opsd.report.blocks import (
+    Block,
+    Bullets,
+    Cards,
+    Figure,
+    Figures,
+    Heading,
+    Paragraph,
+    Section,
+    Table,
+    Text,
+)
 from neuron_opsd.report.browser import questions_browser
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.statistics import Correlation, pearson, spearman
@@ -60,8 +71,16 @@ def _summary(inputs: ReportInputs) -> list[Block]:
     blocks: list[Block] = []
     if results.get("in"):
         blocks.append(Cards(tables.headline_cards(results["in"])))
-    blocks.append(Bullets(results["verdicts"]))
-    return blocks
+    return [*blocks, *_grouped(results["verdicts"])]
+
+
+def _grouped(verdicts: Sequence[str]) -> list[Block]:
+    """Sentences of one place under one heading; each begins "place: "."""
+    groups: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        where, _, sentence = verdict.partition("): ")
+        groups.setdefault(f"{where})", []).append(sentence)
+    return [block for where, sentences in groups.items() for block in (Heading(where), Bullets(sentences))]
 
 
 def _results(inputs: ReportInputs) -> list[Block]:

@@ -11,7 +11,7 @@ from neuron_opsd.report.markup import Html, join, tag
 from neuron_opsd.report.tables import difference_text, number
 
 ROLES = {"base": "before training", "trained": "after training"}
-ROW_HEIGHT = 30  # of the interval plot
+ROW_HEIGHT = 40  # of the interval plot
 
 
 def reliability(name: str, bins: Sequence[Mapping[str, Any]], *, role: str, where: str) -> Figure:
@@ -120,15 +120,15 @@ def differences(name: str, label: str, entries: Sequence[tuple[str, Mapping[str,
         parts.append(svg.text(x.place(value), bottom + 17, svg.tick_text(value), anchor="middle"))
     parts.append(svg.text((x.start + x.end) / 2, height - 8, title, anchor="middle", class_="label"))
     for row, (where, change) in enumerate(drawable):
-        at = svg.TOP + ROW_HEIGHT * row + 22
-        parts.append(svg.text(x.start, at - 10, _clip(where, 48), class_="label"))
+        at = svg.TOP + ROW_HEIGHT * row + 24
+        parts.append(svg.text(x.start, at - 11, _clip(where, 48), class_="label"))
         ends_at = x.place(change["low"]), x.place(change["high"])
         parts.append(tag("line", class_="interval", x1=ends_at[0], x2=ends_at[1], y1=at, y2=at))
         parts.append(tag("circle", class_="mark trained", cx=x.place(change["value"]), cy=at, r=4.5))
     parts.append(tag("line", class_="axis", x1=x.start, x2=x.end, y1=bottom, y2=bottom))
     description = "; ".join(f"{where}: {difference_text(change)}" for where, change in drawable) + "."
     drawn = svg.drawing(name, title, description, join(parts), height=height)
-    return Figure(name, title, description, f"{title}, with 95 % intervals.", drawn)
+    return Figure(name, title, description, f"{title}, with 95% intervals.", drawn)
 
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:

@@ -11,7 +11,18 @@ from importlib import resources
 from typing import Any
 
 from neuron_opsd.report import story
-from neuron_opsd.report.blocks import Block, Browser, Bullets, Cards, Figures, Paragraph, Section, Table, Text
+from neuron_opsd.report.blocks import (
+    Block,
+    Browser,
+    Bullets,
+    Cards,
+    Figures,
+    Heading,
+    Paragraph,
+    Section,
+    Table,
+    Text,
+)
 from neuron_opsd.report.browser import as_json
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.markup import Html, join, tag, trusted
@@ -77,6 +88,8 @@ def _section(section: Section) -> Html:
 
 def _block(block: Block) -> Html:
     match block:
+        case Heading(text):
+            return tag("h3", text)
         case Paragraph(text, is_notice):
             return tag("p", _with_code(text), class_="notice" if is_notice else None)
         case Bullets(items):
@@ -123,23 +136,38 @@ def _verdict(verdict: str) -> Html:
 
 
 def _table(table: Table) -> Html:
+    """A table; a phone shows each row as a small list, and the roles keep it a table for screen readers."""
     heads = [
-        tag("th", name, scope="col", class_=None if index < table.num_text_columns else "number")
+        tag("th", name, scope="col", role="columnheader", class_=None if _is_text(table, index) else "number")
         for index, name in enumerate(table.columns)
     ]
-    rows = [tag("tr", [_cell(table, index, value) for index, value in enumerate(row)]) for row in table.rows]
-    made = tag("table", tag("caption", table.caption), tag("thead", tag("tr", heads)), tag("tbody", rows))
+    rows = [
+        tag("tr", [_cell(table, index, value) for index, value in enumerate(row)], role="row")
+        for row in table.rows
+    ]
+    made = tag(
+        "table",
+        tag("caption", table.caption),
+        tag("thead", tag("tr", heads, role="row"), role="rowgroup"),
+        tag("tbody", rows, role="rowgroup"),
+        role="table",
+    )
     scroller = tag("div", made, class_="scroll", role="region", aria_label=table.caption, tabindex="0")
     note = tag("p", table.note, class_="note") if table.note else None
     return _fold(table.caption, join(scroller, note)) if table.folded else join(scroller, note)
 
 
 def _cell(table: Table, index: int, value: str) -> Html:
+    name = table.columns[index]
     if index == 0:
-        return tag("th", value, scope="row")
-    if table.columns[index] == "Verdict":
-        return tag("td", _verdict(value))
-    return tag("td", value, class_=None if index < table.num_text_columns else "number")
+        return tag("th", value, scope="row", role="rowheader")
+    kind = None if _is_text(table, index) else "number"
+    shown = _verdict(value) if name == "Verdict" else tag("span", value)
+    return tag("td", shown, role="cell", class_=kind, data_label=name)
+
+
+def _is_text(table: Table, index: int) -> bool:
+    return index < table.num_text_columns or table.columns[index] == "Verdict"
 
 
 def _fold(label: str, content: Html) -> Html:

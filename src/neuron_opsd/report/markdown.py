@@ -8,10 +8,21 @@ import re
 from collections.abc import Sequence
 
 from neuron_opsd.report import story
-from neuron_opsd.report.blocks import Block, Browser, Bullets, Cards, Figures, Paragraph, Section, Table, Text
+from neuron_opsd.report.blocks import (
+    Block,
+    Browser,
+    Bullets,
+    Cards,
+    Figures,
+    Heading,
+    Paragraph,
+    Section,
+    Table,
+    Text,
+)
 from neuron_opsd.report.inputs import ReportInputs
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$!@:])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -28,8 +39,10 @@ def document(inputs: ReportInputs, sections: Sequence[Section]) -> str:
 def render(block: Block) -> str:
     """One block; the questions browser is for the page alone."""
     match block:
+        case Heading(text):
+            return f"### {inline(text)}"
         case Paragraph(text, _):
-            return "`".join(part if i % 2 else inline(part) for i, part in enumerate(text.split("`")))
+            return _with_code(text)
         case Bullets(items):
             return "\n".join(f"- {inline(item)}" for item in items)
         case Cards(items):
@@ -43,6 +56,12 @@ def render(block: Block) -> str:
             return f"{inline(label)}:\n\n{fenced(text)}"
         case Browser():
             return ""
+
+
+def _with_code(text: str) -> str:
+    """Our own sentences mark commands with backticks; inside them nothing is escaped."""
+    parts = text.split("`")
+    return " ".join(f"`{part}`" if i % 2 else inline(part) for i, part in enumerate(parts) if part.strip())
 
 
 def table(content: Table) -> str:
@@ -62,7 +81,7 @@ def inline(text: str) -> str:
     text = "".join(_ENTITIES.get(c, c) for c in text)
     text = re.sub(r"&(?!amp;|lt;|gt;)", "&amp;", text)
     text = _SPECIAL.sub(r"\\\1", text)
-    return re.sub(r"^(\d+)([.)])", r"\1\\\2", re.sub(r"^([-+=])(?=\s|$)", r"\\\1", text))
+    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", re.sub(r"^([-+=])(?=\s|$)", r"\\\1", text))
 
 
 def fenced(text: str) -> str:

@@ -153,7 +153,7 @@ def how_to_read(inputs: ReportInputs) -> list[Block]:
         "above 0 even for a perfectly calibrated model, the more so the fewer questions there are. Brier "
         "score, negative log-likelihood and AURC: small is good. AUROC: large is good. Overconfidence: "
         "mean confidence less accuracy.",
-        "“No difference shown” means that the 95 % interval covers 0. It does not mean that there is no "
+        "“No difference shown” means that the 95% interval covers 0. It does not mean that there is no "
         "difference.",
         "Intervals are over questions of this run: they do not contain the variation between training seeds.",
     ]

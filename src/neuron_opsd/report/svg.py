@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from neuron_opsd.report.markup import Html, join, tag
 
 WIDTH, HEIGHT = 360, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 14, 46
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,9 @@ def tick_text(value: float) -> str:
         return f"{value / 1_000_000:g}M"
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
+    if 0 < abs(value) < 1e-3:
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits.removesuffix('.0')}e{int(power)}".replace("-", "−")
     return f"{value:.6g}".replace("-", "−")
 
 

@@ -13,15 +13,15 @@ HEADLINES_WITHOUT_GOLD = ("vote_share", "parse_rate", "completion_tokens")
 MORE_METRICS = ("ece_10", "ece_adaptive", "mce", "nll", "aurc")  # in a folded table of their own
 
 
-def number(value: float | None, *, signed: bool = False) -> str:
+def number(value: float | None, *, signed: bool = False, digits: int | None = None) -> str:
     """A number as the report writes it: counts whole, large values with one decimal, others with three."""
     if value is None or not math.isfinite(value):
         return NOT_DEFINED
     if isinstance(value, int) and not signed:
         return f"{value:,}"
-    digits = 1 if abs(value) >= 10 else 3
-    if 0 < abs(value) < 0.001:
+    if digits is None and 0 < abs(value) < 0.001:
         return f"{value:+.1e}".replace("-", "−") if signed else f"{value:.1e}".replace("-", "−")
+    digits = digits or (1 if abs(value) >= 10 else 3)
     return (f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}").replace("-", "−")
 
 
@@ -29,19 +29,18 @@ def interval_text(entry: Mapping[str, Any]) -> str:
     """A value with its interval, where there is one."""
     if entry.get("value") is None:
         return NOT_DEFINED
-    if entry.get("low") is None:
-        return number(entry["value"])
-    return f"{number(entry['value'])} ({number(entry['low'])} to {number(entry['high'])})"
+    digits = _digits(entry["value"])
+    value, low, high = (number(entry.get(end), digits=digits) for end in ("value", "low", "high"))
+    return value if low == NOT_DEFINED else f"{value} ({low} to {high})"
 
 
-def difference_text(entry: Mapping[str, Any]) -> str:
+def difference_text(entry: Mapping[str, Any], *, digits: int = 3) -> str:
     """A signed difference with its interval, where there is one."""
     if entry.get("value") is None:
         return NOT_DEFINED
-    if entry.get("low") is None:
-        return number(entry["value"], signed=True)
-    ends = f"{number(entry['low'], signed=True)} to {number(entry['high'], signed=True)}"
-    return f"{number(entry['value'], signed=True)} ({ends})"
+    ends = (number(entry.get(end), signed=True, digits=digits) for end in ("value", "low", "high"))
+    value, low, high = ends
+    return value if low == NOT_DEFINED else f"{value} ({low} to {high})"
 
 
 def headline_cards(block: Mapping[str, Any]) -> list[Card]:
@@ -53,8 +52,7 @@ def headline_cards(block: Mapping[str, Any]) -> list[Card]:
             entry["label"],
             number(entry["base"]["value"]),
             number(entry["trained"]["value"]),
-            difference_text(entry["difference"]),
-            verdict_text(entry),
+            *_difference(entry),
         )
         for entry in entries
     ]
@@ -85,7 +83,14 @@ def metrics_table(caption: str, block: Mapping[str, Any], *, more: bool = False)
 
 
 def _difference(entry: Mapping[str, Any]) -> list[str]:
-    return [difference_text(entry["difference"]), verdict_text(entry)]
+    values = [entry[role]["value"] for role in ("base", "trained")]
+    digits = min(_digits(value) for value in values)
+    return [difference_text(entry["difference"], digits=digits), verdict_text(entry)]
+
+
+def _digits(value: float | None) -> int:
+    """Decimals of a metric: a length in tokens needs one, a share three."""
+    return 1 if value is not None and abs(value) >= 10 else 3
 
 
 def _counts(block: Mapping[str, Any]) -> str:
@@ -98,7 +103,7 @@ def _counts(block: Mapping[str, Any]) -> str:
     ties = block.get("num_ties")
     if ties and any(ties.values()):
         words.append(f"tied votes: {ties['base']} before, {ties.get('trained', 0)} after")
-    return "; ".join(words) + ". In brackets: 95 % intervals, bootstrap over questions."
+    return "; ".join(words) + ". In brackets: 95% intervals, bootstrap over questions."
 
 
 def calibration_table(results: Mapping[str, Any]) -> Table | None:
@@ -123,7 +128,7 @@ def calibration_table(results: Mapping[str, Any]) -> Table | None:
     ]
     note = (
         "“Perfectly calibrated”: the ECE that a model right exactly as often as it says would show with "
-        "these confidences and this many questions (mean and central 95 % of simulations). Reliability "
+        "these confidences and this many questions (mean and central 95% of simulations). Reliability "
         "(small is good), resolution (large is good) and uncertainty are the parts of the Brier score."
     )
     return Table("Calibration error in context", columns, rows, note, num_text_columns=2) if rows else None
@@ -138,7 +143,7 @@ def changes_table(results: Mapping[str, Any]) -> Table | None:
             by_chance = f"{number(chance['mean'])} ({number(chance['low'])} to {number(chance['high'])})"
             rows.append([where, change["label"], number(change["value"]), by_chance, change["verdict"]])
     columns = ["Domain", "What", "Measured", "By sampling alone", "Verdict"]
-    note = "“By sampling alone”: both models' samples pooled and dealt out again, mean and central 95 %."
+    note = "“By sampling alone”: both models' samples pooled and dealt out again, mean and central 95%."
     return (
         Table("Changed answers; no gold answer needed", columns, rows, note, num_text_columns=2)
         if rows
@@ -175,7 +180,7 @@ def correlation_table(named: Sequence[tuple[str, Correlation]]) -> Table:
         for what, c in named
     ]
     return Table(
-        "Correlations with 95 % intervals",
+        "Correlations with 95% intervals",
         ["Between", "Kind", "Value", "Questions"],
         rows,
         num_text_columns=2,
