@@ -42,9 +42,21 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     return inner.base_model  # pyright: ignore[reportReturnType]
 
 
-def logits_from_hidden(model: PreTrainedModel, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
-    """Logits in float32, with the family's scaling (Cohere, Granite) and soft cap (Gemma) applied."""
-    logits = model.get_output_embeddings()(hidden).float()
+def logits_from_hidden(
+    model: PreTrainedModel, hidden: Float[Tensor, "*batch hidden"], *, weight: Tensor | None = None
+) -> Float[Tensor, "*batch vocab"]:
+    """Logits in float32, with the family's scaling (Cohere, Granite) and soft cap (Gemma) applied.
+
+    Args:
+        model: Gives the head and the family's settings.
+        hidden: Last hidden states.
+        weight: Another unembedding matrix than the model's (the teacher's, where the head is trained).
+    """
+    head = model.get_output_embeddings()
+    if weight is None or weight is head.weight:
+        logits = head(hidden).float()
+    else:
+        logits = nn.functional.linear(hidden, weight, getattr(head, "bias", None)).float()
     config = model.config.get_text_config()
     if getattr(config, "logit_scale", None):
         logits = logits * config.logit_scale
