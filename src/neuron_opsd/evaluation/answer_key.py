@@ -108,7 +108,7 @@ def _choice_index(text: str, choices: tuple[str, ...], *, is_number: bool, row: 
         )
     if letter and not same_text:
         return _checked_letter(letter[1], choices, row)
-    found = same_text or [i for i, c in enumerate(choices) if normalise_answer(c) == normalise_answer(text)]
+    found = same_text or _similar_texts(text, choices, has_letter=both is not None)
     if len(found) == 1:
         return found[0]
     if both and not found:
@@ -117,6 +117,12 @@ def _choice_index(text: str, choices: tuple[str, ...], *, is_number: bool, row: 
     raise DataError(
         f"{row.where}: answer '{_shorten(text)}' {problem}. Write the letter: A to {_last_letter(choices)}."
     )
+
+
+def _similar_texts(text: str, choices: tuple[str, ...], *, has_letter: bool) -> list[int]:
+    """Choices with this text but for case, articles and punctuation; the "A." of "A. blue" is no article."""
+    canonical = str.casefold if has_letter else normalise_answer
+    return [i for i, choice in enumerate(choices) if canonical(choice.strip()) == canonical(text)]
 
 
 def _checked_letter(letter: str, choices: tuple[str, ...], row: _Row) -> int:

@@ -63,6 +63,6 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     values = f"{entry['label']} {base:.{digits}f} before, {trained:.{digits}f} after"
     if entry["verdict"] in (TOO_FEW, "not defined"):
         return f"{values}; {entry['verdict']} for an interval."
-    value, low, high = (f"{change[end]:+.{digits}f}" for end in ("value", "low", "high"))
+    value, low, high = (f"{change[end]:+.{digits}f}".replace("-", "−") for end in ("value", "low", "high"))
     verdict = entry["verdict"] if entry["verdict"] == NO_DIFFERENCE else f"{entry['verdict']} after training"
     return f"{values}; {verdict} ({value}, 95% interval {low} to {high})."
