@@ -7,9 +7,9 @@ pairing).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Num
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -69,9 +69,7 @@ def bootstrap_draws(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def bootstrap_interval(
-    value: float, draws: Float[np.ndarray, " resamples"], *, level: float = LEVEL
-) -> Interval:
+def bootstrap_interval(value: float, draws: NDArray[Any], *, level: float = LEVEL) -> Interval:
     """Percentile interval of the draws, moved so that the draws' mean lies on the estimate.
 
     A resample repeats questions, so statistics with a finite-sample bias (an ECE) are larger on resamples
@@ -88,8 +86,8 @@ def bootstrap_interval(
 
 
 def paired_mean_difference(
-    before: Num[np.ndarray, " items"],
-    after: Num[np.ndarray, " items"],
+    before: NDArray[Any],
+    after: NDArray[Any],
     *,
     num_resamples: int = 2000,
     seed: int | list[int] = 0,
@@ -108,16 +106,12 @@ def paired_mean_difference(
     return bootstrap_interval(float(change.mean()), draws["mean"], level=level)
 
 
-def pearson(
-    first: Num[np.ndarray, " items"], second: Num[np.ndarray, " items"], *, level: float = LEVEL
-) -> Correlation:
+def pearson(first: NDArray[Any], second: NDArray[Any], *, level: float = LEVEL) -> Correlation:
     """Pearson's r with Fisher's z interval, z = atanh(r) +- q / sqrt(n - 3); NaN for a constant side."""
     return _correlation("Pearson", np.asarray(first, float), np.asarray(second, float), 1.0, level)
 
 
-def spearman(
-    first: Num[np.ndarray, " items"], second: Num[np.ndarray, " items"], *, level: float = LEVEL
-) -> Correlation:
+def spearman(first: NDArray[Any], second: NDArray[Any], *, level: float = LEVEL) -> Correlation:
     """Spearman's rho (Pearson's r of average ranks), interval by Fisher's z.
 
     The variance of z is (1 + rho^2 / 2) / (n - 3) (Bonett and Wright, Psychometrika 2000).

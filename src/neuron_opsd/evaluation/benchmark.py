@@ -17,19 +17,13 @@ from numpy.typing import NDArray
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation import calibration, metrics
-from neuron_opsd.evaluation.votes import (
-    Votes,
-    answers_flipped,
-    count_votes,
-    group_rollouts,
-    resampled_flips,
-)
+from neuron_opsd.evaluation.changes import answer_distribution, measure_changes
+from neuron_opsd.evaluation.votes import Votes, count_votes, group_rollouts
 from neuron_opsd.evaluation.wording import verdict_of, verdict_sentences
 from neuron_opsd.records import Question, Rollout
 from neuron_opsd.statistics import LEVEL, Draws, bootstrap_draws, bootstrap_interval
 
 Array = NDArray[np.float64]
-NUM_PERMUTATIONS = 400  # for what sampling alone would change
 NUM_SIMULATIONS = 1000  # for the ECE of a perfectly calibrated model
 
 
@@ -143,9 +137,9 @@ def _block(
         _add_perfect_ece(block["metrics"]["ece"], votes, settings, seed)
         block["reliability"] = {role: _reliability(one, settings.num_bins) for role, one in votes.items()}
         block["brier_parts"] = {role: _brier_parts(one) for role, one in votes.items()}
-    block["answer_distribution"] = _answer_distribution(votes)
+    block["answer_distribution"] = answer_distribution(votes)
     if "trained" in votes:
-        block["changes"] = _changes(base, votes["trained"], settings, seed)
+        block["changes"] = measure_changes(base, votes["trained"], seed)
     return _plain(block), draws
 
 
@@ -237,62 +231,6 @@ def _brier_parts(votes: Votes) -> dict[str, float]:
     return calibration.brier_decomposition(
         votes.vote_share[votes.has_gold], votes.majority_correct[votes.has_gold]
     )
-
-
-def _answer_distribution(votes: dict[str, Votes]) -> dict[str, dict[str, float]] | None:
-    """Share of each letter among all samples, and in the key; None where no question has choices."""
-    base = votes["base"]
-    if not base.is_choice.any():
-        return None
-    letters = metrics.answer_letters(*votes.values())
-    names = [*letters, metrics.UNPARSABLE]
-    shares = {
-        role: dict(zip(names, metrics.answer_rows(v, letters).mean(axis=0), strict=True))
-        for role, v in votes.items()
-    }
-    gold = [a for a, is_choice in zip(base.gold, base.is_choice, strict=True) if is_choice and a is not None]
-    if gold:
-        shares["gold"] = {letter: gold.count(letter) / len(gold) for letter in letters}
-    return shares
-
-
-def _changes(base: Votes, trained: Votes, settings: EvaluationSettings, seed: list[int]) -> dict[str, Any]:
-    """What changed, needing no gold answer; beside each, what sampling the same model twice would show."""
-    flipped = answers_flipped(base, trained)
-    by_chance = resampled_flips(base, trained, num_permutations=NUM_PERMUTATIONS, seed=[*seed, 4])
-    changes = {
-        "answers_flipped": _change("Majority answers flipped", float(flipped.mean()), by_chance, len(base))
-    }
-    letters = metrics.answer_letters(base, trained)
-    rows = metrics.answer_rows(base, letters), metrics.answer_rows(trained, letters)
-    if len(rows[0]):
-        shift = float(metrics.total_variation(rows[0].mean(axis=0), rows[1].mean(axis=0)))
-        by_chance = _resampled_shift(*rows, seed=[*seed, 5])
-        changes["answer_shift"] = _change("Shift of the answer distribution", shift, by_chance, len(rows[0]))
-    return changes
-
-
-def _resampled_shift(first: Array, second: Array, *, seed: list[int]) -> Array:
-    """Total variation when each question's two models are swapped by the toss of a coin."""
-    generator = np.random.default_rng(seed)
-    signs = generator.choice([-1.0, 1.0], size=(NUM_PERMUTATIONS, first.shape[0]))
-    return np.abs(signs @ (second - first)).sum(axis=-1) / (2 * first.shape[0])
-
-
-def _change(label: str, value: float, by_chance: Array, num_items: int) -> dict[str, Any]:
-    low, high = np.quantile(by_chance, [0.025, 0.975])
-    expected = {"mean": float(by_chance.mean()), "low": float(low), "high": float(high)}
-    if num_items < metrics.MIN_QUESTIONS:
-        verdict = "too few questions"
-    else:
-        verdict = "more than sampling alone" if value > high else "no difference shown"
-    return {
-        "label": label,
-        "value": value,
-        "by_chance": expected,
-        "num_questions": num_items,
-        "verdict": verdict,
-    }
 
 
 def _mean_block(blocks: Mapping[str, dict[str, Any]], draws: Mapping[str, Draws]) -> dict[str, Any]:

@@ -71,9 +71,9 @@ def count_votes(
         num_samples=_array([len(given) for given in answers]),
         vote_share=_array([vote.share for vote in votes]),
         parsed_fraction=_array([sum(a is not None for a in given) / len(given) for given in answers]),
-        completion_tokens=_array([np.mean([len(r.completion_ids) for r in group]) for group in rollouts]),
+        completion_tokens=_array([_mean([len(r.completion_ids) for r in group]) for group in rollouts]),
         truncated_fraction=_array(
-            [np.mean([r.finish_reason == "length" for r in group]) for group in rollouts]
+            [_mean([r.finish_reason == "length" for r in group]) for group in rollouts]
         ),
         answer_entropy=_array([_entropy(given) for given in answers]),
         has_gold=np.array([answer is not None for answer in gold], dtype=bool),
@@ -155,6 +155,10 @@ def _entropy(answers: Sequence[str | None]) -> float:
 def _is_tied(answers: Sequence[str | None]) -> bool:
     counts = [count for _, count in Counter(answers).most_common(2)]
     return len(counts) == 2 and counts[0] == counts[1]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _array(values: Sequence[float]) -> Array:

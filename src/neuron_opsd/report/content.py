@@ -34,12 +34,15 @@ CITATION = """@misc{chen2026neuron,
 # Training numbers that get a curve, in this order; others follow. Times differ between equal runs: no curve.
 CURVES = {
     "loss": "Loss",
+    "divergence": "Divergence from the teacher (nats per token)",
+    "student_entropy": "Student's entropy (nats per token)",
+    "teacher_entropy": "Teacher's entropy (nats per token)",
     "grad_norm": "Gradient norm",
     "learning_rate": "Learning rate",
     "completion_tokens_mean": "Completion length (tokens)",
     "truncated_fraction": "Truncated share",
 }
-_NO_CURVE = ("step", "epoch", "seed")
+_NO_CURVE = ("step", "epoch", "seed", "num_completion_tokens")
 _TIME_WORDS = ("second", "time", "per_sec", "memory", "date")
 
 
@@ -272,11 +275,14 @@ def _rollout_cost(inputs: ReportInputs) -> list[str] | None:
 
 
 def _training_cost(inputs: ReportInputs) -> list[str] | None:
-    batch = inputs.setting("training.batch_size")
-    _, means = _series(inputs.training_metrics, "completion_tokens_mean")
-    if not means or not batch:
+    batch = inputs.setting("training.batch_size", 0)
+    _, tokens = _series(inputs.training_metrics, "num_completion_tokens")
+    if not tokens:
+        _, means = _series(inputs.training_metrics, "completion_tokens_mean")
+        tokens = [mean * batch for mean in means]
+    if not tokens or not batch:
         return None
-    return ["The student's samples in training", f"{len(means) * batch:,}", f"{round(sum(means) * batch):,}"]
+    return ["The student's samples in training", f"{len(tokens) * batch:,}", f"{round(sum(tokens)):,}"]
 
 
 def _evaluation_cost(inputs: ReportInputs) -> list[list[str]]:
