@@ -143,7 +143,9 @@ def changes_table(results: Mapping[str, Any]) -> Table | None:
             by_chance = f"{number(chance['mean'])} ({number(chance['low'])} to {number(chance['high'])})"
             rows.append([where, change["label"], number(change["value"]), by_chance, change["verdict"]])
     columns = ["Domain", "What", "Measured", "By sampling alone", "Verdict"]
-    note = "“By sampling alone”: both models' samples pooled and dealt out again, mean and central 95%."
+    note = (
+        "“By sampling alone”: before and after exchanged at random within each question; mean, central 95%."
+    )
     return (
         Table("Changed answers; no gold answer needed", columns, rows, note, num_text_columns=2)
         if rows
