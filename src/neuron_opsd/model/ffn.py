@@ -54,7 +54,7 @@ def find_ffns(model: nn.Module) -> list[FeedForward]:
     """
     model = unwrap_adapters(model)
     config = model.config.get_text_config()
-    _refuse_experts(config)
+    check_architecture(config)
     d_ff, hidden = _ffn_width(config), config.hidden_size
     return [
         _find_ffn(block, layer, d_ff, hidden, config) for layer, block in enumerate(_layers(model, config))
@@ -102,7 +102,12 @@ def _activation_of(ffn: FeedForward) -> nn.Module:
     return ffn.activation
 
 
-def _refuse_experts(config: PretrainedConfig) -> None:
+def check_architecture(config: PretrainedConfig) -> None:
+    """Refuse what `find_ffns` cannot read, from the configuration alone.
+
+    Raises:
+        ModelError: a mixture of experts.
+    """
     experts = next((count for name in EXPERT_NAMES if (count := getattr(config, name, None))), 0)
     if experts > 1:
         raise ModelError(

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
@@ -84,8 +84,7 @@ def load_tokenizer(settings: ModelSettings, *, name: str | None = None) -> PreTr
 
 def max_context_tokens(model: PreTrainedModel) -> int | None:
     """How many tokens the model can read, where its configuration says so."""
-    config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return _context_of(model.config)
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -131,6 +130,17 @@ def _explain(location: str, reason: str) -> str:
     return f"The model in {location} cannot be loaded: {reason[:500]}"
 
 
-def model_config_type(location: str) -> str:
-    """The `model_type` of a model that is not loaded, for early refusals and the report."""
-    return _from_pretrained(AutoConfig, location, trust_remote_code=False).model_type
+def load_model_config(settings: ModelSettings) -> PretrainedConfig:
+    """The configuration of a model that is not loaded, for early refusals."""
+    location = resolve_model(settings.name)
+    return _from_pretrained(AutoConfig, location, trust_remote_code=settings.trust_remote_code)
+
+
+def configured_context(settings: ModelSettings) -> int | None:
+    """`max_context_tokens` of a model that is not loaded."""
+    return _context_of(load_model_config(settings))
+
+
+def _context_of(config: PretrainedConfig) -> int | None:
+    config = config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)

@@ -63,7 +63,7 @@ def sample_rollouts(
     ]
     requests, places = _build_requests(questions, orders, encoder, prompts, seed=seed, stage=stage)
     for request, (q, _) in zip(requests, places, strict=True):
-        _check_fits(questions[q], len(request.prompt_ids), sampling.max_new_tokens, max_context)
+        check_fits(questions[q], len(request.prompt_ids), sampling.max_new_tokens, max_context)
     done: dict[tuple[int, int], Rollout] = {}
     for index, completions in engine.generate(requests, sampling):
         q, rollout_indices = places[index]
@@ -144,7 +144,12 @@ def _make_rollout(
     )
 
 
-def _check_fits(question: Question, num_prompt_tokens: int, max_new_tokens: int, max_context: int | None) -> None:
+def check_fits(question: Question, num_prompt_tokens: int, max_new_tokens: int, max_context: int | None) -> None:
+    """Refuse a question that leaves no room for its answer.
+
+    Raises:
+        DataError: names the question and the numbers.
+    """
     if max_context is not None and num_prompt_tokens + max_new_tokens > max_context:
         raise DataError(
             f"Question {question.question_id} needs {num_prompt_tokens} prompt tokens, and up to {max_new_tokens} "

@@ -1,0 +1,199 @@
+"""The command line: parses a command, loads a recipe, calls the pipeline or one stage. No torch until work begins."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.logging import RichHandler
+
+from neuron_opsd.config import Config, list_recipes, load_config
+from neuron_opsd.errors import ConfigError, NeuronOpsdError
+from neuron_opsd.run_folder import RunFolder
+
+app = typer.Typer(
+    help="Make an open-weight language model better at your field from unlabelled questions alone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+logger = logging.getLogger(__name__)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
+STAGE_NAMES = ("questions", "rollouts", "neurons", "select", "contexts", "train", "evaluate", "report")
+
+
+def main() -> None:
+    """Run the command line; expected errors end with status 2 and their message alone."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # The message is for the person at the terminal, so it must not look like a log line that scrolls by.
+    try:
+        app()
+    except NeuronOpsdError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes where this one stopped", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+@app.callback()
+def _setup(verbose: Annotated[bool, typer.Option("--verbose", help="Also what the libraries say.")] = False) -> None:
+    """Logging for every command: ours at INFO, the libraries' at ERROR."""
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
+    for name in ("httpx", "httpcore", "transformers", "huggingface_hub", "peft", "accelerate", "datasets", "torch"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
+    if not verbose:
+        # transformers configures its own handlers and bars on import; this variable is read then.
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Settings that win over the recipe.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, hub name, .gguf file or embedded:smollm2-135m.", show_default=False)
+    ] = None,
+    questions: Annotated[
+        str | None, typer.Option(help="JSONL, CSV or Parquet file, or a data set's name.", show_default=False)
+    ] = None,
+    cross: Annotated[
+        list[str] | None, typer.Option(help="Another domain's questions, evaluated only; repeatable.")
+    ] = None,
+    answers: Annotated[
+        list[str] | None, typer.Option(help="Gold answers for evaluation alone; repeatable.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The run folder.", show_default=False)] = None,
+    until: Annotated[str, typer.Option(help="Stop after this stage: " + ", ".join(STAGE_NAMES) + ".")] = "report",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and the work there is, and stop.")] = False,
+) -> None:
+    """Run the whole method, from questions to report. The same command resumes an interrupted run."""
+    values: dict[str, Any] = {"model.name": model, "questions.path": questions}
+    values |= {"questions.cross_paths": cross, "evaluation.answers": answers}
+    config = load_config(
+        recipe, overrides=overrides or (), values={key: value for key, value in values.items() if value}
+    )
+    if until not in STAGE_NAMES:
+        raise ConfigError(f"--until is {until!r}; it must be one of {', '.join(STAGE_NAMES)}.")
+    if dry_run:
+        _print_plan(config, output)
+        return
+    if output is None:
+        raise ConfigError("--output is missing: name the folder that the run is to lie in.")
+    _check_inputs(config)
+    _run_stages(RunFolder.create(output, config), until=until)
+
+
+def _check_inputs(config: Config) -> None:
+    """What can fail at once fails before a folder is made: the questions, the model's tokenizer, the answers' path."""
+    from neuron_opsd.workbench import check_early
+
+    check_early(config)
+
+
+def _run_stages(folder: RunFolder, *, until: str, only: bool = False) -> None:
+    from neuron_opsd.pipeline import STAGES, run_stages
+    from neuron_opsd.workbench import Workbench
+
+    _quieten_libraries()
+    with folder.locked():
+        bench = Workbench(folder)
+        if only:
+            STAGES[until](bench)
+        else:
+            run_stages(bench, until=until)
+    if until == "report":
+        _print_end(folder)
+
+
+def _quieten_libraries() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    if logging.getLogger("transformers").level >= logging.ERROR:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def _print_end(folder: RunFolder) -> None:
+    """The verdicts and where things lie."""
+    results = folder.read_json("evaluation/results.json")
+    for verdict in (results or {}).get("verdicts", []):
+        typer.echo(f"- {verdict}")
+    if (folder.path / "model").is_dir():
+        typer.echo(f"model:  {folder.path / 'model'}")
+    typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+def _stage_command(name: str, text: str) -> None:
+    def command(run: RunArgument) -> None:
+        _run_stages(RunFolder.open(run), until=name, only=True)
+
+    app.command(name=name, help=text)(command)
+
+
+_stage_command("questions", "Read, de-duplicate and split the questions.")
+_stage_command("rollouts", "Answer every question of the pool zero-shot.")
+_stage_command("neurons", "Find the neurons behind each answer.")
+_stage_command("select", "Keep the questions with the highest consensus.")
+_stage_command("contexts", "Build what the teacher reads.")
+_stage_command("train", "Distil the teacher into the student.")
+_stage_command("evaluate", "Compare base and trained model on the test questions.")
+_stage_command("report", "Write report.html and report.md of what is there.")
+
+
+@app.command()
+def show(
+    run: RunArgument,
+    question_id: Annotated[str, typer.Argument(help="A selected question; see contexts/records.jsonl.")],
+) -> None:
+    """Print exactly what student and teacher read for one question."""
+    from neuron_opsd.workbench import Workbench
+
+    folder = RunFolder.open(run)
+    _quieten_libraries()
+    shown = Workbench(folder).show(question_id)
+    for role in ("student", "teacher"):
+        typer.echo(f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}")
+    typer.echo(
+        f"=== {shown['num_demonstrations']} demonstrations shown, {shown['num_demonstrations_dropped']} dropped ==="
+    )
+
+
+@app.command()
+def env() -> None:
+    """Print versions and devices, for a bug report."""
+    from neuron_opsd.environment import describe_environment
+
+    typer.echo(json.dumps(describe_environment(), indent=2))
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that ship with the package."""
+    for name in list_recipes():
+        config = load_config(name, values={"model.name": "any", "questions.path": "any"})
+        typer.echo(f"{name}: {config.description.strip()}")
+
+
+def _print_plan(config: Config, output: Path | None) -> None:
+    """The resolved settings and the work; nothing is written."""
+    from neuron_opsd.workbench import describe_work
+
+    typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    for line in describe_work(config, RunFolder(output) if output else None):
+        typer.echo(line)
+
+
+if __name__ == "__main__":
+    main()

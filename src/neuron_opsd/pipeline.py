@@ -1,0 +1,388 @@
+"""The stages in order: the method in one file. Read it after records.py.
+
+    questions -> rollouts -> neurons -> select -> contexts -> train -> evaluate -> report
+
+Each `make_*` function runs one stage on a run folder: it reads the records of earlier stages, calls the stage's pure
+functions, and saves. A stage that is finished and was made from the same inputs is skipped; an interrupted one resumes.
+Gold answers are opened by `make_evaluation` alone.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from neuron_opsd.evaluation.evaluate import evaluate
+from neuron_opsd.model.fingerprint import model_fingerprint
+from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.neurons.sets import resolve_sizes
+from neuron_opsd.progress import track
+from neuron_opsd.questions.duplicates import near_duplicates
+from neuron_opsd.questions.load import load_questions
+from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
+from neuron_opsd.report import ReportInputs, model_card, write_report
+from neuron_opsd.rollouts.pseudo_label import vote
+from neuron_opsd.rollouts.sample import sample_rollouts, sampling_of
+from neuron_opsd.run_folder import StageFolder, read_json_lines, write_text
+from neuron_opsd.selection.select import select_questions
+from neuron_opsd.statistics import pearson
+from neuron_opsd.teacher.context import build_contexts, can_demonstrate, random_neighbours
+from neuron_opsd.training.schedule import num_steps
+from neuron_opsd.training.train import publish, train
+from neuron_opsd.workbench import Workbench
+
+logger = logging.getLogger(__name__)
+
+CODE_VERSION = 1  # raise it when a stage makes other records from equal inputs
+
+
+def make_questions(bench: Workbench) -> None:
+    """Unlabelled questions: read, stripped of answers, de-duplicated, split."""
+    stage = bench.folder.stage("questions")
+    questions = load_questions(bench.config.questions)
+    content = json.dumps([dataclasses.astuple(question) for question in questions])
+    inputs = {"records": hashlib.sha256(content.encode()).hexdigest()[:16], "version": CODE_VERSION}
+    with bench.stage_run(stage, inputs) as run:
+        if run.is_needed:
+            stage.begin(inputs)
+            stage.add_shard(questions, Question)
+            pool = sum(question.split == "train" for question in questions)
+            stage.finish({"num_train": pool, "num_test": len(questions) - pool}, Question)
+    logger.info("questions: %d in the pool of domain %s", len(bench.pool), bench.train_domain)
+
+
+def make_rollouts(bench: Workbench) -> None:
+    """Zero-shot answers of the frozen model to every question of the pool."""
+    settings = bench.config.rollouts
+    _sample_stage(
+        bench,
+        "rollouts",
+        questions=bench.pool,
+        settings=settings,
+        num_rollouts=settings.num_rollouts,
+        shard_size=settings.shard_size,
+        model_name=bench.config.model.name,
+        random_path="rollouts",
+    )
+
+
+def make_neurons(bench: Workbench) -> None:
+    """The neurons behind each question's first rollout."""
+    stage, settings = bench.folder.stage("neurons"), bench.config.neurons
+    inputs = {
+        "neurons": settings.model_dump(mode="json", exclude={"batch_size"}),
+        "rollouts": bench.folder.stage("rollouts").fingerprint(),
+        "model": model_fingerprint(bench.config.model.name),
+        "dtype": bench.config.model.dtype,
+        "version": CODE_VERSION,
+    }
+    with bench.stage_run(stage, inputs) as run:
+        if not run.is_needed:
+            return
+        model, tokenizer = bench.base_model()
+        sizes = resolve_sizes(model, settings)
+        logger.info(
+            "neurons: top %d (token, neuron) entries a chunk and layer, overlap sets of %d, of %d layers x %d neurons",
+            sizes.num_entries, sizes.overlap_size, sizes.num_layers, sizes.d_ff,
+        )  # fmt: skip
+        rollouts = list(bench.first_rollouts().values())
+        size = bench.config.rollouts.shard_size
+        done = stage.begin(inputs) * size
+        with track("neurons", total=len(rollouts), unit="completions", done=min(done, len(rollouts))) as progress:
+            for start in range(done, len(rollouts), size):
+                sets: list[NeuronSets] = []
+                for record in capture_neurons(model, tokenizer, rollouts[start : start + size], settings):
+                    sets.append(record)
+                    progress.advance(tokens=record.num_completion_tokens)
+                    run.num_tokens += record.num_completion_tokens
+                stage.add_shard(sets, NeuronSets)
+        stage.finish({**dataclasses.asdict(sizes), **_length_correlation(stage.read(NeuronSets))})
+
+
+def make_selection(bench: Workbench) -> None:
+    """The fifth of each domain with the fewest neurons."""
+    stage, settings = bench.folder.stage("selection"), bench.config.selection
+    inputs = {
+        "selection": settings.model_dump(mode="json"),
+        "neurons": bench.folder.stage("neurons").fingerprint(),
+        "rollouts": bench.folder.stage("rollouts").fingerprint(),
+        "seed": bench.config.seed if settings.score == "random" else None,
+        "version": CODE_VERSION,
+    }
+    with bench.stage_run(stage, inputs) as run:
+        if run.is_needed:
+            votes = vote(bench.folder.stage("rollouts").read(Rollout))
+            sets = bench.folder.stage("neurons").read(NeuronSets)
+            records = select_questions(bench.pool, sets, votes, settings, seed=bench.config.seed)
+            stage.begin(inputs)
+            stage.add_shard(records, SelectedQuestion)
+            stage.finish({"num_selected": sum(record.selected for record in records)}, SelectedQuestion)
+
+
+def make_contexts(bench: Workbench) -> None:
+    """For each selected question, its neuron-nearest questions with the model's own replies."""
+    stage, config = bench.folder.stage("contexts"), bench.config
+    inputs = {
+        "contexts": config.contexts.model_dump(mode="json"),
+        "prompts": config.prompts.model_dump(mode="json"),
+        "selection": bench.folder.stage("selection").fingerprint(),
+        "template": bench.template_fingerprint(),
+        "seed": config.seed if config.contexts.retrieval == "random" else None,
+        "version": CODE_VERSION,
+    }
+    with bench.stage_run(stage, inputs) as run:
+        if not run.is_needed:
+            return
+        contexts = build_contexts(
+            bench.selected_ids(),
+            _find_neighbours(bench),
+            bench.questions_by_id,
+            bench.first_rollouts(),
+            bench.encoder(),
+            settings=config.contexts,
+            prompts=config.prompts,
+        )
+        dropped = sum(context.num_demonstrations_dropped for context in contexts)
+        if dropped:
+            logger.warning(
+                "contexts: %d demonstrations dropped, farthest first, to fit contexts.max_prompt_tokens=%d",
+                dropped, config.contexts.max_prompt_tokens,
+            )  # fmt: skip
+        stage.begin(inputs)
+        stage.add_shard(contexts, TeacherContext)
+        stage.finish({"num_demonstrations_dropped": dropped}, TeacherContext)
+
+
+def make_trained_model(bench: Workbench) -> None:
+    """The student, pulled towards the teacher on its own samples; published in RUN/model."""
+    stage, config = bench.folder.stage("training"), bench.config
+    inputs = {
+        "training": config.training.model_dump(mode="json", exclude={"save_steps", "loss_chunk_tokens"}),
+        "prompts": config.prompts.model_dump(mode="json"),
+        "contexts": bench.folder.stage("contexts").fingerprint(),
+        "context_order": config.contexts.order,
+        "shuffle_choices": config.rollouts.shuffle_choices,
+        "model": model_fingerprint(config.model.name),
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+        "version": CODE_VERSION,
+    }
+    with bench.stage_run(stage, inputs) as run:
+        if not run.is_needed:
+            return
+        steps = num_steps(len(bench.selected_ids()), config.training)
+        total = steps * config.training.batch_size
+        if steps < config.training.num_steps:
+            logger.info("train: %d steps (%g epochs of %d selected questions), not training.num_steps=%d",
+                        steps, config.training.max_epochs, len(bench.selected_ids()), config.training.num_steps)  # fmt: skip
+        stage.begin(inputs)
+        items = bench.training_items(total)
+        model, tokenizer = bench.take_base_model()
+        with track("train", total=steps, unit="steps") as progress:
+            student = train(
+                model,
+                bench.make_engine,
+                items,
+                config.training,
+                folder=stage.path,
+                num_steps=steps,
+                seed=config.seed,
+                callbacks=[bench.progress_callback(progress)],
+                on_first_batch=bench.log_first_item,
+            )
+        publish(
+            student, tokenizer, bench.folder.path / "model", save=config.training.save, model_card=_card(bench)
+        )
+        rows = read_json_lines(stage.path / "metrics.jsonl")
+        run.num_tokens = sum(row["num_completion_tokens"] for row in rows)
+        stage.finish({"num_steps": steps, "num_completion_tokens": run.num_tokens})
+
+
+def make_evaluation(bench: Workbench) -> None:
+    """Base and trained model on the test questions; gold answers, where there are any, are opened here."""
+    config, settings = bench.config, bench.config.evaluation
+    trained = str(bench.folder.path / "model")
+    for name, model_name in (("evaluation/base", config.model.name), ("evaluation/trained", trained)):
+        _sample_stage(
+            bench,
+            name,
+            questions=bench.test_questions,
+            settings=settings,
+            num_rollouts=settings.num_samples,
+            shard_size=config.rollouts.shard_size,
+            model_name=model_name,
+            random_path="evaluation",  # base and trained draw alike, which narrows the paired difference
+        )
+    rollouts = [bench.folder.stage(name).read(Rollout) for name in ("evaluation/base", "evaluation/trained")]
+    results = evaluate(bench.test_questions, *rollouts, settings, train_domain=bench.train_domain, seed=config.seed)
+    bench.folder.write_json("evaluation/results.json", results)
+    write_text(bench.folder.path / "model" / "README.md", _card(bench))
+
+
+def make_report(bench: Workbench) -> None:
+    """The page and its Markdown twin, of whatever stages are there."""
+    write_report(_report_inputs(bench), bench.folder.path)
+
+
+STAGES: dict[str, Callable[[Workbench], None]] = {
+    "questions": make_questions,
+    "rollouts": make_rollouts,
+    "neurons": make_neurons,
+    "select": make_selection,
+    "contexts": make_contexts,
+    "train": make_trained_model,
+    "evaluate": make_evaluation,
+    "report": make_report,
+}
+
+
+def run_stages(bench: Workbench, *, until: str = "report") -> None:
+    """Run every stage in order, up to and including `until`."""
+    for name, make in STAGES.items():
+        make(bench)
+        if name == until:
+            return
+
+
+def _sample_stage(
+    bench: Workbench,
+    name: str,
+    *,
+    questions: list[Question],
+    settings: Any,
+    num_rollouts: int,
+    shard_size: int,
+    model_name: str,
+    random_path: str,
+) -> None:
+    """Sample rollouts of questions into a stage folder, shard by shard."""
+    stage, config = bench.folder.stage(name), bench.config
+    sampling, shuffle = sampling_of(settings), settings.shuffle_choices
+    inputs = {
+        "sampling": {**dataclasses.asdict(sampling), "num_rollouts": num_rollouts, "shuffle_choices": shuffle},
+        "prompts": config.prompts.model_dump(mode="json"),
+        "questions": bench.folder.stage("questions").fingerprint(),
+        "model": model_fingerprint(model_name),
+        "template": bench.template_fingerprint(),
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+        "shard_size": shard_size,
+        "version": CODE_VERSION,
+    }
+    with bench.stage_run(stage, inputs) as run:
+        if not run.is_needed:
+            return
+        done = min(stage.begin(inputs) * shard_size, len(questions))
+        engine = bench.engine(model_name, batch_size=settings.batch_size)
+        total, finished = len(questions) * num_rollouts, done * num_rollouts
+        with track(name, total=total, unit="completions", done=finished) as progress:
+
+            def on_finished(completions: int, tokens: int) -> None:
+                progress.advance(completions, tokens=tokens)
+                run.num_tokens += tokens
+
+            for start in range(done, len(questions), shard_size):
+                rollouts = sample_rollouts(
+                    questions[start : start + shard_size],
+                    engine,
+                    bench.encoder(),
+                    prompts=config.prompts,
+                    sampling=sampling,
+                    num_rollouts=num_rollouts,
+                    shuffle_choices=shuffle,
+                    seed=config.seed,
+                    stage=random_path,
+                    max_context=bench.max_context(),
+                    on_finished=on_finished,
+                )
+                stage.add_shard(rollouts, Rollout)
+        stage.finish(_rollout_summary(stage.read(Rollout)), Rollout)
+
+
+def _rollout_summary(rollouts: list[Rollout]) -> dict[str, float]:
+    total = max(len(rollouts), 1)
+    parsed = sum(rollout.answer is not None for rollout in rollouts)
+    cut = sum(rollout.finish_reason == "length" for rollout in rollouts)
+    tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
+    return {
+        "num_completions": len(rollouts),
+        "num_completion_tokens": tokens,
+        "parse_rate": parsed / total,
+        "truncated_fraction": cut / total,
+        "completion_tokens_mean": tokens / total,
+    }
+
+
+def _length_correlation(sets: list[NeuronSets]) -> dict[str, float | None]:
+    """Pearson r of s(x) with completion length, said aloud: a selection by raw s can be one by length."""
+    scores = [float(item.consensus_score) for item in sets]
+    lengths = [float(item.num_completion_tokens) for item in sets]
+    if len(sets) < 3 or len(set(scores)) < 2 or len(set(lengths)) < 2:
+        return {"correlation_with_length": None}
+    r = pearson(scores, lengths)
+    logger.info("neurons: correlation of s(x) with length r = %.2f [%.2f, %.2f]", r.value, r.low, r.high)
+    return {"correlation_with_length": r.value}
+
+
+def _find_neighbours(bench: Workbench) -> dict[str, list[tuple[str, float]]]:
+    """Nearest questions of the pool whose reply can be shown, near-duplicates left out."""
+    settings = bench.config.contexts
+    replies = bench.first_rollouts()
+    shown = [
+        q for q in bench.pool
+        if can_demonstrate(replies[q.question_id], keep_thinking=bench.config.prompts.keep_thinking)
+    ]  # fmt: skip
+    if len(shown) < len(bench.pool):
+        logger.warning("contexts: %d questions have no reply to show", len(bench.pool) - len(shown))
+    alike = {i: set[int]() for i in range(len(bench.pool))}
+    for i, j in near_duplicates(bench.pool, threshold=settings.near_duplicate_threshold):
+        alike[i].add(j)
+        alike[j].add(i)
+    ids = [question.question_id for question in bench.pool]
+    place = {question_id: i for i, question_id in enumerate(ids)}
+    selected, count = bench.selected_ids(), settings.num_demonstrations
+    if settings.retrieval == "random":
+        return random_neighbours(
+            selected, [q.question_id for q in shown], count,
+            is_excluded=lambda a, b: place[b] in alike[place[a]], seed=bench.config.seed,
+        )  # fmt: skip
+    silent = {place[q.question_id] for q in bench.pool} - {place[q.question_id] for q in shown}
+    sets = {item.question_id: item.overlap_set for item in bench.folder.stage("neurons").read(NeuronSets)}
+    indices, distances = nearest_neighbours(
+        [sets[i] for i in ids], count, exclude=lambda i: sorted(alike[i] | silent)
+    )
+    return {
+        i: [(ids[j], float(d)) for j, d in zip(indices[place[i]], distances[place[i]], strict=True) if j >= 0]
+        for i in selected
+    }
+
+
+def _report_inputs(bench: Workbench) -> ReportInputs:
+    folder = bench.folder
+
+    def records(name: str, record_type: type) -> list[Any]:
+        stage: StageFolder = folder.stage(name)
+        return stage.read(record_type) if stage.is_finished() else []
+
+    contexts = records("contexts", TeacherContext)
+    return ReportInputs(
+        config=bench.config.model_dump(mode="json"),
+        environment=folder.read_json("environment.json") or {},
+        questions=records("questions", Question),
+        rollouts=records("rollouts", Rollout),
+        neuron_sets=records("neurons", NeuronSets),
+        selection=records("selection", SelectedQuestion),
+        contexts=contexts,
+        training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl"),
+        results=folder.read_json("evaluation/results.json"),
+        timings=folder.timings(),
+        prompts_example=bench.show(contexts[0].question_id) if contexts else None,
+    )
+
+
+def _card(bench: Workbench) -> str:
+    return model_card(_report_inputs(bench))
+

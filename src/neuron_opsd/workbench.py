@@ -1,0 +1,337 @@
+"""What the stages of one run share: the folder, the settings, and a model that is loaded at most once at a time."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
+
+from neuron_opsd.config import Config
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.environment import describe_environment
+from neuron_opsd.errors import ConfigError, DataError, RunFolderError
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.ffn import check_architecture
+from neuron_opsd.model.load import configured_context, load_model, load_model_config, load_tokenizer, max_context_tokens
+from neuron_opsd.progress import Tracker
+from neuron_opsd.questions.load import load_questions
+from neuron_opsd.random_state import derive_seed
+from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
+from neuron_opsd.rollouts.sample import check_fits, choice_orders
+from neuron_opsd.run_folder import RunFolder, StageFolder
+from neuron_opsd.selection.score import num_kept
+from neuron_opsd.teacher.context import context_messages
+from neuron_opsd.text.prompts import student_messages
+from neuron_opsd.training.opsd_trainer import LazyItems, TrainingItem
+from neuron_opsd.training.schedule import num_steps, question_order
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class StageRun:
+    """Whether a stage has work to do, and what it did."""
+
+    is_needed: bool
+    num_tokens: int = 0
+
+
+class Workbench:
+    """One run in this process."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.config = folder.config()
+        if self.config.num_threads:
+            torch.set_num_threads(self.config.num_threads)
+        self.folder.write_json("environment.json", describe_environment())
+        self._loaded: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._contexts: dict[str, TeacherContext] = {}
+
+    @contextmanager
+    def stage_run(self, stage: StageFolder, inputs: dict[str, Any]) -> Iterator[StageRun]:
+        """Skip a finished stage; time and announce one that has work to do."""
+        run = StageRun(is_needed=not stage.is_finished(inputs))
+        started = time.monotonic()
+        yield run
+        if not run.is_needed:
+            logger.info("%s: finished before, nothing to do", stage.name)
+            return
+        seconds = time.monotonic() - started
+        count = stage.num_records()
+        row = {"stage": stage.name, "seconds": round(seconds, 1), "num_items": count, "num_tokens": run.num_tokens}
+        self.folder.add_timing(row)
+        logger.info("%s: %d records in %s", stage.name, count, stage.path)
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """All questions of the run."""
+        return self.folder.stage("questions").read(Question)
+
+    @property
+    def questions_by_id(self) -> dict[str, Question]:
+        """The pool by id."""
+        return {question.question_id: question for question in self.pool}
+
+    @property
+    def pool(self) -> list[Question]:
+        """The unlabelled questions that training may use."""
+        return [question for question in self.questions if question.split == "train"]
+
+    @property
+    def test_questions(self) -> list[Question]:
+        """The questions that only evaluation asks."""
+        return [question for question in self.questions if question.split == "test"]
+
+    @property
+    def train_domain(self) -> str:
+        """The one domain of the pool.
+
+        Raises:
+            ConfigError: the pool spans several, so "in-domain" would have no meaning.
+        """
+        return single_domain(self.pool)
+
+    def first_rollouts(self) -> dict[str, Rollout]:
+        """The rollout of each pool question that gives the neuron signal and demonstrates."""
+        rollouts = self.folder.stage("rollouts").read(Rollout)
+        return {rollout.question_id: rollout for rollout in rollouts if rollout.rollout_index == 0}
+
+    def selected_ids(self) -> list[str]:
+        """The questions that training keeps, best first."""
+        records = self.folder.stage("selection").read(SelectedQuestion)
+        return [record.question_id for record in sorted(records, key=lambda r: (r.domain, r.rank)) if record.selected]
+
+    def base_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The frozen model, loaded if it is not."""
+        return self._load(self.config.model.name)
+
+    def take_base_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The frozen model for training, which changes it: this workbench forgets it."""
+        taken = self.base_model()
+        self._loaded = None
+        return taken
+
+    def engine(self, model_name: str, *, batch_size: int) -> HFEngine:
+        """An engine on a model by name."""
+        model, tokenizer = self._load(model_name)
+        return HFEngine(model, tokenizer, batch_size=batch_size)
+
+    def make_engine(self, model: PreTrainedModel) -> HFEngine:
+        """The engine that samples from the student in training."""
+        return HFEngine(model, self.tokenizer, batch_size=self.config.rollouts.batch_size)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer."""
+        return load_tokenizer(self.config.model)
+
+    def encoder(self) -> ChatEncoder:
+        """The one door from messages to token ids."""
+        return ChatEncoder(self.tokenizer, template_args=self.config.model.template_args)
+
+    def template_fingerprint(self) -> str:
+        """A hash of what turns messages into ids, beyond the model's own files."""
+        payload = json.dumps([self.tokenizer.chat_template, self.config.model.template_args], sort_keys=True)
+        return hashlib.sha256(payload.encode()).hexdigest()[:16]
+
+    def max_context(self) -> int | None:
+        """Tokens that the loaded model can read."""
+        return max_context_tokens(self._loaded[1]) if self._loaded else None
+
+    def training_items(self, num_items: int) -> LazyItems:
+        """The schedule: both prompts of each place, the choices in the same order for both roles."""
+        order = question_order(self.selected_ids(), num_items, seed=self.config.seed)
+        encoder = self.encoder()
+
+        def make_item(index: int) -> TrainingItem:
+            question_id = order[index]
+            choices = choice_orders(
+                self.questions_by_id[question_id],
+                1,
+                shuffle=self.config.rollouts.shuffle_choices,
+                seed=self.config.seed,
+                stage=f"training {index}",
+            )[0]
+            student, teacher = self.both_messages(question_id, choices)
+            return TrainingItem(
+                question_id=question_id,
+                student_ids=tuple(encoder.encode(student)),
+                teacher_ids=tuple(encoder.encode(teacher)),
+                seed=derive_seed(self.config.seed, "training", question_id, index),
+            )
+
+        return LazyItems(num_items, make_item)
+
+    def both_messages(self, question_id: str, choice_order: tuple[int, ...]) -> tuple[list, list]:
+        """The student's and the teacher's messages for one question."""
+        question, prompts = self.questions_by_id[question_id], self.config.prompts
+        student = student_messages(
+            question, choice_order=choice_order, answer_format=prompts.answer_format, system=prompts.system
+        )
+        teacher = context_messages(
+            question,
+            self.context(question_id).demonstrations,
+            self.questions_by_id,
+            choice_order=choice_order,
+            settings=self.config.contexts,
+            prompts=prompts,
+        )
+        return student, teacher
+
+    def context(self, question_id: str) -> TeacherContext:
+        """The teacher context of one selected question.
+
+        Raises:
+            RunFolderError: the question was not selected, or does not exist.
+        """
+        if not self._contexts:
+            contexts = self.folder.stage("contexts").read(TeacherContext)
+            self._contexts = {context.question_id: context for context in contexts}
+        if question_id not in self._contexts:
+            known = {question.question_id for question in self.questions}
+            what = "was not selected for training" if question_id in known else "is no question of this run"
+            raise RunFolderError(
+                f"{question_id!r} {what}. The selected ones are in {self.folder.path / 'contexts' / 'records.jsonl'}."
+            )
+        return self._contexts[question_id]
+
+    def show(self, question_id: str) -> dict[str, Any]:
+        """Exactly what student and teacher read for one selected question, and how long it is."""
+        context = self.context(question_id)
+        identity = tuple(range(len(self.questions_by_id[question_id].choices)))
+        encoder = self.encoder()
+        student, teacher = (encoder.encode(messages) for messages in self.both_messages(question_id, identity))
+        return {
+            "question_id": question_id,
+            "student_prompt": encoder.decode(student),
+            "teacher_prompt": encoder.decode(teacher),
+            "num_student_prompt_tokens": len(student),
+            "num_teacher_prompt_tokens": len(teacher),
+            "num_demonstrations": len(context.demonstrations),
+            "num_demonstrations_dropped": context.num_demonstrations_dropped,
+        }
+
+    def log_first_item(self, item: TrainingItem) -> None:
+        """At step 0: one student prompt, teacher prompt and completion as they are."""
+        encoder = self.encoder()
+        for name, ids in (
+            ("student prompt", item.student_ids),
+            ("teacher prompt", item.teacher_ids),
+            ("completion", item.completion_ids),
+        ):
+            logger.info("train: first %s (%d tokens):\n%s", name, len(ids), encoder.decode(ids))
+
+    @staticmethod
+    def progress_callback(tracker: Tracker) -> TrainerCallback:
+        """Shows steps as they end, with the divergence."""
+        return _ProgressCallback(tracker)
+
+    def _load(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None  # free the other model first
+            self._loaded = (name, *load_model(self.config.model, name=name))
+        return self._loaded[1], self._loaded[2]
+
+
+class _ProgressCallback(TrainerCallback):
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.tracker.done = self.tracker.resumed_from = state.global_step
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if logs and "divergence" in logs:
+            note = f"divergence {logs['divergence']:.4f}, {logs['completion_tokens_mean']:.0f} tokens a completion"
+            self.tracker.advance(tokens=logs["num_completion_tokens"], note=note)
+
+
+def check_early(config: Config) -> list[Question]:
+    """Everything that can be refused before any work: questions, one domain, tokenizer, question lengths, answers.
+
+    Returns:
+        The questions, read.
+
+    Raises:
+        NeuronOpsdError: what is wrong, and the next step.
+    """
+    questions = load_questions(config.questions)
+    single_domain(questions)
+    for path in config.evaluation.answers:
+        if not Path(path).is_file():
+            raise DataError(f"evaluation.answers names {path}, which is no file. Leave --answers out if you have none.")
+    check_architecture(load_model_config(config.model))
+    tokenizer = load_tokenizer(config.model)
+    encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
+    check_lengths(questions, encoder, config)
+    return questions
+
+
+def single_domain(questions: Sequence[Question]) -> str:
+    """The one domain of the pool.
+
+    Raises:
+        ConfigError: the pool spans several, so "in-domain" would have no meaning.
+    """
+    domains = sorted({question.domain for question in questions if question.split == "train"})
+    if len(domains) != 1:
+        raise ConfigError(
+            f"The pool holds {len(domains)} domains ({', '.join(domains[:6])}). Train on one at a time: set "
+            f"questions.domain={domains[0] if domains else '...'}; the others become cross-domain sets."
+        )
+    return domains[0]
+
+
+def check_lengths(questions: Sequence[Question], encoder: ChatEncoder, config: Config) -> None:
+    """Refuse a question that leaves no room for its answer in the model's context.
+
+    Raises:
+        DataError: names the question and the numbers.
+    """
+    limit = configured_context(config.model)
+    if limit is None:
+        return
+    prompts = config.prompts
+    for question in questions:
+        new = (
+            max(config.rollouts.max_new_tokens, config.training.max_new_tokens)
+            if question.split == "train"
+            else config.evaluation.max_new_tokens
+        )
+        order = tuple(range(len(question.choices)))
+        messages = student_messages(
+            question, choice_order=order, answer_format=prompts.answer_format, system=prompts.system
+        )
+        check_fits(question, len(encoder.encode(messages)), new, limit)
+
+
+def describe_work(config: Config, folder: RunFolder | None) -> list[str]:
+    """What `run` would do: counts of questions, completions and steps, and which stages are finished."""
+    questions = check_early(config)
+    pool = sum(question.split == "train" for question in questions)
+    test = len(questions) - pool
+    kept = num_kept(pool, config.selection.fraction)
+    steps = num_steps(kept, config.training)
+    work = {
+        "questions": f"{pool} in the pool, {test} held out or of other domains",
+        "rollouts": f"{pool * config.rollouts.num_rollouts} completions of up to {config.rollouts.max_new_tokens} tokens",
+        "neurons": f"{pool} forward passes",
+        "selection": f"{kept} questions kept",
+        "contexts": f"{kept} contexts of up to {config.contexts.num_demonstrations} demonstrations",
+        "training": f"{steps} steps of {config.training.batch_size}",
+        "evaluation/base": f"{test * config.evaluation.num_samples} completions",
+        "evaluation/trained": f"{test * config.evaluation.num_samples} completions",
+    }
+    finished = {name for name in work if folder and folder.stage(name).is_finished()}
+    return [f"{name}: {text}{' (there already)' if name in finished else ''}" for name, text in work.items()]
