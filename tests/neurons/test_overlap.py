@@ -150,3 +150,13 @@ def test_the_sketch_is_deterministic():
 def test_distance_from_counts():
     shared, size, other = np.array([0, 2, 3, 0]), np.array([3, 4, 3, 0]), np.array([2, 4, 3, 0])
     np.testing.assert_allclose(jaccard_distance(shared, size, other), [1, 1 - 2 / 6, 0, 1])
+
+
+def test_the_sketch_estimates_the_distances_themselves():
+    sets = random_sets(200, num_ids=3_000)
+    sizes = np.array([len(one) for one in sets])
+    counts = overlap._frequency(sets)
+    ((_, estimated),) = overlap._sketched_blocks(sets, sizes, counts)
+    ((_, exact),) = overlap._exact_blocks(sets, sizes, counts)
+    others = ~np.eye(200, dtype=bool)
+    assert np.abs(estimated - exact)[others].mean() < 0.02
