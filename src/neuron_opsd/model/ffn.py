@@ -159,7 +159,7 @@ def _find_ffn(block: nn.Module, layer: int, d_ff: int, hidden: int, config: Pret
 def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """(in, out) of a linear map, whatever its class; None for anything else."""
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        return module.in_features, module.out_features
+        return module.in_features, module.out_features  # pyright: ignore[reportReturnType]
     if type(module).__name__ == "Conv1D":  # GPT-2: the weight is (in, out)
         return module.weight.shape[0], module.weight.shape[1]  # pyright: ignore
     return None

@@ -102,7 +102,9 @@ def answer_start(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[in
     marker = tokenizer.get_vocab().get(END_OF_THINKING)
     if marker is not None and marker in completion_ids:
         return len(completion_ids) - tuple(reversed(completion_ids)).index(marker)
-    pieces = [tokenizer.decode([token]) for token in completion_ids]  # the marker may span several tokens
+    pieces = [
+        str(tokenizer.decode([token])) for token in completion_ids
+    ]  # the marker may span several tokens
     end = "".join(pieces).rfind(END_OF_THINKING)
     position, index = 0, 0
     while end >= 0 and position < end + len(END_OF_THINKING):
@@ -178,9 +180,7 @@ class _Reader:
 
     def _read_pieces(self, texts: Sequence[_Text], builders: list[NeuronSetBuilder]) -> None:
         context = max(len(text.context) for text in texts)
-        first_state = context - (
-            self.settings.alignment == "predicting"
-        )  # the state read with the first read token
+        first_state = context - 1 if self.settings.alignment == "predicting" else context
         width = first_state + max(len(text.read) for text in texts)
         ids, mask = _pad(texts, context, self.device)
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
