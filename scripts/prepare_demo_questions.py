@@ -23,6 +23,8 @@ a copy of it. The sets themselves come from their authors, whose terms hold for 
 | asdiv              | ASDiv/test                 | Miao et al. 2020, arXiv 2106.15772                   |
 | contracts          | Contracts/test             | LegalBench, Guha et al. 2023, arXiv 2308.11462       |
 | consumer_contracts | Consumer-Contracts/test    | Kolt 2022, by way of LegalBench                      |
+| film_reviews       | imdb/sample (CSV)          | Maas et al. 2011, ACL P11-1015                       |
+| privacy_yes_no     | Privacy-Policy/test        | as privacy_policy, asking for one word               |
 
 questions: question_id (NAME-row of the source), domain (NAME), question, choices. answers: question_id,
 answer: a letter (A = first choice), or for asdiv the number without its unit. Rows that do not parse, offer a
@@ -30,6 +32,7 @@ choice twice, or whose answer names no choice are left out; how many, and why, i
 """
 
 import argparse
+import csv
 import importlib.util
 import json
 import re
@@ -62,13 +65,22 @@ def lettered(row: Row, *, stray: str = "") -> Item:
     return question, choices, _letter_of(row["answer"], choices) if "answer" in row else None
 
 
-def closed(row: Row, *, passage: str, choices: dict[str, str]) -> Item:
+def closed(row: Row, *, passage: str, choices: dict[str, str], ask: str = "") -> Item:
     """A passage and a question with fixed answers; `choices` maps the source's word to the choice shown."""
     answer = str(row.get("answer")).lower()
     if answer not in choices:
         raise MalformedRowError("answer names no choice")
-    question = f"{_text(row, passage)}\n\n{_text(row, 'question')}"
+    question = f"{_text(row, passage)}\n\n{_text(row, 'question')}{ask}"
     return question, list(choices.values()), chr(ord("A") + list(choices).index(answer))
+
+
+def review(row: Row) -> Item:
+    """A film review, asked for its sentiment in one word; prompts.answer_format=free adds nothing to it."""
+    labels = {"0": "A", "1": "B"}
+    if row.get("label") not in labels:
+        raise MalformedRowError("answer names no choice")
+    asked = f"Review: {_text(row, 'text')}\nIs this review positive or negative? Answer with one word."
+    return asked, ["negative", "positive"], labels[row["label"]]
 
 
 def free_form(row: Row) -> Item:
@@ -128,6 +140,12 @@ SOURCES = {
     "consumer_contracts": Source(
         "Consumer-Contracts/test.jsonl", closed, {"passage": "contract", "choices": _TRUE_FALSE}
     ),
+    "film_reviews": Source("imdb/sample.csv", review),
+    "privacy_yes_no": Source(
+        "Privacy-Policy/test.jsonl",
+        closed,
+        {"passage": "context", "choices": _TRUE_FALSE, "ask": "\nAnswer yes or no, with one word."},
+    ),
 }
 
 
@@ -143,6 +161,10 @@ def find_data() -> Path:
 def read_lines(data: Path, pattern: str) -> Iterator[str]:
     """Lines of every file of a pattern, files in alphabetical order; blank lines left out."""
     for file in sorted(data.glob(pattern)):
+        if file.suffix == ".csv":
+            with file.open(encoding="utf-8", newline="") as rows:
+                yield from map(json.dumps, csv.DictReader(rows))
+            continue
         yield from (line for line in file.read_text(encoding="utf-8").split("\n") if line.strip())
 
 

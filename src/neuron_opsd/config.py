@@ -69,7 +69,7 @@ class PromptSettings(Section):
     answer_format: Literal["reasoned", "letter", "choice_text", "free"] = Field(
         "reasoned",
         description="How a question asks for its answer: reasons, then the answer; the letter alone; the choice's text "
-        "alone; or nothing added. Free-form questions ignore letter and choice_text. [ours]",
+        "alone; or nothing added, not even the choices (the question says how to answer). Free-form questions ignore letter and choice_text. [ours]",
     )
     keep_thinking: bool = Field(False, description="Keep <think> blocks in demonstrations [P keeps; ours drops].")
 

@@ -15,14 +15,16 @@ INSTRUCTIONS = {
     "reasoned": "Think briefly, then end with \"The answer is X\", where X is the letter of the correct choice.",
     "letter": "Answer with the letter of the correct choice only.",
     "choice_text": "Answer with the text of the correct choice only.",
-    "free": "",
 }
 FREE_FORM_INSTRUCTIONS = {"reasoned": "Think briefly, then end with \"The answer is ...\"."}
 
 
 def question_text(question: Question, *, choice_order: Sequence[int], answer_format: str) -> str:
-    """What the user turn says: the question, its choices in the order given, and how to answer."""
-    if not question.choices:
+    """What the user turn says: the question, its choices in the order given, and how to answer.
+
+    With `free` it is the question alone, which then says itself how to answer; choices only serve to read the reply.
+    """
+    if not question.choices or answer_format == "free":
         return _join(question.question, "", FREE_FORM_INSTRUCTIONS.get(answer_format, ""))
     marks = ["-"] * len(choice_order) if answer_format == "choice_text" else [f"{letter}." for letter in LETTERS]
     shown = "\n".join(f"{mark} {question.choices[i]}" for mark, i in zip(marks, choice_order, strict=False))
