@@ -44,11 +44,22 @@ def main() -> None:
 
 
 @app.callback()
-def _setup(verbose: Annotated[bool, typer.Option("--verbose", help="Also what the libraries say.")] = False) -> None:
+def _setup(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also what the libraries say.")] = False,
+) -> None:
     """Logging for every command: ours at INFO, the libraries' at ERROR."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
-    for name in ("httpx", "httpcore", "transformers", "huggingface_hub", "peft", "accelerate", "datasets", "torch"):
+    for name in (
+        "httpx",
+        "httpcore",
+        "transformers",
+        "huggingface_hub",
+        "peft",
+        "accelerate",
+        "datasets",
+        "torch",
+    ):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
     if not verbose:
         # transformers configures its own handlers and bars on import; this variable is read then.
@@ -60,10 +71,12 @@ def _setup(verbose: Annotated[bool, typer.Option("--verbose", help="Also what th
 def run(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Settings that win over the recipe.")
+        list[str] | None,
+        typer.Argument(metavar="[section.key=value]...", help="Settings that win over the recipe."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Folder, hub name, .gguf file or embedded:smollm2-135m.", show_default=False)
+        str | None,
+        typer.Option(help="Folder, hub name, .gguf file or embedded:smollm2-135m.", show_default=False),
     ] = None,
     questions: Annotated[
         str | None, typer.Option(help="JSONL, CSV or Parquet file, or a data set's name.", show_default=False)
@@ -75,8 +88,12 @@ def run(
         list[str] | None, typer.Option(help="Gold answers for evaluation alone; repeatable.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The run folder.", show_default=False)] = None,
-    until: Annotated[str, typer.Option(help="Stop after this stage: " + ", ".join(STAGE_NAMES) + ".")] = "report",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and the work there is, and stop.")] = False,
+    until: Annotated[
+        str, typer.Option(help="Stop after this stage: " + ", ".join(STAGE_NAMES) + ".")
+    ] = "report",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings and the work there is, and stop.")
+    ] = False,
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
     values: dict[str, Any] = {"model.name": model, "questions.path": questions}
@@ -164,7 +181,9 @@ def show(
     _quieten_libraries()
     shown = Workbench(folder).show(question_id)
     for role in ("student", "teacher"):
-        typer.echo(f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}")
+        typer.echo(
+            f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}"
+        )
     typer.echo(
         f"=== {shown['num_demonstrations']} demonstrations shown, {shown['num_demonstrations_dropped']} dropped ==="
     )

@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from neuron_opsd.evaluation.evaluate import evaluate
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.neurons.capture import capture_neurons
@@ -91,7 +93,9 @@ def make_neurons(bench: Workbench) -> None:
         rollouts = list(bench.first_rollouts().values())
         size = bench.config.rollouts.shard_size
         done = stage.begin(inputs) * size
-        with track("neurons", total=len(rollouts), unit="completions", done=min(done, len(rollouts))) as progress:
+        with track(
+            "neurons", total=len(rollouts), unit="completions", done=min(done, len(rollouts))
+        ) as progress:
             for start in range(done, len(rollouts), size):
                 sets: list[NeuronSets] = []
                 for record in capture_neurons(model, tokenizer, rollouts[start : start + size], settings):
@@ -173,11 +177,14 @@ def make_trained_model(bench: Workbench) -> None:
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:
             return
-        steps = num_steps(len(bench.selected_ids()), config.training)
+        num_selected = len(bench.selected_ids())
+        steps = num_steps(num_selected, config.training)
         total = steps * config.training.batch_size
         if steps < config.training.num_steps:
-            logger.info("train: %d steps (%g epochs of %d selected questions), not training.num_steps=%d",
-                        steps, config.training.max_epochs, len(bench.selected_ids()), config.training.num_steps)  # fmt: skip
+            logger.info(
+                "train: %d steps (%g epochs of %d selected questions), not training.num_steps=%d",
+                steps, config.training.max_epochs, num_selected, config.training.num_steps,
+            )  # fmt: skip
         stage.begin(inputs)
         items = bench.training_items(total)
         model, tokenizer = bench.take_base_model()
@@ -194,7 +201,11 @@ def make_trained_model(bench: Workbench) -> None:
                 on_first_batch=bench.log_first_item,
             )
         publish(
-            student, tokenizer, bench.folder.path / "model", save=config.training.save, model_card=_card(bench)
+            student,
+            tokenizer,
+            bench.folder.path / "model",
+            save=config.training.save,
+            model_card=_card(bench),
         )
         rows = read_json_lines(stage.path / "metrics.jsonl")
         run.num_tokens = sum(row["num_completion_tokens"] for row in rows)
@@ -216,8 +227,12 @@ def make_evaluation(bench: Workbench) -> None:
             model_name=model_name,
             random_path="evaluation",  # base and trained draw alike, which narrows the paired difference
         )
-    rollouts = [bench.folder.stage(name).read(Rollout) for name in ("evaluation/base", "evaluation/trained")]
-    results = evaluate(bench.test_questions, *rollouts, settings, train_domain=bench.train_domain, seed=config.seed)
+    base, after = (
+        bench.folder.stage(name).read(Rollout) for name in ("evaluation/base", "evaluation/trained")
+    )
+    results = evaluate(
+        bench.test_questions, base, after, settings, train_domain=bench.train_domain, seed=config.seed
+    )
     bench.folder.write_json("evaluation/results.json", results)
     write_text(bench.folder.path / "model" / "README.md", _card(bench))
 
@@ -262,7 +277,11 @@ def _sample_stage(
     stage, config = bench.folder.stage(name), bench.config
     sampling, shuffle = sampling_of(settings), settings.shuffle_choices
     inputs = {
-        "sampling": {**dataclasses.asdict(sampling), "num_rollouts": num_rollouts, "shuffle_choices": shuffle},
+        "sampling": {
+            **dataclasses.asdict(sampling),
+            "num_rollouts": num_rollouts,
+            "shuffle_choices": shuffle,
+        },
         "prompts": config.prompts.model_dump(mode="json"),
         "questions": bench.folder.stage("questions").fingerprint(),
         "model": model_fingerprint(model_name),
@@ -322,7 +341,7 @@ def _length_correlation(sets: list[NeuronSets]) -> dict[str, float | None]:
     lengths = [float(item.num_completion_tokens) for item in sets]
     if len(sets) < 3 or len(set(scores)) < 2 or len(set(lengths)) < 2:
         return {"correlation_with_length": None}
-    r = pearson(scores, lengths)
+    r = pearson(np.array(scores), np.array(lengths))
     logger.info("neurons: correlation of s(x) with length r = %.2f [%.2f, %.2f]", r.value, r.low, r.high)
     return {"correlation_with_length": r.value}
 
@@ -385,4 +404,3 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
 
 def _card(bench: Workbench) -> str:
     return model_card(_report_inputs(bench))
-

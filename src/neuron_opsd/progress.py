@@ -32,7 +32,15 @@ class Tracker:
             progress.update(task, completed=self.done, rate=self.rate(), note=note)  # pyright: ignore[reportArgumentType]
         elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            logger.info("%s: %d of %d %s (%s) %s", self.description, self.done, self.total, self.unit, self.rate(), note)
+            logger.info(
+                "%s: %d of %d %s (%s) %s",
+                self.description,
+                self.done,
+                self.total,
+                self.unit,
+                self.rate(),
+                note,
+            )
 
     def rate(self) -> str:
         """Items and tokens per second since the start, resumed ones left out."""
@@ -62,4 +70,6 @@ def track(description: str, *, total: int, unit: str, done: int = 0) -> Iterator
             yield tracker
     tokens = f", {tracker.num_tokens} tokens" if tracker.num_tokens else ""
     seconds = time.monotonic() - tracker.started
-    logger.info("%s: %d %s%s in %.1f s (%s)", description, tracker.done, unit, tokens, seconds, tracker.rate())
+    logger.info(
+        "%s: %d %s%s in %.1f s (%s)", description, tracker.done, unit, tokens, seconds, tracker.rate()
+    )

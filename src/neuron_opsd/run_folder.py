@@ -58,7 +58,9 @@ class RunFolder:
         if run.path.exists() and not run.path.is_dir():
             raise RunFolderError(f"{path} is a file, so it cannot be a run folder. Give another --output.")
         if run.path.is_dir() and any(run.path.iterdir()) and not run.config_file.exists():
-            raise RunFolderError(f"{path} is not empty and is no run folder. Give an empty or new folder as --output.")
+            raise RunFolderError(
+                f"{path} is not empty and is no run folder. Give an empty or new folder as --output."
+            )
         with explain_disk_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             write_text(run.config_file, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
@@ -73,7 +75,9 @@ class RunFolder:
         """
         run = cls(path)
         if not run.config_file.is_file():
-            raise RunFolderError(f"{path} is no run folder: it has no config.yaml. Start one with `neuron-opsd run`.")
+            raise RunFolderError(
+                f"{path} is no run folder: it has no config.yaml. Start one with `neuron-opsd run`."
+            )
         return run
 
     @property
@@ -100,7 +104,10 @@ class RunFolder:
 
     def add_timing(self, row: JsonDict) -> None:
         """Append one line to timings.jsonl."""
-        with explain_disk_errors(self.path), (self.path / "timings.jsonl").open("a", encoding="utf-8") as file:
+        with (
+            explain_disk_errors(self.path),
+            (self.path / "timings.jsonl").open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(row) + "\n")
 
     def timings(self) -> list[JsonDict]:
@@ -120,7 +127,9 @@ class RunFolder:
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
-                raise RunFolderError(f"{self.path} is in use by {holder}. Wait for it, or use another folder.") from None
+                raise RunFolderError(
+                    f"{self.path} is in use by {holder}. Wait for it, or use another folder."
+                ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
@@ -171,7 +180,9 @@ class StageFolder:
         intact: list[JsonDict] = []
         for shard in manifest["shards"] if manifest else []:
             if not self._is_intact(shard):
-                logger.warning("%s: %s is missing or damaged; it and what follows are remade", self.name, shard["file"])
+                logger.warning(
+                    "%s: %s is missing or damaged; it and what follows are remade", self.name, shard["file"]
+                )
                 break
             intact.append(shard)
         with explain_disk_errors(self.path):
@@ -197,7 +208,9 @@ class StageFolder:
         manifest = self._manifest_or_raise()
         with explain_disk_errors(self.path):
             if record_type is not None:
-                lines = (json.dumps(readable(record), ensure_ascii=False) for record in self.read(record_type))
+                lines = (
+                    json.dumps(readable(record), ensure_ascii=False) for record in self.read(record_type)
+                )
                 write_text(self.path / "records.jsonl", "".join(line + "\n" for line in lines))
             self._write_manifest(manifest["inputs"], manifest["shards"], complete=True, summary=summary)
 
@@ -231,14 +244,18 @@ class StageFolder:
     def _finished(self) -> JsonDict:
         manifest = self._manifest_or_raise()
         if not manifest["complete"]:
-            raise RunFolderError(f"{self.name} in {self.path.parent} is not finished. Run it again; it resumes.")
+            raise RunFolderError(
+                f"{self.name} in {self.path.parent} is not finished. Run it again; it resumes."
+            )
         return manifest
 
     def _is_intact(self, shard: JsonDict) -> bool:
         path = self.path / shard["file"]
         return path.is_file() and file_digest(path) == shard["sha256"]
 
-    def _write_manifest(self, inputs: JsonDict, shards: list[JsonDict], *, complete: bool, summary: JsonDict) -> None:
+    def _write_manifest(
+        self, inputs: JsonDict, shards: list[JsonDict], *, complete: bool, summary: JsonDict
+    ) -> None:
         manifest = {
             "stage": self.name,
             "fingerprint": fingerprint_of(inputs),
@@ -277,7 +294,8 @@ def to_table(records: Sequence[Any], record_type: type) -> pa.Table:
     schema = schema_of(record_type)
     columns = [[_plain(getattr(record, field.name)) for record in records] for field in schema]
     return pa.Table.from_arrays(
-        [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+        [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)],
+        schema=schema,
     )
 
 
@@ -285,7 +303,8 @@ def from_table(table: pa.Table, record_type: type[Record]) -> list[Record]:
     """Arrow table to dataclass records; the inverse of `to_table`."""
     hints = typing.get_type_hints(record_type)
     columns = [
-        [_restore(value, hints[name]) for value in _python_column(table.column(name), hints[name])] for name in hints
+        [_restore(value, hints[name]) for value in _python_column(table.column(name), hints[name])]
+        for name in hints
     ]
     return [record_type(**dict(zip(hints, row, strict=True))) for row in zip(*columns, strict=True)]
 

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 
 from neuron_opsd.config import Config
 from neuron_opsd.engines.hf import HFEngine
@@ -20,7 +26,14 @@ from neuron_opsd.environment import describe_environment
 from neuron_opsd.errors import ConfigError, DataError, RunFolderError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.ffn import check_architecture
-from neuron_opsd.model.load import configured_context, load_model, load_model_config, load_tokenizer, max_context_tokens
+from neuron_opsd.model.load import (
+    CausalLM,
+    configured_context,
+    load_model,
+    load_model_config,
+    load_tokenizer,
+    max_context_tokens,
+)
 from neuron_opsd.progress import Tracker
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.random_state import derive_seed
@@ -67,7 +80,12 @@ class Workbench:
             return
         seconds = time.monotonic() - started
         count = stage.num_records()
-        row = {"stage": stage.name, "seconds": round(seconds, 1), "num_items": count, "num_tokens": run.num_tokens}
+        row = {
+            "stage": stage.name,
+            "seconds": round(seconds, 1),
+            "num_items": count,
+            "num_tokens": run.num_tokens,
+        }
         self.folder.add_timing(row)
         logger.info("%s: %d records in %s", stage.name, count, stage.path)
 
@@ -108,7 +126,11 @@ class Workbench:
     def selected_ids(self) -> list[str]:
         """The questions that training keeps, best first."""
         records = self.folder.stage("selection").read(SelectedQuestion)
-        return [record.question_id for record in sorted(records, key=lambda r: (r.domain, r.rank)) if record.selected]
+        return [
+            record.question_id
+            for record in sorted(records, key=lambda r: (r.domain, r.rank))
+            if record.selected
+        ]
 
     def base_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The frozen model, loaded if it is not."""
@@ -125,7 +147,7 @@ class Workbench:
         model, tokenizer = self._load(model_name)
         return HFEngine(model, tokenizer, batch_size=batch_size)
 
-    def make_engine(self, model: PreTrainedModel) -> HFEngine:
+    def make_engine(self, model: CausalLM) -> HFEngine:
         """The engine that samples from the student in training."""
         return HFEngine(model, self.tokenizer, batch_size=self.config.rollouts.batch_size)
 
@@ -209,7 +231,9 @@ class Workbench:
         context = self.context(question_id)
         identity = tuple(range(len(self.questions_by_id[question_id].choices)))
         encoder = self.encoder()
-        student, teacher = (encoder.encode(messages) for messages in self.both_messages(question_id, identity))
+        student, teacher = (
+            encoder.encode(messages) for messages in self.both_messages(question_id, identity)
+        )
         return {
             "question_id": question_id,
             "student_prompt": encoder.decode(student),
@@ -250,7 +274,12 @@ class _ProgressCallback(TrainerCallback):
         self.tracker.done = self.tracker.resumed_from = state.global_step
 
     def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         if logs and "divergence" in logs:
             note = f"divergence {logs['divergence']:.4f}, {logs['completion_tokens_mean']:.0f} tokens a completion"
@@ -270,7 +299,9 @@ def check_early(config: Config) -> list[Question]:
     single_domain(questions)
     for path in config.evaluation.answers:
         if not Path(path).is_file():
-            raise DataError(f"evaluation.answers names {path}, which is no file. Leave --answers out if you have none.")
+            raise DataError(
+                f"evaluation.answers names {path}, which is no file. Leave --answers out if you have none."
+            )
     check_architecture(load_model_config(config.model))
     tokenizer = load_tokenizer(config.model)
     encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
@@ -323,9 +354,10 @@ def describe_work(config: Config, folder: RunFolder | None) -> list[str]:
     test = len(questions) - pool
     kept = num_kept(pool, config.selection.fraction)
     steps = num_steps(kept, config.training)
+    sampled = pool * config.rollouts.num_rollouts
     work = {
         "questions": f"{pool} in the pool, {test} held out or of other domains",
-        "rollouts": f"{pool * config.rollouts.num_rollouts} completions of up to {config.rollouts.max_new_tokens} tokens",
+        "rollouts": f"{sampled} completions of up to {config.rollouts.max_new_tokens} tokens",
         "neurons": f"{pool} forward passes",
         "selection": f"{kept} questions kept",
         "contexts": f"{kept} contexts of up to {config.contexts.num_demonstrations} demonstrations",

@@ -34,7 +34,9 @@ class Completion:
 class Engine(Protocol):
     """What rollouts, training and evaluation need of an engine."""
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Completion]]]:
         """Yield (index of the request, its completions) as they finish, in any order.
 
         Raises:

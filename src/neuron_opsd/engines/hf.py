@@ -12,17 +12,19 @@ import torch
 import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from neuron_opsd.engines.base import Completion, Request, Sampling
 from neuron_opsd.errors import EngineError
-from neuron_opsd.model.load import end_token_ids, max_context_tokens
+from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 
 
 class HFEngine:
     """Generates with a transformers model that is already loaded; the model's weights may change between calls."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32) -> None:
+    def __init__(
+        self, model: CausalLM, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32
+    ) -> None:
         self.model = model
         self.batch_size = batch_size
         self.end_ids = torch.tensor(sorted(end_token_ids(model, tokenizer)), device=model.device)
@@ -31,7 +33,9 @@ class HFEngine:
         """Name and version, for the record."""
         return {"engine": "hf", "transformers": transformers.__version__, "torch": torch.__version__}
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Completion]]]:
         """Yield (request index, completions) batch by batch, longest prompts first (so memory peaks at once)."""
         for request in requests:
             _check_room(len(request.prompt_ids), sampling.max_new_tokens, max_context_tokens(self.model))
@@ -48,7 +52,11 @@ class HFEngine:
         ids, mask = pad_left([request.prompt_ids for request in requests], device=device)
         cache = DynamicCache(config=self.model.config)
         output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=_positions(mask), past_key_values=cache, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=_positions(mask),
+            past_key_values=cache,
+            logits_to_keep=1,
         )
         rows = torch.tensor(owner, device=device)
         if len(owner) != len(requests):
@@ -150,7 +158,9 @@ def _positions(mask: Int[Tensor, "rows seq"]) -> Int[Tensor, "rows seq"]:
 
 def _draw_uniforms(seeds: list[int], num_steps: int) -> Float[Tensor, "rows steps"]:
     """One uniform number in [0, 1) for each token a row may get; prefixes agree whatever the limit is."""
-    return torch.stack([torch.rand(num_steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.stack(
+        [torch.rand(num_steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
 
 
 def _fill_batches(order: list[int], requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:

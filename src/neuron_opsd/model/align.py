@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.unembedding import backbone
 
 
 def pad_right(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, device: torch.device | str = "cpu"
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    device: torch.device | str = "cpu",
 ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
     """Token ids, attention mask, and the places whose hidden state predicts a completion token."""
     width = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
@@ -35,7 +38,7 @@ def pad_right(
 
 def predicting_states(
     model: nn.Module,
-    unwrapped: PreTrainedModel,
+    unwrapped: CausalLM,
     ids: Int[Tensor, "batch seq"],
     mask: Int[Tensor, "batch seq"],
     predicting: Bool[Tensor, "batch seq"],
@@ -55,7 +58,7 @@ def predicting_states(
 
 
 @contextmanager
-def _kept_output(module: nn.Module):  # noqa: ANN202
+def _kept_output(module: nn.Module):
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:

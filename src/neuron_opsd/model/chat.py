@@ -7,7 +7,7 @@ end a turn or open another one.
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,9 @@ _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 class ChatEncoder:
     """Encodes messages with a tokenizer's chat template, always with the generation prompt appended."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, template_args: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, template_args: dict[str, Any] | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.template_args = dict(template_args or {})
         tokens = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
@@ -46,12 +48,17 @@ class ChatEncoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens shown: for eyes, never for encoding again."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self._decode(ids, skip_special_tokens=False)
 
     def decode_reply(self, ids: Sequence[int]) -> str:
         """The reply as a person reads it, without special tokens."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text.strip()
+        return self._decode(ids, skip_special_tokens=True).strip()
+
+    def _decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        return cast(str, text)  # one row of ids, one text
 
     def _hold(self, message: Message, held: list[str]) -> Message:
         """The message with each special-token text replaced by a numbered mark."""
@@ -67,9 +74,10 @@ class ChatEncoder:
 
     def _render(self, messages: list[Message]) -> str:
         try:
-            return self.tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self.template_args
             )
+            return cast(str, text)  # tokenize=False
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages[:3])
             raise ModelError(

@@ -59,7 +59,9 @@ def converted_gguf(path: Path) -> Path:
             _convert(path, temporary)
             os.replace(temporary, folder)
         except OSError:
-            if not (folder / "config.json").is_file():  # another process may have finished the same conversion first
+            if not (
+                folder / "config.json"
+            ).is_file():  # another process may have finished the same conversion first
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

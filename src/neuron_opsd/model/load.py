@@ -5,13 +5,23 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.gguf import converted_gguf, embedded_gguf
 
 logger = logging.getLogger(__name__)
+
+CausalLM = PreTrainedModel | PeftModel  # plain, or with an adapter around it
 
 
 def resolve_model(name: str) -> str:
@@ -25,7 +35,9 @@ def resolve_model(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ModelError(f"{name} is a file, but not .gguf. Give a model folder, a hub name or a .gguf file.")
+            raise ModelError(
+                f"{name} is a file, but not .gguf. Give a model folder, a hub name or a .gguf file."
+            )
         return str(converted_gguf(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -58,7 +70,7 @@ def load_model(
         dtype=getattr(torch, settings.dtype),
         use_safetensors=True,
     )
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]
 
 
 def load_tokenizer(settings: ModelSettings, *, name: str | None = None) -> PreTrainedTokenizerBase:
@@ -82,22 +94,26 @@ def load_tokenizer(settings: ModelSettings, *, name: str | None = None) -> PreTr
     return tokenizer
 
 
-def max_context_tokens(model: PreTrainedModel) -> int | None:
+def max_context_tokens(model: CausalLM) -> int | None:
     """How many tokens the model can read, where its configuration says so."""
     return _context_of(model.config)
 
 
-def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_token_ids(model: CausalLM, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every token that ends a reply: the tokenizer's and those of the model's generation configuration."""
     ids = model.generation_config.eos_token_id if model.generation_config else None
     listed = ids if isinstance(ids, list) else [ids]
-    return frozenset(i for i in [*listed, tokenizer.eos_token_id, *_end_of_turn_ids(tokenizer)] if i is not None)
+    return frozenset(
+        i for i in [*listed, tokenizer.eos_token_id, *_end_of_turn_ids(tokenizer)] if i is not None
+    )
 
 
 def _end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token with which this chat template closes an assistant turn, when it is a special token."""
     known = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>")
-    return [i for i, token in tokenizer.added_tokens_decoder.items() if token.special and token.content in known]
+    return [
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special and token.content in known
+    ]
 
 
 def _device(name: str) -> torch.device:
@@ -108,11 +124,13 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"model.device is {name!r}, which is not usable here: {reason}. Use auto or cpu.") from None
+        raise ModelError(
+            f"model.device is {name!r}, which is not usable here: {reason}. Use auto or cpu."
+        ) from None
     return device
 
 
-def _from_pretrained(loader, location: str, *, trust_remote_code: bool, **options):  # noqa: ANN001,ANN202
+def _from_pretrained(loader, location: str, *, trust_remote_code: bool, **options):
     try:
         return loader.from_pretrained(location, trust_remote_code=trust_remote_code, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -4,23 +4,31 @@ Shared by the neurons (rows of the unembedding) and by training (logits of a few
 batch x seq x vocab tensor never exists).
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from neuron_opsd.errors import ModelError
+from neuron_opsd.model.load import CausalLM
 
 
-def unembedding_weight(model: PreTrainedModel) -> Float[Tensor, "vocab hidden"]:
+def unembedding_weight(model: CausalLM) -> Float[Tensor, "vocab hidden"]:
     """The matrix whose row y is e[y]; tied or untied, it is what the model's head multiplies with."""
+    return _head(model).weight
+
+
+def _head(model: CausalLM) -> Any:
     head = model.get_output_embeddings()
     if head is None:
-        raise ModelError(f"{type(model).__name__} has no output embeddings; a causal language model is needed.")
-    return head.weight
+        raise ModelError(
+            f"{type(model).__name__} has no output embeddings; a causal language model is needed."
+        )
+    return head
 
 
-def final_norm_weight(model: PreTrainedModel) -> Float[Tensor, " hidden"]:
+def final_norm_weight(model: CausalLM) -> Float[Tensor, " hidden"]:
     """The scale of the last normalisation before the head (Gemma stores it minus one)."""
     hidden = unembedding_weight(model).shape[1]
     norms = [
@@ -31,19 +39,21 @@ def final_norm_weight(model: PreTrainedModel) -> Float[Tensor, " hidden"]:
     weights = [norm.weight for norm in norms if getattr(norm, "weight", None) is not None]
     weights = [weight for weight in weights if weight.shape == (hidden,)]
     if not weights:
-        raise ModelError(f"{type(model).__name__} has no final norm weight; use neurons.final_norm_scale=false.")
+        raise ModelError(
+            f"{type(model).__name__} has no final norm weight; use neurons.final_norm_scale=false."
+        )
     is_offset = type(norms[-1]).__name__.startswith("Gemma")
     return weights[-1] + 1 if is_offset else weights[-1]
 
 
-def backbone(model: PreTrainedModel) -> nn.Module:
+def backbone(model: CausalLM) -> nn.Module:
     """The model without its head: what gives `last_hidden_state`. Sees through PEFT."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
     return inner.base_model  # pyright: ignore[reportReturnType]
 
 
 def logits_from_hidden(
-    model: PreTrainedModel, hidden: Float[Tensor, "*batch hidden"], *, weight: Tensor | None = None
+    model: CausalLM, hidden: Float[Tensor, "*batch hidden"], *, weight: Tensor | None = None
 ) -> Float[Tensor, "*batch vocab"]:
     """Logits in float32, with the family's scaling (Cohere, Granite) and soft cap (Gemma) applied.
 
@@ -52,7 +62,7 @@ def logits_from_hidden(
         hidden: Last hidden states.
         weight: Another unembedding matrix than the model's (the teacher's, where the head is trained).
     """
-    head = model.get_output_embeddings()
+    head = _head(model)
     if weight is None or weight is head.weight:
         logits = head(hidden).float()
     else:

@@ -59,7 +59,8 @@ def sample_rollouts(
         DataError: a question that does not fit the model's context.
     """
     orders = [
-        choice_orders(question, num_rollouts, shuffle=shuffle_choices, seed=seed, stage=stage) for question in questions
+        choice_orders(question, num_rollouts, shuffle=shuffle_choices, seed=seed, stage=stage)
+        for question in questions
     ]
     requests, places = _build_requests(questions, orders, encoder, prompts, seed=seed, stage=stage)
     for request, (q, _) in zip(requests, places, strict=True):
@@ -83,7 +84,11 @@ def choice_orders(
     if not shuffle or not identity:
         return [identity] * num_rollouts
     return [
-        tuple(random.Random(derive_seed(seed, stage, "order", question.question_id, r)).sample(identity, len(identity)))
+        tuple(
+            random.Random(derive_seed(seed, stage, "order", question.question_id, r)).sample(
+                identity, len(identity)
+            )
+        )
         for r in range(num_rollouts)
     ]
 
@@ -144,7 +149,9 @@ def _make_rollout(
     )
 
 
-def check_fits(question: Question, num_prompt_tokens: int, max_new_tokens: int, max_context: int | None) -> None:
+def check_fits(
+    question: Question, num_prompt_tokens: int, max_new_tokens: int, max_context: int | None
+) -> None:
     """Refuse a question that leaves no room for its answer.
 
     Raises:

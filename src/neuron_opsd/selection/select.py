@@ -69,7 +69,9 @@ def _rank_domain(
 
 def _kept_ranks(num_questions: int, settings: SelectionSettings) -> range:
     count = num_kept(num_questions, settings.fraction)
-    first = {"lowest": 0, "highest": num_questions - count, "middle": (num_questions - count) // 2}[settings.keep]
+    first = {"lowest": 0, "highest": num_questions - count, "middle": (num_questions - count) // 2}[
+        settings.keep
+    ]
     return range(first, first + count)
 
 

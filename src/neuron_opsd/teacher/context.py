@@ -15,7 +15,9 @@ from neuron_opsd.records import Demonstration, Question, Rollout, TeacherContext
 from neuron_opsd.text.answers import strip_thinking
 from neuron_opsd.text.prompts import Message, student_messages, teacher_messages
 
-Neighbours = Mapping[str, Sequence[tuple[str, float]]]  # question id -> (neighbour's id, distance), nearest first
+Neighbours = Mapping[
+    str, Sequence[tuple[str, float]]
+]  # question id -> (neighbour's id, distance), nearest first
 
 
 def random_neighbours(
@@ -29,9 +31,15 @@ def random_neighbours(
     """The control: neighbours drawn at random from the pool, at distance 1 (nothing is known of their overlap)."""
     drawn: dict[str, list[tuple[str, float]]] = {}
     for question_id in question_ids:
-        candidates = [other for other in sorted(pool_ids) if other != question_id and not is_excluded(question_id, other)]
+        candidates = [
+            other
+            for other in sorted(pool_ids)
+            if other != question_id and not is_excluded(question_id, other)
+        ]
         state = random.Random(derive_seed(seed, "contexts", question_id))
-        drawn[question_id] = [(o, 1.0) for o in state.sample(candidates, min(num_neighbours, len(candidates)))]
+        drawn[question_id] = [
+            (o, 1.0) for o in state.sample(candidates, min(num_neighbours, len(candidates)))
+        ]
     return drawn
 
 
@@ -65,7 +73,9 @@ def build_contexts(
         DataError: a question that exceeds the budget without any demonstration.
     """
     return [
-        _build_context(questions[i], _demonstrations(neighbours[i], rollouts), questions, encoder, settings, prompts)
+        _build_context(
+            questions[i], _demonstrations(neighbours[i], rollouts), questions, encoder, settings, prompts
+        )
         for i in question_ids
     ]
 
@@ -91,7 +101,9 @@ def context_messages(
     )
 
 
-def _demonstrations(neighbours: Sequence[tuple[str, float]], rollouts: Mapping[str, Rollout]) -> list[Demonstration]:
+def _demonstrations(
+    neighbours: Sequence[tuple[str, float]], rollouts: Mapping[str, Rollout]
+) -> list[Demonstration]:
     return [
         Demonstration(
             question_id=other,

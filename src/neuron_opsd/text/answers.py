@@ -33,7 +33,7 @@ class Vote:
 
     @property
     def share(self) -> float:
-        """votes / total, in [0, 1]; 0 for an empty group."""
+        """Votes / total, in [0, 1]; 0 for an empty group."""
         return self.votes / self.total if self.total else 0.0
 
 
@@ -46,9 +46,9 @@ def strip_thinking(reply: str) -> str:
 
 
 def extract_answer(reply: str, *, choices: Sequence[str], answer_format: str = "reasoned") -> str | None:
-    """Read the answer from a reply to a question that showed `choices` in this order.
+    r"""Read the answer from a reply to a question that showed `choices` in this order.
 
-    Multiple choice: in this order, the last `\\boxed{X}`, the last "answer is X", a leading letter ("B.", "(B)"), then
+    Multiple choice: in this order, the last `\boxed{X}`, the last "answer is X", a leading letter ("B.", "(B)"), then
     the one choice whose text the reply gives. Free-form: boxed, then the text after the last "answer is", then (only
     when asked for the answer alone) the whole reply, and in reasoned replies the last number.
 
@@ -74,7 +74,9 @@ def _extract_choice(reply: str, choices: Sequence[str]) -> str | None:
     if leading:
         return _valid(leading[1], choices)
     cued_text = _CUED_TEXT.findall(reply)
-    return (_match_choice_text(cued_text[-1], choices) if cued_text else None) or _match_choice_text(reply, choices)
+    return (_match_choice_text(cued_text[-1], choices) if cued_text else None) or _match_choice_text(
+        reply, choices
+    )
 
 
 def _valid(letter: str, choices: Sequence[str]) -> str | None:
@@ -86,7 +88,9 @@ def _match_choice_text(text: str, choices: Sequence[str]) -> str | None:
     text = f" {normalise_answer(text)} "
     found = [i for i, choice in enumerate(choices) if f" {normalise_answer(choice)} " in text]
     longest = max(found, key=lambda i: len(choices[i]), default=None)
-    if longest is None or any(normalise_answer(choices[i]) not in normalise_answer(choices[longest]) for i in found):
+    if longest is None or any(
+        normalise_answer(choices[i]) not in normalise_answer(choices[longest]) for i in found
+    ):
         return None
     return LETTERS[longest] if longest < len(LETTERS) else None
 
@@ -153,5 +157,7 @@ def majority_answer(answers: Sequence[str | None], *, skip_unparsable: bool) -> 
             counts[answer] = counts.get(answer, 0) + 1
     if not counts:
         return Vote(None, 0, len(answers))
-    winner = max(counts, key=counts.__getitem__)  # dicts keep insertion order and max keeps the first: earliest wins
+    winner = max(
+        counts, key=counts.__getitem__
+    )  # dicts keep insertion order and max keeps the first: earliest wins
     return Vote(winner, counts[winner], len(answers))

@@ -13,13 +13,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
-    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -31,8 +30,9 @@ from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine, Request, Sampling
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.divergence import divergence_named, sum_in_chunks
+from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.teacher_weights import TeacherWeights
-from neuron_opsd.model.unembedding import logits_from_hidden
+from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +65,18 @@ class LazyItems(torch.utils.data.Dataset):
         return self.make_item(index)
 
 
+def _as_list(items: list[Any]) -> Any:
+    """A batch is the list of its items; they are padded only after they are sampled."""
+    return items
+
+
 class OpsdTrainer(Trainer):
     """The loss and the sampling; everything else is the Trainer's."""
 
     def __init__(
         self,
         *,
-        model: PreTrainedModel,
+        model: CausalLM,
         args: TrainingArguments,
         items: LazyItems,
         engine: Engine,
@@ -82,7 +87,7 @@ class OpsdTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(
-            model=model, args=args, train_dataset=items, data_collator=list, callbacks=list(callbacks)
+            model=model, args=args, train_dataset=items, data_collator=_as_list, callbacks=list(callbacks)
         )
         self.model_accepts_loss_kwargs = True  # the loss is already divided by the step's token count
         self.loss_is_scaled_for_ga = True
@@ -138,7 +143,7 @@ class OpsdTrainer(Trainer):
             self.unwrapped.train()
         student_batch = pad_right([item.student_ids for item in inputs], completions, device=device)
         student_hidden = predicting_states(model, self.unwrapped, *student_batch)
-        head = self.teacher.head_weight(self.unwrapped.get_output_embeddings().weight)
+        head = self.teacher.head_weight(unembedding_weight(self.unwrapped))
         total, sums = sum_in_chunks(
             student_hidden,
             teacher_hidden,
@@ -154,7 +159,8 @@ class OpsdTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's figures; hand the row to metrics.jsonl without wall times."""
         if "loss" in logs:
-            sums = self.accelerator.reduce(self.sums, reduction="sum") / self.step_figures["num_completion_tokens"]
+            sums = cast(Tensor, self.accelerator.reduce(self.sums, reduction="sum"))
+            sums = sums / self.step_figures["num_completion_tokens"]
             names = ("divergence", "student_entropy", "teacher_entropy")
             logs |= {**self.step_figures, **dict(zip(names, sums.tolist(), strict=True))}
             self.on_log({"step": self.state.global_step, **logs})
@@ -184,7 +190,9 @@ class TeacherCallback(TrainerCallback):
         """After the optimiser's step: the average takes the new weights in."""
         self.teacher.update()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """After the Trainer's own files: the teacher's weights, then the mark."""
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

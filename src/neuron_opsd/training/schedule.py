@@ -12,7 +12,9 @@ def num_steps(num_questions: int, settings: TrainingSettings) -> int:
     """min(training.num_steps, max_epochs passes over the selection), and at least one step."""
     if settings.max_epochs is None:
         return settings.num_steps
-    return max(1, min(settings.num_steps, math.ceil(settings.max_epochs * num_questions / settings.batch_size)))
+    return max(
+        1, min(settings.num_steps, math.ceil(settings.max_epochs * num_questions / settings.batch_size))
+    )
 
 
 def question_order(question_ids: Sequence[str], num_items: int, *, seed: int) -> list[str]:

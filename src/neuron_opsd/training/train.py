@@ -10,12 +10,17 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.errors import ConfigError, ModelError
-from neuron_opsd.model.load import end_token_ids
+from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.training.opsd_trainer import (
     LazyItems,
@@ -43,8 +48,8 @@ OWNED = {
 
 
 def train(
-    model: PreTrainedModel,
-    make_engine: Callable[[PreTrainedModel], Engine],
+    model: CausalLM,
+    make_engine: Callable[[CausalLM], Engine],
     items: LazyItems,
     settings: TrainingSettings,
     *,
@@ -53,7 +58,7 @@ def train(
     seed: int,
     callbacks: Sequence[TrainerCallback] = (),
     on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
-) -> PreTrainedModel:
+) -> CausalLM:
     """Distil, resuming from the last complete checkpoint in `folder`.
 
     Args:
@@ -94,7 +99,7 @@ def train(
     return student
 
 
-def trainable(model: PreTrainedModel, settings: TrainingSettings, *, seed: int) -> PreTrainedModel:
+def trainable(model: CausalLM, settings: TrainingSettings, *, seed: int) -> CausalLM:
     """The model with what is to be trained: an adapter on all linear layers, or all weights.
 
     Raises:
@@ -162,11 +167,13 @@ def training_arguments(
     try:
         return TrainingArguments(**options)
     except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"training.trainer is not accepted by transformers.TrainingArguments: {error}") from None
+        raise ConfigError(
+            f"training.trainer is not accepted by transformers.TrainingArguments: {error}"
+        ) from None
 
 
 def publish(
-    student: PreTrainedModel,
+    student: CausalLM,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
