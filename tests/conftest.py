@@ -15,3 +15,19 @@ install_import_hook(
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+import pytest  # noqa: E402
+
+from helpers import build_tiny_model, build_tiny_tokenizer  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A tiny random llama; read only: a test that trains builds its own."""
+    return build_tiny_model()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """Byte-level, with a ChatML template."""
+    return build_tiny_tokenizer()
