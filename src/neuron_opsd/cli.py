@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +63,7 @@ def _setup(
     ):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
     if not verbose:
+        warnings.filterwarnings("ignore", category=FutureWarning)
         # transformers configures its own handlers and bars on import; this variable is read then.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     PreTrainedTokenizerBase,
+    PrinterCallback,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -95,6 +96,7 @@ def train(
         on_log=metrics.append,
         callbacks=[keeper, *callbacks],
     )
+    trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return student
 

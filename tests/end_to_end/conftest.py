@@ -1,0 +1,73 @@
+"""A tiny random llama with SmolLM2's real tokenizer and chat template, and small question files."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from end_to_end.tiny_run import SMALL
+from neuron_opsd.config import ModelSettings
+from neuron_opsd.model.load import load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tokenizer = load_tokenizer(ModelSettings(name="embedded:smollm2-135m"))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_questions(path: Path, domain: str, count: int) -> Path:
+    state = random.Random(domain)
+    rows = []
+    for i in range(count):
+        a, b = state.randint(2, 99), state.randint(2, 99)
+        choices = [str(a + b + shift) for shift in (0, 1, 2, 3)]
+        state.shuffle(choices)
+        rows.append(
+            {"question_id": f"{domain}-{i}", "domain": domain, "question": f"{domain}: what is {a} + {b}?"}
+        )
+        rows[-1]["choices"] = choices
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def question_files(tmp_path: Path) -> list[Path]:
+    return [
+        write_questions(tmp_path / "sums.jsonl", "sums", 20),
+        write_questions(tmp_path / "other.jsonl", "other", 6),
+    ]
+
+
+@pytest.fixture
+def command(tiny_model_folder: Path, question_files: list[Path]) -> list[str]:
+    pool, cross = map(str, question_files)
+    return [
+        "run",
+        "neuron_opsd",
+        "--model",
+        str(tiny_model_folder),
+        "--questions",
+        pool,
+        "--cross",
+        cross,
+        *SMALL,
+    ]
