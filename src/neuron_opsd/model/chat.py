@@ -17,6 +17,8 @@ from neuron_opsd.text.prompts import Message
 
 # Marks the places of special-token text inside a message; private-use characters that no sane text holds.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+# Turn tokens, special or not by their flag. Other added tokens (white space, tags, <think>) are ordinary text.
+_TURN = re.compile(r"<\|.*\|>|<(?:start|end)_of_turn>", re.DOTALL)
 
 
 class ChatEncoder:
@@ -27,7 +29,8 @@ class ChatEncoder:
     ) -> None:
         self.tokenizer = tokenizer
         self.template_args = dict(template_args or {})
-        tokens = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        added = tokenizer.added_tokens_decoder.values()
+        tokens = sorted((t.content for t in added if t.special or _TURN.fullmatch(t.content)), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, tokens))) if tokens else None
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
