@@ -1,0 +1,219 @@
+"""The transformers engine: greedy, sampled and scored as the model itself says."""
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from helpers import build_tiny_model
+from neuron_opsd.engines.base import Completion, Request, Sampling
+from neuron_opsd.engines.hf import HFEngine, pad_left, sample_tokens
+from neuron_opsd.errors import EngineError
+
+LENGTHS = (3, 11, 1, 7, 29, 5, 13)
+GREEDY = Sampling(temperature=0, max_new_tokens=12)
+SAMPLED = Sampling(temperature=1.0, max_new_tokens=24)
+
+
+def make_prompts(seed: int = 0) -> list[tuple[int, ...]]:
+    state = torch.Generator().manual_seed(seed)
+    return [tuple(torch.randint(3, 259, (n,), generator=state).tolist()) for n in LENGTHS]
+
+
+def requests(num_completions: int = 1) -> list[Request]:
+    return [
+        Request(prompt_ids=prompt, seeds=tuple(100 * i + j for j in range(num_completions)))
+        for i, prompt in enumerate(make_prompts())
+    ]
+
+
+def run(engine: HFEngine, asked: list[Request], sampling: Sampling) -> list[list[Completion]]:
+    done = dict(engine.generate(asked, sampling))
+    return [done[i] for i in range(len(asked))]
+
+
+def close(first: list[list[Completion]], second: list[list[Completion]]) -> None:
+    assert [[c.token_ids for c in group] for group in first] == [
+        [c.token_ids for c in group] for group in second
+    ]
+    assert [[c.finish_reason for c in g] for g in first] == [[c.finish_reason for c in g] for g in second]
+    for group, other in zip(first, second, strict=True):
+        for a, b in zip(group, other, strict=True):
+            assert a.log_probs == pytest.approx(b.log_probs, abs=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
+def test_batch_size_changes_nothing(tiny_model, tiny_tokenizer, sampling, batch_size):
+    asked = requests(num_completions=3)
+    whole = run(HFEngine(tiny_model, tiny_tokenizer, batch_size=64), asked, sampling)
+    close(run(HFEngine(tiny_model, tiny_tokenizer, batch_size=batch_size), asked, sampling), whole)
+
+
+def test_order_and_company_change_nothing(tiny_model, tiny_tokenizer):
+    engine, asked = HFEngine(tiny_model, tiny_tokenizer), requests(num_completions=2)
+    whole = run(engine, asked, SAMPLED)
+    close(run(engine, asked[::-1], SAMPLED), whole[::-1])
+    for i, request in enumerate(asked):
+        alone = [Request(prompt_ids=request.prompt_ids, seeds=(seed,)) for seed in request.seeds]
+        close([[c[0] for c in run(engine, alone, SAMPLED)]], [whole[i]])
+
+
+def test_same_call_twice_is_the_same(tiny_model, tiny_tokenizer):
+    engine, asked = HFEngine(tiny_model, tiny_tokenizer), requests(num_completions=2)
+    torch.manual_seed(1)
+    first = run(engine, asked, SAMPLED)
+    torch.manual_seed(2)
+    assert run(engine, asked, SAMPLED) == first
+
+
+def test_a_lower_limit_gives_a_prefix(tiny_model, tiny_tokenizer):
+    engine, asked = HFEngine(tiny_model, tiny_tokenizer), requests()
+    short = run(engine, asked, Sampling(temperature=1.0, max_new_tokens=5))
+    for (a,), (b,) in zip(short, run(engine, asked, SAMPLED), strict=True):
+        assert b.token_ids[:5] == a.token_ids
+
+
+def test_greedy_is_what_generate_gives(tiny_model, tiny_tokenizer):
+    asked = requests()
+    found = run(HFEngine(tiny_model, tiny_tokenizer), asked, GREEDY)
+    for request, (completion,) in zip(asked, found, strict=True):
+        ids = torch.tensor([request.prompt_ids])
+        expected = tiny_model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+        assert completion.token_ids == tuple(expected[0, ids.shape[1] :].tolist())
+
+
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, SAMPLED, Sampling(temperature=0.6, top_p=0.9, max_new_tokens=9)]
+)
+def test_log_probs_are_those_of_one_teacher_forced_pass(tiny_model, tiny_tokenizer, sampling):
+    asked = requests(num_completions=2)
+    for request, group in zip(asked, run(HFEngine(tiny_model, tiny_tokenizer), asked, sampling), strict=True):
+        for completion in group:
+            ids = torch.tensor([[*request.prompt_ids, *completion.token_ids]])
+            with torch.no_grad():
+                log_probs = torch.log_softmax(
+                    tiny_model(ids).logits[0, len(request.prompt_ids) - 1 : -1], dim=-1
+                )
+            expected = log_probs.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+            assert completion.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_finish_reasons(tiny_model, tiny_tokenizer):
+    engine = HFEngine(tiny_model, tiny_tokenizer)
+    asked = [Request(prompt_ids=make_prompts()[0], seeds=tuple(range(60)))]
+    (group,) = run(engine, asked, Sampling(temperature=2.0, max_new_tokens=60))
+    assert {c.finish_reason for c in group} == {"stop", "length"}
+    for completion in group:
+        ends = [token in engine.end_ids.tolist() for token in completion.token_ids]
+        assert not any(ends[:-1])
+        assert ends[-1] == (completion.finish_reason == "stop")
+        assert completion.finish_reason == "stop" or len(completion.token_ids) == 60
+        assert len(completion.log_probs) == len(completion.token_ids)
+
+
+def test_generation_config_is_not_read(tiny_tokenizer):
+    model = build_tiny_model()
+    expected = run(HFEngine(model, tiny_tokenizer), requests(), SAMPLED)
+    model.generation_config.update(
+        temperature=0.01, top_k=1, do_sample=True, repetition_penalty=5.0, max_length=3
+    )
+    assert run(HFEngine(model, tiny_tokenizer), requests(), SAMPLED) == expected
+
+
+def test_every_end_token_of_the_model_ends(tiny_tokenizer):
+    model = build_tiny_model()
+    model.generation_config.eos_token_id = [2, 77]
+    assert HFEngine(model, tiny_tokenizer).end_ids.tolist() == [2, 77]
+
+
+def test_a_prompt_too_long_is_refused(tiny_model, tiny_tokenizer):
+    asked = [Request(prompt_ids=(5,) * 250, seeds=(1,))]
+    with pytest.raises(EngineError, match=r"250 tokens and 12 new ones .* 256"):
+        run(HFEngine(tiny_model, tiny_tokenizer), asked, GREEDY)
+    run(HFEngine(tiny_model, tiny_tokenizer), asked, Sampling(temperature=0, max_new_tokens=6))
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.3, 0.8)])
+def test_frequencies_follow_softmax(temperature, top_p):
+    """Chi-square on 20,000 draws; the seed is fixed, so this passes or fails for good."""
+    logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.3, -1.0, -2.0, 1.5])
+    num_draws = 20_000
+    uniforms = torch.rand(num_draws, generator=torch.Generator().manual_seed(3))
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=1)
+    chosen, log_probs = sample_tokens(logits.expand(num_draws, -1), uniforms, sampling)
+    probs = torch.softmax(logits.double() / temperature, -1)
+    if top_p < 1:
+        ordered, indices = probs.sort(descending=True)
+        probs[indices[(ordered.cumsum(0) - ordered) >= top_p]] = 0
+    observed = torch.bincount(chosen, minlength=8).double()
+    assert observed[probs == 0].sum() == 0
+    inside = probs > 0
+    expected = probs[inside] / probs[inside].sum() * num_draws
+    assert chisquare(observed[inside].numpy(), expected.numpy()).pvalue > 0.01
+    torch.testing.assert_close(log_probs, torch.log_softmax(logits, -1)[chosen])
+
+
+def test_engine_draws_follow_the_models_own_softmax(tiny_model, tiny_tokenizer):
+    prompt = make_prompts()[1]
+    asked = [Request(prompt_ids=prompt, seeds=tuple(range(4000)))]
+    (group,) = run(
+        HFEngine(tiny_model, tiny_tokenizer, batch_size=4000),
+        asked,
+        Sampling(temperature=1.0, max_new_tokens=1),
+    )
+    with torch.no_grad():
+        probs = torch.softmax(tiny_model(torch.tensor([prompt])).logits[0, -1].double(), -1)
+    observed = torch.bincount(torch.tensor([c.token_ids[0] for c in group]), minlength=260).double()
+    large = probs * len(group) >= 5
+    assert large.sum() > 5
+    observed = torch.cat([observed[large], observed[~large].sum()[None]])
+    expected = torch.cat([probs[large], probs[~large].sum()[None]]) * len(group)
+    assert chisquare(observed.numpy(), expected.numpy()).pvalue > 0.01
+
+
+def test_nucleus_by_hand():
+    """Masses 0.5, 0.3, 0.2: up to 0.5 keeps one token, up to 0.8 two, above that all."""
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log()
+    for top_p, allowed in [
+        (0.01, {1}),
+        (0.49, {1}),
+        (0.6, {1, 2}),
+        (0.79, {1, 2}),
+        (0.9, {0, 1, 2}),
+        (1.0, {0, 1, 2}),
+    ]:
+        uniforms = torch.linspace(0, 0.999, 500)
+        chosen, _ = sample_tokens(
+            logits.expand(500, -1), uniforms, Sampling(temperature=1.0, top_p=top_p, max_new_tokens=1)
+        )
+        assert set(chosen.tolist()) == allowed, top_p
+
+
+def test_the_ends_of_the_unit_interval_choose_possible_tokens():
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
+    for u in (0.0, 1 - 2**-24):
+        chosen, _ = sample_tokens(logits, torch.tensor([u]), Sampling(temperature=1.0, max_new_tokens=1))
+        assert chosen.item() in {1, 2}
+
+
+def test_pad_left_by_hand():
+    ids, mask = pad_left([[5, 6, 7], [8]], pad_id=9)
+    assert ids.tolist() == [[5, 6, 7], [9, 9, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_what_stands_in_the_padding_does_not_matter(tiny_model, tiny_tokenizer, monkeypatch):
+    engine = HFEngine(tiny_model, tiny_tokenizer)
+    expected = run(engine, requests(), GREEDY)
+    monkeypatch.setattr(
+        "neuron_opsd.engines.hf.pad_left",
+        lambda sequences, device: pad_left(sequences, device=device, pad_id=123),
+    )
+    assert run(engine, requests(), GREEDY) == expected
