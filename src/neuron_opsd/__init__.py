@@ -1,0 +1,93 @@
+"""Neuron-OPSD (arXiv 2607.02460): better at a field from its unlabelled questions alone.
+
+The public API, by name. A name is imported when it is first used, so `import neuron_opsd` costs nothing and loads no
+torch. `examples/python_api.py` uses most of it; the command line is `neuron-opsd`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuron_opsd.config import Config, load_config
+    from neuron_opsd.engines.hf import HFEngine
+    from neuron_opsd.errors import (
+        ConfigError,
+        DataError,
+        EngineError,
+        ModelError,
+        NeuronOpsdError,
+        RunFolderError,
+    )
+    from neuron_opsd.model.chat import ChatEncoder
+    from neuron_opsd.model.load import load_model
+    from neuron_opsd.neurons.capture import capture_neurons
+    from neuron_opsd.neurons.overlap import nearest_neighbours
+    from neuron_opsd.pipeline import run_stages
+    from neuron_opsd.questions.load import load_questions
+    from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
+    from neuron_opsd.rollouts.pseudo_label import vote
+    from neuron_opsd.rollouts.sample import sample_rollouts, sampling_of
+    from neuron_opsd.run_folder import RunFolder
+    from neuron_opsd.selection.select import select_questions
+    from neuron_opsd.teacher.context import build_contexts
+    from neuron_opsd.workbench import Workbench
+
+__all__ = [
+    "ChatEncoder",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "EngineError",
+    "HFEngine",
+    "ModelError",
+    "NeuronOpsdError",
+    "NeuronSets",
+    "Question",
+    "Rollout",
+    "RunFolder",
+    "RunFolderError",
+    "SelectedQuestion",
+    "TeacherContext",
+    "Workbench",
+    "build_contexts",
+    "capture_neurons",
+    "load_config",
+    "load_model",
+    "load_questions",
+    "nearest_neighbours",
+    "run_stages",
+    "sample_rollouts",
+    "sampling_of",
+    "select_questions",
+    "vote",
+]
+
+_MODULES = {
+    "config": ("Config", "load_config"),
+    "engines.hf": ("HFEngine",),
+    "errors": ("ConfigError", "DataError", "EngineError", "ModelError", "NeuronOpsdError", "RunFolderError"),
+    "model.chat": ("ChatEncoder",),
+    "model.load": ("load_model",),
+    "neurons.capture": ("capture_neurons",),
+    "neurons.overlap": ("nearest_neighbours",),
+    "pipeline": ("run_stages",),
+    "questions.load": ("load_questions",),
+    "records": ("NeuronSets", "Question", "Rollout", "SelectedQuestion", "TeacherContext"),
+    "rollouts.pseudo_label": ("vote",),
+    "rollouts.sample": ("sample_rollouts", "sampling_of"),
+    "run_folder": ("RunFolder",),
+    "selection.select": ("select_questions",),
+    "teacher.context": ("build_contexts",),
+    "workbench": ("Workbench",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'neuron_opsd' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"neuron_opsd.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

