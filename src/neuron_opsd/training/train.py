@@ -212,7 +212,8 @@ class MetricsFile:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        path.write_text("".join(lines[:keep_steps]), encoding="utf-8")
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= keep_steps]
+        path.write_text("".join(kept), encoding="utf-8")
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row."""
