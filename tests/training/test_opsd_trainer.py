@@ -1,0 +1,278 @@
+"""On-policy distillation on a tiny model: exact accumulation, bit-equal resumption, and it learns."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import build_tiny_model, build_tiny_tokenizer
+from neuron_opsd.config import LoraSettings, TrainingSettings
+from neuron_opsd.engines.base import Request, Sampling
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.errors import ConfigError, ModelError
+from neuron_opsd.training.opsd_trainer import COMPLETE_FILE, LazyItems, TrainingItem, last_complete_checkpoint
+from neuron_opsd.training.schedule import num_steps, question_order
+from neuron_opsd.training.train import train, training_arguments
+
+TOKENIZER = build_tiny_tokenizer()
+
+
+def settings(**changes) -> TrainingSettings:
+    return TrainingSettings(
+        **{
+            "method": "full",
+            "lora": LoraSettings(rank=4, alpha=8),
+            "batch_size": 8,
+            "micro_batch_size": 8,
+            "max_new_tokens": 6,
+            "learning_rate": 1e-3,
+            "warmup_steps": 0,
+            "save_steps": 2,
+            "loss_chunk_tokens": 16,
+            **changes,
+        }
+    )
+
+
+def make_item(place: int) -> TrainingItem:
+    """A question of 3 to 14 tokens; the teacher reads 1 to 20 more before it."""
+    state = random.Random(place)
+    draw = lambda low, high: tuple(state.randrange(3, 259) for _ in range(state.randint(low, high)))  # noqa: E731
+    question = draw(3, 14)
+    return TrainingItem(f"q{place}", question, draw(1, 20) + question, seed=1000 + place)
+
+
+def run(folder: Path, *, steps: int, item=make_item, seed: int = 0, spread: float = 0.25, **changes):
+    chosen = settings(**changes)
+    return train(
+        build_tiny_model(spread=spread),
+        lambda student: HFEngine(student, TOKENIZER),
+        LazyItems(steps * chosen.batch_size, item),
+        chosen,
+        folder=folder,
+        num_steps=steps,
+        seed=seed,
+    )
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_bits(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.mark.parametrize("teacher", ["frozen", "ema", "live"])
+@pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "jsd"])
+def test_equal_prompts_and_weights_give_zero_loss(tmp_path, teacher, divergence):
+    def same(place: int) -> TrainingItem:
+        item = make_item(place)
+        return TrainingItem(item.question_id, item.student_ids, item.student_ids, item.seed)
+
+    start = build_tiny_model()
+    # SGD: Adam would scale rounding noise up to full steps.
+    student = run(
+        tmp_path, steps=2, item=same, teacher=teacher, divergence=divergence, trainer={"optim": "sgd"}
+    )
+    for row in rows(tmp_path):
+        assert row["divergence"] == pytest.approx(0, abs=1e-5)
+        assert row["loss"] == pytest.approx(0, abs=1e-5)
+        assert row["grad_norm"] == pytest.approx(0, abs=1e-4)
+        assert row["student_entropy"] == pytest.approx(row["teacher_entropy"], abs=1e-4)
+        assert row["student_entropy"] > 0.5
+    for name, value in weights(student).items():
+        torch.testing.assert_close(value, start.state_dict()[name], atol=1e-6, rtol=1e-5)
+
+
+def test_loss_is_the_divergence_of_each_completion_token(tmp_path):
+    """The logged loss, recomputed from the model alone: one row at a time, full vocabulary, float64."""
+    run(tmp_path, steps=1, micro_batch_size=2, teacher="frozen")
+    model = build_tiny_model().double()
+    engine = HFEngine(build_tiny_model(), TOKENIZER)
+    total, num_tokens = 0.0, 0
+    for place in range(8):
+        item = make_item(place)
+        asked = [Request(prompt_ids=item.student_ids, seeds=(item.seed,))]
+        ((_, (completion,)),) = engine.generate(asked, Sampling(temperature=1.0, max_new_tokens=6))
+        scored = []
+        for prompt in (item.student_ids, item.teacher_ids):
+            logits = model(torch.tensor([[*prompt, *completion.token_ids]])).logits[0, len(prompt) - 1 : -1]
+            scored.append(torch.log_softmax(logits.double(), -1))
+        total += (scored[0].exp() * (scored[0] - scored[1])).sum().item()
+        num_tokens += len(completion.token_ids)
+    (row,) = rows(tmp_path)
+    assert row["num_completion_tokens"] == num_tokens
+    assert row["loss"] == pytest.approx(total / num_tokens, rel=1e-4)
+    assert row["divergence"] == pytest.approx(total / num_tokens, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_accumulation_of_1x8_is_8x1(tmp_path, method):
+    """Unequal prompts and completions, so a mean over micro-batches would differ from the mean over tokens."""
+    options = {"steps": 3, "method": method, "learning_rate": 0.05, "max_new_tokens": 40}
+    options["trainer"] = {"optim": "sgd"}
+    whole = run(tmp_path / "whole", micro_batch_size=8, **options)
+    for size in (1, 2):
+        split = run(tmp_path / str(size), micro_batch_size=size, **options)
+        for (name, a), b in zip(weights(whole).items(), weights(split).values(), strict=True):
+            difference = (a - b).norm() / a.norm().clamp(min=1e-12)
+            assert difference < 1e-5, name
+        for first, second in zip(rows(tmp_path / "whole"), rows(tmp_path / str(size)), strict=True):
+            assert first["num_completion_tokens"] == second["num_completion_tokens"]
+            assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
+            assert first["divergence"] == pytest.approx(second["divergence"], rel=1e-4)
+            assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-3)
+    start = build_tiny_model().state_dict()
+    if method == "full":
+        assert any(
+            not torch.allclose(value, start[name], atol=1e-4) for name, value in weights(whole).items()
+        )
+
+
+def test_twice_is_the_same_bits(tmp_path):
+    assert_same_bits(run(tmp_path / "a", steps=3), run(tmp_path / "b", steps=3))
+    assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
+    other = run(tmp_path / "c", steps=3, item=lambda place: make_item(place + 50))
+    with pytest.raises(AssertionError):
+        assert_same_bits(other, run(tmp_path / "d", steps=3))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("teacher", ["frozen", "ema", "live"])
+def test_resuming_changes_no_bit(tmp_path, method, teacher):
+    options = {"steps": 5, "method": method, "teacher": teacher, "ema_rate": 0.3, "micro_batch_size": 4}
+    whole = run(tmp_path / "whole", **options)
+    # As a kill after step 3 leaves it: checkpoint 2 whole, checkpoint 4 cut short, a row too many in the metrics.
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    shutil.copytree(tmp_path / "whole/checkpoint-4", cut / "checkpoint-4")
+    (cut / "checkpoint-4" / COMPLETE_FILE).unlink()
+    run(tmp_path / "first", **options | {"steps": 2})
+    shutil.copytree(tmp_path / "first/checkpoint-2", cut / "checkpoint-2")
+    lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines(keepends=True)
+    (cut / "metrics.jsonl").write_text("".join(lines[:3]))
+
+    resumed = run(cut, **options)
+
+    assert_same_bits(resumed, whole)
+    assert (cut / "metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+
+
+def test_resuming_with_sparser_logging_keeps_the_rows_before_the_checkpoint(tmp_path):
+    options = {"trainer": {"logging_steps": 2}, "save_steps": 3, "micro_batch_size": 4}
+    run(tmp_path / "whole", steps=6, **options)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/checkpoint-6")
+    with (tmp_path / "cut/metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')  # the kill came in the middle of a row
+    run(tmp_path / "cut", steps=6, **options)
+    assert [row["step"] for row in rows(tmp_path / "cut")] == [2, 4, 6]
+
+
+def test_a_checkpoint_cut_short_is_removed(tmp_path):
+    for step in (2, 4, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}" / COMPLETE_FILE).write_text("")
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert not (tmp_path / "checkpoint-10").exists()
+    assert (tmp_path / "checkpoint-2").is_dir()
+    assert last_complete_checkpoint(tmp_path / "none") is None
+
+
+def test_checkpoints_are_ordered_by_number_not_by_name(tmp_path):
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / COMPLETE_FILE).write_text("")
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainer": {"learning_rat": 1}}, "learning_rat"),
+        ({"trainer": {"optim": "no_such_optimiser"}}, "training.trainer"),
+        (
+            {"trainer": {"learning_rate": 1e-3}},
+            r"trainer\.learning_rate is decided by training\.learning_rate",
+        ),
+        ({"micro_batch_size": 3}, "multiple of training.micro_batch_size"),
+        ({"micro_batch_size": 16}, "multiple of training.micro_batch_size"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        training_arguments(
+            settings(**changes), folder=tmp_path, num_steps=2, seed=0, device=torch.device("cpu")
+        )
+
+
+def test_full_training_in_bfloat16_is_refused(tmp_path):
+    items = LazyItems(8, make_item)
+    with pytest.raises(ModelError, match=r"model\.dtype=float32"):
+        train(
+            build_tiny_model().bfloat16(), lambda s: HFEngine(s, TOKENIZER), items, settings(),
+            folder=tmp_path, num_steps=1, seed=0,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_student_learns_what_the_context_told_the_teacher(tmp_path, method):
+    """The teacher reads a fixed hint before each question; the student, without it, comes to answer alike."""
+    hint = tuple(range(40, 52))
+
+    def with_hint(place: int) -> TrainingItem:
+        question = make_item(place % 4).student_ids
+        return TrainingItem(f"q{place % 4}", question, hint + question, seed=place)
+
+    rate = 3e-3 if method == "full" else 2e-2
+    options = {"item": with_hint, "method": method, "teacher": "frozen", "save_steps": 100, "spread": 0.15}
+    run(tmp_path / "learns", steps=60, learning_rate=rate, **options)
+    values = [row["divergence"] for row in rows(tmp_path / "learns")]
+    assert sum(values[-10:]) < 0.7 * sum(values[:10])
+    assert sum(values[-10:]) > 0
+    run(tmp_path / "idle", steps=20, learning_rate=1e-9, **options)
+    idle = [row["divergence"] for row in rows(tmp_path / "idle")]
+    assert sum(idle[-10:]) > 0.85 * sum(idle[:10])
+
+
+def test_first_batch_is_shown_with_its_sample(tmp_path):
+    seen = []
+    chosen = settings()
+    train(
+        build_tiny_model(), lambda s: HFEngine(s, TOKENIZER), LazyItems(16, make_item), chosen,
+        folder=tmp_path, num_steps=2, seed=0, on_first_batch=seen.append,
+    )  # fmt: skip
+    assert [item.question_id for item in seen] == ["q0"]
+    assert seen[0].completion_ids
+    assert seen[0].finish_reason in {"stop", "length"}
+
+
+def test_steps_are_capped_by_passes_over_the_selection():
+    chosen = settings(batch_size=16, num_steps=150, max_epochs=3.4, micro_batch_size=4)
+    assert num_steps(100, chosen) == 22  # ceil(340 / 16)
+    assert num_steps(10_000, chosen) == 150
+    assert num_steps(1, chosen) == 1
+    assert num_steps(1, settings(num_steps=7, max_epochs=None)) == 7
+
+
+def test_no_question_comes_twice_before_all_came_once():
+    ids = [f"q{i}" for i in range(7)]
+    order = question_order(ids, 25, seed=3)
+    assert len(order) == 25
+    for start in (0, 7, 14):
+        assert sorted(order[start : start + 7]) == ids
+    assert order[:7] != order[7:14]
+    assert question_order(ids[::-1], 25, seed=3) == order
+    assert question_order(ids, 10, seed=3) == order[:10]
+    assert question_order(ids, 25, seed=4) != order
