@@ -2,7 +2,8 @@
 
 A recipe is a YAML file of these sections; `section.key=value` on the command line overrides it; one validator reads
 both. The model and the questions have no default; everything else has the paper's, or says "ours". Sources: [N]
-Neuron-OPSD (arXiv 2607.02460), [F] NeuFS (2607.02423), [P] the first author's prototype, [ours] measured or chosen here.
+Neuron-OPSD (arXiv 2607.02460), [F] NeuFS (2607.02423), [P] the first author's prototype, [ours] measured or chosen
+here.
 """
 
 import difflib
@@ -55,10 +56,15 @@ class QuestionSettings(Section):
         None, description="Train on this domain of the file; its other domains become cross-domain sets."
     )
     test_fraction: float = Field(
-        0.2, ge=0, lt=1, description="Share of each domain held out for evaluation, by a hash of the content. [ours]"
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of each domain held out for evaluation, by a hash of the content. [ours]",
     )
     max_train: Count | None = Field(None, description="At most this many pool questions, by hash order.")
-    max_test: Count | None = Field(None, description="At most this many test questions a domain, by hash order.")
+    max_test: Count | None = Field(
+        None, description="At most this many test questions a domain, by hash order."
+    )
     seed: int = Field(0, description="Salt of the hash that splits train from test.")
 
 
@@ -69,9 +75,12 @@ class PromptSettings(Section):
     answer_format: Literal["reasoned", "letter", "choice_text", "free"] = Field(
         "reasoned",
         description="How a question asks for its answer: reasons, then the answer; the letter alone; the choice's text "
-        "alone; or nothing added, not even the choices (the question says how to answer). Free-form questions ignore letter and choice_text. [ours]",
+        "alone; or nothing added, not even the choices (the question says how to answer). Free-form questions ignore "
+        "letter and choice_text. [ours]",
     )
-    keep_thinking: bool = Field(False, description="Keep <think> blocks in demonstrations [P keeps; ours drops].")
+    keep_thinking: bool = Field(
+        False, description="Keep <think> blocks in demonstrations [P keeps; ours drops]."
+    )
 
 
 class RolloutSettings(Section):
@@ -80,7 +89,9 @@ class RolloutSettings(Section):
     num_rollouts: Count = Field(1, description="Per question; voting needs several. [ours]")
     temperature: float = Field(0.6, ge=0, description="0 is greedy. [N]")
     top_p: Fraction = Field(1.0, description="Nucleus sampling. [ours]")
-    max_new_tokens: Count = Field(2048, description="Longer completions are cut and counted as `length`. [ours]")
+    max_new_tokens: Count = Field(
+        2048, description="Longer completions are cut and counted as `length`. [ours]"
+    )
     shuffle_choices: bool = Field(
         False, description="A new order of the choices for each rollout, mapped back before voting. [ours]"
     )
@@ -94,26 +105,35 @@ class NeuronSettings(Section):
     activation: Literal["gate", "gate_up"] = Field(
         "gate", description="k = act(gate) [N], or the true input of the down projection, act(gate) * up."
     )
-    score: Literal["unembed", "magnitude"] = Field("unembed", description="k * (w_down . e[y]) [N], or |k| * norm.")
+    score: Literal["unembed", "magnitude"] = Field(
+        "unembed", description="k * (w_down . e[y]) [N], or |k| * norm."
+    )
     final_norm_scale: bool = Field(False, description="Multiply e[y] by the final norm's weight. [ours]")
     alignment: Literal["predicting", "same"] = Field(
         "predicting", description="State at t-1 with token t [F], or state at t with token t (2504.07440)."
     )
     tokens: Literal["all", "answer", "first"] = Field(
-        "all", description="Completion tokens read: all [N], those after the thinking, or the first `first_tokens`."
+        "all",
+        description="Completion tokens read: all [N], those after the thinking, or the first `first_tokens`.",
     )
     first_tokens: Count = Field(32, description="For tokens=first (NAD, 2510.26277).")
     chunk_tokens: Count = Field(512, description="Tokens per chunk. [ours]")
     entries_fraction: Fraction = Field(
-        0.206, description="Top (token, neuron) entries per chunk and layer, as a share of d_ff; 2,000 in Qwen3-4B. [N]"
+        0.206,
+        description="Top (token, neuron) entries per chunk and layer, as a share of d_ff; 2,000 in Qwen3-4B. [N]",
     )
-    num_entries: Count | None = Field(None, description="The same as an absolute number; wins over the share.")
+    num_entries: Count | None = Field(
+        None, description="The same as an absolute number; wins over the share."
+    )
     overlap_fraction: Fraction = Field(
         0.0143, description="Overlap-set size as a share of layers * d_ff; 5,000 in Qwen3-4B. [N]"
     )
-    overlap_size: Count | None = Field(None, description="The same as an absolute number; wins over the share.")
+    overlap_size: Count | None = Field(
+        None, description="The same as an absolute number; wins over the share."
+    )
     count_set: Literal["union", "union_of_top"] = Field(
-        "union", description="Union over chunks uncut (default reading), or of each chunk's own top overlap-set size."
+        "union",
+        description="Union over chunks uncut (default reading), or of each chunk's own top overlap-set size.",
     )
     per_token_entries: Count | None = Field(
         None, description="Instead of a chunk budget: the top m neurons per token and layer (NAD)."
@@ -124,28 +144,37 @@ class NeuronSettings(Section):
 class SelectionSettings(Section):
     """Which questions training keeps."""
 
-    score: Literal["consensus", "consensus_length_residualised", "consensus_per_chunk", "vote_share", "random"] = Field(
-        "consensus", description="s(x), the count-set size [N]; its residual on log length; its mean per chunk; ..."
+    score: Literal[
+        "consensus", "consensus_length_residualised", "consensus_per_chunk", "vote_share", "random"
+    ] = Field(
+        "consensus",
+        description="s(x), the count-set size [N]; its residual on log length; its mean per chunk; ...",
     )
     keep: Literal["lowest", "highest", "middle"] = Field(
         "lowest", description="Which end of the ranking; lowest s(x) is highest consensus. [N]"
     )
-    fraction: Fraction = Field(0.2, description="Share of each domain kept. Use 1.0 to keep every question. [N]")
+    fraction: Fraction = Field(
+        0.2, description="Share of each domain kept. Use 1.0 to keep every question. [N]"
+    )
 
 
 class ContextSettings(Section):
     """What only the teacher reads."""
 
     retrieval: Literal["neuron_overlap", "random"] = Field(
-        "neuron_overlap", description="Nearest by Jaccard distance of overlap sets [N], or random in-domain (control)."
+        "neuron_overlap",
+        description="Nearest by Jaccard distance of overlap sets [N], or random in-domain (control).",
     )
     num_demonstrations: int = Field(10, ge=0, description="Neighbours shown, nearest first dropped last. [N]")
     order: Literal["nearest_last", "nearest_first"] = Field(
         "nearest_first", description="Order in which the teacher reads them. [ours]"
     )
-    max_prompt_tokens: Count = Field(10_240, description="Teacher prompt; farthest demonstrations are dropped to fit. [P]")
+    max_prompt_tokens: Count = Field(
+        10_240, description="Teacher prompt; farthest demonstrations are dropped to fit. [P]"
+    )
     near_duplicate_threshold: Fraction = Field(
-        0.95, description="Neighbours this alike (character 5-grams, question and choices) are left out. [ours]"
+        0.95,
+        description="Neighbours this alike (character 5-grams, question and choices) are left out. [ours]",
     )
 
 
@@ -165,25 +194,37 @@ class TrainingSettings(Section):
     divergence: Literal["reverse_kl", "forward_kl", "jsd"] = Field(
         "reverse_kl", description="KL(student || teacher) [N], KL(teacher || student), or JSD(jsd_beta)."
     )
-    jsd_beta: float = Field(0.5, ge=0, le=1, description="Weight of the teacher in the mixture; 0 and 1 are the KLs.")
+    jsd_beta: float = Field(
+        0.5, ge=0, le=1, description="Weight of the teacher in the mixture; 0 and 1 are the KLs."
+    )
     teacher: Literal["ema", "frozen", "live"] = Field("ema", description="The teacher's weights. [N]")
-    ema_rate: Fraction = Field(0.01, description="teacher <- (1 - rate) teacher + rate student, per step. [N]")
+    ema_rate: Fraction = Field(
+        0.01, description="teacher <- (1 - rate) teacher + rate student, per step. [N]"
+    )
     num_steps: Count = Field(150, description="Optimiser steps, at most. [N]")
     max_epochs: float | None = Field(
-        3.4, gt=0, description="Steps are also at most this many passes over the selection, as in the paper. [ours]"
+        3.4,
+        gt=0,
+        description="Steps are also at most this many passes over the selection, as in the paper. [ours]",
     )
     batch_size: Count = Field(16, description="Questions per optimiser step, over all processes. [N]")
-    micro_batch_size: Count = Field(4, description="Questions per forward pass; changes memory, not the result.")
+    micro_batch_size: Count = Field(
+        4, description="Questions per forward pass; changes memory, not the result."
+    )
     temperature: float = Field(1.0, gt=0, description="Of the student's samples. [ours]")
     max_new_tokens: Count = Field(2048, description="Length limit of the student's samples. [ours]")
     learning_rate: float | None = Field(
-        None, gt=0, description="Default 5e-6 for LoRA, 1e-5 full; small models need more. [2601.18734, 2608.06296]"
+        None,
+        gt=0,
+        description="Default 5e-6 for LoRA, 1e-5 full; small models need more. [2601.18734, 2608.06296]",
     )
     warmup_steps: int = Field(10, ge=0, description="[2601.18734]")
     max_grad_norm: float = Field(1.0, gt=0, description="[2601.18734]")
     loss_chunk_tokens: Count = Field(256, description="Tokens whose vocabulary logits are held at once.")
     save_steps: Count = Field(10, description="A resumable checkpoint every this many steps.")
-    save: Literal["merged", "adapter"] = Field("merged", description="The published model; full is always merged.")
+    save: Literal["merged", "adapter"] = Field(
+        "merged", description="The published model; full is always merged."
+    )
     trainer: dict[str, Any] = Field(
         default_factory=dict, description="Passed to transformers.TrainingArguments and checked by it."
     )
@@ -196,7 +237,9 @@ class TrainingSettings(Section):
 class EvaluationSettings(Section):
     """Base against trained, in-domain and cross-domain (docs/method.md, section 8)."""
 
-    answers: tuple[str, ...] = Field((), description="Gold answers for all, some or none of the test questions.")
+    answers: tuple[str, ...] = Field(
+        (), description="Gold answers for all, some or none of the test questions."
+    )
     num_samples: Count = Field(8, description="k of Avg@k and Maj@k. [N]")
     temperature: float = Field(0.6, ge=0, description="[N]")
     top_p: Fraction = Field(1.0, description="[ours]")
@@ -212,7 +255,9 @@ class Config(Section):
 
     recipe: str = Field("neuron_opsd", description="Name of the recipe, for the report.")
     description: str = Field("", description="What this recipe is, in a sentence; shown in the report.")
-    seed: int = Field(0, ge=0, description="Of everything random; a question's state is (seed, stage, question id).")
+    seed: int = Field(
+        0, ge=0, description="Of everything random; a question's state is (seed, stage, question id)."
+    )
     num_threads: Count | None = Field(None, description="CPU threads of torch; default: torch's own choice.")
     model: ModelSettings
     questions: QuestionSettings
@@ -237,7 +282,9 @@ class Config(Section):
 def list_recipes() -> list[str]:
     """Names of the recipes that ship with the package."""
     folder = resources.files("neuron_opsd") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load_config(
@@ -259,7 +306,9 @@ def load_config(
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
-            raise ConfigError(f"'{override}' is not an override. Write section.key=value, e.g. selection.fraction=0.3.")
+            raise ConfigError(
+                f"'{override}' is not an override. Write section.key=value, e.g. selection.fraction=0.3."
+            )
         _set_dotted(tree, key, _parse_yaml(value, where=f"the value of {key}"))
     return check_config(tree)
 
@@ -285,7 +334,9 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         )
     tree = _parse_yaml(text, where=where)
     if not isinstance(tree, dict):
-        raise ConfigError(f"{where} holds {type(tree).__name__}, not sections of settings. See docs/recipes.md.")
+        raise ConfigError(
+            f"{where} holds {type(tree).__name__}, not sections of settings. See docs/recipes.md."
+        )
     if "recipe" not in tree:
         tree["recipe"] = Path(recipe).stem
     return tree
@@ -305,7 +356,9 @@ def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
             tree[parent] = {}
         tree = tree[parent]
         if not isinstance(tree, dict):
-            raise ConfigError(f"'{'.'.join(parents[: depth + 1])}' is a single value, so '{key}' cannot be set below it.")
+            raise ConfigError(
+                f"'{'.'.join(parents[: depth + 1])}' is a single value, so '{key}' cannot be set below it."
+            )
     tree[last] = value
 
 
@@ -317,7 +370,12 @@ def _describe(detail: ErrorDetails) -> str:
         known = _known_keys(path[:-1])
         return f"Unknown setting '{name}'.{_suggest(path[-1], known)} Known here: {', '.join(known)}."
     if detail["type"] == "missing":
-        hint = {"model": "--model", "model.name": "--model", "questions": "--questions", "questions.path": "--questions"}
+        hint = {
+            "model": "--model",
+            "model.name": "--model",
+            "questions": "--questions",
+            "questions.path": "--questions",
+        }
         return f"'{name}' is missing and has no default. Set it with {hint.get(name, name + '=...')}."
     message = detail["msg"].removeprefix("Value error, ")
     if not name:
@@ -330,7 +388,9 @@ def _section_of(path: list[str]) -> type[BaseModel] | None:
     section: type[BaseModel] = Config
     for part in path:
         field = section.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
             return None
         section = field.annotation
     return section

@@ -22,9 +22,7 @@ from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 class HFEngine:
     """Generates with a transformers model that is already loaded; the model's weights may change between calls."""
 
-    def __init__(
-        self, model: CausalLM, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32
-    ) -> None:
+    def __init__(self, model: CausalLM, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32) -> None:
         self.model = model
         self.batch_size = batch_size
         self.end_ids = torch.tensor(sorted(end_token_ids(model, tokenizer)), device=model.device)

@@ -30,7 +30,9 @@ class ChatEncoder:
         self.tokenizer = tokenizer
         self.template_args = dict(template_args or {})
         added = tokenizer.added_tokens_decoder.values()
-        tokens = sorted((t.content for t in added if t.special or _TURN.fullmatch(t.content)), key=len, reverse=True)
+        tokens = sorted(
+            (t.content for t in added if t.special or _TURN.fullmatch(t.content)), key=len, reverse=True
+        )
         self._special = re.compile("|".join(map(re.escape, tokens))) if tokens else None
 
     def encode(self, messages: Sequence[Message]) -> list[int]:

@@ -12,11 +12,11 @@ from neuron_opsd.text.answers import LETTERS, strip_thinking
 Message = dict[str, str]
 
 INSTRUCTIONS = {
-    "reasoned": "Think briefly, then end with \"The answer is X\", where X is the letter of the correct choice.",
+    "reasoned": 'Think briefly, then end with "The answer is X", where X is the letter of the correct choice.',
     "letter": "Answer with the letter of the correct choice only.",
     "choice_text": "Answer with the text of the correct choice only.",
 }
-FREE_FORM_INSTRUCTIONS = {"reasoned": "Think briefly, then end with \"The answer is ...\"."}
+FREE_FORM_INSTRUCTIONS = {"reasoned": 'Think briefly, then end with "The answer is ...".'}
 
 
 def question_text(question: Question, *, choice_order: Sequence[int], answer_format: str) -> str:
@@ -26,7 +26,9 @@ def question_text(question: Question, *, choice_order: Sequence[int], answer_for
     """
     if not question.choices or answer_format == "free":
         return _join(question.question, "", FREE_FORM_INSTRUCTIONS.get(answer_format, ""))
-    marks = ["-"] * len(choice_order) if answer_format == "choice_text" else [f"{letter}." for letter in LETTERS]
+    marks = (
+        ["-"] * len(choice_order) if answer_format == "choice_text" else [f"{letter}." for letter in LETTERS]
+    )
     shown = "\n".join(f"{mark} {question.choices[i]}" for mark, i in zip(marks, choice_order, strict=False))
     return _join(question.question, shown, INSTRUCTIONS[answer_format])
 
@@ -36,7 +38,12 @@ def student_messages(
 ) -> list[Message]:
     """What the student reads, and every rollout: the bare question."""
     return teacher_messages(
-        question, (), choice_order=choice_order, answer_format=answer_format, system=system, keep_thinking=False
+        question,
+        (),
+        choice_order=choice_order,
+        answer_format=answer_format,
+        system=system,
+        keep_thinking=False,
     )
 
 
