@@ -38,7 +38,7 @@ QUESTION_FILES = {
 
 
 @pytest.fixture
-def attempt(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):  # noqa: ANN001,ANN201
+def attempt(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     def call(
         *extra: str, questions: str | None = None, model: Path | None = None, recipe: str = "neuron_opsd"
     ) -> str:
@@ -60,7 +60,7 @@ def attempt(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("case", QUESTION_FILES)
-def test_question_files(case: str, attempt) -> None:  # noqa: ANN001
+def test_question_files(case: str, attempt) -> None:
     text, expected = QUESTION_FILES[case]
     message = attempt(questions=text)
     for part in expected:
@@ -77,17 +77,17 @@ def test_question_files(case: str, attempt) -> None:  # noqa: ANN001
         ("selection", ["section.key=value"]),
     ],
 )
-def test_settings(override: str, expected: list[str], attempt) -> None:  # noqa: ANN001
+def test_settings(override: str, expected: list[str], attempt) -> None:
     message = attempt(override)
     for part in expected:
         assert part in message
 
 
-def test_unknown_recipe(attempt) -> None:  # noqa: ANN001
+def test_unknown_recipe(attempt) -> None:
     assert "Did you mean 'neuron_opsd'" in attempt(recipe="neuron_ospd")
 
 
-def test_model_without_chat_template(attempt, tiny_model_folder: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_model_without_chat_template(attempt, tiny_model_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "plain"
     shutil.copytree(tiny_model_folder, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -97,26 +97,26 @@ def test_model_without_chat_template(attempt, tiny_model_folder: Path, tmp_path:
     assert "no chat template" in attempt(model=folder)
 
 
-def test_folder_that_is_no_model(attempt, tmp_path: Path) -> None:  # noqa: ANN001
+def test_folder_that_is_no_model(attempt, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     assert "no config.json" in attempt(model=tmp_path / "nothing")
 
 
-def test_mixture_of_experts(attempt, tiny_model_folder: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_mixture_of_experts(attempt, tiny_model_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "moe"
     shutil.copytree(tiny_model_folder, folder)
     MixtralConfig(num_local_experts=4).save_pretrained(folder)
     assert "mixture of 4 experts" in attempt(model=folder)
 
 
-def test_question_longer_than_the_context(attempt) -> None:  # noqa: ANN001
+def test_question_longer_than_the_context(attempt) -> None:
     long = GOOD | {"question_id": "long", "question": "word " * 3000}
     message = attempt(questions=lines(*many(20), long))
     assert "Question long needs" in message
     assert "2048" in message
 
 
-def test_missing_answers_file(attempt) -> None:  # noqa: ANN001
+def test_missing_answers_file(attempt) -> None:
     assert "nowhere.jsonl" in attempt("--answers", "nowhere.jsonl")
 
 
