@@ -2,7 +2,7 @@
 
     RUN/config.yaml           every setting, resolved
     RUN/environment.json      versions and devices
-    RUN/timings.jsonl         wall times (the only artefact besides environment.json that differs between equal runs)
+    RUN/timings.jsonl         wall times (equal runs differ here, in environment.json and in report.html's footer alone)
     RUN/STAGE/manifest.json   what the stage depends on, its shards with checksums, its summary
     RUN/STAGE/part-00000.parquet ...   the records
     RUN/STAGE/records.jsonl   the same for the eye, without token ids and neuron ids
