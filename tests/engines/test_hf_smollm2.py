@@ -1,4 +1,4 @@
-"""The real model in float32: another batch size gives the same greedy tokens, but where two logits are as good as tied."""
+"""The real model in float32: another batch size gives equal greedy tokens, but where two logits are as good as tied."""
 
 import pytest
 import torch
