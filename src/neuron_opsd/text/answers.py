@@ -48,9 +48,10 @@ def strip_thinking(reply: str) -> str:
 def extract_answer(reply: str, *, choices: Sequence[str], answer_format: str = "reasoned") -> str | None:
     r"""Read the answer from a reply to a question that showed `choices` in this order.
 
-    Multiple choice: in this order, the last `\boxed{X}`, the last "answer is X", a leading letter ("B.", "(B)"), then
-    the one choice whose text the reply gives. Free-form: boxed, then the text after the last "answer is", then (only
-    when asked for the answer alone) the whole reply, and in reasoned replies the last number.
+    Multiple choice: in this order, the last `\\boxed{X}`, the last "answer is X", a leading letter ("B.", "(B)"), then
+    the one choice whose text the reply gives; before all of them, for `choice_text`, a first line that is a choice's
+    text. Free-form: boxed, then the text after the last "answer is", then (only when asked for the answer alone) the
+    whole reply, and in reasoned replies the last number.
 
     Returns:
         A letter of the order shown, normalised text, or None. A letter beyond the choices is None, never clipped.
@@ -58,10 +59,19 @@ def extract_answer(reply: str, *, choices: Sequence[str], answer_format: str = "
     reply = strip_thinking(reply).strip()
     if not reply:
         return None
-    return _extract_choice(reply, choices) if choices else _extract_free(reply, answer_format)
+    return _extract_choice(reply, choices, answer_format) if choices else _extract_free(reply, answer_format)
 
 
-def _extract_choice(reply: str, choices: Sequence[str]) -> str | None:
+def _extract_choice(reply: str, choices: Sequence[str], answer_format: str) -> str | None:
+    if answer_format == "choice_text":  # no letters were shown: "C. difficile" is a text
+        said = normalise_answer(reply.splitlines()[0].removeprefix("- "))
+        same = [
+            letter
+            for letter, choice in zip(LETTERS, choices, strict=False)
+            if normalise_answer(choice) == said
+        ]
+        if len(same) == 1:
+            return same[0]
     boxed = _BOXED.findall(reply)
     if boxed:
         inner = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", boxed[-1]).strip()
@@ -85,8 +95,11 @@ def _valid(letter: str, choices: Sequence[str]) -> str | None:
 
 def _match_choice_text(text: str, choices: Sequence[str]) -> str | None:
     """The letter of the one choice that the text is or contains; of nested choices the longest; else None."""
-    text = f" {normalise_answer(text)} "
-    found = [i for i, choice in enumerate(choices) if f" {normalise_answer(choice)} " in text]
+    found = [
+        i
+        for i, choice in enumerate(choices)
+        if any(f" {form(choice)} " in f" {form(text)} " for form in (normalise_answer, _spelled))
+    ]
     longest = max(found, key=lambda i: len(choices[i]), default=None)
     if longest is None or any(
         normalise_answer(choices[i]) not in normalise_answer(choices[longest]) for i in found
@@ -109,13 +122,19 @@ def _extract_free(reply: str, answer_format: str) -> str | None:
 
 def normalise_answer(text: str) -> str:
     """Canonical form of free text: a lone number as a number, else lower case without articles and punctuation."""
+    words = _spelled(text).split()
+    articles = {"a", "an", "the"}  # except at the end: "Vitamin A" is not "Vitamin"
+    return " ".join(word for i, word in enumerate(words) if word not in articles or i == len(words) - 1)
+
+
+def _spelled(text: str) -> str:
+    """`normalise_answer` with its articles."""
     text = unicodedata.normalize("NFKC", text).strip().strip("$").strip()
     number = re.fullmatch(r"[$€£]?\s*([-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+)\s*[%.]?", text)
     if number:
         return _format_number(number[1])
     text = re.sub(r"[^\w\s.+\-/^=<>°%]|_", " ", text.lower())
-    text = re.sub(r"(?<!\d)\.|\.(?!\d)", " ", text)
-    return " ".join(word for word in text.split() if word not in {"a", "an", "the"})
+    return " ".join(re.sub(r"(?<!\d)\.|\.(?!\d)", " ", text).split())
 
 
 def _format_number(text: str) -> str:
