@@ -1,0 +1,137 @@
+"""Scores, ranks and what is kept, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from neuron_opsd.config import SelectionSettings
+from neuron_opsd.records import NeuronSets, Question
+from neuron_opsd.selection.score import length_residuals, num_kept
+from neuron_opsd.selection.select import select_questions
+from neuron_opsd.text.answers import Vote
+
+
+def sets(question_id: str, score: int, tokens: int = 10, per_chunk: float = 0.0) -> NeuronSets:
+    return NeuronSets(
+        question_id=question_id,
+        rollout_index=0,
+        num_completion_tokens=tokens,
+        num_chunks=1,
+        consensus_score=score,
+        consensus_score_per_chunk=per_chunk,
+        neurons_per_layer=(score,),
+        overlap_set=np.zeros(0, np.int32),
+    )
+
+
+def select(
+    scores: dict[str, int], *, domains=None, votes=None, tokens=None, seed=0, per_chunk=None, **options
+):
+    ids = list(scores)
+    records = select_questions(
+        [Question(question_id=i, domain=(domains or {}).get(i, "d"), question=i) for i in ids],
+        [sets(i, scores[i], (tokens or {}).get(i, 10), (per_chunk or {}).get(i, 0.0)) for i in ids],
+        votes or {i: Vote("A", 1, 1) for i in ids},
+        SelectionSettings(**options),
+        seed=seed,
+    )
+    assert [record.question_id for record in records] == ids
+    return {record.question_id: record for record in records}
+
+
+def kept(records) -> set[str]:
+    return {i for i, record in records.items() if record.selected}
+
+
+FIVE = {"a": 50, "b": 10, "c": 30, "d": 20, "e": 40}
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"), [("lowest", {"b", "d"}), ("highest", {"a", "e"}), ("middle", {"c", "d"})]
+)
+def test_which_end_is_kept(keep, expected):
+    records = select(FIVE, keep=keep, fraction=0.4)
+    assert kept(records) == expected
+    assert [records[i].rank for i in "abcde"] == [4, 0, 2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("num_questions", "fraction", "expected"),
+    [(10, 0.25, 3), (10, 0.24, 2), (1, 0.01, 1), (3, 0.01, 1), (5, 1.0, 5), (0, 0.5, 0)],
+)
+def test_how_many_are_kept(num_questions, fraction, expected):
+    assert num_kept(num_questions, fraction) == expected
+
+
+def test_ties_go_to_the_smaller_id_whatever_the_order():
+    assert kept(select({"b": 5, "a": 5, "c": 5}, fraction=0.34)) == {"a"}
+    assert kept(select({"c": 5, "b": 5, "a": 5}, fraction=0.34)) == {"a"}
+
+
+def test_each_domain_is_ranked_apart():
+    records = select(
+        {"a": 1, "b": 2, "c": 100, "d": 200}, domains={"a": "x", "b": "x", "c": "y", "d": "y"}, fraction=0.5
+    )
+    assert kept(records) == {"a", "c"}
+    assert [records[i].rank for i in "abcd"] == [0, 1, 0, 1]
+
+
+def test_residuals_by_hand():
+    """In units of log 2: x = 0, 1, 2 and y = 0, 0, 3, so slope 1.5, mean 1, residuals 0.5, -1, 0.5."""
+    items = [sets("a", 1, 1), sets("b", 1, 2), sets("c", 8, 4)]
+    assert length_residuals(items) == pytest.approx([u * math.log(2) for u in (0.5, -1.0, 0.5)])
+
+
+def test_residuals_are_those_of_a_least_squares_line():
+    items = [sets("a", 3, 1), sets("b", 1, 3), sets("c", 20, 7), sets("d", 9, 30)]
+    x, y = np.log([1, 3, 7, 30]), np.log([3, 1, 20, 9])
+    slope, intercept = np.polyfit(x, y, 1)
+    assert length_residuals(items) == pytest.approx((y - slope * x - intercept).tolist())
+
+
+def test_residuals_know_nothing_of_length():
+    items = [sets(str(i), 3 * n, n) for i, n in enumerate((2, 5, 11, 40))]
+    assert length_residuals(items) == pytest.approx([0] * 4, abs=1e-12)
+
+
+def test_equal_lengths_leave_log_s_less_its_mean():
+    assert length_residuals([sets("a", 1), sets("b", 4)]) == pytest.approx([-math.log(2), math.log(2)])
+
+
+def test_an_empty_completion_has_a_finite_score():
+    assert all(map(math.isfinite, length_residuals([sets("a", 0, 0), sets("b", 5, 3)])))
+
+
+def test_residualised_score_ranks_by_the_residual():
+    options = {"score": "consensus_length_residualised", "fraction": 0.34}
+    records = select({"a": 1, "b": 1, "c": 8}, tokens={"a": 1, "b": 2, "c": 4}, **options)
+    assert kept(records) == {"b"}
+    assert records["b"].score == pytest.approx(-math.log(2))
+    assert records["b"].consensus_score == 1
+
+
+def test_vote_share_ranks_the_surest_first_and_the_unparsable_last():
+    votes = {"a": Vote("A", 2, 4), "b": Vote("B", 4, 4), "c": Vote(None, 0, 4)}
+    records = select({"a": 1, "b": 2, "c": 3}, votes=votes, score="vote_share", fraction=0.34)
+    assert [records[i].rank for i in "abc"] == [1, 0, 2]
+    assert [records[i].vote_share for i in "abc"] == [0.5, 1.0, None]
+
+
+def test_one_vote_is_no_share():
+    assert select({"a": 1}, votes={"a": Vote("A", 1, 1)})["a"].vote_share is None
+
+
+def test_per_chunk_score_is_used():
+    records = select(
+        {"a": 1, "b": 9}, per_chunk={"a": 5.0, "b": 2.0}, score="consensus_per_chunk", fraction=0.5
+    )
+    assert kept(records) == {"b"}
+
+
+def test_random_control_depends_on_seed_and_id_alone():
+    ids = {f"q{i}": i for i in range(40)}
+    first = kept(select(ids, score="random", fraction=0.25, seed=1))
+    assert len(first) == 10
+    assert kept(select(dict(reversed(ids.items())), score="random", fraction=0.25, seed=1)) == first
+    assert kept(select(ids, score="random", fraction=0.25, seed=2)) != first
