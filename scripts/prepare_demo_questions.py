@@ -46,6 +46,8 @@ from typing import Any
 Row = dict[str, Any]
 Item = tuple[str, list[str], str | None]  # question, choices, answer (None: not published)
 
+MAX_REVIEW_WORDS = 250  # longer ones would make the demo's teacher read for minutes on two cores
+
 _OPTION = re.compile(r"(?:^|\n)\s*([A-J])\s*[.:)]\s*")
 
 
@@ -77,6 +79,8 @@ def closed(row: Row, *, passage: str, choices: dict[str, str], ask: str = "") ->
 def review(row: Row) -> Item:
     """A film review, asked for its sentiment in one word; prompts.answer_format=free adds nothing to it."""
     labels = {"0": "A", "1": "B"}
+    if len(_text(row, "text").split()) > MAX_REVIEW_WORDS:
+        raise MalformedRowError(f"over {MAX_REVIEW_WORDS} words")
     if row.get("label") not in labels:
         raise MalformedRowError("answer names no choice")
     asked = f"Review: {_text(row, 'text')}\nIs this review positive or negative? Answer with one word."
