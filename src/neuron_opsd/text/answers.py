@@ -48,7 +48,7 @@ def strip_thinking(reply: str) -> str:
 def extract_answer(reply: str, *, choices: Sequence[str], answer_format: str = "reasoned") -> str | None:
     r"""Read the answer from a reply to a question that showed `choices` in this order.
 
-    Multiple choice: in this order, the last `\\boxed{X}`, the last "answer is X", a leading letter ("B.", "(B)"), then
+    Multiple choice: in this order, the last `\boxed{X}`, the last "answer is X", a leading letter ("B.", "(B)"), then
     the one choice whose text the reply gives; before all of them, for `choice_text`, a first line that is a choice's
     text. Free-form: boxed, then the text after the last "answer is", then (only when asked for the answer alone) the
     whole reply, and in reasoned replies the last number.
