@@ -116,6 +116,44 @@ def test_loss_is_the_divergence_of_each_completion_token(tmp_path):
     assert row["divergence"] == pytest.approx(total / num_tokens, rel=1e-4)
 
 
+@pytest.mark.parametrize("teacher", ["frozen", "ema", "live"])
+def test_whole_run_is_the_plain_loop_by_hand(tmp_path, teacher):
+    """Sampling, loss, step and teacher written out naively: one row at a time, two models, no Trainer."""
+    steps, rate, ema_rate = 4, 0.2, 0.4
+    options = {"teacher": teacher, "ema_rate": ema_rate, "learning_rate": rate, "trainer": {"optim": "sgd"}}
+    found = run(tmp_path, steps=steps, micro_batch_size=4, **options)
+
+    student, other = build_tiny_model(), build_tiny_model()
+    losses = []
+    for step in range(steps):
+        if teacher == "live":
+            other.load_state_dict(student.state_dict())
+        scored = []
+        for item in map(make_item, range(8 * step, 8 * step + 8)):
+            asked = [Request(prompt_ids=item.student_ids, seeds=(item.seed,))]
+            sampling = Sampling(temperature=1.0, max_new_tokens=6)
+            ((_, (completion,)),) = HFEngine(student, TOKENIZER).generate(asked, sampling)
+            log_probs = []
+            for model, prompt in ((student, item.student_ids), (other, item.teacher_ids)):
+                logits = model(torch.tensor([[*prompt, *completion.token_ids]])).logits
+                log_probs.append(torch.log_softmax(logits[0, len(prompt) - 1 : -1], -1))
+            scored.append((log_probs[0].exp() * (log_probs[0] - log_probs[1].detach())).sum(-1))
+        loss = torch.cat(scored).mean()
+        student.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        with torch.no_grad():
+            for mine, theirs in zip(student.parameters(), other.parameters(), strict=True):
+                mine -= rate * mine.grad
+                if teacher == "ema":
+                    theirs.copy_((1 - ema_rate) * theirs + ema_rate * mine)
+        losses.append(loss.item())
+
+    assert [row["loss"] for row in rows(tmp_path)] == pytest.approx(losses, rel=1e-3)
+    for (name, a), b in zip(weights(found).items(), weights(student).values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_accumulation_of_1x8_is_8x1(tmp_path, method):
     """Unequal prompts and completions, so a mean over micro-batches would differ from the mean over tokens."""
