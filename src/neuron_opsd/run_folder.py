@@ -133,7 +133,14 @@ class RunFolder:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
+            self._remove_leftovers()
             yield
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed process left half-written; under the lock nobody else is writing."""
+        for pattern in (".*.tmp", ".*.partial"):
+            for path in list(self.path.rglob(pattern)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class StageFolder:
