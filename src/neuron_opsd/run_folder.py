@@ -48,8 +48,10 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path, config: Config) -> "RunFolder":
+    def create(cls, path: str | Path) -> "RunFolder":
         """Make the folder, or take an existing run whose settings become these; stages that this outdates are remade.
+
+        The settings are written by `write_config`, under the lock: a run that another process holds is not touched.
 
         Raises:
             RunFolderError: the path is a file, not writable, or a folder with other things in it.
@@ -57,14 +59,23 @@ class RunFolder:
         run = cls(path)
         if run.path.exists() and not run.path.is_dir():
             raise RunFolderError(f"{path} is a file, so it cannot be a run folder. Give another --output.")
-        if run.path.is_dir() and any(run.path.iterdir()) and not run.config_file.exists():
+        # A process killed before it wrote its settings leaves no more than its lock and a half-written file.
+        if (
+            run.path.is_dir()
+            and not run.config_file.exists()
+            and any(not _is_own_trace(p) for p in run.path.iterdir())
+        ):
             raise RunFolderError(
                 f"{path} is not empty and is no run folder. Give an empty or new folder as --output."
             )
         with explain_disk_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
-            write_text(run.config_file, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         return run
+
+    def write_config(self, config: Config) -> None:
+        """Make these the run's settings; call it under the lock."""
+        with explain_disk_errors(self.path):
+            write_text(self.config_file, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -148,6 +159,11 @@ class StageFolder:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
+
+    @property
+    def command(self) -> str:
+        """The command that makes this stage."""
+        return {"selection": "select", "training": "train"}.get(self.name, self.name.split("/")[0])
 
     def manifest(self) -> JsonDict | None:
         """The manifest, or None where the stage has not begun (or its manifest is damaged)."""
@@ -245,7 +261,9 @@ class StageFolder:
     def _manifest_or_raise(self) -> JsonDict:
         manifest = self.manifest()
         if manifest is None:
-            raise RunFolderError(f"{self.path} has no records yet. Run `neuron-opsd {self.name} RUN` first.")
+            raise RunFolderError(
+                f"{self.path} has no records yet. Run `neuron-opsd {self.command} RUN` first."
+            )
         return manifest
 
     def _finished(self) -> JsonDict:
@@ -273,6 +291,10 @@ class StageFolder:
             "inputs": inputs,
         }
         write_text(self.path / "manifest.json", dump_json(manifest))
+
+
+def _is_own_trace(path: Path) -> bool:
+    return path.name == ".lock" or path.name.endswith(".tmp")
 
 
 def fingerprint_of(inputs: JsonDict) -> str:

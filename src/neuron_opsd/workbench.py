@@ -20,7 +20,7 @@ from transformers import (
     TrainerState,
 )
 
-from neuron_opsd.config import Config
+from neuron_opsd.config import Config, ContextSettings
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.environment import describe_environment
 from neuron_opsd.errors import ConfigError, DataError, RunFolderError
@@ -65,7 +65,6 @@ class Workbench:
         self.config = folder.config()
         if self.config.num_threads:
             torch.set_num_threads(self.config.num_threads)
-        self.folder.write_json("environment.json", describe_environment())
         self._loaded: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
         self._contexts: dict[str, TeacherContext] = {}
 
@@ -74,6 +73,10 @@ class Workbench:
         """Skip a finished stage; time and announce one that has work to do."""
         run = StageRun(is_needed=not stage.is_finished(inputs))
         started = time.monotonic()
+        if run.is_needed:
+            self.folder.write_json("environment.json", describe_environment())
+            # Whatever is remade, results of before are no longer this run's; evaluation writes them again.
+            (self.folder.path / "evaluation" / "results.json").unlink(missing_ok=True)
         yield run
         if not run.is_needed:
             logger.info("%s: finished before, nothing to do", stage.name)
@@ -164,6 +167,22 @@ class Workbench:
         """A hash of what turns messages into ids, beyond the model's own files."""
         payload = json.dumps([self.tokenizer.chat_template, self.config.model.template_args], sort_keys=True)
         return hashlib.sha256(payload.encode()).hexdigest()[:16]
+
+    def context_settings(self) -> ContextSettings:
+        """`contexts.*`, its token budget lowered where prompt and completion would not fit the model's context."""
+        settings, limit = self.config.contexts, configured_context(self.config.model)
+        room = None if limit is None else limit - self.config.training.max_new_tokens
+        if room is None or room >= settings.max_prompt_tokens:
+            return settings
+        logger.info(
+            "contexts: at most %d prompt tokens, not contexts.max_prompt_tokens=%d: the model reads %d, and "
+            "training.max_new_tokens=%d of them are the completion's",
+            room,
+            settings.max_prompt_tokens,
+            limit,
+            self.config.training.max_new_tokens,
+        )
+        return settings.model_copy(update={"max_prompt_tokens": room})
 
     def max_context(self) -> int | None:
         """Tokens that the loaded model can read."""

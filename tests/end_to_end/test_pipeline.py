@@ -1,6 +1,7 @@
 """The whole path through the command line on a tiny model: equal bytes, no labels before evaluation, resume."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neuron_opsd import cli
+from neuron_opsd.model.fingerprint import model_fingerprint
+from neuron_opsd.run_folder import RunFolder
 
 # Wall times, versions, the trainer's own checkpoints (they hold absolute paths), and the lock.
 NEVER_EQUAL = {"timings.jsonl", "environment.json", ".lock", "report.html"}
@@ -139,3 +142,88 @@ def test_dry_run_writes_nothing(
     assert run([*command, "--output", str(tmp_path / "run"), "--dry-run"], monkeypatch) == 0
     assert not (tmp_path / "run").exists()
     assert "training: 3 steps of 4" in capsys.readouterr().out
+
+
+def test_a_run_that_another_process_holds_is_not_touched(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run([*command, "--output", str(folder), "--until", "questions"], monkeypatch) == 0
+    before = (folder / "config.yaml").read_bytes()
+    with RunFolder(
+        folder
+    ).locked():  # flock holds between two opens of the file, so one process can play both
+        assert run([*command, "--output", str(folder), "seed=7"], monkeypatch) == 2
+    assert "in use by process" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_bytes() == before
+
+
+def test_a_folder_with_no_more_than_a_lock_is_taken(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("")
+    (tmp_path / "run" / ".config.yaml.1.tmp").write_text("rec")
+    assert run([*command, "--output", str(tmp_path / "run"), "--until", "questions"], monkeypatch) == 0
+
+
+def test_the_teacher_prompt_leaves_room_in_the_model(
+    command: list[str], tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, folder = tmp_path / "small", tmp_path / "run"
+    shutil.copytree(tiny_model_folder, small)
+    settings = json.loads((small / "config.json").read_text()) | {"max_position_embeddings": 180}
+    (small / "config.json").write_text(json.dumps(settings))
+    command[command.index("--model") + 1] = str(small)
+    assert run([*command, "--output", str(folder), "--until", "contexts"], monkeypatch) == 0
+    contexts = [json.loads(line) for line in (folder / "contexts" / "records.jsonl").read_text().splitlines()]
+    assert sum(context["num_demonstrations_dropped"] for context in contexts) > 0
+    assert (
+        max(context["num_teacher_prompt_tokens"] for context in contexts) <= 180 - 4
+    )  # training.max_new_tokens
+
+
+def test_results_of_an_outdated_model_are_not_reported(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    assert run([*command, "--output", str(folder)], monkeypatch) == 0
+    assert (folder / "evaluation" / "results.json").exists()
+    assert (
+        run([*command, "--output", str(folder), "--until", "select", "selection.fraction=0.7"], monkeypatch)
+        == 0
+    )
+    assert not (folder / "evaluation" / "results.json").exists()
+
+
+def test_a_stage_too_early_names_the_command_to_run(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run([*command, "--output", str(folder), "--until", "neurons"], monkeypatch) == 0
+    assert run(["contexts", str(folder)], monkeypatch) == 2
+    assert "neuron-opsd select RUN" in capsys.readouterr().err
+
+
+def test_a_kill_between_the_last_step_and_publishing(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    assert run([*command, "--output", str(folder), "--until", "train"], monkeypatch) == 0
+    before = artefacts(folder, without=NEVER_EQUAL)
+    shutil.rmtree(folder / "model")
+    manifest = json.loads((folder / "training" / "manifest.json").read_text())
+    (folder / "training" / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    assert run([*command, "--output", str(folder), "--until", "train"], monkeypatch) == 0
+    assert artefacts(folder, without=NEVER_EQUAL) == before
+
+
+def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(tiny_model_folder, copy)
+    assert model_fingerprint(str(copy)) == model_fingerprint(str(tiny_model_folder))
+    model = AutoModelForCausalLM.from_pretrained(copy)
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1
+    model.save_pretrained(copy)
+    assert model_fingerprint(str(copy)) != model_fingerprint(str(tiny_model_folder))
