@@ -28,7 +28,7 @@ from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion,
 from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.rollouts.pseudo_label import vote
 from neuron_opsd.rollouts.sample import sample_rollouts, sampling_of
-from neuron_opsd.run_folder import StageFolder, read_json_lines, write_text
+from neuron_opsd.run_folder import read_json_lines, write_text
 from neuron_opsd.selection.select import select_questions
 from neuron_opsd.statistics import pearson
 from neuron_opsd.teacher.context import build_contexts, can_demonstrate, random_neighbours
@@ -383,8 +383,11 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
     folder = bench.folder
 
     def records(name: str, record_type: type) -> list[Any]:
-        stage: StageFolder = folder.stage(name)
-        return stage.read(record_type) if stage.is_finished() else []
+        if folder.is_current(name):
+            return folder.stage(name).read(record_type)
+        if folder.stage(name).manifest() is not None:
+            logger.warning("report: %s is unfinished or outdated and left out", name)
+        return []
 
     contexts = records("contexts", TeacherContext)
     return ReportInputs(
@@ -395,7 +398,7 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         neuron_sets=records("neurons", NeuronSets),
         selection=records("selection", SelectedQuestion),
         contexts=contexts,
-        training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl"),
+        training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if contexts else [],
         results=folder.read_json("evaluation/results.json"),
         timings=folder.timings(),
         prompts_example=bench.show(contexts[0].question_id) if contexts else None,

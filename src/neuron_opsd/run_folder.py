@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 Record = TypeVar("Record")
 JsonDict = dict[str, Any]
 
+READ_BY_OTHERS = ("questions", "rollouts", "neurons", "selection", "contexts")
+
 
 class RunFolder:
     """One run on disk."""
@@ -103,6 +105,24 @@ class RunFolder:
     def stage(self, name: str) -> "StageFolder":
         """The folder of one stage, whether or not it exists yet."""
         return StageFolder(self.path / name, name)
+
+    def is_current(self, name: str) -> bool:
+        """Whether a stage is finished and was made from what the stages before it hold now.
+
+        A stage's inputs name each stage that it read with that stage's fingerprint.
+        """
+        stage = self.stage(name)
+        manifest = stage.manifest()
+        if manifest is None or not stage.is_finished():
+            return False
+        read = {
+            key: value
+            for key, value in manifest["inputs"].items()
+            if key in READ_BY_OTHERS and isinstance(value, str)
+        }
+        return all(
+            self.is_current(key) and self.stage(key).fingerprint() == value for key, value in read.items()
+        )
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, keys sorted, by rename."""

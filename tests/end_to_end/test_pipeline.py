@@ -194,6 +194,11 @@ def test_results_of_an_outdated_model_are_not_reported(
         == 0
     )
     assert not (folder / "evaluation" / "results.json").exists()
+    assert run(["report", str(folder)], monkeypatch) == 0
+    text = (folder / "report.md").read_text()
+    kept = (folder / "selection" / "records.jsonl").read_text().count('"selected": true')
+    assert f"Selection: {kept} of" in text
+    assert "Training: 3 steps" not in text  # of the selection of before
 
 
 def test_a_stage_too_early_names_the_command_to_run(
