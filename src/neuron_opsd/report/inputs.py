@@ -12,6 +12,23 @@ class ReportInputs:
     """All that the page, the Markdown report and the model card show.
 
     `timings` and `environment` appear in the page's footer alone, because equal runs differ in them.
+
+    `preflight` is {"verdict": str, "reasons": [str], "measures": [{"name", "label", "value", "low", "high",
+    "note"}]}; low and high may be None.
+
+    `training_summary` says how training ended: {"stopped_because": str or None (it ran to its end), "stop_step":
+    int or None, "best_step": int or None, "limits": {key of a metrics row: [low or None, high or None]}}. Every
+    key may be missing.
+
+    `comparison` holds many methods and runs, one cell for each method, training domain and test domain:
+        {"metrics": [{"name", "label", "better": "higher" | "lower" | "neither"}],  # in the order shown
+         "methods": [{"name", "label", "note"}],  # in the order shown; the note (may be missing) is for the table
+         "cells": [{"method": a name, "source": domain or None (not trained), "target": domain,
+                    "num_seeds": int, "metrics": {name: {"value", "low", "high"}},
+                    "reliability": {confidence kind: bins}}],  # bins as in `results`; may be missing
+         "summary": [{"method", "place": "in" | "cross", "metrics": {name: {"value", "low", "high"}}}],
+         "notes": [str]}  # sentences; may be missing
+    The scatter needs the metrics `avg` and `ece`.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)  # the resolved configuration, as nested dicts
@@ -24,6 +41,9 @@ class ReportInputs:
     training_metrics: Sequence[Mapping[str, Any]] = ()  # rows with `step` and whatever was measured
     results: Mapping[str, Any] | None = None  # of `evaluation.benchmark.compare`
     timings: Sequence[Mapping[str, Any]] = ()  # rows: stage, seconds, num_items, ...
+    preflight: Mapping[str, Any] | None = None
+    training_summary: Mapping[str, Any] | None = None
+    comparison: Mapping[str, Any] | None = None
     prompts_example: Mapping[str, Any] | None = None  # question_id, student_prompt, teacher_prompt
 
     def setting(self, dotted: str, default: Any = None) -> Any:
