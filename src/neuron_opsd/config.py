@@ -210,12 +210,29 @@ class TrainingSettings(Section):
 
     method: Literal["lora", "full"] = Field(default="lora", description="What is trained. [ours]")
     lora: LoraSettings = LoraSettings()
-    divergence: Literal["reverse_kl", "forward_kl", "jsd"] = Field(
+    divergence: Literal["reverse_kl", "forward_kl", "jsd", "sampled_token"] = Field(
         default="reverse_kl",
-        description="KL(student || teacher) [N], KL(teacher || student), or JSD(jsd_beta).",
+        description="KL(student || teacher) [N], KL(teacher || student), JSD(jsd_beta), or the reverse KL estimated on "
+        "the sampled token alone.",
     )
     jsd_beta: float = Field(
         default=0.5, ge=0, le=1, description="Weight of the teacher in the mixture; 0 and 1 are the KLs."
+    )
+    support: Literal["full", "teacher_top_k", "student_top_k"] = Field(
+        default="full",
+        description="Vocabulary entries compared: all [N], or the top_k of one side and a bucket with the rest.",
+    )
+    top_k: Count = Field(default=100, description="For support=..._top_k. [ours]")
+    pointwise_clip: float | None = Field(
+        default=None,
+        gt=0,
+        description="Upper bound of each vocabulary entry's term of the divergence; 0.05 in 2601.18734. Off. [N]",
+    )
+    skip_first_tokens: int = Field(
+        default=0, ge=0, description="Completion tokens at the start that carry no loss. [ours]"
+    )
+    loss_temperature: float = Field(
+        default=1.0, gt=0, description="Divides both roles' logits in the loss; sampling has its own. [ours]"
     )
     teacher: Literal["ema", "frozen", "live"] = Field(default="ema", description="The teacher's weights. [N]")
     ema_rate: Fraction = Field(
@@ -250,6 +267,20 @@ class TrainingSettings(Section):
     trainer: dict[str, Any] = Field(
         default_factory=dict, description="Passed to transformers.TrainingArguments and checked by it."
     )
+
+    @model_validator(mode="after")
+    def _sampled_token_has_no_support(self) -> "TrainingSettings":
+        if self.divergence == "sampled_token":
+            for name, value, only in (
+                ("support", self.support, "full"),
+                ("pointwise_clip", self.pointwise_clip, None),
+            ):
+                if value != only:
+                    raise ValueError(
+                        f"training.{name} is {value}, but divergence=sampled_token reads the sampled token alone. "
+                        "Leave it out, or use divergence=reverse_kl."
+                    )
+        return self
 
     def resolved_learning_rate(self) -> float:
         """The learning rate, with the method's default filled in."""

@@ -11,8 +11,9 @@ from neuron_opsd.model.divergence import (
     entropy,
     forward_kl,
     jensen_shannon,
+    on_top_k,
     reverse_kl,
-    sum_in_chunks,
+    sampled_token_loss,
 )
 
 STUDENT = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]], dtype=torch.float64).log()
@@ -23,6 +24,18 @@ ALL = ["forward_kl", "reverse_kl", "jsd"]
 def random_log_probs(seed: int, *, tokens: int = 7, vocab: int = 23) -> torch.Tensor:
     state = torch.Generator().manual_seed(seed)
     return torch.log_softmax(3 * torch.randn(tokens, vocab, generator=state, dtype=torch.float64), dim=-1)
+
+
+def trl_losses():
+    """TRL's pure loss functions: the oracle."""
+    pytest.importorskip("trl", reason="TRL is the oracle, and is not installed")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from trl.experimental.sdpo import loss_utils
+    except ImportError as error:
+        pytest.skip(f"this TRL has no such losses: {error}")
+    return loss_utils
 
 
 def test_numbers_by_hand():
@@ -66,13 +79,7 @@ def test_entropy_by_hand():
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_trl_agrees_in_value_and_gradient(beta):
-    pytest.importorskip("trl", reason="TRL is the oracle, and is not installed")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from trl.experimental.sdpo.loss_utils import compute_divergence
-    except ImportError as error:
-        pytest.skip(f"this TRL has no compute_divergence: {error}")
+    compute_divergence = trl_losses().compute_divergence
     logits, teacher = random_log_probs(2).requires_grad_(), random_log_probs(3)
     ours = jensen_shannon(torch.log_softmax(logits, -1), teacher, beta=beta)
     (gradient,) = torch.autograd.grad(ours.sum(), logits)
@@ -123,33 +130,107 @@ def test_far_apart_float32_distributions_stay_finite(name):
         assert value.item() == pytest.approx(math.log(2), rel=1e-5)
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 3, 7, 100])
-@pytest.mark.parametrize("name", ALL)
-def test_chunks_change_neither_value_nor_gradient(name, chunk_tokens):
-    state = torch.Generator().manual_seed(9)
-    draw = lambda *shape: torch.randn(*shape, generator=state, dtype=torch.float64)  # noqa: E731
-    hidden, teacher_hidden = draw(7, 4).requires_grad_(), draw(7, 4).requires_grad_()
-    weight, teacher_weight = draw(11, 4).requires_grad_(), draw(11, 4).requires_grad_()
-    divergence = divergence_named(name, jsd_beta=0.4)
-    student_log_probs = torch.log_softmax(hidden @ weight.T, -1)
-    teacher_log_probs = torch.log_softmax(teacher_hidden @ teacher_weight.T, -1).detach()
-    whole = divergence(student_log_probs, teacher_log_probs).sum()
-    expected = torch.autograd.grad(whole, [hidden, weight])
+def test_sampled_token_by_hand():
+    # Row 0, token 0: log ratio ln(1/2 / 1/4) = ln 2, loss ln 2 * ln 1/2. Row 1: equal, so zero.
+    loss, ratio = sampled_token_loss(STUDENT, TEACHER, torch.tensor([0, 2]))
+    torch.testing.assert_close(ratio, torch.tensor([math.log(2), 0.0]).double())
+    torch.testing.assert_close(loss, torch.tensor([-(math.log(2) ** 2), 0.0]).double())
 
-    total, sums = sum_in_chunks(
-        hidden,
-        teacher_hidden,
-        student_logits=lambda h: h @ weight.T,
-        teacher_logits=lambda h: h @ teacher_weight.T,
-        divergence=divergence,
-        chunk_tokens=chunk_tokens,
+
+def test_sampled_token_estimates_reverse_kl_without_bias():
+    """Weighted by the student's probabilities, value and gradient over all tokens are those of the full reverse KL."""
+    logits, teacher = random_log_probs(10, tokens=1).requires_grad_(), random_log_probs(11, tokens=1)
+    probs = torch.softmax(logits, -1).detach()[0]
+    value, gradient = 0.0, torch.zeros_like(logits)
+    for token in range(logits.shape[1]):
+        loss, ratio = sampled_token_loss(torch.log_softmax(logits, -1), teacher, torch.tensor([token]))
+        value += probs[token] * ratio
+        gradient += probs[token] * torch.autograd.grad(loss.sum(), logits)[0]
+    full = reverse_kl(torch.log_softmax(logits, -1), teacher)
+    torch.testing.assert_close(value, full.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(full.sum(), logits)[0])
+
+
+def test_trl_agrees_on_the_sampled_token():
+    logits, teacher = random_log_probs(12).requires_grad_(), random_log_probs(13)
+    tokens = torch.arange(7)
+    ours, _ = sampled_token_loss(torch.log_softmax(logits, -1), teacher, tokens)
+    theirs = trl_losses().compute_sampled_token_self_distillation_loss(
+        logits, teacher, tokens, distillation_alpha=1.0
     )
-    total.backward()
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
 
-    torch.testing.assert_close(total, whole)
-    torch.testing.assert_close((hidden.grad, weight.grad), expected)
-    assert teacher_hidden.grad is None
-    assert teacher_weight.grad is None
-    entropies = [entropy(student_log_probs).sum(), entropy(teacher_log_probs).sum()]
-    torch.testing.assert_close(sums, torch.stack([whole, *entropies]).detach())
-    assert not sums.requires_grad
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+def test_trl_agrees_on_the_students_top_k_with_tail(beta):
+    logits, teacher = random_log_probs(14).requires_grad_(), random_log_probs(15)
+    pair = on_top_k(torch.log_softmax(logits, -1), teacher, k=5, by_teacher=False)
+    ours = jensen_shannon(*pair, beta=beta)
+    theirs = trl_losses().compute_topk_self_distillation_loss(
+        logits, teacher, distillation_topk=5, distillation_alpha=beta, distillation_add_tail=True
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+    gradients = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("by_teacher", [True, False])
+def test_top_k_keeps_the_likeliest_of_one_side_and_all_mass(by_teacher):
+    student = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    teacher = torch.tensor([[0.1, 0.1, 0.2, 0.6]]).log()
+    pair = on_top_k(student, teacher, k=2, by_teacher=by_teacher)
+    expected = (
+        ([[0.1, 0.2, 0.7]], [[0.6, 0.2, 0.2]]) if by_teacher else ([[0.4, 0.3, 0.3]], [[0.1, 0.1, 0.8]])
+    )
+    for found, values in zip(pair, expected, strict=True):
+        torch.testing.assert_close(found.exp(), torch.tensor(values))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("by_teacher", [True, False])
+def test_top_k_of_the_whole_vocabulary_is_the_full_divergence(name, by_teacher):
+    student, teacher = random_log_probs(16), random_log_probs(17)
+    divergence = divergence_named(name, jsd_beta=0.4)
+    for k in (23, 500):
+        pair = on_top_k(student, teacher, k=k, by_teacher=by_teacher)
+        torch.testing.assert_close(divergence(*pair), divergence(student, teacher), rtol=1e-12, atol=0)
+    # A bucket merges entries, and merging never raises a divergence; nearly all entries come near to it.
+    by_k = [divergence(*on_top_k(student, teacher, k=k, by_teacher=by_teacher)).sum() for k in (1, 5, 22)]
+    assert by_k[0] <= by_k[1] <= by_k[2] == pytest.approx(divergence(student, teacher).sum().item())
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("by_teacher", [True, False])
+def test_top_k_gradient_is_the_numerical_one(name, by_teacher):
+    logits, teacher = (
+        random_log_probs(18, tokens=2, vocab=6).requires_grad_(),
+        random_log_probs(19, tokens=2, vocab=6),
+    )
+    divergence = divergence_named(name, jsd_beta=0.3)
+    assert torch.autograd.gradcheck(
+        lambda x: divergence(*on_top_k(torch.log_softmax(x, -1), teacher, k=3, by_teacher=by_teacher)), logits
+    )
+
+
+def test_clip_bounds_each_entry_from_above_by_hand():
+    # Row 0, forward: terms 1/4 ln 1/2, 0, 1/2 ln 2 = 0.347 -> 0.1; the negative term stays whole.
+    found = forward_kl(STUDENT, TEACHER, clip=0.1)
+    torch.testing.assert_close(found, torch.tensor([0.1 - 0.25 * math.log(2), 0.0]).double())
+    reverse = reverse_kl(STUDENT, TEACHER, clip=0.1)  # terms 1/2 ln 2 -> 0.1, 0, 1/4 ln 1/2
+    torch.testing.assert_close(reverse, found)
+    half = 0.25 * math.log(2 / 3) + 0.5 * math.log(4 / 3)  # JSD's entries: 0.0212, 0, 0.0212
+    clipped = jensen_shannon(STUDENT, TEACHER, beta=0.5, clip=0.02)[0].item()
+    assert half == pytest.approx(0.0425, abs=1e-4)
+    assert clipped == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_high_clip_changes_nothing_and_a_low_one_lowers(name):
+    logits, teacher = random_log_probs(20).requires_grad_(), random_log_probs(21)
+    student = torch.log_softmax(logits, -1)
+    plain = divergence_named(name, jsd_beta=0.5)(student, teacher)
+    torch.testing.assert_close(divergence_named(name, jsd_beta=0.5, clip=1e3)(student, teacher), plain)
+    low = divergence_named(name, jsd_beta=0.5, clip=1e-3)(student, teacher)
+    assert (low < plain).all()

@@ -4,42 +4,94 @@
     reverse KL  KL(student || teacher) = sum_v p_S (log p_S - log p_T)          the paper's
     JSD(beta)   beta KL(teacher || m) + (1 - beta) KL(student || m),  m = beta p_T + (1 - beta) p_S
                 and by definition JSD(0) = forward KL, JSD(1) = reverse KL
+    sampled     log p_S(y) - log p_T(y) of the sampled token y alone: an unbiased estimate of the reverse KL
 
-Each gives one value a token, in nats, over the full vocabulary. Gradients flow into the student's side alone, because
-the teacher's log-probabilities are computed without gradient.
+Each gives one value a token, in nats; the first three over whatever support both arguments share. Gradients flow into
+the student's side alone, because the teacher's log-probabilities are computed without gradient.
 """
 
 import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 LogProbs = Float[Tensor, "tokens vocab"]
 PerToken = Float[Tensor, " tokens"]
 Divergence = Callable[[LogProbs, LogProbs], PerToken]
 
 
-def forward_kl(student: Float[Tensor, "tokens vocab"], teacher: Float[Tensor, "tokens vocab"]) -> PerToken:
-    """KL(teacher || student) of each token."""
-    return (teacher.exp() * (teacher - student)).sum(dim=-1)
+def forward_kl(
+    student: Float[Tensor, "tokens vocab"], teacher: Float[Tensor, "tokens vocab"], *, clip: float = math.inf
+) -> PerToken:
+    """KL(teacher || student) of each token; `clip` bounds each vocabulary entry's term from above."""
+    return _sum_clipped(teacher.exp() * (teacher - student), clip)
 
 
-def reverse_kl(student: Float[Tensor, "tokens vocab"], teacher: Float[Tensor, "tokens vocab"]) -> PerToken:
-    """KL(student || teacher) of each token."""
-    return (student.exp() * (student - teacher)).sum(dim=-1)
+def reverse_kl(
+    student: Float[Tensor, "tokens vocab"], teacher: Float[Tensor, "tokens vocab"], *, clip: float = math.inf
+) -> PerToken:
+    """KL(student || teacher) of each token; `clip` bounds each vocabulary entry's term from above."""
+    return _sum_clipped(student.exp() * (student - teacher), clip)
 
 
 def jensen_shannon(
-    student: Float[Tensor, "tokens vocab"], teacher: Float[Tensor, "tokens vocab"], *, beta: float
+    student: Float[Tensor, "tokens vocab"],
+    teacher: Float[Tensor, "tokens vocab"],
+    *,
+    beta: float,
+    clip: float = math.inf,
 ) -> PerToken:
     """JSD(beta) of each token; `beta` is the teacher's weight in the mixture."""
     if beta in (0.0, 1.0):
-        return forward_kl(student, teacher) if beta == 0.0 else reverse_kl(student, teacher)
+        return (forward_kl if beta == 0.0 else reverse_kl)(student, teacher, clip=clip)
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
-    return beta * forward_kl(mixture, teacher) + (1 - beta) * forward_kl(mixture, student)
+    from_teacher = teacher.exp() * (teacher - mixture)
+    from_student = student.exp() * (student - mixture)
+    return _sum_clipped(beta * from_teacher + (1 - beta) * from_student, clip)
+
+
+def _sum_clipped(terms: Float[Tensor, "tokens vocab"], clip: float) -> PerToken:
+    return (terms if clip == math.inf else terms.clamp(max=clip)).sum(dim=-1)
+
+
+def sampled_token_loss(
+    student: Float[Tensor, "tokens vocab"],
+    teacher: Float[Tensor, "tokens vocab"],
+    tokens: Int[Tensor, " tokens"],
+) -> tuple[PerToken, PerToken]:
+    """The policy-gradient loss of the reverse KL on the sampled tokens alone, and the estimate of the divergence.
+
+    (log p_S - log p_T).detach() * log p_S: the gradient of the log ratio itself has zero expectation.
+    """
+    own, others = (values.gather(1, tokens[:, None])[:, 0] for values in (student, teacher))
+    log_ratio = (own - others).detach()
+    return log_ratio * own, log_ratio
+
+
+def on_top_k(
+    student: Float[Tensor, "tokens vocab"],
+    teacher: Float[Tensor, "tokens vocab"],
+    *,
+    k: int,
+    by_teacher: bool,
+) -> tuple[Float[Tensor, "tokens support"], Float[Tensor, "tokens support"]]:
+    """Both distributions on the k likeliest entries of one of them, and one bucket with the rest of the mass.
+
+    Without the bucket, what remains would be no distribution and its divergence no divergence (verl #7856, #5041). With
+    k = vocabulary there is no rest and no bucket: the arguments come back in another order.
+    """
+    if k >= student.shape[-1]:
+        return student, teacher
+    chosen = (teacher if by_teacher else student.detach()).topk(k, dim=-1).indices
+    return _with_tail(student, chosen), _with_tail(teacher, chosen)
+
+
+def _with_tail(log_probs: Tensor, chosen: Tensor) -> Tensor:
+    """The tail is summed, not taken as 1 - the rest, which would be rounding noise where it is small."""
+    tail = log_probs.scatter(-1, chosen, -math.inf).logsumexp(dim=-1, keepdim=True)
+    return torch.cat([log_probs.gather(-1, chosen), tail], dim=-1)
 
 
 def entropy(log_probs: Float[Tensor, "tokens vocab"]) -> PerToken:
@@ -47,43 +99,9 @@ def entropy(log_probs: Float[Tensor, "tokens vocab"]) -> PerToken:
     return -(log_probs.exp() * log_probs).sum(dim=-1)
 
 
-def divergence_named(name: str, *, jsd_beta: float) -> Divergence:
-    """The function for `training.divergence`."""
+def divergence_named(name: str, *, jsd_beta: float, clip: float = math.inf) -> Divergence:
+    """The function for `training.divergence`, where that is a divergence of whole distributions."""
     if name == "jsd":
-        return lambda student, teacher: jensen_shannon(student, teacher, beta=jsd_beta)
-    return {"forward_kl": forward_kl, "reverse_kl": reverse_kl}[name]
-
-
-def sum_in_chunks(
-    student_hidden: Float[Tensor, "tokens hidden"],
-    teacher_hidden: Float[Tensor, "tokens hidden"],
-    *,
-    student_logits: Callable[[Tensor], Tensor],
-    teacher_logits: Callable[[Tensor], Tensor],
-    divergence: Divergence,
-    chunk_tokens: int,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "3"]]:
-    """Sum of the divergence over tokens, holding the vocabulary logits of `chunk_tokens` tokens at a time.
-
-    Logits are recomputed in the backward pass, so memory does not grow with the number of tokens times the vocabulary.
-
-    Returns:
-        The sum, and without gradient the sums of divergence, student entropy and teacher entropy.
-    """
-
-    def one_chunk(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        student_log_probs = torch.log_softmax(student_logits(student), dim=-1)
-        with torch.no_grad():
-            teacher_log_probs = torch.log_softmax(teacher_logits(teacher), dim=-1)
-        total = divergence(student_log_probs, teacher_log_probs).sum()
-        with torch.no_grad():
-            sums = [total, entropy(student_log_probs).sum(), entropy(teacher_log_probs).sum()]
-        return total, torch.stack(sums).detach()
-
-    parts = [
-        checkpoint(one_chunk, student, teacher, use_reentrant=False)
-        for student, teacher in zip(
-            student_hidden.split(chunk_tokens), teacher_hidden.split(chunk_tokens), strict=True
-        )
-    ]
-    return torch.stack([part[0] for part in parts]).sum(), torch.stack([part[1] for part in parts]).sum(dim=0)  # pyright: ignore[reportOptionalSubscript]
+        return lambda student, teacher: jensen_shannon(student, teacher, beta=jsd_beta, clip=clip)
+    function = {"forward_kl": forward_kl, "reverse_kl": reverse_kl}[name]
+    return lambda student, teacher: function(student, teacher, clip=clip)

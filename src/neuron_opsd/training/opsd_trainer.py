@@ -29,9 +29,9 @@ from transformers import (
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine, Request, Sampling
 from neuron_opsd.model.align import pad_right, predicting_states
-from neuron_opsd.model.divergence import divergence_named, sum_in_chunks
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.teacher_weights import TeacherWeights
+from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
 from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class OpsdTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.engine, self.teacher, self.settings = engine, teacher, settings
         self.unwrapped = model
-        self.divergence = divergence_named(settings.divergence, jsd_beta=settings.jsd_beta)
+        self.token_loss = token_loss(settings)
         self.sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
         self.on_first_batch, self.on_log = on_first_batch, on_log
         self.step_figures: dict[str, float] = {}
@@ -120,7 +120,7 @@ class OpsdTrainer(Trainer):
             "completion_tokens_mean": float(totals[0] / totals[1]),
             "truncated_fraction": float(totals[2] / totals[1]),
         }
-        self.sums = torch.zeros(3, device=device)
+        self.sums = torch.zeros(len(MEASURED), device=device)
         return batches, totals[0]
 
     def compute_loss(
@@ -149,7 +149,8 @@ class OpsdTrainer(Trainer):
             teacher_hidden,
             student_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden),
             teacher_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden, weight=head),
-            divergence=self.divergence,
+            loss=self.token_loss,
+            tokens=torch.tensor([token for ids in completions for token in ids], device=device),
             chunk_tokens=self.settings.loss_chunk_tokens,
         )
         self.sums += sums
@@ -161,8 +162,7 @@ class OpsdTrainer(Trainer):
         if "loss" in logs:
             sums = cast(Tensor, self.accelerator.reduce(self.sums, reduction="sum"))
             sums = sums / self.step_figures["num_completion_tokens"]
-            names = ("divergence", "student_entropy", "teacher_entropy")
-            logs |= {**self.step_figures, **dict(zip(names, sums.tolist(), strict=True))}
+            logs |= {**self.step_figures, **dict(zip(MEASURED, sums.tolist(), strict=True))}
             self.on_log({"step": self.state.global_step, **logs})
         super().log(logs, start_time)
 

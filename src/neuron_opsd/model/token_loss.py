@@ -1,0 +1,142 @@
+"""The loss of each completion token as `training.*` asks for it, and its sum over many tokens in little memory.
+
+    student and teacher logits -> log-probabilities (loss_temperature) -> support (full, or top-k with a tail bucket)
+    -> divergence (pointwise clip) -> times the capped importance ratio, where the rollout is stale
+
+Each arrow is a pure function; `token_loss` puts the chosen ones together once, before training.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from neuron_opsd.config import TrainingSettings
+from neuron_opsd.model.divergence import Divergence, divergence_named, entropy, on_top_k, sampled_token_loss
+
+# What `sum_in_chunks` measures beside the loss: sums over tokens, in this order.
+MEASURED = ("divergence", "student_entropy", "teacher_entropy", "captured_mass_fraction", "importance_ratio")
+
+
+class TokenValues(NamedTuple):
+    """One value a token: the loss, and without gradient the divergence and the teacher's mass in the support."""
+
+    loss: Tensor
+    divergence: Tensor
+    captured: Tensor
+
+
+TokenLoss = Callable[[Tensor, Tensor, Tensor], TokenValues]  # student, teacher log-probabilities; token ids
+
+
+def token_loss(settings: TrainingSettings) -> TokenLoss:
+    """The loss that `training.*` describes."""
+    if settings.divergence == "sampled_token":
+        loss = _sampled
+    else:
+        clip = math.inf if settings.pointwise_clip is None else settings.pointwise_clip
+        divergence = divergence_named(settings.divergence, jsd_beta=settings.jsd_beta, clip=clip)
+        if settings.support == "full":
+            loss = _on_full_vocabulary(divergence)
+        else:
+            loss = _on_top_k(divergence, settings.top_k, by_teacher=settings.support == "teacher_top_k")
+    return loss if settings.loss_temperature == 1 else _tempered(loss, settings.loss_temperature)
+
+
+def _sampled(student: Tensor, teacher: Tensor, tokens: Tensor) -> TokenValues:
+    loss, divergence = sampled_token_loss(student, teacher, tokens)
+    captured = teacher.gather(1, tokens[:, None])[:, 0].exp()
+    return TokenValues(loss, divergence, captured)
+
+
+def _on_full_vocabulary(divergence: Divergence) -> TokenLoss:
+    def loss(student: Tensor, teacher: Tensor, tokens: Tensor) -> TokenValues:
+        values = divergence(student, teacher)
+        return TokenValues(values, values.detach(), torch.ones_like(values))
+
+    return loss
+
+
+def _on_top_k(divergence: Divergence, k: int, *, by_teacher: bool) -> TokenLoss:
+    def loss(student: Tensor, teacher: Tensor, tokens: Tensor) -> TokenValues:
+        student, teacher = on_top_k(student, teacher, k=k, by_teacher=by_teacher)
+        values = divergence(student, teacher)
+        captured = teacher[:, :k].exp().sum(dim=-1)
+        return TokenValues(values, values.detach(), captured)
+
+    return loss
+
+
+def _tempered(loss: TokenLoss, temperature: float) -> TokenLoss:
+    def scaled(log_probs: Tensor) -> Tensor:
+        return torch.log_softmax(log_probs / temperature, dim=-1)
+
+    return lambda student, teacher, tokens: loss(scaled(student), scaled(teacher), tokens)
+
+
+def importance_ratio(
+    student: Float[Tensor, "tokens vocab"],
+    tokens: Int[Tensor, " tokens"],
+    sampled_log_probs: Float[Tensor, " tokens"],
+    *,
+    cap: float,
+) -> Float[Tensor, " tokens"]:
+    """min(p_now / p_sampled, cap) of each sampled token, without gradient: 1 for a fresh rollout."""
+    now = student.detach().gather(1, tokens[:, None])[:, 0]
+    return (now - sampled_log_probs).exp().clamp(max=cap)
+
+
+def sum_in_chunks(
+    student_hidden: Float[Tensor, "tokens hidden"],
+    teacher_hidden: Float[Tensor, "tokens hidden"],
+    *,
+    student_logits: Callable[[Tensor], Tensor],
+    teacher_logits: Callable[[Tensor], Tensor],
+    loss: TokenLoss,
+    tokens: Int[Tensor, " tokens"],
+    chunk_tokens: int,
+    sampled_log_probs: Float[Tensor, " tokens"] | None = None,
+    max_importance_ratio: float = 1.0,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "5"]]:
+    """Sum of the loss over tokens, holding the vocabulary logits of `chunk_tokens` tokens at a time.
+
+    Logits are recomputed in the backward pass, so memory does not grow with the number of tokens times the vocabulary.
+
+    Args:
+        student_hidden: The states that predict each token.
+        teacher_hidden: The same under the teacher.
+        student_logits: The student's head.
+        teacher_logits: The teacher's head.
+        loss: From `token_loss`.
+        tokens: The sampled token at each place.
+        chunk_tokens: Changes memory, not the result.
+        sampled_log_probs: The sampler's log-probabilities of `tokens`, where the rollouts are stale.
+        max_importance_ratio: Cap of the correction for stale rollouts.
+
+    Returns:
+        The sum, and without gradient the sums of MEASURED.
+    """
+
+    def one_chunk(student: Tensor, teacher: Tensor, ids: Tensor, sampled: Tensor | None = None):
+        # float32, or the wider type of the logits where they have one
+        student_log_probs = torch.log_softmax(student_logits(student), dim=-1)
+        with torch.no_grad():
+            teacher_log_probs = torch.log_softmax(teacher_logits(teacher), dim=-1)
+        values = loss(student_log_probs, teacher_log_probs, ids)
+        ratio = torch.ones_like(values.divergence)
+        if sampled is not None:
+            ratio = importance_ratio(student_log_probs, ids, sampled, cap=max_importance_ratio)
+        with torch.no_grad():
+            entropies = (entropy(student_log_probs), entropy(teacher_log_probs))
+            measured = (values.divergence, *entropies, values.captured, ratio)
+        return (values.loss * ratio).sum(), torch.stack([value.sum() for value in measured]).detach()
+
+    rows = [student_hidden, teacher_hidden, tokens]
+    rows += [] if sampled_log_probs is None else [sampled_log_probs]
+    chunks = zip(*(row.split(chunk_tokens) for row in rows), strict=True)
+    parts = [checkpoint(one_chunk, *chunk, use_reentrant=False) for chunk in chunks]
+    return torch.stack([part[0] for part in parts]).sum(), torch.stack([part[1] for part in parts]).sum(dim=0)  # pyright: ignore[reportOptionalSubscript]
