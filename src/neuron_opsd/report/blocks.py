@@ -56,13 +56,17 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing with its caption; `description` says in words what it shows, for those who cannot see it."""
+    """A drawing with its caption; `description` says in words what it shows, for those who cannot see it.
+
+    `data` are its numbers (of many points: a summary), shown on demand beside it.
+    """
 
     name: str
     title: str
     description: str
     caption: str
     svg: Html
+    data: Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,9 @@ class Text:
 class Browser:
     """The questions browser; only the page can hold it."""
 
-    questions: Sequence[dict[str, object]]
+    num_questions: int
+    domains: Sequence[str]
+    data: str  # of `browser.pack`
     note: str
 
 

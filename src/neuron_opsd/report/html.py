@@ -23,7 +23,7 @@ from neuron_opsd.report.blocks import (
     Table,
     Text,
 )
-from neuron_opsd.report.browser import as_json
+from neuron_opsd.report.html_browser import browser
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.markup import Html, join, tag, trusted
 
@@ -57,7 +57,7 @@ def page(inputs: ReportInputs, sections: Sequence[Section]) -> str:
 def _policy(style: str, script: str) -> str:
     return (
         f"default-src 'none'; style-src 'sha256-{_sha256(style)}'; script-src 'sha256-{_sha256(script)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
 
@@ -104,7 +104,7 @@ def _block(block: Block) -> Html:
             shown = tag("pre", text, tabindex="0", aria_label=label)
             return _fold(label, shown) if folded else tag("div", tag("h3", label), shown)
         case Browser():
-            return _browser(block)
+            return browser(block)
 
 
 def _with_code(text: str) -> list[object]:
@@ -136,7 +136,18 @@ def _verdict(verdict: str) -> Html:
 
 
 def _table(table: Table) -> Html:
-    """A table; a phone shows each row as a small list, and the roles keep it a table for screen readers."""
+    """A table with its note, folded where it is long."""
+    note = tag("p", table.note, class_="note") if table.note else None
+    return (
+        _fold(table.caption, join(_scroller(table), note)) if table.folded else join(_scroller(table), note)
+    )
+
+
+def _scroller(table: Table) -> Html:
+    """A table that scrolls on its own.
+
+    A phone shows each row as a small list; the roles keep it a table for screen readers.
+    """
     heads = [
         tag("th", name, scope="col", role="columnheader", class_=None if _is_text(table, index) else "number")
         for index, name in enumerate(table.columns)
@@ -152,9 +163,7 @@ def _table(table: Table) -> Html:
         tag("tbody", rows, role="rowgroup"),
         role="table",
     )
-    scroller = tag("div", made, class_="scroll", role="region", aria_label=table.caption, tabindex="0")
-    note = tag("p", table.note, class_="note") if table.note else None
-    return _fold(table.caption, join(scroller, note)) if table.folded else join(scroller, note)
+    return tag("div", made, class_="scroll", role="group", aria_label=table.caption, tabindex="0")
 
 
 def _cell(table: Table, index: int, value: str) -> Html:
@@ -175,27 +184,8 @@ def _fold(label: str, content: Html) -> Html:
 
 
 def _figure(figure: Any) -> Html:
-    return tag("figure", figure.svg, tag("figcaption", figure.caption))
-
-
-def _browser(block: Browser) -> Html:
-    """The search field and an empty list; page.js fills it from the data block, as text only."""
-    count = f"{len(block.questions):,} questions."
-    return tag(
-        "div",
-        tag("label", "Search in questions, choices, ids and replies", for_="search"),
-        tag("input", type="search", id="search", autocomplete="off", spellcheck="false"),
-        tag("p", count, id="matches", role="status"),
-        tag("ol", id="found", aria_label="Questions found"),
-        tag("button", "Show more", type="button", id="more", hidden=True),
-        tag("p", block.note, class_="note"),
-        tag(
-            "noscript",
-            tag("p", "Searching needs JavaScript; the run folder has every record.", class_="notice"),
-        ),
-        tag("script", as_json(block.questions), type="application/json", id="question-data"),
-        class_="browser",
-    )
+    data = _fold("Numbers of this figure", _scroller(figure.data)) if figure.data else None
+    return tag("figure", figure.svg, tag("figcaption", figure.caption), data)
 
 
 def _footer(inputs: ReportInputs) -> Html:

@@ -1,0 +1,75 @@
+"""Sections on what evaluation measured: results and calibration."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from neuron_opsd.report import figures, tables
+from neuron_opsd.report.blocks import Block, Figure, Figures, Paragraph
+from neuron_opsd.report.inputs import ReportInputs
+from neuron_opsd.report.parts import folded, missing, present
+
+
+def results_section(inputs: ReportInputs) -> list[Block]:
+    results = inputs.results
+    if not results:
+        return [missing("No results yet.", "evaluate")]
+    cross, blocks = results["cross"], []
+    if results.get("in"):
+        blocks.append(tables.metrics_table(f"In-domain: {results['train_domain']}", results["in"]))
+    if cross["mean"]:
+        number = cross["mean"]["num_domains"]
+        caption = f"Cross-domain: mean over {number} other domain{'s' if number > 1 else ''}"
+        blocks.append(tables.metrics_table(caption, cross["mean"]))
+        if number > 1:
+            blocks += [
+                folded(tables.metrics_table(f"Cross-domain: {domain}", block))
+                for domain, block in cross["domains"].items()
+            ]
+    else:
+        blocks.append(
+            Paragraph("No other domain was evaluated, so nothing is known of cross-domain effects.")
+        )
+    drawn = [_difference_figure(results, name) for name in ("avg", "ece", "vote_share", "completion_tokens")]
+    blocks.append(Figures([figure for figure in drawn if figure][:2]))
+    blocks += present(tables.changes_table(results), tables.distribution_table(results))
+    if results.get("num_not_scored"):
+        blocks.append(
+            Paragraph(
+                f"{results['num_not_scored']:,} questions lack rollouts of one model and are left out.", True
+            )
+        )
+    return blocks
+
+
+def _difference_figure(results: Mapping[str, Any], name: str) -> Figure | None:
+    entries = [(w, b["metrics"][name]) for w, b in tables.domain_blocks(results) if name in b["metrics"]]
+    mean = results["cross"]["mean"]
+    if mean and mean["num_domains"] > 1 and name in mean["metrics"]:
+        entries.append(("mean of the other domains", mean["metrics"][name]))
+    drawable = [entry for _, entry in entries if entry["difference"]["low"] is not None]
+    return figures.differences(f"difference-{name}", drawable[0]["label"], entries) if drawable else None
+
+
+def calibration_section(inputs: ReportInputs) -> list[Block]:
+    results = inputs.results
+    if not results:
+        return []
+    blocks: list[Block] = []
+    for index, (where, block) in enumerate(tables.domain_blocks(results)):
+        if "reliability" in block:
+            pair = [
+                figures.reliability(f"reliability-{index}-{role}", bins, role=role, where=where)
+                for role, bins in block["reliability"].items()
+            ]
+            blocks += [
+                Figures(pair),
+                folded(tables.metrics_table(f"More about calibration: {where}", block, more=True)),
+            ]
+    if not blocks:
+        return [Paragraph("There are no gold answers, and calibration cannot be measured without any.", True)]
+    intro = (
+        "Confidence is the vote share: the votes of the majority answer over the number of samples. On the "
+        "diagonal an answer is right as often as it says; dots below it are overconfident. A larger dot "
+        "holds more questions."
+    )
+    return [Paragraph(intro), *present(tables.calibration_table(results)), *blocks]

@@ -1,0 +1,90 @@
+"""Sections on training and on what everything cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from neuron_opsd.report import figures, story, tables
+from neuron_opsd.report.blocks import Block, Figures, Table
+from neuron_opsd.report.inputs import ReportInputs
+from neuron_opsd.report.parts import missing
+
+# Training numbers that get a curve, in this order; others follow. Times differ between equal runs: no curve.
+CURVES = {
+    "loss": "Loss",
+    "divergence": "Divergence from the teacher (nats per token)",
+    "student_entropy": "Student's entropy (nats per token)",
+    "teacher_entropy": "Teacher's entropy (nats per token)",
+    "grad_norm": "Gradient norm",
+    "learning_rate": "Learning rate",
+    "completion_tokens_mean": "Completion length (tokens)",
+    "truncated_fraction": "Truncated share",
+}
+_NO_CURVE = ("step", "epoch", "seed", "num_completion_tokens")
+_TIME_WORDS = ("second", "time", "per_sec", "memory", "date")
+
+
+def training_section(inputs: ReportInputs) -> list[Block]:
+    rows = inputs.training_metrics
+    if not rows:
+        return [missing("No training yet.", "train")]
+    keys = dict.fromkeys([*CURVES, *(key for row in rows for key in row)])
+    drawn = []
+    for key in keys:
+        steps, values = _series(rows, key)
+        if values and not _is_hidden(key):
+            drawn.append(figures.training_curve(key, CURVES.get(key, key.replace("_", " ")), steps, values))
+    return [story.training_in_words(inputs), Figures(drawn)]
+
+
+def _is_hidden(key: str) -> bool:
+    return key in _NO_CURVE or any(word in key for word in _TIME_WORDS)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    pairs = [
+        (float(row.get("step", index)), float(row[key]))
+        for index, row in enumerate(rows)
+        if isinstance(row.get(key), int | float) and not isinstance(row[key], bool) and np.isfinite(row[key])
+    ]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def cost_section(inputs: ReportInputs) -> list[Block]:
+    rows = [row for row in (_rollout_cost(inputs), _training_cost(inputs), *_evaluation_cost(inputs)) if row]
+    if not rows:
+        return []
+    note = "Wall times are at the foot of the page: they differ between equal runs."
+    return [Table("Tokens generated", ["Stage", "Completions", "Tokens generated"], rows, note)]
+
+
+def _rollout_cost(inputs: ReportInputs) -> list[str] | None:
+    if not inputs.rollouts:
+        return None
+    tokens = sum(len(rollout.completion_ids) for rollout in inputs.rollouts)
+    return ["Zero-shot rollouts", f"{len(inputs.rollouts):,}", f"{tokens:,}"]
+
+
+def _training_cost(inputs: ReportInputs) -> list[str] | None:
+    batch = inputs.setting("training.batch_size", 0)
+    _, tokens = _series(inputs.training_metrics, "num_completion_tokens")
+    if not tokens:
+        _, means = _series(inputs.training_metrics, "completion_tokens_mean")
+        tokens = [mean * batch for mean in means]
+    if not tokens or not batch:
+        return None
+    return ["The student's samples in training", f"{len(tokens) * batch:,}", f"{round(sum(tokens)):,}"]
+
+
+def _evaluation_cost(inputs: ReportInputs) -> list[list[str]]:
+    if not inputs.results:
+        return []
+    rows, samples = [], inputs.results["num_samples"]
+    for role, word in (("base", "before"), ("trained", "after")):
+        blocks = [block for _, block in tables.domain_blocks(inputs.results)]
+        count = sum(block["num_questions"] for block in blocks) * samples
+        mean_of = [(b["metrics"]["completion_tokens"][role]["value"], b["num_questions"]) for b in blocks]
+        tokens = sum(mean * number * samples for mean, number in mean_of)
+        rows.append([f"Evaluation {word} training", f"{count:,}", f"{round(tokens):,}"])
+    return rows
