@@ -1,7 +1,7 @@
 """Cost of the neurons: capture against a plain forward pass, memory of a long completion, nearest neighbours.
 
     python benchmarks/neurons.py                     # everything, some ten minutes on two cores
-    python benchmarks/neurons.py --only capture      # or memory, overlap, sketch
+    python benchmarks/neurons.py --only capture      # or memory, overlap, approximate
 
 Capture and the plain pass (same model, dtype, threads and tokens; backbone alone, no logits) alternate within
 each round, so that whatever else the machine does meets both; the ratio is the median over rounds. The
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -37,7 +39,7 @@ def main() -> None:
         "capture": measure_capture,
         "memory": measure_memory,
         "overlap": measure_overlap,
-        "sketch": measure_sketch,
+        "approximate": measure_approximate,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=parts)
@@ -46,9 +48,12 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 512])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--texts", type=Path, help="keep the sampled texts in this .npy file")
     parser.add_argument("--sets", type=int, default=10_000)
-    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--sets-file", type=Path, help="keep the sets in this .npy file, memory-mapped")
+    parser.add_argument("--queries", type=int, default=2_000)
+    parser.add_argument("--candidates", nargs="+", type=int, default=[100, 400])
     parser.add_argument("--memory-of", choices=["plain", "capture"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -62,9 +67,9 @@ def main() -> None:
 
 def measure_capture(arguments: argparse.Namespace) -> None:
     """Seconds of capture over seconds of a plain forward pass."""
+    texts = _texts(arguments)
     for dtype in arguments.dtypes:
         model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype=dtype, device="cpu"))
-        texts = _sample(model, arguments.batch_size, PROMPT_TOKENS + max(arguments.lengths))
         for length in arguments.lengths:
             _measure_length(model, tokenizer, texts[:, : PROMPT_TOKENS + length], arguments.rounds)
 
@@ -115,17 +120,49 @@ def measure_overlap(arguments: argparse.Namespace) -> None:
     )
 
 
-def measure_sketch(arguments: argparse.Namespace) -> None:
-    """The approximate search: seconds, and its recall against the exact one at the same number of sets."""
-    sets = realistic_sets(arguments.sets)
-    exact, _ = nearest_neighbours(sets, 10)
-    for candidates in (50, arguments.candidates, 4 * arguments.candidates):
+def measure_approximate(arguments: argparse.Namespace) -> None:
+    """The approximate search: seconds and memory, and its recall against counting all pairs of some queries."""
+    sets = _kept_sets(arguments)
+    before = _peak_mb()
+    random = np.random.default_rng(2)
+    queries = np.sort(random.choice(len(sets), size=min(arguments.queries, len(sets)), replace=False))
+    checked = np.linspace(0, len(queries) - 1, 50).astype(int)
+    exact = np.stack([_nearest_by_counting(sets, query, 10) for query in queries[checked]])
+    for candidates in arguments.candidates:
         start = time.perf_counter()
-        found, _ = nearest_neighbours(sets, 10, num_candidates=candidates)
+        found, _ = nearest_neighbours(sets, 10, queries=queries.tolist(), num_candidates=candidates)
         seconds = time.perf_counter() - start
-        recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(exact, found, strict=True)])
-        what = f"nearest 10 of {len(sets):,} sets, {candidates} candidates"
-        print(f"{what}: {seconds:.1f} s, recall {recall:.3f}", flush=True)
+        recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(exact, found[checked], strict=True)])
+        print(
+            f"nearest 10 of {len(sets):,} sets for {len(queries):,} queries, {candidates} candidates: "
+            f"{seconds:.1f} s, peak {_peak_mb() - before:,.0f} MB over the sets, recall {recall:.3f} "
+            f"({len(checked)} queries counted exactly)",
+            flush=True,
+        )
+
+
+def _kept_sets(arguments: argparse.Namespace) -> list[np.ndarray]:
+    """The sets, memory-mapped from the files that --sets-file names where it is given."""
+    if not arguments.sets_file:
+        return realistic_sets(arguments.sets)
+    ids, sizes = arguments.sets_file.with_suffix(".npy"), arguments.sets_file.with_suffix(".sizes.npy")
+    if not sizes.is_file():
+        sets = realistic_sets(arguments.sets)
+        np.save(ids, np.concatenate(sets))
+        np.save(sizes, np.array([len(one) for one in sets]))
+    ends = np.cumsum(np.load(sizes))[: arguments.sets]
+    flat = np.load(ids, mmap_mode="r")
+    return [flat[start:end] for start, end in pairwise([0, *ends])]
+
+
+def _nearest_by_counting(sets: list[np.ndarray], query: int, count: int) -> np.ndarray:
+    is_in_query = np.zeros(1 + max(int(ids[-1]) for ids in sets), dtype=bool)
+    is_in_query[sets[query]] = True
+    sizes = np.array([len(ids) for ids in sets])
+    shared = np.array([np.count_nonzero(is_in_query[ids]) for ids in sets])
+    distance = 1 - shared / (len(sets[query]) + sizes - shared)
+    distance[query] = np.inf
+    return np.argsort(distance, kind="stable")[:count]
 
 
 def realistic_sets(
@@ -175,6 +212,17 @@ def _interleave(rounds: int, *functions: Callable[[], object]) -> list[list[floa
 @torch.inference_mode()
 def _plain(model: PreTrainedModel, ids: torch.Tensor) -> None:
     backbone(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+
+
+def _texts(arguments: argparse.Namespace) -> torch.Tensor:
+    """Token ids sampled from the model in float32, or those of an earlier call (--texts)."""
+    if arguments.texts and arguments.texts.is_file():
+        return torch.from_numpy(np.load(arguments.texts))[: arguments.batch_size]
+    model, _ = load_model(ModelSettings(name=arguments.model, dtype="float32", device="cpu"))
+    texts = _sample(model, arguments.batch_size, PROMPT_TOKENS + max(arguments.lengths))
+    if arguments.texts:
+        np.save(arguments.texts, texts.numpy())
+    return texts
 
 
 def _sample(model: PreTrainedModel, num_texts: int, num_tokens: int) -> torch.Tensor:

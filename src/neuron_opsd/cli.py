@@ -196,6 +196,18 @@ def show(
 
 
 @app.command()
+def explain(
+    run: RunArgument,
+    question_id: Annotated[str, typer.Argument(help="A question of the pool; see selection/records.jsonl.")],
+    neighbours: Annotated[int, typer.Option(min=1, help="How many of the nearest questions.")] = 10,
+) -> None:
+    """Print one question's scores and ranks, the layers of its neurons, and whose answers used the same ones."""
+    from neuron_opsd.explain import describe, explain_run
+
+    typer.echo(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
+
+
+@app.command()
 def env() -> None:
     """Print versions and devices, for a bug report."""
     from neuron_opsd.environment import describe_environment

@@ -182,6 +182,11 @@ class ContextSettings(Section):
         default="neuron_overlap",
         description="Nearest by Jaccard distance of overlap sets [N], or random in-domain (control).",
     )
+    search_candidates: Count | None = Field(
+        default=None,
+        description="Approximate search for large pools: measure so many candidates of a binary index "
+        "(needs neuron-opsd[large-pools]); empty: exact. [ours]",
+    )
     num_demonstrations: int = Field(
         default=10, ge=0, description="Neighbours shown, nearest first dropped last. [N]"
     )

@@ -371,11 +371,15 @@ def _find_neighbours(bench: Workbench) -> dict[str, list[tuple[str, float]]]:
     silent = {place[q.question_id] for q in bench.pool} - {place[q.question_id] for q in shown}
     sets = {item.question_id: item.overlap_set for item in bench.folder.stage("neurons").read(NeuronSets)}
     indices, distances = nearest_neighbours(
-        [sets[i] for i in ids], count, exclude=lambda i: sorted(alike[i] | silent)
+        [sets[i] for i in ids],
+        count,
+        queries=[place[i] for i in selected],
+        exclude=lambda i: sorted(alike[i] | silent),
+        num_candidates=settings.search_candidates,
     )
     return {
-        i: [(ids[j], float(d)) for j, d in zip(indices[place[i]], distances[place[i]], strict=True) if j >= 0]
-        for i in selected
+        i: [(ids[j], float(d)) for j, d in zip(row, row_distances, strict=True) if j >= 0]
+        for i, row, row_distances in zip(selected, indices, distances, strict=True)
     }
 
 

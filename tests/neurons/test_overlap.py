@@ -1,9 +1,12 @@
-"""Nearest neighbours: by hand, against pairwise sets, ties, exclusions, few candidates, the sketch."""
+"""Nearest neighbours: by hand, against pairwise sets, ties, exclusions, few candidates, the binary index."""
+
+import sys
 
 import numpy as np
 import pytest
 
-from neuron_opsd.neurons import overlap
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.neurons import candidates, overlap
 from neuron_opsd.neurons.overlap import jaccard_distance, nearest_neighbours
 
 
@@ -126,12 +129,16 @@ def test_empty_sets_are_near_to_nothing(num_candidates):
     assert nearest_neighbours([ids(), ids()], 1)[1].tolist() == [[1.0], [1.0]]
 
 
-def test_the_sketch_measures_its_candidates_exactly_and_finds_most():
+def recall(found, exact):
+    return np.mean([len(np.intersect1d(*pair)) / len(pair[0]) for pair in zip(found, exact, strict=True)])
+
+
+def test_the_index_measures_its_candidates_exactly_and_finds_most(monkeypatch):
+    monkeypatch.setattr(candidates, "NUM_BITS", 400)
     sets = random_sets(300, num_ids=3_000, topics=6)
     exact_indices, exact_distances = nearest_neighbours(sets, 10)
-    indices, distances = nearest_neighbours(sets, 10, num_candidates=80)
-    recall = np.mean([len(np.intersect1d(*pair)) / 10 for pair in zip(indices, exact_indices, strict=True)])
-    assert recall > 0.9
+    indices, distances = nearest_neighbours(sets, 10, num_candidates=50)
+    assert recall(indices, exact_indices) > 0.9
     for query in range(300):
         for index, distance in zip(indices[query], distances[query], strict=True):
             shared = len(np.intersect1d(sets[query], sets[index]))
@@ -141,22 +148,44 @@ def test_the_sketch_measures_its_candidates_exactly_and_finds_most():
     np.testing.assert_array_equal(everyone[0], exact_indices)
 
 
-def test_the_sketch_is_deterministic():
+def test_the_padding_corrects_for_sizes(monkeypatch):
+    """Without it, Hamming distance prefers small sets: 10 of 30 ids shared with a set of 12 beats 20 with 40."""
+    mine = np.arange(30)
+    small, large = np.append(np.arange(10), [90, 91]), np.append(np.arange(24), np.arange(40, 62))
+    sets = [mine, small, large]  # distances 1 - 10/32 and 1 - 24/52; Hamming 22 and 28
+    assert nearest_neighbours(sets, 1)[0][0, 0] == 2
+    assert nearest_neighbours(sets, 1, queries=[0], num_candidates=1)[0][0, 0] == 2
+
+
+def test_the_approximate_search_is_deterministic():
     sets = random_sets(100)
     first, second = (nearest_neighbours(sets, 5, num_candidates=10) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
 
 
+@pytest.mark.parametrize("num_candidates", [None, 30])
+def test_some_queries_have_the_rows_they_have_among_all(num_candidates):
+    sets = random_sets(40)
+    indices, distances = nearest_neighbours(sets, 4, num_candidates=num_candidates)
+    wanted = [31, 2, 17]
+    some = nearest_neighbours(sets, 4, queries=wanted, num_candidates=num_candidates)
+    np.testing.assert_array_equal(some[0], indices[wanted])
+    np.testing.assert_array_equal(some[1], distances[wanted])
+    assert nearest_neighbours(sets, 4, queries=[])[0].shape == (0, 4)
+
+
+def test_the_ids_that_tell_most_become_bits():
+    # In 4 of 4 sets, 3, 2 and 1 of them: p^2 (1 - p^2) is 0, .246, .1875, .059.
+    ids_by_worth = candidates._informative_ids(np.array([4, 1, 2, 3]), 4)
+    assert ids_by_worth.tolist() == [3, 2, 1, 0]
+
+
+def test_without_faiss_the_error_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        nearest_neighbours(random_sets(5), 1, num_candidates=2)
+
+
 def test_distance_from_counts():
     shared, size, other = np.array([0, 2, 3, 0]), np.array([3, 4, 3, 0]), np.array([2, 4, 3, 0])
     np.testing.assert_allclose(jaccard_distance(shared, size, other), [1, 1 - 2 / 6, 0, 1])
-
-
-def test_the_sketch_estimates_the_distances_themselves():
-    sets = random_sets(200, num_ids=3_000)
-    sizes = np.array([len(one) for one in sets])
-    counts = overlap._frequency(sets)
-    ((_, estimated),) = overlap._sketched_blocks(sets, sizes, counts)
-    ((_, exact),) = overlap._exact_blocks(sets, sizes, counts)
-    others = ~np.eye(200, dtype=bool)
-    assert np.abs(estimated - exact)[others].mean() < 0.02

@@ -7,8 +7,9 @@ work; the rest are many and rare. So the common ones become columns of a 0/1 mat
 multiplication counts exactly (in float32, up to 2^24), and the rare ones stay sparse. One block of queries is
 held at a time.
 
-For pools beyond some ten thousand sets, `num_candidates` first ranks by a sketch and then measures only that
-many candidates of each query exactly: the distances stay exact, a neighbour may be missed.
+For pools beyond some ten thousand sets: `queries` asks for the neighbours of some sets alone, and
+`num_candidates` measures only that many candidates of a binary index (`candidates.py`): the distances stay
+exact, a neighbour may be missed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from neuron_opsd.neurons.candidates import shared_with_candidates
+
 Exclude = Callable[[int], Iterable[SupportsIndex]] | Sequence[Iterable[SupportsIndex]]
 Sets = Sequence[NDArray[np.integer]]
 Distances = NDArray[np.floating]
@@ -28,44 +31,48 @@ QUERY_BLOCK = 512
 CANDIDATE_BLOCK = 2_048
 COMMON_FRACTION = 0.07  # ids in a larger share of the sets are multiplied densely: where the two costs meet
 MAX_COMMON_BYTES = 500_000_000
-SKETCH_SIZE = 1_024
 
 
 def nearest_neighbours(
     overlap_sets: Sets,
     num_neighbours: int,
     *,
+    queries: Sequence[int] | None = None,
     exclude: Exclude | None = None,
     num_candidates: int | None = None,
 ) -> tuple[Indices, Distances]:
-    """The `num_neighbours` other sets nearest to each set, nearest first.
+    """The `num_neighbours` other sets nearest to each query, nearest first.
 
     Args:
         overlap_sets: Neuron ids of each set, without repeats, in any order.
         num_neighbours: At most so many; a set never is its own neighbour.
-        exclude: Further indices that must not be neighbours of query i: `exclude(i)` or `exclude[i]`.
+        queries: Indices of the sets whose neighbours are wanted, and the order of the rows; None for all.
+        exclude: Further indices that must not be neighbours of set i: `exclude(i)` or `exclude[i]`.
         num_candidates: None for the exact search; else so many candidates a query are measured exactly.
 
     Returns:
-        (indices, distances), both (sets, num_neighbours). Equal distances: the lower index first. Where
+        (indices, distances), both (queries, num_neighbours). Equal distances: the lower index first. Where
         fewer candidates exist the rest of the row is -1 and inf. Two empty sets share no neuron: their
         distance is 1.
     """
     num_sets = len(overlap_sets)
-    indices = np.full((num_sets, num_neighbours), -1, dtype=np.int64)
-    distances = np.full((num_sets, num_neighbours), np.inf)
-    if num_sets < 2 or num_neighbours < 1:
+    wanted = np.arange(num_sets) if queries is None else np.asarray(queries, dtype=np.int64)
+    indices = np.full((len(wanted), num_neighbours), -1, dtype=np.int64)
+    distances = np.full((len(wanted), num_neighbours), np.inf)
+    if num_sets < 2 or num_neighbours < 1 or not len(wanted):
         return indices, distances
     sizes = np.array([len(ids) for ids in overlap_sets], dtype=np.int64)
     frequency = _frequency(overlap_sets)
-    blocks = _exact_blocks if num_candidates is None else _sketched_blocks
-    for query, row in _rows(blocks(overlap_sets, sizes, frequency), exclude):
-        if num_candidates is not None:
-            candidates = np.sort(_smallest(row, max(num_candidates, num_neighbours)))
-            row = _measure(overlap_sets, sizes, query, candidates, len(frequency))
+    left_out = _left_out(exclude)
+    if num_candidates is None:
+        found = _exact(overlap_sets, sizes, frequency, wanted, left_out)
+    else:
+        count = max(num_candidates, num_neighbours)
+        found = _approximate(overlap_sets, sizes, frequency, wanted, count, left_out)
+    for place, (candidates, row) in enumerate(found):
         best = _smallest(row, num_neighbours)
-        indices[query, : len(best)] = best
-        distances[query, : len(best)] = row[best]
+        indices[place, : len(best)] = best if candidates is None else candidates[best]
+        distances[place, : len(best)] = row[best]
     return indices, distances
 
 
@@ -74,17 +81,44 @@ def jaccard_distance(shared: NDArray, size: NDArray, other_size: NDArray) -> Dis
     return 1.0 - shared / np.maximum(size + other_size - shared, 1)
 
 
-def _rows(
-    blocks: Iterable[tuple[int, Distances]], exclude: Exclude | None
-) -> Iterator[tuple[int, Distances]]:
-    """(query, its distances to all sets), inf where a set must not be its neighbour."""
-    for start, block in blocks:
-        for query, row in enumerate(block, start):
-            row[query] = np.inf
-            if exclude is not None:
-                left_out = exclude(query) if callable(exclude) else exclude[query]
-                row[np.fromiter(left_out, dtype=np.int64)] = np.inf
-            yield query, row
+def _left_out(exclude: Exclude | None) -> Callable[[int], Indices]:
+    """Indices that must not be neighbours of a query, itself first."""
+
+    def of(query: int) -> Indices:
+        if exclude is None:
+            return np.array([query])
+        others = exclude(query) if callable(exclude) else exclude[query]
+        return np.append(query, np.fromiter(others, dtype=np.int64))
+
+    return of
+
+
+def _exact(
+    overlap_sets: Sets,
+    sizes: NDArray[np.int64],
+    frequency: NDArray[np.int64],
+    queries: Indices,
+    left_out: Callable[[int], Indices],
+) -> Iterator[tuple[None, Distances]]:
+    """Each query's distances to all sets, inf where a set must not be its neighbour."""
+    rows = (row for block in _exact_blocks(overlap_sets, sizes, frequency, queries) for row in block)
+    for query, row in zip(queries, rows, strict=True):
+        row[left_out(int(query))] = np.inf
+        yield None, row
+
+
+def _approximate(
+    overlap_sets: Sets,
+    sizes: NDArray[np.int64],
+    frequency: NDArray[np.int64],
+    queries: Indices,
+    num_candidates: int,
+    left_out: Callable[[int], Indices],
+) -> Iterator[tuple[Indices, Distances]]:
+    """Each query's candidates, ascending, and its distances to them."""
+    found = shared_with_candidates(overlap_sets, frequency, queries, num_candidates, left_out=left_out)
+    for query, (candidates, shared) in zip(queries, found, strict=True):
+        yield candidates, jaccard_distance(shared, sizes[[query]], sizes[candidates])
 
 
 def _frequency(overlap_sets: Sets) -> NDArray[np.int64]:
@@ -98,9 +132,9 @@ def _frequency(overlap_sets: Sets) -> NDArray[np.int64]:
 
 
 def _exact_blocks(
-    overlap_sets: Sets, sizes: NDArray[np.int64], frequency: NDArray[np.int64]
-) -> Iterator[tuple[int, Distances]]:
-    """(first query, distances of a block of queries to all sets)."""
+    overlap_sets: Sets, sizes: NDArray[np.int64], frequency: NDArray[np.int64], queries: Indices
+) -> Iterator[Distances]:
+    """Distances of a block of queries to all sets, block after block."""
     num_sets = len(sizes)
     by_frequency = np.argsort(-frequency, kind="stable")[: max(1, MAX_COMMON_BYTES // num_sets)]
     is_common = np.zeros(len(frequency), dtype=bool)
@@ -108,14 +142,17 @@ def _exact_blocks(
     common = _dense(overlap_sets, is_common)
     rare = _sparse(overlap_sets, ~is_common & (frequency > 1))  # an id of one set is in no intersection
     rare_by_id = rare.T.tocsr()
-    for start in range(0, num_sets, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, num_sets)
-        shared = (rare[start:stop] @ rare_by_id).toarray()
-        queries = torch.from_numpy(common[start:stop]).float()
+    for block in _query_blocks(queries):
+        shared = (rare[block] @ rare_by_id).toarray()
+        asked = torch.from_numpy(common[block]).float()
         for first in range(0, num_sets, CANDIDATE_BLOCK):
             candidates = torch.from_numpy(common[first : first + CANDIDATE_BLOCK]).float()
-            shared[:, first : first + CANDIDATE_BLOCK] += (queries @ candidates.T).numpy()
-        yield start, jaccard_distance(shared.astype(np.float64), sizes[start:stop, None], sizes)
+            shared[:, first : first + CANDIDATE_BLOCK] += (asked @ candidates.T).numpy()
+        yield jaccard_distance(shared.astype(np.float64), sizes[block, None], sizes)
+
+
+def _query_blocks(queries: Indices) -> Iterator[Indices]:
+    return (queries[start : start + QUERY_BLOCK] for start in range(0, len(queries), QUERY_BLOCK))
 
 
 def _columns(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -140,47 +177,6 @@ def _sparse(overlap_sets: Sets, chosen: NDArray[np.bool_]) -> sparse.csr_array:
     held = np.concatenate(rows)
     shape = (len(rows), int(chosen.sum()))
     return sparse.csr_array((np.ones(len(held), dtype=np.float32), held, starts), shape=shape)
-
-
-def _sketched_blocks(
-    overlap_sets: Sets, sizes: NDArray[np.int64], frequency: NDArray[np.int64]
-) -> Iterator[tuple[int, Distances]]:
-    """Like `_exact_blocks`, with distances estimated from sketches.
-
-    |A & B| = <a - m, b - m> + <a, m> + <b, m> - <m, m> with m the mean set. Only the first term is estimated,
-    by adding every id with a random sign to one of SKETCH_SIZE sums; what all sets share is counted exactly.
-    """
-    num_sets, num_ids = len(sizes), len(frequency)
-    random = np.random.default_rng(0)
-    bucket = random.integers(SKETCH_SIZE, size=num_ids)
-    sign = random.choice([-1.0, 1.0], size=num_ids)
-    mean = frequency / num_sets
-    to_mean = np.array([mean[ids].sum() for ids in overlap_sets], dtype=np.float32)
-    sketch = np.empty((num_sets, SKETCH_SIZE), dtype=np.float32)
-    for row, ids in enumerate(overlap_sets):
-        sketch[row] = np.bincount(bucket[ids], weights=sign[ids], minlength=SKETCH_SIZE)
-    centred = torch.from_numpy(sketch - sketch.mean(axis=0))
-    for start in range(0, num_sets, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, num_sets)
-        shared = (centred[start:stop] @ centred.T).numpy()
-        shared += to_mean[start:stop, None] + (to_mean - np.float32(mean @ mean))
-        yield (
-            start,
-            jaccard_distance(shared, sizes[start:stop, None].astype(np.float32), sizes.astype(np.float32)),
-        )
-
-
-def _measure(
-    overlap_sets: Sets, sizes: NDArray[np.int64], query: int, candidates: Indices, num_ids: int
-) -> Distances:
-    """Exact distances of a query to its candidates, inf to all others."""
-    distances = np.full(len(sizes), np.inf)
-    if len(candidates):
-        in_query = np.zeros(num_ids, dtype=bool)
-        in_query[overlap_sets[query]] = True
-        shared = np.array([np.count_nonzero(in_query[overlap_sets[other]]) for other in candidates])
-        distances[candidates] = jaccard_distance(shared, sizes[[query]], sizes[candidates])
-    return distances
 
 
 def _smallest(distances: Distances, count: int) -> Indices:
