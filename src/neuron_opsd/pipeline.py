@@ -97,11 +97,13 @@ def make_neurons(bench: Workbench) -> None:
             "neurons", total=len(rollouts), unit="completions", done=min(done, len(rollouts))
         ) as progress:
             for start in range(done, len(rollouts), size):
-                sets: list[NeuronSets] = []
-                for record in capture_neurons(model, tokenizer, rollouts[start : start + size], settings):
+                shard, sets = rollouts[start : start + size], list[NeuronSets]()
+                captured = capture_neurons(model, tokenizer, shard, settings)
+                for rollout, record in zip(shard, captured, strict=True):
                     sets.append(record)
-                    progress.advance(tokens=record.num_completion_tokens)
-                    run.num_tokens += record.num_completion_tokens
+                    num_tokens = len(rollout.prompt_ids) + len(rollout.completion_ids)  # both are read
+                    progress.advance(tokens=num_tokens)
+                    run.num_tokens += num_tokens
                 stage.add_shard(sets, NeuronSets)
         stage.finish({**dataclasses.asdict(sizes), **_length_correlation(stage.read(NeuronSets))})
 

@@ -1,6 +1,7 @@
 """The whole path through the command line on a tiny model: equal bytes, no labels before evaluation, resume."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -117,6 +118,15 @@ def test_stages_one_by_one_resume_and_show(
         shown.count("<|im_start|>user") == 1 + 3
     )  # student: the question; teacher: two demonstrations and it
     assert chosen["demonstrations"][0]["reply"] in shown
+
+    assert run(["explain", str(steps), chosen["question_id"], "--neighbours", "2"], monkeypatch) == 0
+    explained = capsys.readouterr().out
+    assert "in its domain: selected" in explained
+    nearest = re.findall(r"^  (0\.\d{3})  \d+ shared.* (\S+)$", explained, re.MULTILINE)
+    taught = [(f"{1 - item['distance']:.3f}", item["question_id"]) for item in chosen["demonstrations"]]
+    assert nearest == taught
+    assert run(["explain", str(steps), "sums-x"], monkeypatch) == 2
+    assert "The nearest ids are 'sums-" in capsys.readouterr().err
 
 
 def test_another_selection_reuses_rollouts_and_neurons(

@@ -5,6 +5,7 @@ import numpy as np
 from neuron_opsd.report import figures, story, tables
 from neuron_opsd.report.blocks import Block, Figure, Figures, Table
 from neuron_opsd.report.inputs import ReportInputs
+from neuron_opsd.report.neuron_figures import pool_map
 from neuron_opsd.report.parts import missing
 from neuron_opsd.statistics import Correlation, pearson, spearman
 
@@ -20,6 +21,8 @@ def selection_section(inputs: ReportInputs) -> list[Block]:
         blocks.append(_selected_table(inputs))
     if inputs.neuron_sets:
         drawn.append(figures.neurons_per_layer(inputs.neuron_sets))
+        plane = pool_map(inputs.neuron_sets, {s.question_id for s in inputs.selection if s.selected})
+        drawn += [plane] if plane else []
     return [*blocks[:1], Figures(drawn), *blocks[1:]]
 
 
