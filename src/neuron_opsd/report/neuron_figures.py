@@ -43,7 +43,7 @@ def pool_map(sets: Sequence[NeuronSets], selected: Collection[str]) -> Figure | 
         f"are not.{left_out}"
     )
     figure = svg.drawing(name, title, description, svg.axes(x, y), *marks)
-    caption = f"{title}. Coloured: the {sum(kept):,} selected questions. Classical scaling of Hamming distances.{left_out}"
+    caption = f"{title}, by classical scaling. Coloured: the {sum(kept):,} selected questions.{left_out}"
     return Figure(name, title, description, caption, figure)
 
 
@@ -62,16 +62,15 @@ def plane_of(overlap_sets: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.fl
     variance = len(ids) - num_sets * float(frequency @ frequency)
     if num_sets < 3 or variance < 1e-9:
         return np.zeros((num_sets, 2)), np.zeros(2)
-    values, vectors = _two_largest(rows)
+    values, vectors = _two_largest(rows, num_sets)
     values = np.where(values > 1e-9 * variance, values, 0.0)
     points = vectors * np.sqrt(values)
     farthest = points[np.abs(points.round(9)).argmax(axis=0), [0, 1]]
     return points * np.where(farthest < 0, -1.0, 1.0), values / variance
 
 
-def _two_largest(rows: csr_array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _two_largest(rows: csr_array, num_sets: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The two largest eigenvalues, and their vectors, of the centred rows times their transpose."""
-    num_sets = rows.shape[0]
     if num_sets <= MAX_DENSE:
         gram = (rows @ rows.T).toarray()
         gram -= gram.mean(axis=0)
