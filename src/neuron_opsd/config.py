@@ -45,6 +45,10 @@ class ModelSettings(Section):
     template_args: dict[str, Any] = Field(
         default_factory=dict, description="Passed to the chat template, e.g. {enable_thinking: false}."
     )
+    teacher_template_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="For the teacher's prompt in training, over template_args. [ours]",
+    )
     trust_remote_code: bool = Field(
         default=False, description="Run Python code that a hub repository brings along."
     )
@@ -210,6 +214,35 @@ class LoraSettings(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="[ours]")
 
 
+class GuardRailSettings(Section):
+    """When training stops by itself: the last rows of metrics.jsonl against the first. Heuristics of ours."""
+
+    enabled: bool = Field(default=True, description="Off, only the report tells. [ours]")
+    baseline_steps: Count = Field(default=10, description="First rows, compared with. [ours]")
+    window_steps: Count = Field(default=10, description="Last rows, compared. [ours]")
+    max_length_ratio: float | None = Field(
+        default=2.0, gt=1, description="Of mean completion length, longer or shorter; null: never. [ours]"
+    )
+    max_end_rate_drop: float | None = Field(
+        default=0.2, gt=0, le=1, description="Of the share of completions that end by themselves. [ours]"
+    )
+    max_entropy_ratio: float | None = Field(
+        default=3.0, gt=1, description="Of the student's token entropy, higher or lower. [ours]"
+    )
+    max_parse_rate_drop: float | None = Field(
+        default=0.2, gt=0, le=1, description="Of the share of completions with a readable answer. [ours]"
+    )
+    max_vote_share_drop: float | None = Field(
+        default=0.2, gt=0, le=1, description="Of the majority answer's share, with several rollouts. [ours]"
+    )
+    max_divergence_ratio: float | None = Field(
+        default=3.0, gt=1, description="Of the divergence between the roles. [ours]"
+    )
+    max_grad_norm_ratio: float | None = Field(
+        default=10.0, gt=1, description="Of the gradient norm before clipping. [ours]"
+    )
+
+
 class TrainingSettings(Section):
     """On-policy distillation (docs/method.md, section 6)."""
 
@@ -251,7 +284,28 @@ class TrainingSettings(Section):
     )
     batch_size: Count = Field(default=16, description="Questions per optimiser step, over all processes. [N]")
     micro_batch_size: Count = Field(
-        default=4, description="Questions per forward pass; changes memory, not the result."
+        default=4, description="Completions per forward pass; changes memory, not the result."
+    )
+    num_rollouts: Count = Field(default=1, description="Completions of each question in a step. [N]")
+    distil: Literal["all", "disagreeing"] = Field(
+        default="all",
+        description="Completions that carry loss: all [N], or those that disagree with their group's majority answer "
+        "(2608.06296).",
+    )
+    min_vote_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="For distil=disagreeing: groups whose majority is smaller carry no loss; 0.5 in 2608.06296.",
+    )
+    rollout_steps: Count = Field(
+        default=1, description="Steps sampled for at once; above 1 the later ones are stale. Fresh is [N]."
+    )
+    max_importance_ratio: float = Field(
+        default=2.0, ge=1, description="Cap of p_now / p_sampled, the weight of a stale token. As TRL's SDPO."
+    )
+    truncated: Literal["keep", "mask"] = Field(
+        default="keep", description="Completions cut at max_new_tokens: keep their loss, or none. [ours]"
     )
     temperature: float = Field(default=1.0, gt=0, description="Of the student's samples. [ours]")
     max_new_tokens: Count = Field(default=2048, description="Length limit of the student's samples. [ours]")
@@ -269,6 +323,7 @@ class TrainingSettings(Section):
     save: Literal["merged", "adapter"] = Field(
         default="merged", description="The published model; full is always merged."
     )
+    guard_rails: GuardRailSettings = GuardRailSettings()
     trainer: dict[str, Any] = Field(
         default_factory=dict, description="Passed to transformers.TrainingArguments and checked by it."
     )
@@ -286,6 +341,19 @@ class TrainingSettings(Section):
                         "Leave it out, or use divergence=reverse_kl."
                     )
         return self
+
+    @model_validator(mode="after")
+    def _disagreeing_needs_a_group(self) -> "TrainingSettings":
+        if self.distil == "disagreeing" and self.num_rollouts < 2:
+            raise ValueError(
+                "training.distil is disagreeing, but training.num_rollouts is 1; a vote needs at least 2. "
+                "Use training.num_rollouts=8."
+            )
+        return self
+
+    def completions_per_step(self) -> int:
+        """Of all questions of a step, over all processes."""
+        return self.batch_size * self.num_rollouts
 
     def resolved_learning_rate(self) -> float:
         """The learning rate, with the method's default filled in."""

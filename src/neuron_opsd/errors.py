@@ -5,6 +5,7 @@
     +-- DataError            a record, a file of questions or answers: names file and line
     +-- ModelError           a model that cannot be loaded or that this method cannot read
     +-- RunFolderError       a run folder: missing, busy, damaged, or not writable
+    +-- TrainingError        training that ended with no model to keep
     +-- EngineError          an inference engine that fails or does not answer
 
 A message names the thing, the value, what is allowed, and the next step. The command line prints it without a
@@ -30,6 +31,10 @@ class ModelError(NeuronOpsdError):
 
 class RunFolderError(NeuronOpsdError):
     """A run folder is missing, in use by another process, damaged or not writable."""
+
+
+class TrainingError(NeuronOpsdError):
+    """Training ended early, with no model to keep."""
 
 
 class EngineError(NeuronOpsdError):

@@ -147,7 +147,7 @@ def make_contexts(bench: Workbench) -> None:
             _find_neighbours(bench),
             bench.questions_by_id,
             bench.first_rollouts(),
-            bench.encoder(),
+            bench.encoder(teacher=True),
             settings=settings,
             prompts=config.prompts,
         )
@@ -181,7 +181,7 @@ def make_trained_model(bench: Workbench) -> None:
             return
         num_selected = len(bench.selected_ids())
         steps = num_steps(num_selected, config.training)
-        total = steps * config.training.batch_size
+        total = steps * config.training.completions_per_step()
         if steps < config.training.num_steps:
             logger.info(
                 "train: %d steps (%g epochs of %d selected questions), not training.num_steps=%d",
@@ -191,7 +191,7 @@ def make_trained_model(bench: Workbench) -> None:
         items = bench.training_items(total)
         model, tokenizer = bench.take_base_model()
         with track("train", total=steps, unit="steps") as progress:
-            student = train(
+            trained = train(
                 model,
                 bench.make_engine,
                 items,
@@ -199,11 +199,12 @@ def make_trained_model(bench: Workbench) -> None:
                 folder=stage.path,
                 num_steps=steps,
                 seed=config.seed,
+                read_answer=bench.read_answer,
                 callbacks=[bench.progress_callback(progress)],
                 on_first_batch=bench.log_first_item,
             )
         publish(
-            student,
+            trained.student,
             tokenizer,
             bench.folder.path / "model",
             save=config.training.save,
@@ -211,7 +212,7 @@ def make_trained_model(bench: Workbench) -> None:
         )
         rows = read_json_lines(stage.path / "metrics.jsonl")
         run.num_tokens = sum(row["num_completion_tokens"] for row in rows)
-        stage.finish({"num_steps": steps, "num_completion_tokens": run.num_tokens})
+        stage.finish({"num_steps": steps, "num_completion_tokens": run.num_tokens, **trained.summary})
 
 
 def make_evaluation(bench: Workbench) -> None:
@@ -405,6 +406,7 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         selection=records("selection", SelectedQuestion),
         contexts=contexts,
         training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if contexts else [],
+        training_summary=folder.stage("training").summary() if folder.is_current("training") else None,
         results=folder.read_json("evaluation/results.json"),
         timings=folder.timings(),
         prompts_example=bench.show(contexts[0].question_id) if contexts else None,

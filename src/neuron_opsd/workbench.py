@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,13 @@ from neuron_opsd.progress import Tracker
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
-from neuron_opsd.rollouts.sample import check_fits, choice_orders
+from neuron_opsd.rollouts.sample import check_fits, choice_orders, map_answer_back
 from neuron_opsd.run_folder import RunFolder, StageFolder
 from neuron_opsd.selection.score import num_kept
 from neuron_opsd.teacher.context import context_messages
+from neuron_opsd.text.answers import extract_answer
 from neuron_opsd.text.prompts import student_messages
-from neuron_opsd.training.opsd_trainer import LazyItems, TrainingItem
+from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.schedule import num_steps, question_order
 
 logger = logging.getLogger(__name__)
@@ -159,13 +160,18 @@ class Workbench:
         """The base model's tokenizer."""
         return load_tokenizer(self.config.model)
 
-    def encoder(self) -> ChatEncoder:
-        """The one door from messages to token ids."""
-        return ChatEncoder(self.tokenizer, template_args=self.config.model.template_args)
+    def encoder(self, *, teacher: bool = False) -> ChatEncoder:
+        """The one door from messages to token ids; the teacher's prompt may have template arguments of its own."""
+        model = self.config.model
+        own = model.teacher_template_args if teacher else {}
+        return ChatEncoder(self.tokenizer, template_args={**model.template_args, **own})
 
     def template_fingerprint(self) -> str:
         """A hash of what turns messages into ids, beyond the model's own files."""
-        payload = json.dumps([self.tokenizer.chat_template, self.config.model.template_args], sort_keys=True)
+        parts: list[Any] = [self.tokenizer.chat_template, self.config.model.template_args]
+        if self.config.model.teacher_template_args:
+            parts.append(self.config.model.teacher_template_args)
+        payload = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(payload.encode()).hexdigest()[:16]
 
     def context_settings(self) -> ContextSettings:
@@ -189,28 +195,46 @@ class Workbench:
         return max_context_tokens(self._loaded[1]) if self._loaded else None
 
     def training_items(self, num_items: int) -> LazyItems:
-        """The schedule: both prompts of each place, the choices in the same order for both roles."""
-        order = question_order(self.selected_ids(), num_items, seed=self.config.seed)
-        encoder = self.encoder()
+        """The schedule, a place for each completion: both prompts, the choices in the same order for both roles."""
+        num_rollouts = self.config.training.num_rollouts
+        order = question_order(self.selected_ids(), num_items // num_rollouts, seed=self.config.seed)
+
+        @lru_cache(maxsize=64)  # the completions of one question follow one another
+        def prompts(group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+            student, teacher = self.both_messages(order[group], self.training_choices(order[group], group))
+            return tuple(self.encoder().encode(student)), tuple(self.encoder(teacher=True).encode(teacher))
 
         def make_item(index: int) -> TrainingItem:
-            question_id = order[index]
-            choices = choice_orders(
-                self.questions_by_id[question_id],
-                1,
-                shuffle=self.config.rollouts.shuffle_choices,
-                seed=self.config.seed,
-                stage=f"training {index}",
-            )[0]
-            student, teacher = self.both_messages(question_id, choices)
+            question_id, (student, teacher) = order[index // num_rollouts], prompts(index // num_rollouts)
             return TrainingItem(
                 question_id=question_id,
-                student_ids=tuple(encoder.encode(student)),
-                teacher_ids=tuple(encoder.encode(teacher)),
+                student_ids=student,
+                teacher_ids=teacher,
                 seed=derive_seed(self.config.seed, "training", question_id, index),
             )
 
         return LazyItems(num_items, make_item)
+
+    def training_choices(self, question_id: str, group: int) -> tuple[int, ...]:
+        """The order of the choices for the completions of one group of the schedule."""
+        return choice_orders(
+            self.questions_by_id[question_id],
+            1,
+            shuffle=self.config.rollouts.shuffle_choices,
+            seed=self.config.seed,
+            stage=f"training {group}",
+        )[0]
+
+    def read_answer(self, item: TrainingItem) -> str | None:
+        """The answer in a completion of training, by the rules of the rollouts: for votes, never for a loss."""
+        choices = self.questions_by_id[item.question_id].choices
+        order = self.training_choices(item.question_id, item.place // self.config.training.num_rollouts)
+        answer = extract_answer(
+            self.encoder().decode_reply(item.completion_ids),
+            choices=[choices[i] for i in order],
+            answer_format=self.config.prompts.answer_format,
+        )
+        return map_answer_back(answer, order)
 
     def both_messages(self, question_id: str, choice_order: tuple[int, ...]) -> tuple[list, list]:
         """The student's and the teacher's messages for one question."""
@@ -250,9 +274,8 @@ class Workbench:
         context = self.context(question_id)
         identity = tuple(range(len(self.questions_by_id[question_id].choices)))
         encoder = self.encoder()
-        student, teacher = (
-            encoder.encode(messages) for messages in self.both_messages(question_id, identity)
-        )
+        messages = self.both_messages(question_id, identity)
+        student, teacher = encoder.encode(messages[0]), self.encoder(teacher=True).encode(messages[1])
         return {
             "question_id": question_id,
             "student_prompt": encoder.decode(student),
@@ -302,7 +325,8 @@ class _ProgressCallback(TrainerCallback):
     ) -> None:
         if logs and "divergence" in logs:
             note = f"divergence {logs['divergence']:.4f}, {logs['completion_tokens_mean']:.0f} tokens a completion"
-            self.tracker.advance(tokens=logs["num_completion_tokens"], note=note)
+            steps = state.global_step - self.tracker.done
+            self.tracker.advance(steps, tokens=logs["num_completion_tokens"], note=note)
 
 
 def check_early(config: Config) -> list[Question]:

@@ -13,7 +13,8 @@ from neuron_opsd.config import LoraSettings, TrainingSettings
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.errors import ConfigError, ModelError
-from neuron_opsd.training.opsd_trainer import COMPLETE_FILE, LazyItems, TrainingItem, last_complete_checkpoint
+from neuron_opsd.training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
+from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.schedule import num_steps, question_order
 from neuron_opsd.training.train import train, training_arguments
 
@@ -45,17 +46,21 @@ def make_item(place: int) -> TrainingItem:
     return TrainingItem(f"q{place}", question, draw(1, 20) + question, seed=1000 + place)
 
 
-def run(folder: Path, *, steps: int, item=make_item, seed: int = 0, spread: float = 0.25, **changes):
+def run(
+    folder: Path, *, steps: int, item=make_item, seed: int = 0, spread: float = 0.25, options=None, **changes
+):
+    options = options or {}
     chosen = settings(**changes)
     return train(
         build_tiny_model(spread=spread),
         lambda student: HFEngine(student, TOKENIZER),
-        LazyItems(steps * chosen.batch_size, item),
+        LazyItems(steps * chosen.batch_size * chosen.num_rollouts, item),
         chosen,
         folder=folder,
         num_steps=steps,
         seed=seed,
-    )
+        **options,
+    ).student
 
 
 def rows(folder: Path) -> list[dict]:

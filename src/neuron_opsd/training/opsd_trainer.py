@@ -1,68 +1,44 @@
 """On-policy distillation on `transformers.Trainer` (method, section 6).
 
-Each optimiser step: the student samples one completion of each question (bare prompt); the same token ids are scored by
+Each optimiser step: the student samples completions of each question (bare prompt); the same token ids are scored by
 the student, and without gradient by the teacher (same network, teacher weights, context + question); the divergence is
-summed over completion tokens and divided by their number in the whole step, over all micro-batches and processes.
+summed over the tokens that carry loss and divided by their number in the whole step, over all micro-batches and
+processes.
 
 Sampling happens in `get_batch_samples`, which receives the whole optimiser step, so accumulation is exact: 1 x 8 is
 8 x 1. Accelerate, trackers, schedules and resumable checkpoints are the Trainer's own.
 """
 
-import logging
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from neuron_opsd.config import TrainingSettings
-from neuron_opsd.engines.base import Engine, Request, Sampling
+from neuron_opsd.engines.base import Engine
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
 from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
+from neuron_opsd.text.answers import Vote
+from neuron_opsd.training.figures import interval_row
+from neuron_opsd.training.items import (
+    LazyItems,
+    StudentRollouts,
+    TrainingItem,
+    carries_loss,
+    loss_places,
+    micro_batches,
+    padding_fraction,
+    votes_of_groups,
+)
 
-logger = logging.getLogger(__name__)
-
-TEACHER_FILE = "teacher_weights.safetensors"
-COMPLETE_FILE = "complete"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingItem:
-    """One place of the schedule: both prompts of one question, and its sample once drawn."""
-
-    question_id: str
-    student_ids: tuple[int, ...]
-    teacher_ids: tuple[int, ...]
-    seed: int
-    completion_ids: tuple[int, ...] = ()
-    finish_reason: str = ""
-
-
-class LazyItems(torch.utils.data.Dataset):
-    """The schedule's items, encoded when they are reached."""
-
-    def __init__(self, num_items: int, make_item: Callable[[int], TrainingItem]) -> None:
-        self.num_items, self.make_item = num_items, make_item
-
-    def __len__(self) -> int:
-        return self.num_items
-
-    def __getitem__(self, index: int) -> TrainingItem:
-        return self.make_item(index)
+ReadAnswer = Callable[[TrainingItem], str | None]  # the canonical answer of a completion; None: unreadable
 
 
 def _as_list(items: list[Any]) -> Any:
@@ -82,6 +58,7 @@ class OpsdTrainer(Trainer):
         engine: Engine,
         teacher: TeacherWeights,
         settings: TrainingSettings,
+        read_answer: ReadAnswer | None = None,
         on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
         on_log: Callable[[dict[str, Any]], None] = lambda row: None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -91,37 +68,71 @@ class OpsdTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = True  # the loss is already divided by the step's token count
         self.loss_is_scaled_for_ga = True
-        self.engine, self.teacher, self.settings = engine, teacher, settings
+        self.teacher, self.settings, self.read_answer = teacher, settings, read_answer
         self.unwrapped = model
         self.token_loss = token_loss(settings)
-        self.sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
+        self.rollouts = StudentRollouts(engine, items, settings)
         self.on_first_batch, self.on_log = on_first_batch, on_log
-        self.step_figures: dict[str, float] = {}
+        self.open_step: dict[str, float] = {}  # figures of the step that is being computed
+        self.interval: list[dict[str, float]] = []  # of the finished steps since the last row
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[TrainingItem]], num_batches: int, device: torch.device
     ) -> tuple[list[list[TrainingItem]], Tensor | None]:
-        """Collect one optimiser step, sample its completions, and count its completion tokens."""
+        """Collect one optimiser step, sample its completions, and count the tokens that carry loss."""
+        self._close_step()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        items = self._sample([item for batch in batches for item in batch])
+        self.unwrapped.eval()
+        items = self.rollouts.of_step([item for batch in batches for item in batch])
+        self.unwrapped.train()
+        items, voted = self._choose(items)
         if self.state.global_step == 0:
             self.on_first_batch(items[0])
-        # Longest first, so that a micro-batch holds rows of like length and memory peaks at once.
-        items.sort(key=lambda item: (-len(item.teacher_ids) - len(item.completion_ids), item.seed))
-        size = self.args.per_device_train_batch_size
-        batches = [items[start : start + size] for start in range(0, len(items), size)]
-        counts = [len(items), sum(item.finish_reason == "length" for item in items)]
-        num_tokens = sum(len(item.completion_ids) for item in items)
-        totals = self.accelerator.reduce(torch.tensor([num_tokens, *counts], device=device), reduction="sum")
-        self.step_figures = {
+        batches = micro_batches(items, num_batches)
+        totals = self._summed(
+            [
+                sum(len(item.completion_ids) for item in items),
+                sum(sum(loss_places(item, self.settings)) for item in items),
+                len(items),
+                sum(item.finish_reason == "length" for item in items),
+                padding_fraction(batches),
+            ]
+        )
+        self.open_step = {
             "num_completion_tokens": int(totals[0]),
-            "completion_tokens_mean": float(totals[0] / totals[1]),
-            "truncated_fraction": float(totals[2] / totals[1]),
+            "num_loss_tokens": int(totals[1]),
+            "completion_tokens_mean": totals[0] / totals[2],
+            "truncated_fraction": totals[3] / totals[2],
+            "padding_fraction": totals[4] / self.args.world_size,
+            **voted,
         }
-        self.sums = torch.zeros(len(MEASURED), device=device)
-        return batches, totals[0]
+        self.sums = torch.zeros(1 + len(MEASURED), device=device)
+        # A step in which no token carries loss has loss 0, not 0 / 0.
+        return batches, torch.tensor(max(int(totals[1]), 1), device=device)
+
+    def _choose(self, items: list[TrainingItem]) -> tuple[list[TrainingItem], dict[str, float]]:
+        """Mark the completions that carry loss. A vote is over its whole group, which processes may share."""
+        read = self.read_answer or (lambda item: None)
+        answers = {item.place: read(item) for item in items}
+        votes: dict[int, Vote] = {}
+        figures: dict[str, float] = {}
+        n = self.settings.num_rollouts
+        if self.read_answer:
+            everyone = cast(list, gather_object(list(answers.items())))
+            votes = votes_of_groups(everyone, n)
+            figures["parse_rate"] = sum(answer is not None for _, answer in everyone) / len(everyone)
+            if n > 1:
+                figures["vote_share"] = sum(vote.share for vote in votes.values()) / len(votes)
+        chosen = [
+            replace(
+                item,
+                has_loss=carries_loss(item, answers[item.place], votes.get(item.place // n), self.settings),
+            )
+            for item in items
+        ]
+        return chosen, figures
 
     def compute_loss(
         self,
@@ -130,7 +141,7 @@ class OpsdTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
-        """Divergence summed over the micro-batch's completion tokens / completion tokens of the whole step."""
+        """Loss summed over the micro-batch's tokens / tokens that carry loss in the whole step."""
         if num_items_in_batch is None:
             raise ValueError("num_items_in_batch is missing: it comes from get_batch_samples.")
         completions = [item.completion_ids for item in inputs]
@@ -143,74 +154,77 @@ class OpsdTrainer(Trainer):
             self.unwrapped.train()
         student_batch = pad_right([item.student_ids for item in inputs], completions, device=device)
         student_hidden = predicting_states(model, self.unwrapped, *student_batch)
-        head = self.teacher.head_weight(unembedding_weight(self.unwrapped))
-        total, sums = sum_in_chunks(
-            student_hidden,
-            teacher_hidden,
-            student_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden),
-            teacher_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden, weight=head),
-            loss=self.token_loss,
-            tokens=torch.tensor([token for ids in completions for token in ids], device=device),
-            chunk_tokens=self.settings.loss_chunk_tokens,
-        )
-        self.sums += sums
+        total = self._summed_loss(inputs, student_hidden, teacher_hidden)
         # DDP averages gradients over processes; the count is of all of them.
         return total / num_items_in_batch * self.args.world_size
 
+    def _summed_loss(
+        self, items: list[TrainingItem], student_hidden: Tensor, teacher_hidden: Tensor
+    ) -> Tensor:
+        """The loss summed over the tokens that carry it."""
+        device = student_hidden.device
+        places = torch.tensor(
+            [place for item in items for place in loss_places(item, self.settings)], device=device
+        )
+        if not places.any():
+            return (
+                student_hidden.sum() * 0.0
+            )  # still in the graph: every process makes the same backward passes
+        tokens = torch.tensor([token for item in items for token in item.completion_ids], device=device)
+        stale = None
+        if self.settings.rollout_steps > 1:
+            stale = torch.tensor([value for item in items for value in item.log_probs], device=device)[places]
+        head = self.teacher.head_weight(unembedding_weight(self.unwrapped))
+        total, sums = sum_in_chunks(
+            student_hidden[places],
+            teacher_hidden[places],
+            student_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden),
+            teacher_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden, weight=head),
+            loss=self.token_loss,
+            tokens=tokens[places],
+            chunk_tokens=self.settings.loss_chunk_tokens,
+            sampled_log_probs=stale,
+            max_importance_ratio=self.settings.max_importance_ratio,
+        )
+        self.sums += torch.cat([total.detach()[None], sums])
+        return total
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """The Trainer's, noted for every step: the Trainer itself logs the last step's."""
+        norm = cast(Any, super()._clip_grad_norm(model))
+        self.open_step["grad_norm"] = float(norm)
+        return norm
+
+    def _close_step(self) -> None:
+        """Gather the figures of the step that has just been computed. Every process comes here alike."""
+        if not self.open_step:
+            return
+        sums = self._summed(self.sums.tolist())
+        count = max(self.open_step["num_loss_tokens"], 1)
+        means = {name: value / count for name, value in zip(("loss", *MEASURED), sums, strict=True)}
+        self.interval.append({**self.open_step, **means})
+        self.open_step = {}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the step's figures; hand the row to metrics.jsonl without wall times."""
+        """Add the interval's figures; hand the row to metrics.jsonl without wall times."""
         if "loss" in logs:
-            sums = cast(Tensor, self.accelerator.reduce(self.sums, reduction="sum"))
-            sums = sums / self.step_figures["num_completion_tokens"]
-            logs |= {**self.step_figures, **dict(zip(MEASURED, sums.tolist(), strict=True))}
+            self._close_step()
+            logs |= interval_row(self.interval)
+            self.interval = []
             self.on_log({"step": self.state.global_step, **logs})
         super().log(logs, start_time)
 
-    def _sample(self, items: list[TrainingItem]) -> list[TrainingItem]:
-        """One completion of each item from the current student."""
-        self.unwrapped.eval()
-        requests = [Request(prompt_ids=item.student_ids, seeds=(item.seed,)) for item in items]
-        sampled = {i: completions[0] for i, completions in self.engine.generate(requests, self.sampling)}
-        self.unwrapped.train()
-        return [
-            replace(item, completion_ids=sampled[i].token_ids, finish_reason=sampled[i].finish_reason)
-            for i, item in enumerate(items)
-        ]
+    def held_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold beyond weights: completions whose step has not come, and the open interval."""
+        self._close_step()
+        return {"rollouts": gather_object(self.rollouts.state()), "interval": self.interval}
 
+    def restore_held(self, state: Mapping[str, Any]) -> None:
+        """Take up `held_state`, also one that another number of processes wrote."""
+        self.rollouts.restore(state["rollouts"])
+        self.interval = list(state["interval"])
 
-class TeacherCallback(TrainerCallback):
-    """Moves the teacher after each step, and makes a checkpoint whole: its last file says so."""
-
-    def __init__(self, teacher: TeacherWeights) -> None:
-        self.teacher = teacher
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """After the optimiser's step: the average takes the new weights in."""
-        self.teacher.update()
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """After the Trainer's own files: the teacher's weights, then the mark."""
-        if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            save_file(self.teacher.state_dict(), folder / TEACHER_FILE)
-            (folder / COMPLETE_FILE).write_text(f"{state.global_step}\n", encoding="utf-8")
-
-    def restore(self, checkpoint: Path) -> None:
-        """Take the teacher's weights from a checkpoint."""
-        self.teacher.load_state_dict(load_file(checkpoint / TEACHER_FILE))
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written whole; those a crash cut short are removed."""
-    complete: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE_FILE).is_file():
-            complete.append((int(path.name.split("-")[1]), path))
-        else:
-            logger.warning("%s was cut short and is removed", path)
-            shutil.rmtree(path)
-    return max(complete)[1] if complete else None
+    def _summed(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all processes."""
+        tensor = torch.tensor(values, device=self.args.device, dtype=torch.float64)
+        return cast(Tensor, self.accelerator.reduce(tensor, reduction="sum")).tolist()

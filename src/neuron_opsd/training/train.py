@@ -1,10 +1,10 @@
 """Stage: teacher contexts -> a trained model. Sets the trainer up, resumes it, and publishes the result."""
 
-import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,20 @@ from transformers import (
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
-from neuron_opsd.errors import ConfigError, ModelError
+from neuron_opsd.errors import ConfigError, ModelError, TrainingError
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.model.teacher_weights import TeacherWeights
-from neuron_opsd.training.opsd_trainer import (
-    LazyItems,
-    OpsdTrainer,
+from neuron_opsd.training.checkpoints import (
     TeacherCallback,
-    TrainingItem,
     last_complete_checkpoint,
+    num_kept_checkpoints,
+    read_held_state,
+    step_of,
 )
+from neuron_opsd.training.figures import MetricsFile
+from neuron_opsd.training.guard_rails import GuardRails, Stop, limits
+from neuron_opsd.training.items import LazyItems, TrainingItem
+from neuron_opsd.training.opsd_trainer import OpsdTrainer, ReadAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,14 @@ OWNED = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The student, its adapter (if any) still apart, and how training ended."""
+
+    student: CausalLM
+    summary: dict[str, Any]
+
+
 def train(
     model: CausalLM,
     make_engine: Callable[[CausalLM], Engine],
@@ -57,34 +69,38 @@ def train(
     folder: Path,
     num_steps: int,
     seed: int,
+    read_answer: ReadAnswer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
-) -> CausalLM:
+) -> Trained:
     """Distil, resuming from the last complete checkpoint in `folder`.
 
     Args:
         model: The frozen model; it is changed in place (or wrapped by an adapter).
         make_engine: Builds the engine that samples from the student.
-        items: `num_steps * settings.batch_size` places of the schedule.
+        items: `num_steps * settings.completions_per_step()` places of the schedule.
         settings: `training.*`.
         folder: Where checkpoints and metrics.jsonl go.
         num_steps: Optimiser steps in all.
         seed: The run's seed.
+        read_answer: The answer in a completion, for votes and the parse rate; without it there are none.
         callbacks: Further Trainer callbacks, such as progress.
         on_first_batch: Called with the first item once sampled, for the log.
 
-    Returns:
-        The student, adapter merged.
+    Raises:
+        ConfigError: `distil: disagreeing` without `read_answer`.
+        TrainingError: the guard rails stopped training before there was a checkpoint to keep.
     """
+    if settings.distil == "disagreeing" and read_answer is None:
+        raise ConfigError("training.distil is disagreeing, which needs read_answer: whose answer is which.")
     set_seed(seed)
     student = trainable(model, settings, seed=seed)
     teacher = TeacherWeights(student, kind=settings.teacher, ema_rate=settings.ema_rate)
     keeper = TeacherCallback(teacher)
     checkpoint = last_complete_checkpoint(folder)
-    metrics = MetricsFile(folder / "metrics.jsonl", keep_steps=_step_of(checkpoint))
-    if checkpoint is not None:
-        logger.info("train: resumes at step %d of %d", _step_of(checkpoint), num_steps)
-        keeper.restore(checkpoint)
+    is_writer = os.environ.get("RANK", "0") == "0"
+    metrics = MetricsFile(folder / "metrics.jsonl", keep_steps=step_of(checkpoint), is_writer=is_writer)
+    rails = GuardRails(metrics.rows, settings.guard_rails)
     trainer = OpsdTrainer(
         model=student,
         args=training_arguments(settings, folder=folder, num_steps=num_steps, seed=seed, device=model.device),
@@ -92,13 +108,50 @@ def train(
         engine=make_engine(student),
         teacher=teacher,
         settings=settings,
+        read_answer=read_answer,
         on_first_batch=on_first_batch,
         on_log=metrics.append,
-        callbacks=[keeper, *callbacks],
+        callbacks=[keeper, rails, *callbacks],
     )
+    keeper.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return student
+    if checkpoint is not None:
+        logger.info("train: resumes at step %d of %d", step_of(checkpoint), num_steps)
+        keeper.restore(checkpoint)
+        trainer.restore_held(read_held_state(checkpoint))
+    if rails.stop is None:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if rails.stop is not None:
+        return Trained(student, _go_back(trainer, folder, rails.stop, metrics, settings))
+    return Trained(student, how_it_ended(None, num_steps, metrics, settings))
+
+
+def _go_back(
+    trainer: OpsdTrainer, folder: Path, stop: Stop, metrics: MetricsFile, settings: TrainingSettings
+) -> dict[str, Any]:
+    """Load the newest checkpoint from before the trouble; the summary says so."""
+    best = last_complete_checkpoint(folder, up_to_step=stop.last_healthy_step)
+    if best is None:
+        raise TrainingError(
+            f"Training stopped at step {stop.step} because of {stop.reason}. No checkpoint is from before that, so "
+            f"there is no model to keep. Lower training.learning_rate (now {settings.resolved_learning_rate():g}) or "
+            f"training.save_steps (now {settings.save_steps}), or widen training.guard_rails."
+        )
+    logger.warning("train: the model kept is that of step %d, from before the trouble", step_of(best))
+    trainer._load_from_checkpoint(str(best))
+    return how_it_ended(stop, step_of(best), metrics, settings)
+
+
+def how_it_ended(
+    stop: Stop | None, best_step: int, metrics: MetricsFile, settings: TrainingSettings
+) -> dict[str, Any]:
+    """For the manifest and the report."""
+    return {
+        "stopped_because": stop.reason if stop else None,
+        "stop_step": stop.step if stop else None,
+        "best_step": best_step,
+        "limits": limits(metrics.rows, settings.guard_rails),
+    }
 
 
 def trainable(model: CausalLM, settings: TrainingSettings, *, seed: int) -> CausalLM:
@@ -137,11 +190,12 @@ def training_arguments(
         if name in settings.trainer:
             raise ConfigError(f"training.trainer.{name} is decided by {ours}. Set that instead.")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    per_step, rest = divmod(settings.batch_size, settings.micro_batch_size * world_size)
+    per_step, rest = divmod(settings.completions_per_step(), settings.micro_batch_size * world_size)
     if rest or not per_step:
         raise ConfigError(
-            f"training.batch_size is {settings.batch_size}; it must be a multiple of training.micro_batch_size "
-            f"({settings.micro_batch_size}) times the number of processes ({world_size})."
+            f"training.batch_size is {settings.batch_size}, with num_rollouts {settings.num_rollouts}; their product "
+            f"must be a multiple of training.micro_batch_size ({settings.micro_batch_size}) times the number of "
+            f"processes ({world_size})."
         )
     options: dict[str, Any] = {
         "output_dir": str(folder),
@@ -155,7 +209,7 @@ def training_arguments(
         "max_grad_norm": settings.max_grad_norm,
         "seed": seed,
         "save_steps": settings.save_steps,
-        "save_total_limit": 2,
+        "save_total_limit": num_kept_checkpoints(settings),
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
@@ -203,23 +257,3 @@ def publish(
     (temporary / "README.md").write_text(model_card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
-
-
-class MetricsFile:
-    """metrics.jsonl: one row a step; rows after the checkpoint that training resumes from are written again."""
-
-    def __init__(self, path: Path, *, keep_steps: int) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= keep_steps]
-        path.write_text("".join(kept), encoding="utf-8")
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Add one row."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, sort_keys=True) + "\n")
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.split("-")[1]) if checkpoint else 0
