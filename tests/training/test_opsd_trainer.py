@@ -1,15 +1,12 @@
 """On-policy distillation on a tiny model: exact accumulation, bit-equal resumption, and it learns."""
 
-import json
-import random
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from training_runs import TOKENIZER, assert_same_bits, make_item, rows, run, settings, weights
 
-from helpers import build_tiny_model, build_tiny_tokenizer
-from neuron_opsd.config import LoraSettings, TrainingSettings
+from helpers import build_tiny_model
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.errors import ConfigError, ModelError
@@ -17,64 +14,6 @@ from neuron_opsd.training.checkpoints import COMPLETE_FILE, last_complete_checkp
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.schedule import num_steps, question_order
 from neuron_opsd.training.train import train, training_arguments
-
-TOKENIZER = build_tiny_tokenizer()
-
-
-def settings(**changes) -> TrainingSettings:
-    return TrainingSettings(
-        **{
-            "method": "full",
-            "lora": LoraSettings(rank=4, alpha=8),
-            "batch_size": 8,
-            "micro_batch_size": 8,
-            "max_new_tokens": 6,
-            "learning_rate": 1e-3,
-            "warmup_steps": 0,
-            "save_steps": 2,
-            "loss_chunk_tokens": 16,
-            **changes,
-        }
-    )
-
-
-def make_item(place: int) -> TrainingItem:
-    """A question of 3 to 14 tokens; the teacher reads 1 to 20 more before it."""
-    state = random.Random(place)
-    draw = lambda low, high: tuple(state.randrange(3, 259) for _ in range(state.randint(low, high)))  # noqa: E731
-    question = draw(3, 14)
-    return TrainingItem(f"q{place}", question, draw(1, 20) + question, seed=1000 + place)
-
-
-def run(
-    folder: Path, *, steps: int, item=make_item, seed: int = 0, spread: float = 0.25, options=None, **changes
-):
-    options = options or {}
-    chosen = settings(**changes)
-    return train(
-        build_tiny_model(spread=spread),
-        lambda student: HFEngine(student, TOKENIZER),
-        LazyItems(steps * chosen.batch_size * chosen.num_rollouts, item),
-        chosen,
-        folder=folder,
-        num_steps=steps,
-        seed=seed,
-        **options,
-    ).student
-
-
-def rows(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def assert_same_bits(first: torch.nn.Module, second: torch.nn.Module) -> None:
-    a, b = weights(first), weights(second)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 @pytest.mark.parametrize("teacher", ["frozen", "ema", "live"])

@@ -1,0 +1,178 @@
+"""When training stops by itself: the decision by hand, and real runs that are stopped."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import make_item, rows, run, settings, tiny_train, weights
+
+from neuron_opsd.config import GuardRailSettings
+from neuron_opsd.errors import TrainingError
+from neuron_opsd.training.guard_rails import RAILS, find_stop, limits
+
+FIVE = GuardRailSettings(baseline_steps=5, window_steps=5)
+WELL = {
+    "loss": 0.5,
+    "completion_tokens_mean": 100.0,
+    "truncated_fraction": 0.1,
+    "student_entropy": 1.0,
+    "parse_rate": 0.9,
+    "vote_share": 0.7,
+    "divergence": 0.2,
+    "grad_norm": 1.0,
+}
+
+
+def made(*values: dict) -> list[dict]:
+    return [{"step": i + 1, **WELL, **value} for i, value in enumerate(values)]
+
+
+def test_a_steady_run_goes_on():
+    assert find_stop(made(*[{}] * 50), FIVE) is None
+    assert find_stop([], FIVE) is None
+
+
+@pytest.mark.parametrize(
+    ("figure", "fine", "beyond", "setting"),
+    [
+        ("completion_tokens_mean", 51.0, 49.0, "max_length_ratio"),
+        ("completion_tokens_mean", 199.0, 201.0, "max_length_ratio"),
+        ("truncated_fraction", 0.29, 0.31, "max_end_rate_drop"),
+        ("student_entropy", 0.34, 0.33, "max_entropy_ratio"),
+        ("student_entropy", 2.9, 3.1, "max_entropy_ratio"),
+        ("parse_rate", 0.71, 0.69, "max_parse_rate_drop"),
+        ("vote_share", 0.51, 0.49, "max_vote_share_drop"),
+        ("divergence", 0.59, 0.61, "max_divergence_ratio"),
+        ("grad_norm", 9.9, 10.1, "max_grad_norm_ratio"),
+    ],
+)
+def test_each_rail_holds_just_beyond_its_limit(figure, fine, beyond, setting):
+    assert find_stop(made(*[{}] * 5, *[{figure: fine}] * 5), FIVE) is None
+    stop = find_stop(made(*[{}] * 5, *[{figure: beyond}] * 5), FIVE)
+    assert stop is not None
+    assert (stop.step, stop.last_healthy_step) == (10, 5)
+    assert setting in stop.reason
+    assert f"{WELL[figure]:.3g}" in stop.reason
+    assert f"{beyond:.3g}" in stop.reason
+    free = FIVE.model_copy(update={setting: None})
+    assert find_stop(made(*[{}] * 5, *[{figure: beyond}] * 5), free) is None
+
+
+@pytest.mark.parametrize(
+    ("figure", "before", "now"),
+    [
+        ("completion_tokens_mean", 2.0, 0.9),  # letters: one token fewer is no collapse
+        ("student_entropy", 0.05, 0.001),
+        ("divergence", 0.001, 0.01),
+        ("grad_norm", 0.01, 0.9),  # below the clip
+        ("parse_rate", 0.5, 1.0),  # better
+        ("truncated_fraction", 0.9, 0.0),
+        ("divergence", 1.0, 0.01),
+    ],
+)
+def test_small_or_good_changes_are_no_reason(figure, before, now):
+    assert find_stop(made(*[{figure: before}] * 5, *[{figure: now}] * 5), FIVE) is None
+
+
+def test_means_are_compared_not_single_rows():
+    one_outlier = made(*[{}] * 5, *[{}] * 4, {"completion_tokens_mean": 10.0})
+    assert find_stop(one_outlier, FIVE) is None
+
+
+def test_too_few_rows_never_compare_but_a_nan_stops_at_once():
+    assert find_stop(made(*[{}] * 5, *[{"parse_rate": 0.0}] * 4), FIVE) is None
+    stop = find_stop(made({}, {}, {"grad_norm": math.nan}), FIVE)
+    assert (stop.step, stop.last_healthy_step) == (3, 2)
+    assert "grad_norm is nan" in stop.reason
+    assert find_stop(made({"loss": math.inf}), FIVE).last_healthy_step == 0
+
+
+def test_off_means_off():
+    off = FIVE.model_copy(update={"enabled": False})
+    assert find_stop(made({"loss": math.nan}), off) is None
+    assert limits(made(*[{}] * 5), off) == {}
+
+
+def test_missing_figures_are_left_out():
+    bare = [{"step": i, "loss": 1.0} for i in range(30)]
+    assert find_stop(bare, FIVE) is None
+    assert limits(bare, FIVE) == {}
+
+
+def test_limits_are_where_the_rails_hold():
+    found = limits(made(*[{}] * 5), FIVE)
+    assert set(found) == {rail.figure for rail in RAILS}
+    assert found["completion_tokens_mean"] == [50.0, 200.0]
+    assert found["parse_rate"] == [pytest.approx(0.7), None]
+    assert found["truncated_fraction"] == [None, pytest.approx(0.3)]
+    assert limits(made(*[{}] * 4), FIVE) == {}
+
+
+GUARDED = {
+    "guard_rails": GuardRailSettings(baseline_steps=2, window_steps=2, max_parse_rate_drop=0.5),
+    "save_steps": 1,
+}
+
+
+def unreadable_after(step: int):
+    """A reader for whom every answer becomes unreadable, as after a collapse."""
+    return lambda item: "A" if item.place < 8 * step else None
+
+
+def test_a_run_is_stopped_and_the_model_from_before_is_kept(tmp_path, caplog):
+    trained = tiny_train(tmp_path, steps=12, read_answer=unreadable_after(6), **GUARDED)
+    # Rows 7 and 8 are the first window without an answer; step 6 was the last one well.
+    assert trained.summary["stop_step"] == 8
+    assert trained.summary["best_step"] == 6
+    assert "readable answer: 1 over the first 2 rows, 0 over the last 2" in trained.summary["stopped_because"]
+    assert trained.summary["limits"]["parse_rate"] == [0.5, None]
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 9))
+    assert "stopped at step 8" in caplog.text
+    until_6 = tiny_train(tmp_path / "six", steps=6, read_answer=unreadable_after(6), **GUARDED)
+    for name, value in weights(until_6.student).items():
+        assert torch.equal(value, weights(trained.student)[name]), name
+
+
+def test_a_stopped_run_that_is_started_again_stops_alike(tmp_path):
+    first = tiny_train(tmp_path, steps=12, read_answer=unreadable_after(6), **GUARDED)
+    again = tiny_train(tmp_path, steps=12, read_answer=unreadable_after(6), **GUARDED)
+    assert again.summary == first.summary
+    for name, value in weights(first.student).items():
+        assert torch.equal(value, weights(again.student)[name]), name
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_weights_kept_are_those_of_the_checkpoint(tmp_path, method):
+    options = {**GUARDED, "method": method}
+    stopped = tiny_train(tmp_path / "a", steps=12, read_answer=unreadable_after(4), **options)
+    until = tiny_train(
+        tmp_path / "b", steps=stopped.summary["best_step"], read_answer=unreadable_after(4), **options
+    )
+    for name, value in weights(until.student).items():
+        assert torch.equal(value, weights(stopped.student)[name]), name
+
+
+def test_weights_that_overflow_stop_the_run_with_a_plain_error(tmp_path):
+    with pytest.raises(
+        TrainingError, match=r"stopped at step \d+ because of .*finite.*training\.learning_rate"
+    ):
+        run(
+            tmp_path,
+            steps=12,
+            learning_rate=1e30,
+            save_steps=50,
+            trainer={"optim": "sgd"},
+            max_grad_norm=1e30,
+        )
+    assert not math.isfinite(
+        json.loads((Path(tmp_path) / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+    )
+
+
+def test_on_by_default_and_silent_on_a_run_that_goes_well(tmp_path):
+    assert settings().guard_rails.enabled
+    trained = tiny_train(tmp_path, steps=24, item=make_item, learning_rate=1e-5)
+    assert trained.summary["stopped_because"] is None
+    assert trained.summary["best_step"] == 24

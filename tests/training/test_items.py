@@ -1,0 +1,236 @@
+"""Which completions a step trains on: by hand, and in real runs of a tiny model."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from training_runs import (
+    TOKENIZER,
+    assert_same_bits,
+    grouped_item,
+    make_item,
+    relative_difference,
+    rows,
+    run,
+    settings,
+    tiny_train,
+)
+
+from helpers import build_tiny_model
+from neuron_opsd.engines.base import Request, Sampling
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.text.answers import Vote
+from neuron_opsd.training.checkpoints import COMPLETE_FILE, STATE_FILE
+from neuron_opsd.training.figures import interval_row
+from neuron_opsd.training.items import (
+    LazyItems,
+    StudentRollouts,
+    TrainingItem,
+    carries_loss,
+    loss_places,
+    micro_batches,
+    padding_fraction,
+    votes_of_groups,
+)
+
+
+def item(place: int, length: int = 3, *, finish: str = "stop", has_loss: bool = True) -> TrainingItem:
+    return TrainingItem("q", (5,), (5, 6), 0, (7,) * length, finish, place=place, has_loss=has_loss)
+
+
+class CountingEngine(HFEngine):
+    """The real engine, that remembers what it was asked."""
+
+    def generate(self, requests, sampling):
+        self.asked = [*getattr(self, "asked", []), list(requests)]
+        return super().generate(requests, sampling)
+
+
+def test_votes_are_over_whole_groups_in_the_order_of_places():
+    pairs = [(5, "B"), (0, "A"), (3, None), (1, "B"), (2, "B"), (4, None)]
+    votes = votes_of_groups(pairs, 3)
+    assert votes == {0: Vote("B", 2, 3), 1: Vote("B", 1, 3)}
+    assert votes_of_groups([(1, "B"), (0, "A")], 2)[0].answer == "A"  # of tied answers the first sampled
+
+
+def test_disagreeing_completions_alone_carry_loss():
+    chosen = settings(distil="disagreeing", num_rollouts=4)
+    vote = Vote("B", 3, 4)
+    assert not carries_loss(item(0), "B", vote, chosen)
+    assert carries_loss(item(0), "A", vote, chosen)
+    assert carries_loss(item(0), None, vote, chosen)
+    assert not carries_loss(item(0), None, Vote(None, 0, 4), chosen)  # no majority, nothing to disagree with
+    strict = settings(distil="disagreeing", num_rollouts=4, min_vote_share=0.8)
+    assert not carries_loss(item(0), "A", vote, strict)
+    assert carries_loss(item(0), "B", vote, settings())
+
+
+def test_cut_completions_keep_or_lose_their_loss():
+    cut = item(0, finish="length")
+    assert carries_loss(cut, None, None, settings())
+    assert not carries_loss(cut, None, None, settings(truncated="mask"))
+    assert carries_loss(item(0), None, None, settings(truncated="mask"))
+
+
+def test_first_tokens_are_skipped():
+    assert loss_places(item(0, 4), settings(skip_first_tokens=3)) == [False, False, False, True]
+    assert loss_places(item(0, 2), settings(skip_first_tokens=3)) == [False, False]
+    assert loss_places(item(0, 2, has_loss=False), settings()) == [False, False]
+
+
+def test_micro_batches_hold_like_lengths_and_are_as_many_as_asked():
+    lengths = [3, 9, 1, 7, 5, 2]
+    batches = micro_batches([item(i, n) for i, n in enumerate(lengths)], 3)
+    assert [[len(row.completion_ids) for row in batch] for batch in batches] == [[9, 7], [5, 3], [2, 1]]
+    masked = [item(i, n, has_loss=i < 3) for i, n in enumerate(lengths)]
+    assert [[row.place for row in batch] for batch in micro_batches(masked, 2)] == [[1, 0], [2]]
+    # Too few with loss: the shortest others fill in, so that every process makes as many passes.
+    assert [[row.place for row in batch] for batch in micro_batches(masked, 4)] == [[1], [0], [2], [5]]
+
+
+def test_padding_by_hand():
+    # Student rows 1+3 and 1+1, teacher rows 2+3 and 2+1: 14 real places of 2*4 + 2*5.
+    assert padding_fraction([[item(0, 3), item(1, 1)]]) == pytest.approx(1 - 14 / 18)
+    assert padding_fraction([[item(0, 3)], [item(1, 1)]]) == 0
+
+
+def test_sorting_by_length_wastes_fewer_places():
+    rng = torch.Generator().manual_seed(0)
+    items = [item(i, n) for i, n in enumerate(torch.randint(1, 200, (64,), generator=rng).tolist())]
+    plain = [items[i : i + 4] for i in range(0, 64, 4)]
+    assert padding_fraction(micro_batches(items, 16)) < 0.1 < 0.3 < padding_fraction(plain)
+
+
+def test_an_interval_is_a_mean_and_counts_are_summed():
+    found = interval_row(
+        [{"loss": 1.0, "num_completion_tokens": 10}, {"loss": 3.0, "num_completion_tokens": 20}]
+    )
+    assert found == {"loss": 2.0, "num_completion_tokens": 30}
+
+
+def test_one_question_is_read_once_for_its_group_and_ids_are_the_engines():
+    chosen = settings(num_rollouts=4, batch_size=2)
+    engine = CountingEngine(build_tiny_model(), TOKENIZER)
+    items = LazyItems(8, grouped_item(4))
+    drawn = StudentRollouts(engine, items, chosen).of_step([items[i] for i in range(8)])
+    ((first, second),) = engine.asked
+    assert first.seeds == (5000, 5001, 5002, 5003)
+    assert second.prompt_ids == make_item(1).student_ids
+    assert [row.place for row in drawn] == list(range(8))
+    assert len({row.completion_ids for row in drawn[:4]}) > 1
+    for row in drawn:  # alone, the same ids: groups and batches change nothing, nothing is encoded again
+        asked = [Request(prompt_ids=row.student_ids, seeds=(row.seed,))]
+        sampling = Sampling(temperature=1.0, max_new_tokens=6)
+        ((_, (completion,)),) = HFEngine(build_tiny_model(), TOKENIZER).generate(asked, sampling)
+        assert row.completion_ids == completion.token_ids
+
+
+def test_several_steps_are_sampled_at_once_and_each_place_is_used_once():
+    chosen = settings(batch_size=2, rollout_steps=3)
+    engine = CountingEngine(build_tiny_model(), TOKENIZER)
+    items = LazyItems(10, make_item)
+    rollouts = StudentRollouts(engine, items, chosen)
+    steps = [rollouts.of_step([items[i], items[i + 1]]) for i in range(0, 10, 2)]
+    assert [sum(len(r.seeds) for r in asked) for asked in engine.asked] == [6, 4]
+    assert [row.place for step in steps for row in step] == list(range(10))
+    assert rollouts.held == {}
+
+
+def test_held_completions_survive_a_checkpoint():
+    chosen = settings(batch_size=2, rollout_steps=3)
+    items = LazyItems(6, make_item)
+    first = StudentRollouts(HFEngine(build_tiny_model(), TOKENIZER), items, chosen)
+    first.of_step([items[0], items[1]])
+    second = StudentRollouts(HFEngine(build_tiny_model(seed=9), TOKENIZER), items, chosen)
+    second.restore(json.loads(json.dumps(first.state())))
+    assert second.held == first.held
+    assert second.of_step([items[2], items[3]]) == first.of_step([items[2], items[3]])
+
+
+def answer_by_parity(row: TrainingItem) -> str | None:
+    """A reader with opinions: by the completion's first id."""
+    return [None, "A", "B"][row.completion_ids[0] % 3]
+
+
+def test_a_run_distils_disagreeing_completions_only(tmp_path):
+    options = {"num_rollouts": 4, "batch_size": 4, "micro_batch_size": 4, "item": grouped_item(4)}
+    options |= {"steps": 2, "read_answer": answer_by_parity}
+    tiny_train(tmp_path / "some", distil="disagreeing", **options)
+    tiny_train(tmp_path / "all", **options)
+    some, every = rows(tmp_path / "some")[0], rows(tmp_path / "all")[0]
+    assert 0 < some["num_loss_tokens"] < some["num_completion_tokens"] == every["num_loss_tokens"]
+    assert some["parse_rate"] == every["parse_rate"] < 1
+    assert 0.25 < some["vote_share"] < 1
+
+
+def test_disagreement_needs_answers(tmp_path):
+    with pytest.raises(ConfigError, match="read_answer"):
+        run(tmp_path, steps=1, distil="disagreeing", num_rollouts=2, batch_size=4)
+
+
+def test_left_out_rows_change_nothing_but_the_count(tmp_path):
+    """Masked completions out of the batch or in it: the same weights."""
+    options = {"steps": 2, "max_new_tokens": 40, "trainer": {"optim": "sgd"}, "learning_rate": 0.05}
+    masked = run(tmp_path / "a", truncated="mask", micro_batch_size=8, **options)
+    split = run(tmp_path / "b", truncated="mask", micro_batch_size=1, **options)
+    kept = run(tmp_path / "c", truncated="keep", micro_batch_size=8, **options)
+    row = rows(tmp_path / "a")[0]
+    assert 0 < row["truncated_fraction"] < 1
+    assert row["num_loss_tokens"] < row["num_completion_tokens"]
+    assert relative_difference(masked, split) < 1e-6
+    assert relative_difference(masked, kept) > 1e-5
+
+
+def test_a_step_without_any_loss_changes_nothing(tmp_path):
+    trained = run(tmp_path, steps=2, skip_first_tokens=6, trainer={"optim": "sgd"})
+    assert [row["loss"] for row in rows(tmp_path)] == [0.0, 0.0]
+    assert_same_bits(trained, build_tiny_model())
+
+
+def test_stale_completions_are_corrected(tmp_path):
+    options = {"steps": 4, "learning_rate": 0.05, "trainer": {"optim": "sgd"}}
+    run(tmp_path / "stale", rollout_steps=4, **options)
+    found = rows(tmp_path / "stale")
+    assert found[0]["importance_ratio"] == pytest.approx(1, abs=1e-4)  # fresh
+    assert any(abs(row["importance_ratio"] - 1) > 1e-3 for row in found[1:])
+    run(tmp_path / "fresh", **options)
+    assert [row["importance_ratio"] for row in rows(tmp_path / "fresh")] == [1.0] * 4
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_resuming_at_any_step_changes_no_bit_with_held_completions_and_an_open_interval(tmp_path, stop):
+    """Completions sampled for three steps at once, rows every two steps, a checkpoint at each."""
+    options = {"steps": 5, "rollout_steps": 3, "save_steps": 1, "teacher": "ema", "ema_rate": 0.3}
+    options |= {
+        "trainer": {"logging_steps": 2},
+        "micro_batch_size": 4,
+        "item": grouped_item(2),
+        "num_rollouts": 2,
+    }
+    options |= {"guard_rails": {"window_steps": 2}, "batch_size": 4, "method": "lora"}
+    whole = run(tmp_path / "whole", **options)
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", cut)
+    for step in range(stop + 1, 6):
+        shutil.rmtree(cut / f"checkpoint-{step}")
+    assert (cut / f"checkpoint-{stop}" / COMPLETE_FILE).is_file()
+    held = json.loads((cut / f"checkpoint-{stop}" / STATE_FILE).read_text())
+    assert bool(held["rollouts"]) == (stop != 3)
+    assert len(held["interval"]) == stop % 2
+    resumed = run(cut, **options)
+    assert_same_bits(resumed, whole)
+    assert (cut / "metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+
+
+def test_rows_of_longer_intervals_are_means_of_the_steps(tmp_path):
+    run(tmp_path / "each", steps=4)
+    run(tmp_path / "two", steps=4, trainer={"logging_steps": 2})
+    each, two = rows(tmp_path / "each"), rows(tmp_path / "two")
+    assert [row["step"] for row in two] == [2, 4]
+    for i, row in enumerate(two):
+        pair = each[2 * i : 2 * i + 2]
+        for name in ("loss", "divergence", "student_entropy", "grad_norm", "completion_tokens_mean"):
+            assert row[name] == pytest.approx((pair[0][name] + pair[1][name]) / 2, rel=1e-6), name
+        assert row["num_completion_tokens"] == sum(step["num_completion_tokens"] for step in pair)

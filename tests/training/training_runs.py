@@ -1,0 +1,105 @@
+"""Training runs of a tiny model, small enough for a test."""
+
+import json
+import random
+from pathlib import Path
+
+import torch
+
+from helpers import build_tiny_model, build_tiny_tokenizer
+from neuron_opsd.config import LoraSettings, TrainingSettings
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.training.items import LazyItems, TrainingItem
+from neuron_opsd.training.train import Trained, train
+
+TOKENIZER = build_tiny_tokenizer()
+
+
+def settings(**changes) -> TrainingSettings:
+    return TrainingSettings(
+        **{
+            "method": "full",
+            "lora": LoraSettings(rank=4, alpha=8),
+            "batch_size": 8,
+            "micro_batch_size": 8,
+            "max_new_tokens": 6,
+            "learning_rate": 1e-3,
+            "warmup_steps": 0,
+            "save_steps": 2,
+            "loss_chunk_tokens": 16,
+            **changes,
+        }
+    )
+
+
+def make_item(place: int) -> TrainingItem:
+    """A question of 3 to 14 tokens; the teacher reads 1 to 20 more before it."""
+    state = random.Random(place)
+    draw = lambda low, high: tuple(state.randrange(3, 259) for _ in range(state.randint(low, high)))  # noqa: E731
+    question = draw(3, 14)
+    return TrainingItem(f"q{place}", question, draw(1, 20) + question, seed=1000 + place)
+
+
+def grouped_item(num_rollouts: int, item=make_item):
+    """Places that follow one another share a question, and differ in their seed."""
+
+    def make(place: int) -> TrainingItem:
+        shared = item(place // num_rollouts)
+        return TrainingItem(shared.question_id, shared.student_ids, shared.teacher_ids, seed=5000 + place)
+
+    return make
+
+
+def tiny_train(
+    folder: Path,
+    *,
+    steps: int,
+    item=make_item,
+    seed: int = 0,
+    spread: float = 0.25,
+    model=None,
+    read_answer=None,
+    on_first_batch=lambda item: None,
+    callbacks=(),
+    **changes,
+) -> Trained:
+    """Train a tiny model; `changes` are settings of `training.*`."""
+    chosen = settings(**changes)
+    return train(
+        build_tiny_model(spread=spread) if model is None else model,
+        lambda student: HFEngine(student, TOKENIZER),
+        LazyItems(steps * chosen.completions_per_step(), item),
+        chosen,
+        folder=folder,
+        num_steps=steps,
+        seed=seed,
+        read_answer=read_answer,
+        on_first_batch=on_first_batch,
+        callbacks=callbacks,
+    )
+
+
+def run(folder: Path, **options) -> torch.nn.Module:
+    """The student of `tiny_train`."""
+    return tiny_train(folder, **options).student
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_bits(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def relative_difference(first: torch.nn.Module, second: torch.nn.Module) -> float:
+    """Norm of the difference of all weights / norm of the first."""
+    a, b = weights(first), weights(second)
+    gap = sum((a[name].double() - b[name].double()).square().sum() for name in a)
+    return float((gap / sum(value.double().square().sum() for value in a.values())) ** 0.5)
