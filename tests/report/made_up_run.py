@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from made_up_parts import comparison, preflight, training_summary
 
 from neuron_opsd.config import EvaluationSettings, load_config
 from neuron_opsd.evaluation.benchmark import compare
@@ -53,6 +54,9 @@ def made_up_run(*, num_pool=40, num_test=30, hostile=False, with_answers=True, s
         contexts=contexts,
         training_metrics=[_metrics_row(step, seconds) for step in range(1, 21)],
         results=_results(test, hostile, with_answers),
+        preflight=preflight(lambda text: _hostile(text, 4, hostile)),
+        training_summary=training_summary(lambda text: _hostile(text, 1, hostile)),
+        comparison=comparison(lambda text: _hostile(text, 3, hostile)),
         timings=[{"stage": "rollouts", "seconds": seconds, "num_items": num_pool}],
         prompts_example={
             "question_id": contexts[0].question_id,
@@ -114,7 +118,7 @@ def _selected(sets, rank):
         num_completion_tokens=sets.num_completion_tokens,
         consensus_score=float(sets.consensus_score),
         consensus_score_length_residualised=0.01 * ((rank * 13) % 7),
-        vote_share=None,
+        vote_share=1 - 0.05 * (rank % 9),
         score=float(sets.consensus_score),
         rank=rank,
         selected=rank < 8,

@@ -71,9 +71,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures side by side where there is room."""
+    """Figures side by side where there is room; with a label they are folded under it."""
 
     items: Sequence[Figure]
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

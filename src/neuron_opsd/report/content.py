@@ -14,8 +14,10 @@ from neuron_opsd.report.blocks import (
     Text,
 )
 from neuron_opsd.report.browser import questions_browser
+from neuron_opsd.report.comparison import comparison_section
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.report.parts import clip, missing
+from neuron_opsd.report.parts import clip, missing, present
+from neuron_opsd.report.preflight import preflight_section
 from neuron_opsd.report.results import calibration_section, results_section
 from neuron_opsd.report.selection import selection_section
 from neuron_opsd.report.training import cost_section, training_section
@@ -35,8 +37,10 @@ def sections(inputs: ReportInputs) -> list[Section]:
     made = [
         Section("summary", "Summary", _summary(inputs)),
         Section("method", "What was done", story.what_was_done(inputs)),
+        Section("preflight", "Preflight", preflight_section(inputs)),
         Section("results", "Results", results_section(inputs)),
         Section("calibration", "Calibration", calibration_section(inputs)),
+        Section("comparison", "Methods compared", comparison_section(inputs)),
         Section("selection", "Neurons and selection", selection_section(inputs)),
         Section("example", "One selected question", _example(inputs)),
         Section("training", "Training", training_section(inputs)),
@@ -53,7 +57,7 @@ def _summary(inputs: ReportInputs) -> list[Block]:
     results = inputs.results
     if not results:
         return [missing("No evaluation yet, so nothing can be said about what training changed.", "evaluate")]
-    blocks: list[Block] = []
+    blocks: list[Block] = [story.headline(results), *present(story.how_training_ended(inputs))]
     if results.get("in"):
         blocks.append(Cards(tables.headline_cards(results["in"])))
     return [*blocks, *_grouped(results["verdicts"])]

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from neuron_opsd.records import NeuronSets, SelectedQuestion
 from neuron_opsd.report import svg
-from neuron_opsd.report.blocks import Figure
+from neuron_opsd.report.blocks import Figure, Table
 from neuron_opsd.report.markup import Html, join, tag
 from neuron_opsd.report.tables import difference_text, number
 
@@ -14,33 +17,44 @@ ROLES = {"base": "before training", "trained": "after training"}
 ROW_HEIGHT = 40  # of the interval plot
 
 
-def reliability(name: str, bins: Sequence[Mapping[str, Any]], *, role: str, where: str) -> Figure:
+def reliability(
+    name: str, bins: Sequence[Mapping[str, Any]], *, what: str, confidence: str, class_: str
+) -> Figure:
     """Accuracy against confidence by bin; dots on the diagonal are calibrated, below it overconfident.
 
     Dot area grows with the number of questions in the bin.
+
+    Args:
+        name: Of the drawing, unique on the page.
+        bins: Of `results`: count, confidence, accuracy of each.
+        what: Whose: model and domain, in words.
+        confidence: The kind of confidence, always named.
+        class_: `base` or `trained`, for the colour.
     """
-    x, y = svg.x_axis("Confidence (vote share)", 0, 1), svg.y_axis("Accuracy of the majority answer", 0, 1)
+    x, y = (
+        svg.x_axis(f"Confidence ({confidence})", 0, 1),
+        svg.y_axis("Accuracy of the majority answer", 0, 1),
+    )
     filled = [entry for entry in bins if entry["count"]]
     total = sum(entry["count"] for entry in filled)
     diagonal = svg.line([(x.place(0), y.place(0)), (x.place(1), y.place(1))], class_="diagonal")
     marks: list[Html] = []
     for entry in filled:
-        at, ideal, real = (
-            x.place(entry["confidence"]),
-            y.place(entry["confidence"]),
-            y.place(entry["accuracy"]),
-        )
+        at, ideal = x.place(entry["confidence"]), y.place(entry["confidence"])
+        real = y.place(entry["accuracy"])
         marks.append(tag("line", class_="gap", x1=at, x2=at, y1=ideal, y2=real))
         radius = round(2.5 + 9 * math.sqrt(entry["count"] / total), 2)
-        marks.append(tag("circle", class_=f"mark {role}", cx=at, cy=real, r=radius))
-    title = f"Reliability {ROLES[role]}, {where}"
+        marks.append(tag("circle", class_=f"mark {class_}", cx=at, cy=real, r=radius))
+    title = f"Reliability {what}, {confidence}"
     words = "; ".join(
         f"confidence {number(e['confidence'])}: accuracy {number(e['accuracy'])} ({e['count']} questions)"
         for e in filled
     )
     description = f"Bins from low to high confidence. {words}."
     drawn = svg.drawing(name, title, description, svg.axes(x, y), diagonal, join(marks))
-    return Figure(name, title, description, f"{title}: {total} questions in {len(filled)} bins.", drawn)
+    rows = [[number(e["confidence"]), number(e["accuracy"]), f"{e['count']:,}"] for e in filled]
+    data = Table(title, ["Mean confidence", "Accuracy", "Questions"], rows)
+    return Figure(name, title, description, f"{title}: {total} questions in {len(filled)} bins.", drawn, data)
 
 
 def consensus_against_length(selection: Sequence[SelectedQuestion]) -> Figure:
@@ -59,9 +73,60 @@ def consensus_against_length(selection: Sequence[SelectedQuestion]) -> Figure:
     )
     marks = svg.dots(others, class_="base"), svg.dots(chosen, class_="trained")
     drawn = svg.drawing(name, title, description, svg.axes(x, y), *marks)
-    return Figure(
-        name, title, description, f"{title}. Coloured: the {len(chosen)} selected questions.", drawn
-    )
+    caption = f"{title}. Coloured: the {len(chosen)} selected questions."
+    return Figure(name, title, description, caption, drawn, _by_tenths(title, selection))
+
+
+def _by_tenths(title: str, selection: Sequence[SelectedQuestion]) -> Table:
+    """The pool in ten groups of increasing s(x)."""
+    ordered = sorted(selection, key=lambda s: s.consensus_score)
+    edges = [round(tenth * len(ordered) / 10) for tenth in range(11)]
+    groups = [ordered[low:high] for low, high in pairwise(edges) if high > low]
+    rows = [
+        [
+            f"{number(group[0].consensus_score)} to {number(group[-1].consensus_score)}",
+            f"{len(group):,}",
+            number(sum(s.num_completion_tokens for s in group) / len(group)),
+            f"{sum(s.selected for s in group):,}",
+        ]
+        for group in groups
+    ]
+    return Table(f"{title}, by tenths", ["s(x)", "Questions", "Mean completion tokens", "Selected"], rows)
+
+
+def consensus_against(
+    what: str, pairs: Sequence[tuple[float, float]], *, low: float = 0.0, high: float = 1.0
+) -> Figure:
+    """Mean of a share in five groups of increasing s(x), with 95% intervals.
+
+    Args:
+        what: The share's name, e.g. "Vote share".
+        pairs: s(x) and the share of each question.
+        low: Lower end of the share's axis.
+        high: Its upper end.
+    """
+    ordered = sorted(pairs)
+    edges = [round(fifth * len(ordered) / 5) for fifth in range(6)]
+    groups = [np.array(ordered[a:b], dtype=np.float64) for a, b in pairwise(edges) if b > a]
+    centres, means = [float(g[:, 0].mean()) for g in groups], [float(g[:, 1].mean()) for g in groups]
+    errors = [1.96 * float(g[:, 1].std(ddof=1)) / math.sqrt(len(g)) if len(g) > 1 else 0.0 for g in groups]
+    x, y = svg.x_axis("s(x), mean of each fifth", *_padded(centres)), svg.y_axis(what, low, high)
+    marks: list[Html] = []
+    for centre, mean, error in zip(centres, means, errors, strict=True):
+        at, ends = x.place(centre), [min(max(mean + side * error, low), high) for side in (-1, 1)]
+        marks.append(tag("line", class_="interval", x1=at, x2=at, y1=y.place(ends[0]), y2=y.place(ends[1])))
+        marks.append(tag("circle", class_="mark trained", cx=at, cy=y.place(mean), r=4.5))
+    title = f"{what} against the consensus score"
+    rows = [
+        [number(c), number(m), number(e), f"{len(g):,}"]
+        for c, m, e, g in zip(centres, means, errors, groups, strict=True)
+    ]
+    data = Table(title, ["Mean s(x)", what, "± (95%)", "Questions"], rows)
+    description = "; ".join(f"s(x) {row[0]}: {row[1]} ± {row[2]}" for row in rows) + "."
+    name = "consensus-" + identifier(what)
+    drawn = svg.drawing(name, title, description, svg.axes(x, y), join(marks))
+    caption = f"{title}: {len(pairs):,} questions in fifths of s(x), with 95% intervals."
+    return Figure(name, title, description, caption, drawn, data)
 
 
 def neurons_per_layer(sets: Sequence[NeuronSets]) -> Figure:
@@ -91,20 +156,64 @@ def neurons_per_layer(sets: Sequence[NeuronSets]) -> Figure:
         f"fewest in layer {means.index(min(means))} ({number(min(means))})."
     )
     drawn = svg.drawing(name, title, description, svg.axes(x, y), join(bars))
-    return Figure(name, title, description, f"{title}, mean over {len(sets)} completions.", drawn)
+    data = Table(title, ["Layer", "Neurons"], [[str(i), number(mean)] for i, mean in enumerate(means)])
+    return Figure(name, title, description, f"{title}, mean over {len(sets)} completions.", drawn, data)
 
 
-def training_curve(key: str, label: str, steps: Sequence[float], values: Sequence[float]) -> Figure:
-    """One measured number against the training step."""
-    name = "curve-" + "".join(c if c.isalnum() and c.isascii() else "-" for c in key)
-    x, y = svg.x_axis("Step", min(steps), max(steps)), svg.y_axis(label, *_padded(values))
+def training_curve(
+    key: str,
+    label: str,
+    steps: Sequence[float],
+    values: Sequence[float],
+    *,
+    limits: Sequence[float | None] = (None, None),
+    marks: Mapping[str, float] | None = None,
+) -> Figure:
+    """One measured number against the training step.
+
+    Args:
+        key: Its name in a metrics row.
+        label: Its name on the axis.
+        steps: Of the values.
+        values: At least one.
+        limits: Of its guard rail, low and high, where there are any: drawn as dashed lines.
+        marks: Steps to mark by an upright line, by what happened there.
+    """
+    name = f"curve-{identifier(key)}"
+    rails = [limit for limit in limits if limit is not None]
+    x, y = svg.x_axis("Step", min(steps), max(steps)), svg.y_axis(label, *_padded([*values, *rails]))
     points = [(x.place(step), y.place(value)) for step, value in zip(steps, values, strict=True)]
+    lines = [tag("line", class_="limit", x1=x.start, x2=x.end, y1=y.place(r), y2=y.place(r)) for r in rails]
+    for words, step in (marks or {}).items():
+        at = x.place(min(max(step, x.low), x.high))
+        lines.append(tag("line", class_="stop", x1=at, x2=at, y1=y.start, y2=y.end))
+        is_right = at > (x.start + x.end) / 2
+        side = {"anchor": "end"} if is_right else {}
+        lines.append(svg.text(at + (-4 if is_right else 4), y.end + 9, words, class_="label", **side))
     description = (
         f"{label} from {number(values[0])} at step {steps[0]:g} to {number(values[-1])} at step "
         f"{steps[-1]:g}; lowest {number(min(values))}, highest {number(max(values))}."
     )
-    drawn = svg.drawing(name, label, description, svg.axes(x, y), svg.line(points, class_="trained"))
-    return Figure(name, label, description, f"{label} by training step.", drawn)
+    caption = f"{label} by training step."
+    if rails:
+        between = " and ".join(number(rail) for rail in rails)
+        description += f" Guard rail at {between}."
+        caption += f" Dashed: the guard rail at {between}, for the mean of the last steps."
+    drawn = svg.drawing(
+        name, label, description, svg.axes(x, y), join(lines), svg.line(points, class_="trained")
+    )
+    return Figure(name, label, description, caption, drawn, _thinned(label, steps, values))
+
+
+def _thinned(label: str, steps: Sequence[float], values: Sequence[float], *, most: int = 20) -> Table:
+    """At most twenty rows of a curve, the first and the last among them."""
+    last = len(steps) - 1
+    kept = (
+        sorted({round(index * last / (most - 1)) for index in range(most)})
+        if last >= most
+        else range(last + 1)
+    )
+    return Table(label, ["Step", label], [[f"{steps[i]:g}", number(values[i])] for i in kept])
 
 
 def differences(name: str, label: str, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
@@ -128,7 +237,13 @@ def differences(name: str, label: str, entries: Sequence[tuple[str, Mapping[str,
     parts.append(tag("line", class_="axis", x1=x.start, x2=x.end, y1=bottom, y2=bottom))
     description = "; ".join(f"{where}: {difference_text(change)}" for where, change in drawable) + "."
     drawn = svg.drawing(name, title, description, join(parts), height=height)
-    return Figure(name, title, description, f"{title}, with 95% intervals.", drawn)
+    data = Table(title, ["Domain", "Difference"], [[w, difference_text(change)] for w, change in drawable])
+    return Figure(name, title, description, f"{title}, with 95% intervals.", drawn, data)
+
+
+def identifier(text: str) -> str:
+    """Text as part of an element's id."""
+    return "".join(c if c.isalnum() and c.isascii() else "-" for c in text.lower())
 
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:

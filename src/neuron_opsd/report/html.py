@@ -98,8 +98,9 @@ def _block(block: Block) -> Html:
             return tag("div", [_card(card) for card in items], class_="cards")
         case Table():
             return _table(block)
-        case Figures(items):
-            return tag("div", [_figure(figure) for figure in items], class_="figures")
+        case Figures(items, label):
+            drawn = tag("div", [_figure(figure) for figure in items], class_="figures")
+            return _fold(label, drawn) if label else drawn
         case Text(label, text, folded):
             shown = tag("pre", text, tabindex="0", aria_label=label)
             return _fold(label, shown) if folded else tag("div", tag("h3", label), shown)

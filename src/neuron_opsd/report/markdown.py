@@ -50,7 +50,7 @@ def render(block: Block) -> str:
             return table(Table("In short", ["", "Before", "After", "Difference", "Verdict"], rows))
         case Table():
             return table(block)
-        case Figures(items):
+        case Figures(items, _):
             return "\n\n".join(f"*{inline(figure.caption)}* {inline(figure.description)}" for figure in items)
         case Text(label, text, _):
             return f"{inline(label)}:\n\n{fenced(text)}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from neuron_opsd.report import figures, tables
+from neuron_opsd.report import figures, scatter, story, tables
 from neuron_opsd.report.blocks import Block, Figure, Figures, Paragraph
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.parts import folded, missing, present
@@ -13,7 +13,7 @@ def results_section(inputs: ReportInputs) -> list[Block]:
     results = inputs.results
     if not results:
         return [missing("No results yet.", "evaluate")]
-    cross, blocks = results["cross"], []
+    cross, blocks = results["cross"], present(tables.grid_table(results))
     if results.get("in"):
         blocks.append(tables.metrics_table(f"In-domain: {results['train_domain']}", results["in"]))
     if cross["mean"]:
@@ -51,25 +51,47 @@ def _difference_figure(results: Mapping[str, Any], name: str) -> Figure | None:
 
 
 def calibration_section(inputs: ReportInputs) -> list[Block]:
+    """Reliability of both models for each confidence, and accuracy against calibration error."""
     results = inputs.results
     if not results:
         return []
     blocks: list[Block] = []
     for index, (where, block) in enumerate(tables.domain_blocks(results)):
-        if "reliability" in block:
+        for kind, measured in tables.confidences(block):
             pair = [
-                figures.reliability(f"reliability-{index}-{role}", bins, role=role, where=where)
-                for role, bins in block["reliability"].items()
+                figures.reliability(
+                    f"reliability-{index}-{figures.identifier(kind)}-{role}",
+                    bins,
+                    what=f"{figures.ROLES.get(role, role)}, {where}",
+                    confidence=kind,
+                    class_=role,
+                )
+                for role, bins in measured["reliability"].items()
             ]
             blocks += [
                 Figures(pair),
-                folded(tables.metrics_table(f"More about calibration: {where}", block, more=True)),
+                folded(tables.metrics_table(f"More about calibration: {where}, {kind}", measured, more=True)),
             ]
     if not blocks:
         return [Paragraph("There are no gold answers, and calibration cannot be measured without any.", True)]
-    intro = (
-        "Confidence is the vote share: the votes of the majority answer over the number of samples. On the "
-        "diagonal an answer is right as often as it says; dots below it are overconfident. A larger dot "
-        "holds more questions."
-    )
-    return [Paragraph(intro), *present(tables.calibration_table(results)), *blocks]
+    return [
+        story.calibration_in_words(),
+        *present(tables.calibration_table(results), _accuracy_against_ece(results)),
+        *blocks,
+    ]
+
+
+def _accuracy_against_ece(results: Mapping[str, Any]) -> Figures | None:
+    entries = [
+        (where, block["metrics"])
+        for where, block in tables.domain_blocks(results)
+        if all(_is_measured(block["metrics"].get(name)) for name in ("avg", "ece"))
+    ]
+    if not entries:
+        return None
+    labels = (entries[0][1]["avg"]["label"], entries[0][1]["ece"]["label"])
+    return Figures([scatter.before_and_after(entries, labels=labels)])
+
+
+def _is_measured(entry: Mapping[str, Any] | None) -> bool:
+    return bool(entry) and all(entry[role]["value"] is not None for role in ("base", "trained"))

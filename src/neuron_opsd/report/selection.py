@@ -16,7 +16,7 @@ def selection_section(inputs: ReportInputs) -> list[Block]:
     drawn: list[Figure] = []
     blocks: list[Block] = []
     if inputs.selection:
-        drawn.append(figures.consensus_against_length(inputs.selection))
+        drawn += [figures.consensus_against_length(inputs.selection), *_against_shares(inputs)]
         blocks += [story.selection_in_words(inputs), tables.correlation_table(_correlations(inputs))]
         blocks.append(_selected_table(inputs))
     if inputs.neuron_sets:
@@ -24,6 +24,20 @@ def selection_section(inputs: ReportInputs) -> list[Block]:
         plane = pool_map(inputs.neuron_sets, {s.question_id for s in inputs.selection if s.selected})
         drawn += [plane] if plane else []
     return [*blocks[:1], Figures(drawn), *blocks[1:]]
+
+
+def _against_shares(inputs: ReportInputs) -> list[Figure]:
+    """s(x) against vote share, and against accuracy where answers to pool questions were scored."""
+    scores = {s.question_id: s.consensus_score for s in inputs.selection}
+    votes = [(s.consensus_score, s.vote_share) for s in inputs.selection if s.vote_share is not None]
+    scored = (inputs.results or {}).get("pool_questions") or []
+    right = [
+        (scores[row["question_id"]], row["correct_fraction"])
+        for row in scored
+        if row["question_id"] in scores and row["correct_fraction"] is not None
+    ]
+    named = (("Vote share", votes), ("Accuracy of the zero-shot reply", right))
+    return [figures.consensus_against(what, pairs) for what, pairs in named if len(pairs) >= 10]
 
 
 def _correlations(inputs: ReportInputs) -> list[tuple[str, Correlation]]:

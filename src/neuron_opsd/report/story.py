@@ -1,8 +1,12 @@
 """The report's sentences: what was done, what was selected, how to read the numbers."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from neuron_opsd.records import TeacherContext
 from neuron_opsd.report.blocks import Block, Bullets, Paragraph
 from neuron_opsd.report.inputs import ReportInputs
+from neuron_opsd.report.tables import number
 
 DIVERGENCES = {
     "reverse_kl": "the reverse KL divergence, KL(student || teacher)",
@@ -108,6 +112,57 @@ def _evaluation(inputs: ReportInputs) -> str:
         f"Evaluation: {results['num_samples']} samples a question at temperature {results['temperature']}, "
         f"before and after training, on the same questions; {results['num_bootstrap']:,} bootstrap "
         "resamples."
+    )
+
+
+HEADLINES = {"avg": "accuracy", "ece": "the calibration error", "vote_share": "the vote share"}
+
+
+def headline(results: Mapping[str, Any]) -> Paragraph:
+    """What training did, in one sentence for each place; more follows as numbers."""
+    places = [(f"In the trained domain, {results['train_domain']}", results.get("in"))]
+    places.append(("In the other domains", results["cross"]["mean"]))
+    sentences = [_headline(where, block["metrics"]) for where, block in places if block]
+    return Paragraph(" ".join(sentence for sentence in sentences if sentence))
+
+
+def _headline(where: str, metrics: Mapping[str, Any]) -> str:
+    names = [name for name in ("avg", "ece") if name in metrics] or ["vote_share"]
+    parts = [f"{HEADLINES[name]} {_change(metrics[name])}" for name in names if name in metrics]
+    return f"{where}, {' and '.join(parts)}." if parts else ""
+
+
+def _change(entry: Mapping[str, Any]) -> str:
+    before, after = (number(entry[role]["value"]) for role in ("base", "trained"))
+    verdict, better = entry["verdict"], entry["better"]
+    if verdict not in ("higher", "lower"):
+        return f"shows no sure change ({before} before, {after} after)"
+    words = "rose" if verdict == "higher" else "fell"
+    judged = "" if better in (verdict, "neither") else ", which is worse"
+    return f"{words}{judged} ({before} before, {after} after)"
+
+
+def calibration_in_words() -> Paragraph:
+    """What confidence means here and how to read a reliability diagram."""
+    return Paragraph(
+        "Vote share: the votes of the majority answer over the number of samples. Option probability, where "
+        "it was measured: the probability that the model itself gives the answer among the choices. On the "
+        "diagonal an answer is right as often as it says; dots below it are overconfident. A larger dot "
+        "holds more questions."
+    )
+
+
+def how_training_ended(inputs: ReportInputs) -> Paragraph | None:
+    """A notice where a guard rail stopped training; nothing where it ran to its end."""
+    summary = inputs.training_summary or {}
+    reason = summary.get("stopped_because")
+    if not reason:
+        return None
+    step, best = summary.get("stop_step"), summary.get("best_step")
+    where = f" at step {step}" if step is not None else ""
+    kept = f" The model kept is that of step {best}." if best is not None else ""
+    return Paragraph(
+        f"A guard rail stopped training{where}: {str(reason).rstrip('.')}.{kept}", is_notice=True
     )
 
 

@@ -106,19 +106,57 @@ def _counts(block: Mapping[str, Any]) -> str:
     return "; ".join(words) + ". In brackets: 95% intervals, bootstrap over questions."
 
 
+def confidences(block: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each kind of confidence that was measured, vote share first, with metrics, reliability and Brier parts."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    if "reliability" in block:
+        found.append(("vote share", block))
+    others = block.get("confidences") or {}
+    found += [
+        (kind.replace("_", " "), {**block, **one}) for kind, one in others.items() if "reliability" in one
+    ]
+    return found
+
+
+def grid_table(results: Mapping[str, Any]) -> Table | None:
+    """Trained domain x test domain: the main metrics before, after and their difference."""
+    blocks = domain_blocks(results)
+    mean = results["cross"]["mean"]
+    if mean and mean["num_domains"] > 1:
+        blocks.append(("mean of the others", mean))
+    if len(blocks) < 2:
+        return None
+    has_gold = any(block["num_with_gold"] for _, block in blocks)
+    names = ("avg", "ece") if has_gold else ("vote_share", "parse_rate")
+    rows = []
+    for name in names:
+        entries = [block["metrics"].get(name) for _, block in blocks]
+        label = next((entry["label"] for entry in entries if entry), name)
+        for role, word in (("base", "before"), ("trained", "after"), ("difference", "difference")):
+            show = difference_text if role == "difference" else interval_text
+            rows.append([label, word, *(show(entry[role]) if entry else NOT_DEFINED for entry in entries)])
+    columns = ["Metric", "Training", *(where for where, _ in blocks)]
+    caption = f"Trained on {results['train_domain']}, tested on"
+    return Table(caption, columns, rows, "In brackets: 95% intervals.", num_text_columns=2)
+
+
 def calibration_table(results: Mapping[str, Any]) -> Table | None:
     """ECE beside the value that a perfectly calibrated model would show at the same number of questions."""
     rows = []
     for where, block in domain_blocks(results):
-        entry = block["metrics"].get("ece")
-        if entry:
+        for kind, measured in confidences(block):
+            entry, parts = measured["metrics"].get("ece"), measured.get("brier_parts", {})
             for role, word in (("base", "before"), ("trained", "after")):
-                ideal, parts = entry["perfectly_calibrated"][role], block["brier_parts"][role]
-                ideal_text = f"{number(ideal['mean'])} ({number(ideal['low'])} to {number(ideal['high'])})"
-                values = [number(parts[key]) for key in ("reliability", "resolution", "uncertainty")]
-                rows.append([where, word, interval_text(entry[role]), ideal_text, *values])
+                if entry and role in entry:
+                    ideal = entry.get("perfectly_calibrated", {}).get(role)
+                    values = [
+                        number(parts.get(role, {}).get(k))
+                        for k in ("reliability", "resolution", "uncertainty")
+                    ]
+                    rows.append([where, kind, word, interval_text(entry[role]), _ideal(ideal), *values])
     columns = [
         "Domain",
+        "Confidence",
         "Training",
         "ECE",
         "Perfectly calibrated",
@@ -131,7 +169,13 @@ def calibration_table(results: Mapping[str, Any]) -> Table | None:
         "these confidences and this many questions (mean and central 95% of simulations). Reliability "
         "(small is good), resolution (large is good) and uncertainty are the parts of the Brier score."
     )
-    return Table("Calibration error in context", columns, rows, note, num_text_columns=2) if rows else None
+    return Table("Calibration error in context", columns, rows, note, num_text_columns=3) if rows else None
+
+
+def _ideal(entry: Mapping[str, Any] | None) -> str:
+    if not entry:
+        return NOT_DEFINED
+    return f"{number(entry['mean'])} ({number(entry['low'])} to {number(entry['high'])})"
 
 
 def changes_table(results: Mapping[str, Any]) -> Table | None:

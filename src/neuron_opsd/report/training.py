@@ -8,7 +8,7 @@ import numpy as np
 from neuron_opsd.report import figures, story, tables
 from neuron_opsd.report.blocks import Block, Figures, Table
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.report.parts import missing
+from neuron_opsd.report.parts import missing, present
 
 # Training numbers that get a curve, in this order; others follow. Times differ between equal runs: no curve.
 CURVES = {
@@ -20,22 +20,30 @@ CURVES = {
     "learning_rate": "Learning rate",
     "completion_tokens_mean": "Completion length (tokens)",
     "truncated_fraction": "Truncated share",
+    "parse_rate": "Share with a readable answer",
+    "vote_share": "Vote share of the majority answer",
 }
 _NO_CURVE = ("step", "epoch", "seed", "num_completion_tokens")
 _TIME_WORDS = ("second", "time", "per_sec", "memory", "date")
 
 
 def training_section(inputs: ReportInputs) -> list[Block]:
+    """Curves with their guard rails; the step at which one stopped training is marked."""
     rows = inputs.training_metrics
     if not rows:
         return [missing("No training yet.", "train")]
     keys = dict.fromkeys([*CURVES, *(key for row in rows for key in row)])
+    summary = inputs.training_summary or {}
+    marks = {"stopped": summary.get("stop_step"), "kept": summary.get("best_step")}
+    marks = {words: float(step) for words, step in marks.items() if step is not None}
     drawn = []
     for key in keys:
         steps, values = _series(rows, key)
         if values and not _is_hidden(key):
-            drawn.append(figures.training_curve(key, CURVES.get(key, key.replace("_", " ")), steps, values))
-    return [story.training_in_words(inputs), Figures(drawn)]
+            label = CURVES.get(key, key.replace("_", " "))
+            limits = (summary.get("limits") or {}).get(key) or (None, None)
+            drawn.append(figures.training_curve(key, label, steps, values, limits=limits, marks=marks))
+    return [*present(story.how_training_ended(inputs)), story.training_in_words(inputs), Figures(drawn)]
 
 
 def _is_hidden(key: str) -> bool:

@@ -1,0 +1,95 @@
+"""Accuracy against calibration error: one run before and after, or many methods."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neuron_opsd.report import svg
+from neuron_opsd.report.blocks import Figure, Table
+from neuron_opsd.report.markup import Html, join, tag
+from neuron_opsd.report.tables import interval_text
+
+Point = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # label, accuracy, calibration error
+
+
+def before_and_after(entries: Sequence[tuple[str, Mapping[str, Any]]], *, labels: tuple[str, str]) -> Figure:
+    """A line for each domain from the base model to the trained one; up and left is better.
+
+    Args:
+        entries: Domain and its metrics; those without accuracy or calibration error are left out by the caller.
+        labels: Names of accuracy and calibration error.
+    """
+    points = [
+        (f"{where}, {word}", metrics["avg"][role], metrics["ece"][role])
+        for where, metrics in entries
+        for role, word in (("base", "before"), ("trained", "after"))
+    ]
+    x, y = _axes(points, labels)
+    marks: list[Html] = []
+    for row, (where, metrics) in enumerate(entries):
+        places = [
+            (x.place(metrics["ece"][role]["value"]), y.place(metrics["avg"][role]["value"]))
+            for role in ("base", "trained")
+        ]
+        marks.append(svg.line(places, class_="trained thin"))
+        marks += [
+            tag("circle", class_=f"mark {role}", cx=at[0], cy=at[1], r=5.0)
+            for role, at in zip(("base", "trained"), places, strict=True)
+        ]
+        marks.append(_label(x, places[1], where, row))
+    title = f"{labels[0]} against {labels[1]}, before and after training"
+    caption = f"{title}; grey before, coloured after. Up and to the left is better."
+    return _figure("accuracy-ece", title, caption, points, labels, x, y, marks)
+
+
+def methods(name: str, points: Sequence[tuple[int, Point]], *, where: str, labels: tuple[str, str]) -> Figure:
+    """A numbered dot for each method; the numbers are those of the methods' table."""
+    x, y = _axes([point for _, point in points], labels)
+    marks: list[Html] = []
+    for index, (_, accuracy, error) in points:
+        at = x.place(error["value"]), y.place(accuracy["value"])
+        marks.append(tag("circle", class_="disc", cx=at[0], cy=at[1], r=9.0))
+        marks.append(svg.text(at[0], at[1] + 4, str(index), anchor="middle", class_="inside"))
+    title = f"{labels[0]} against {labels[1]}, {where}"
+    names = "; ".join(f"{index} {point[0]}" for index, point in points)
+    caption = f"{title}. Up and to the left is better. {names}."
+    return _figure(name, title, caption, [point for _, point in points], labels, x, y, marks)
+
+
+def _axes(points: Sequence[Point], labels: tuple[str, str]) -> tuple[svg.Axis, svg.Axis]:
+    x = svg.x_axis(labels[1], *_around([error["value"] for _, _, error in points]))
+    return x, svg.y_axis(labels[0], *_around([accuracy["value"] for _, accuracy, _ in points]))
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """A range inside [0, 1] with room around the values."""
+    pad = max((max(values) - min(values)) * 0.15, 0.02)
+    return max(min(values) - pad, 0.0), min(max(values) + pad, 1.0)
+
+
+def _label(x: svg.Axis, at: tuple[float, float], where: str, row: int) -> Html:
+    """The domain beside its dot, on the side with room, every second one below."""
+    is_right = at[0] > (x.start + x.end) / 2
+    shown = where if len(where) <= 24 else where[:23] + "…"
+    return svg.text(
+        at[0] + (-8 if is_right else 8),
+        at[1] + (-8 if row % 2 == 0 else 16),
+        shown,
+        anchor="end" if is_right else "start",
+        class_="label",
+    )
+
+
+def _figure(
+    name: str,
+    title: str,
+    caption: str,
+    points: Sequence[Point],
+    labels: tuple[str, str],
+    x: svg.Axis,
+    y: svg.Axis,
+    marks: list[Html],
+) -> Figure:
+    rows = [[label, interval_text(accuracy), interval_text(error)] for label, accuracy, error in points]
+    description = "; ".join(f"{row[0]}: {labels[0]} {row[1]}, {labels[1]} {row[2]}" for row in rows) + "."
+    drawn = svg.drawing(name, title, description, svg.axes(x, y), join(marks))
+    return Figure(name, title, description, caption, drawn, Table(title, ["Whose", *labels], rows))
