@@ -42,6 +42,9 @@ class Cards:
     items: Sequence[Card]
 
 
+TEXT_COLUMNS = ("Verdict", "Note", "Remark")  # wherever they stand
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """The first column holds row headers; `num_text_columns` columns from the left are text."""
@@ -52,6 +55,10 @@ class Table:
     note: str = ""
     num_text_columns: int = 1
     folded: bool = False
+
+    def is_text(self, index: int) -> bool:
+        """Whether a column holds text, which stands to the left."""
+        return index < self.num_text_columns or self.columns[index] in TEXT_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def _scroller(table: Table) -> Html:
     A phone shows each row as a small list; the roles keep it a table for screen readers.
     """
     heads = [
-        tag("th", name, scope="col", role="columnheader", class_=None if _is_text(table, index) else "number")
+        tag("th", name, scope="col", role="columnheader", class_=None if table.is_text(index) else "number")
         for index, name in enumerate(table.columns)
     ]
     rows = [
@@ -171,13 +171,9 @@ def _cell(table: Table, index: int, value: str) -> Html:
     name = table.columns[index]
     if index == 0:
         return tag("th", value, scope="row", role="rowheader")
-    kind = None if _is_text(table, index) else "number"
+    kind = None if table.is_text(index) else "number"
     shown = _verdict(value) if name == "Verdict" else tag("span", value)
     return tag("td", shown, role="cell", class_=kind, data_label=name)
-
-
-def _is_text(table: Table, index: int) -> bool:
-    return index < table.num_text_columns or table.columns[index] == "Verdict"
 
 
 def _fold(label: str, content: Html) -> Html:

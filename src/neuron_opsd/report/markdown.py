@@ -66,10 +66,7 @@ def _with_code(text: str) -> str:
 
 def table(content: Table) -> str:
     """A pipe table with its caption before it and its note after."""
-    aligned = [
-        ":--" if i < content.num_text_columns or name == "Verdict" else "--:"
-        for i, name in enumerate(content.columns)
-    ]
+    aligned = [":--" if content.is_text(i) else "--:" for i in range(len(content.columns))]
     lines = [_row(content.columns), _row(aligned, is_rule=True), *(_row(row) for row in content.rows)]
     note = f"\n\n{inline(content.note)}" if content.note else ""
     return f"**{inline(content.caption)}**\n\n" + "\n".join(lines) + note

@@ -1,5 +1,6 @@
 """Inputs -> README.md of the published model: front matter, what it is, and the report's own numbers."""
 
+import re
 from typing import Any
 
 import yaml
@@ -40,10 +41,8 @@ def hub_name(name: str) -> str | None:
     """The model's name on the hub, or None for a local path (which the hub would refuse)."""
     if name in HUB_NAMES:
         return HUB_NAMES[name]
-    is_plain = all(part and not part.startswith((".", "~")) for part in name.split("/"))
-    return (
-        name if name.count("/") == 1 and is_plain and not name.endswith(".gguf") and ":" not in name else None
-    )
+    is_plain = re.fullmatch(r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*", name, flags=re.ASCII)
+    return name if is_plain and not name.endswith(".gguf") else None
 
 
 def _introduction(inputs: ReportInputs) -> str:
@@ -62,9 +61,7 @@ def _results(inputs: ReportInputs) -> list[str]:
     if results.get("in"):
         parts.append(table(tables.metrics_table(f"In-domain: {results['train_domain']}", results["in"])))
     if results["cross"]["mean"]:
-        parts.append(
-            table(tables.metrics_table("Cross-domain: mean over other domains", results["cross"]["mean"]))
-        )
+        parts.append(table(tables.metrics_table(tables.cross_caption(results), results["cross"]["mean"])))
     return parts
 
 

@@ -18,8 +18,7 @@ def results_section(inputs: ReportInputs) -> list[Block]:
         blocks.append(tables.metrics_table(f"In-domain: {results['train_domain']}", results["in"]))
     if cross["mean"]:
         number = cross["mean"]["num_domains"]
-        caption = f"Cross-domain: mean over {number} other domain{'s' if number > 1 else ''}"
-        blocks.append(tables.metrics_table(caption, cross["mean"]))
+        blocks.append(tables.metrics_table(tables.cross_caption(results), cross["mean"]))
         if number > 1:
             blocks += [
                 folded(tables.metrics_table(f"Cross-domain: {domain}", block))

@@ -25,7 +25,7 @@ def before_and_after(entries: Sequence[tuple[str, Mapping[str, Any]]], *, labels
     ]
     x, y = _axes(points, labels)
     marks: list[Html] = []
-    for row, (where, metrics) in enumerate(entries):
+    for where, metrics in entries:
         places = [
             (x.place(metrics["ece"][role]["value"]), y.place(metrics["avg"][role]["value"]))
             for role in ("base", "trained")
@@ -35,7 +35,7 @@ def before_and_after(entries: Sequence[tuple[str, Mapping[str, Any]]], *, labels
             tag("circle", class_=f"mark {role}", cx=at[0], cy=at[1], r=5.0)
             for role, at in zip(("base", "trained"), places, strict=True)
         ]
-        marks.append(_label(x, places[1], where, row))
+        marks.append(_label(x, places, where))
     title = f"{labels[0]} against {labels[1]}, before and after training"
     caption = f"{title}; grey before, coloured after. Up and to the left is better."
     return _figure("accuracy-ece", title, caption, points, labels, x, y, marks)
@@ -66,13 +66,14 @@ def _around(values: Sequence[float]) -> tuple[float, float]:
     return max(min(values) - pad, 0.0), min(max(values) + pad, 1.0)
 
 
-def _label(x: svg.Axis, at: tuple[float, float], where: str, row: int) -> Html:
-    """The domain beside its dot, on the side with room, every second one below."""
-    is_right = at[0] > (x.start + x.end) / 2
+def _label(x: svg.Axis, places: Sequence[tuple[float, float]], where: str) -> Html:
+    """The domain beside its trained dot: towards the middle, and away from the line to the base dot."""
+    (_, base_height), (at, height) = places
+    is_right = at > (x.start + x.end) / 2
     shown = where if len(where) <= 24 else where[:23] + "…"
     return svg.text(
-        at[0] + (-8 if is_right else 8),
-        at[1] + (-8 if row % 2 == 0 else 16),
+        at + (-8 if is_right else 8),
+        height + (16 if base_height <= height else -8),
         shown,
         anchor="end" if is_right else "start",
         class_="label",

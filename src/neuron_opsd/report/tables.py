@@ -233,6 +233,13 @@ def correlation_table(named: Sequence[tuple[str, Correlation]]) -> Table:
     )
 
 
+def cross_caption(results: Mapping[str, Any]) -> str:
+    """Of the table of the other domains."""
+    domains = results["cross"]["domains"]
+    others = f"mean over {len(domains)} other domains" if len(domains) > 1 else next(iter(domains))
+    return f"Cross-domain: {others}"
+
+
 def domain_blocks(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """In-domain first, then the other domains, with their names."""
     blocks = [(f"{results['train_domain']} (in)", results["in"])] if results.get("in") else []

@@ -1,0 +1,196 @@
+"""What each section says, by hand-worked numbers."""
+
+import dataclasses
+import html
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from made_up_run import made_up_run
+
+from neuron_opsd.report import figures, tables, write_report
+from neuron_opsd.report.comparison import comparison_section, pooled
+from neuron_opsd.report.content import sections
+from neuron_opsd.report.inputs import ReportInputs
+from neuron_opsd.report.preflight import preflight_section
+from neuron_opsd.report.selection import selection_section
+from neuron_opsd.report.training import training_section
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return made_up_run()
+
+
+def blocks_of(made, kind):
+    return [block for block in made if type(block).__name__ == kind]
+
+
+def figures_of(made):
+    return [figure for block in blocks_of(made, "Figures") for figure in block.items]
+
+
+def test_reading_order(inputs):
+    names = [section.name for section in sections(inputs)]
+    assert names[:6] == ["summary", "method", "preflight", "results", "calibration", "comparison"]
+    assert names[-4:] == ["questions", "reading", "configuration", "cite"]
+    assert type(sections(inputs)[0].blocks[0]).__name__ == "Paragraph"  # words first
+
+
+def test_the_headline_says_what_changed_and_whether_it_is_better(inputs):
+    results = {
+        "train_domain": "physics",
+        "in": {
+            "metrics": {
+                "avg": _entry(0.5, 0.62, "higher", "higher"),
+                "ece": _entry(0.1, 0.2, "higher", "lower"),
+            }
+        },
+        "cross": {
+            "mean": {"metrics": {"avg": _entry(0.3, 0.31, "no difference shown", "higher")}},
+            "domains": {},
+        },
+    }
+    from neuron_opsd.report.story import headline
+
+    assert headline(results).text == (
+        "In the trained domain, physics, accuracy rose (0.500 before, 0.620 after) and the calibration error rose, "
+        "which is worse (0.100 before, 0.200 after). In the other domains, accuracy shows no sure change (0.300 "
+        "before, 0.310 after)."
+    )
+
+
+def _entry(before, after, verdict, better):
+    return {"base": {"value": before}, "trained": {"value": after}, "verdict": verdict, "better": better}
+
+
+def test_grid_of_one_run(inputs):
+    grid = tables.grid_table(inputs.results)
+    assert list(grid.columns) == ["Metric", "Training", "physics (in)", "art"]
+    assert [row[:2] for row in grid.rows] == [
+        [label, word] for label in ("Avg@8", "ECE-15") for word in ("before", "after", "difference")
+    ]
+    entry = inputs.results["cross"]["domains"]["art"]["metrics"]["ece"]["difference"]
+    assert grid.rows[5][3] == tables.difference_text(entry)
+
+
+def test_preflight_shows_verdict_reasons_and_measures(inputs):
+    sentence, reasons, table = preflight_section(inputs)
+    assert sentence.text == "Before training, and without any label, it looked unlikely to help."
+    assert list(reasons.items) == ["the teacher says what the student says (KL 0.001)"]
+    assert [list(row) for row in table.rows] == [
+        ["Entropy change", "−0.010 (−0.015 to −0.005)", "A good sign below -0.005."],
+        ["Pool diversity", "0.651", ""],
+    ]
+    assert preflight_section(ReportInputs()) == []
+
+
+def test_guard_rails_and_the_stop_are_drawn(inputs):
+    made = training_section(inputs)
+    assert made[0].is_notice
+    assert made[0].text.startswith("A guard rail stopped training at step 20: completion length")
+    assert made[0].text.endswith("The model kept is that of step 10.")
+    curves = {figure.name: figure for figure in figures_of(made)}
+    assert curves["curve-completion-tokens-mean"].svg.count('class="limit"') == 2
+    assert curves["curve-grad-norm"].svg.count('class="limit"') == 1
+    assert curves["curve-loss"].svg.count('class="limit"') == 0
+    assert all(figure.svg.count('class="stop"') == 2 for figure in curves.values())
+    ended = dataclasses.replace(inputs, training_summary={"stopped_because": None})
+    assert not training_section(ended)[0].is_notice
+    assert 'class="stop"' not in str(training_section(ended))
+
+
+def test_a_limit_lies_where_its_value_is():
+    figure = figures.training_curve("x", "X", [1, 2], [0.0, 10.0], limits=(None, 20.0))
+    limit = float(re.search(r'class="limit".*? y1="([\d.]+)"', figure.svg)[1])
+    low, high = (
+        float(value) for value in re.search(r'points="[\d.]+,([\d.]+) [\d.]+,([\d.]+)"', figure.svg).groups()
+    )
+    assert limit - high == pytest.approx(
+        high - low, abs=0.05
+    )  # upwards is less: 20 is as far from 10 as 10 from 0
+
+
+def test_consensus_against_a_share_by_hand():
+    pairs = [(float(i), i % 2) for i in range(10)]  # fifths of two: 0 and 1 each
+    figure = figures.consensus_against("Vote share", pairs)
+    half = 1.96 * np.std([0, 1], ddof=1) / np.sqrt(2)
+    assert [list(row) for row in figure.data.rows][:2] == [
+        ["0.500", "0.500", f"{half:.3f}", "2"],
+        ["2.500", "0.500", f"{half:.3f}", "2"],
+    ]
+
+
+def test_selection_shows_accuracy_only_where_it_was_scored(inputs):
+    names = {figure.name for figure in figures_of(selection_section(inputs))}
+    assert "consensus-vote-share" in names
+    assert "consensus-accuracy-of-the-zero-shot-reply" not in names
+    rows = [{"question_id": s.question_id, "correct_fraction": 0.5} for s in inputs.selection]
+    scored = dataclasses.replace(inputs, results={**inputs.results, "pool_questions": rows})
+    names = {figure.name for figure in figures_of(selection_section(scored))}
+    assert "consensus-accuracy-of-the-zero-shot-reply" in names
+
+
+def test_every_confidence_has_its_diagrams(inputs):
+    block = inputs.results["in"]
+    other = {key: block[key] for key in ("metrics", "reliability", "brier_parts")}
+    results = {**inputs.results, "in": {**block, "confidences": {"option_probability": other}}}
+    made = next(s for s in sections(dataclasses.replace(inputs, results=results)) if s.name == "calibration")
+    titles = [figure.title for figure in figures_of(made.blocks)]
+    assert "Reliability after training, physics (in), option probability" in titles
+    assert "Reliability before training, physics (in), vote share" in titles
+    rows = next(b for b in blocks_of(made.blocks, "Table") if b.caption.startswith("Calibration error")).rows
+    assert [row[:3] for row in rows][2] == ["physics (in)", "option probability", "before"]
+
+
+def test_comparison_tables_hold_every_cell(inputs):
+    made = comparison_section(inputs)
+    methods, avg, ece, tokens = blocks_of(made, "Table")
+    assert [list(row)[:3] for row in methods.rows][:2] == [
+        ["1 BASE", "in-domain", "0.400 (0.350 to 0.450)"],
+        ["2 NEURON_OPSD", "in-domain", "0.477 (0.427 to 0.527)"],
+    ]
+    assert list(avg.columns) == ["Method", "Trained on", "Seeds", "physics", "art"]
+    assert list(avg.rows[0]) == [
+        "BASE",
+        "not trained",
+        "2",
+        "0.400 (0.350 to 0.450)",
+        "0.411 (0.361 to 0.461)",
+    ]
+    assert len(avg.rows) == len(ece.rows) == 7
+    assert (avg.folded, tokens.folded) == (False, True)
+    scatters = blocks_of(made, "Figures")[0].items
+    assert [figure.svg.count('class="disc"') for figure in scatters] == [4, 3]  # base has no cross-domain
+    assert all(block.label for block in blocks_of(made, "Figures")[1:])
+
+
+def test_comparison_with_the_least_there_can_be():
+    comparison = {"metrics": [], "methods": [], "cells": []}
+    assert comparison_section(ReportInputs(comparison=comparison))
+    assert comparison_section(ReportInputs()) == []
+
+
+def test_bins_are_pooled_by_their_counts():
+    first = [
+        {"count": 1, "confidence": 0.2, "accuracy": 0.0},
+        {"count": 0, "confidence": None, "accuracy": None},
+    ]
+    second = [
+        {"count": 3, "confidence": 0.4, "accuracy": 1.0},
+        {"count": 0, "confidence": None, "accuracy": None},
+    ]
+    low, high = pooled([first, second])
+    assert low == {"count": 4, "confidence": pytest.approx(0.35), "accuracy": 0.75}
+    assert high == {"count": 0, "confidence": None, "accuracy": None}
+
+
+def test_headings_are_in_order_and_figures_have_their_numbers(inputs, tmp_path):
+    write_report(inputs, tmp_path)
+    page = html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
+    levels = [int(level) for level in re.findall(r"<h([1-6])[ >]", page)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert page.count("Numbers of this figure") >= page.count("<figure>") - 1  # the map of the pool has none
