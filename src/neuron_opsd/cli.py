@@ -98,8 +98,16 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings and the work there is, and stop.")
     ] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder through which runs share finished stages; `off` for none.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
+    if cache:
+        os.environ["NEURON_OPSD_STAGES"] = cache
     values: dict[str, Any] = {"model.name": model, "questions.path": questions}
     values |= {"questions.cross_paths": cross, "evaluation.answers": answers}
     config = load_config(
@@ -205,6 +213,24 @@ def explain(
     from neuron_opsd.explain import describe, explain_run
 
     typer.echo(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
+
+
+@app.command()
+def free(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would be.")] = False,
+) -> None:
+    """Remove finished stages from the shared cache that no run refers to."""
+    from neuron_opsd.stage_cache import default_cache
+
+    cache = default_cache()
+    entries, total = cache.unused(), len(cache.entries())
+    for entry in entries:
+        typer.echo(f"{entry.stage}/{entry.fingerprint}: {entry.num_bytes / 1e6:.1f} MB")
+    size = sum(entry.num_bytes for entry in entries) / 1e6
+    if yes:
+        cache.free(entries)
+    done = "removed" if yes else "would be removed; --yes removes them"
+    typer.echo(f"{len(entries)} of {total} finished stages, {size:.1f} MB, {done}")
 
 
 @app.command()

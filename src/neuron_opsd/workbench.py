@@ -41,6 +41,7 @@ from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherCont
 from neuron_opsd.rollouts.sample import check_fits, choice_orders, map_answer_back
 from neuron_opsd.run_folder import RunFolder, StageFolder
 from neuron_opsd.selection.score import num_kept
+from neuron_opsd.stage_cache import default_cache
 from neuron_opsd.teacher.context import context_messages
 from neuron_opsd.text.answers import extract_answer
 from neuron_opsd.text.prompts import student_messages
@@ -63,6 +64,7 @@ class Workbench:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
+        self.cache = default_cache()
         self.config = folder.config()
         if self.config.num_threads:
             torch.set_num_threads(self.config.num_threads)
@@ -71,16 +73,20 @@ class Workbench:
 
     @contextmanager
     def stage_run(self, stage: StageFolder, inputs: dict[str, Any]) -> Iterator[StageRun]:
-        """Skip a finished stage; time and announce one that has work to do."""
+        """Skip a finished stage, or take it from the shared cache; time, announce and share one that has work to do."""
         run = StageRun(is_needed=not stage.is_finished(inputs))
         started = time.monotonic()
         if run.is_needed:
             self.folder.write_json("environment.json", describe_environment())
             # Whatever is remade, results of before are no longer this run's; evaluation writes them again.
             (self.folder.path / "evaluation" / "results.json").unlink(missing_ok=True)
+        is_taken = run.is_needed and self.cache.take(stage, inputs)
+        run.is_needed = run.is_needed and not is_taken
         yield run
+        self.cache.publish(stage, self.folder.path)
         if not run.is_needed:
-            logger.info("%s: finished before, nothing to do", stage.name)
+            how = f"taken from the cache {self.cache.root}" if is_taken else "finished before"
+            logger.info("%s: %s, nothing to do", stage.name, how)
             return
         seconds = time.monotonic() - started
         count = stage.num_records()
