@@ -17,20 +17,29 @@ from neuron_opsd.records import (
 )
 from neuron_opsd.report import ReportInputs
 
+TRAP = "http://127.0.0.1:9"  # where hostile texts would fetch from; a browser test listens there
 HOSTILE = (
-    "<script>window.hacked=1</script>",
+    "<script>window.hacked=1;alert(1)</script>",
     '"><img src=x onerror="window.hacked=1">',
     "<svg onload=window.hacked=1><animate onbegin=window.hacked=1>",
     "</script><script>window.hacked=1</script><!--<script>",
-    "<style>body{background:url(http://127.0.0.1:9/css)}</style>",
+    f"<style>@import url({TRAP}/import);body{{background:url({TRAP}/css)}}</style>",
     "[click](javascript:window.hacked=1) <a href='javascript:window.hacked=1'>x</a>",
     "{{7*7}} ${window.hacked=1} `x` ``` ]]> &lt;b&gt; \u2028 \x07 |",
-    "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'><base href=http://127.0.0.1:9/>",
+    f"<meta http-equiv=refresh content='0;url={TRAP}/'><base href={TRAP}/>",
+    f"</pre></td></table></main><img src={TRAP}/img><iframe src={TRAP}/frame></iframe>",
+    f"![x]({TRAP}/markdown.png) <link rel=stylesheet href={TRAP}/link><object data={TRAP}/object></object>",
+    f"</title></style></textarea><svg><use href={TRAP}/use.svg#a /><image href={TRAP}/svg /></svg>",
+    f"<form action={TRAP}/form><input autofocus onfocus=window.hacked=1><button>go</button></form>",
+    "\u202e\u2066 <details open ontoggle=window.hacked=1> javascript:window.hacked=1 ]]><![CDATA[",
 )
 
 
 def made_up_run(*, num_pool=40, num_test=30, hostile=False, with_answers=True, seconds=1.0) -> ReportInputs:
-    """Everything a finished run has. `seconds` is all that differs between equal runs."""
+    """Everything a finished run has. `seconds` is all that differs between equal runs.
+
+    `hostile` puts hostile texts everywhere; an address there takes the place of TRAP.
+    """
     pool = [_question(f"pool-{i:04}", "physics", "train", i, hostile) for i in range(num_pool)]
     test = [
         _question(f"test-{d}-{i:03}", d, "test", i, hostile)
@@ -43,21 +52,20 @@ def made_up_run(*, num_pool=40, num_test=30, hostile=False, with_answers=True, s
         _selected(one, rank) for rank, one in enumerate(sorted(sets, key=lambda s: s.consensus_score))
     ]
     contexts = [_context(s.question_id, pool, rollouts) for s in selection if s.selected]
-    config = load_config("neuron_opsd", values={"model.name": "owner/model", "questions.path": "q.jsonl"})
     return ReportInputs(
-        config=config.model_dump(mode="json"),
+        config=_config(hostile),
         environment={"python": "3.12", "device": {"name": _hostile("cpu", 2, hostile)}},
         questions=[*pool, *test],
         rollouts=rollouts,
         neuron_sets=sets,
         selection=selection,
         contexts=contexts,
-        training_metrics=[_metrics_row(step, seconds) for step in range(1, 21)],
+        training_metrics=[_metrics_row(step, seconds, hostile) for step in range(1, 21)],
         results=_results(test, hostile, with_answers),
         preflight=preflight(lambda text: _hostile(text, 4, hostile)),
         training_summary=training_summary(lambda text: _hostile(text, 1, hostile)),
         comparison=comparison(lambda text: _hostile(text, 3, hostile)),
-        timings=[{"stage": "rollouts", "seconds": seconds, "num_items": num_pool}],
+        timings=[{"stage": _hostile("rollouts", 0, hostile), "seconds": seconds, "num_items": num_pool}],
         prompts_example={
             "question_id": contexts[0].question_id,
             "student_prompt": _hostile("<|im_start|>user\nWhat?", 0, hostile),
@@ -67,7 +75,22 @@ def made_up_run(*, num_pool=40, num_test=30, hostile=False, with_answers=True, s
 
 
 def _hostile(text, index, hostile):
-    return f"{text} {HOSTILE[index % len(HOSTILE)]}" if hostile else text
+    if not hostile:
+        return text
+    bad = HOSTILE[index % len(HOSTILE)]
+    return f"{text} {bad.replace(TRAP, hostile) if isinstance(hostile, str) else bad}"
+
+
+def _config(hostile):
+    config = load_config("neuron_opsd", values={"model.name": "owner/model", "questions.path": "q.jsonl"})
+    values = config.model_dump(mode="json")
+    if hostile:
+        values["model"]["name"] = _hostile("owner/model", 0, hostile)
+        values["description"] = _hostile("A recipe.", 8, hostile)
+        values["prompts"]["system"] = _hostile("You answer.", 10, hostile)
+        values["questions"]["path"] = _hostile("q.jsonl", 3, hostile)
+        values[_hostile("key", 2, hostile)] = [_hostile("value", 11, hostile)]
+    return values
 
 
 def _question(question_id, domain, split, index, hostile):
@@ -76,6 +99,7 @@ def _question(question_id, domain, split, index, hostile):
         domain=_hostile(domain, 1, hostile),
         question=_hostile(f"What is {index} + $x^{{{index}}}$ in zebra{index}?", index + 1, hostile),
         choices=tuple(_hostile(f"choice {c}", index + c, hostile) for c in range(4)),
+        system=_hostile("Be brief.", index + 3, hostile) if index % 2 else None,
         split=split,
     )
 
@@ -142,7 +166,7 @@ def _context(question_id, pool, rollouts):
     )
 
 
-def _metrics_row(step, seconds):
+def _metrics_row(step, seconds, hostile):
     return {
         "step": step,
         "loss": 0.5 / step,
@@ -150,6 +174,7 @@ def _metrics_row(step, seconds):
         "grad_norm": 1.0 + step % 3,
         "completion_tokens_mean": 40.0 + step % 5,
         "truncated_fraction": 0.0,
+        _hostile("measured", 1, hostile): 0.1 * step,
         "seconds": seconds,
     }
 

@@ -1,172 +1,173 @@
-"""The page in real headless Chromium: nothing in it runs or is fetched, search works, it fits a phone.
+"""The page in real headless Chromium: it is clicked through, used by keyboard alone, and fits phone and desk.
 
 Without a browser these tests are skipped, visibly; in CI (environment variable CI) they fail instead.
 """
 
-import json
-import os
-import shutil
-import time
+import dataclasses
+import re
+from itertools import pairwise
 
 import pytest
-from made_up_run import HOSTILE, made_up_run
-
-from neuron_opsd.report import write_report
-
-pytestmark = pytest.mark.slow
-ARGUMENTS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+from made_up_run import made_up_run
+from page_driver import (
+    DOWN,
+    ENTER,
+    TAB,
+    choose,
+    has_no_complaints,
+    open_everything,
+    open_page,
+    press,
+    search,
+    unfold,
 )
 
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    try:
-        from selenium import webdriver
-    except ImportError:
-        webdriver = None
-    if not (chromium and driver and webdriver):
-        what = "needs chromium, chromium-driver (Debian) and selenium (PyPI)"
-        pytest.fail(what) if os.environ.get("CI") else pytest.skip(what)
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ARGUMENTS:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
-
-
-@pytest.fixture(scope="module")
-def plain_page(tmp_path_factory):
-    return _write(tmp_path_factory, made_up_run())
-
-
-@pytest.fixture(scope="module")
-def hostile_page(tmp_path_factory):
-    return _write(tmp_path_factory, made_up_run(hostile=True))
-
-
-def _write(tmp_path_factory, inputs):
-    folder = tmp_path_factory.mktemp("page")
-    write_report(inputs, folder)
-    return folder / "report.html"
-
-
-def _open(browser, path, *, width=1280, scheme="light"):
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}  # no smooth scrolling
-    media = {"features": [{"name": name, "value": value} for name, value in features.items()]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    for log in ("browser", "performance"):
-        browser.get_log(log)  # what earlier pages left
-    browser.get(path.as_uri())
-
-
-def _requests(browser):
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
-
-
-def _search(browser, words):
-    field = browser.find_element("id", "search")
-    field.clear()
-    field.send_keys(words or " ")
-    time.sleep(0.4)
-    return browser.find_element("id", "matches").text, browser.find_elements("css selector", "#found > li")
-
-
-def _unfold(item):
-    item.find_element("tag name", "summary").click()
-    time.sleep(0.2)  # the toggle event comes after the click
-
-
-def _open_everything(browser):
-    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    time.sleep(0.3)
-
-
-def test_hostile_text_runs_nothing_and_fetches_nothing(browser, hostile_page):
-    _open(browser, hostile_page)
-    for words in ("", "hacked", "onload", "javascript"):
-        _search(browser, words)
-        _open_everything(browser)
-    for link in browser.find_elements("css selector", "a"):
-        assert link.get_attribute("href").startswith(hostile_page.as_uri() + "#")
-    _search(browser, "")
-    _open_everything(browser)
-    browser.execute_script("document.querySelector('.chip').click()")
-    assert browser.execute_script("return window.hacked") is None
-    assert (
-        browser.execute_script("return document.querySelectorAll('img, iframe, object, link, base').length")
-        == 0
-    )
-    assert browser.execute_script("return document.querySelectorAll('script').length") == 2
-    assert _requests(browser) == {hostile_page.as_uri()}
-    assert browser.get_log("browser") == []
-    assert browser.current_url.split("#")[0] == hostile_page.as_uri()
-    assert HOSTILE[0] in browser.find_element("tag name", "body").text
-
-
-def test_the_policy_holds_where_escaping_would_fail(browser, plain_page, tmp_path):
-    """The same strings, put into a copy of the page as markup: the policy alone must stop them."""
-    raw = [text for text in HOSTILE if "refresh" not in text]  # a policy cannot forbid a refresh
-    path = tmp_path / "raw.html"
-    path.write_text(plain_page.read_text().replace("<footer>", "".join(raw) + "<footer>"))
-    _open(browser, path)
-    time.sleep(0.3)
-    assert browser.execute_script("return window.hacked") is None
-    assert not any("127.0.0.1" in url for url in _requests(browser))
-    assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+pytestmark = pytest.mark.slow
 
 
 def test_search_finds_shows_and_follows_neighbours(browser, plain_page):
-    _open(browser, plain_page)
-    matches, items = _search(browser, "")
-    assert matches.startswith("100 questions")
+    open_page(browser, plain_page.as_uri())
+    matches, items = search(browser, "")
+    assert matches == "100 questions."
     assert len(items) == 20
     browser.find_element("id", "more").click()
     assert len(browser.find_elements("css selector", "#found > li")) == 40
-    matches, items = _search(browser, "ZEBRA7 pool")
+    assert browser.execute_script("return document.activeElement.tagName") == "SUMMARY"  # the first new one
+    matches, items = search(browser, "ZEBRA7 pool")
     assert (matches, len(items)) == ("1 of 100 questions match.", 1)
-    _unfold(items[0])
+    unfold(items[0])
     assert "the answer is A" in items[0].text
-    assert _search(browser, "no such words")[0] == "0 of 100 questions match."
-    _, items = _search(browser, "pool")
-    _unfold(items[0])
+    assert search(browser, "no such words")[0] == "0 of 100 questions match."
+    _, items = search(browser, "pool")
+    unfold(items[0])
     chip = items[0].find_element("class name", "chip")
     wanted = chip.text.split(" ")[0]
     chip.click()
     assert browser.find_element("css selector", "#found .meta").text.startswith(wanted)
-    assert browser.get_log("browser") == []
+    assert len(browser.find_elements("css selector", "#found > li")) == 1
+    assert browser.find_element("css selector", "#found details").get_attribute("open")
+    has_no_complaints(browser)
+
+
+def test_filters_and_order(browser, plain_page):
+    open_page(browser, plain_page.as_uri())
+    assert choose(browser, "which", "selected") == "8 of 100 questions match."
+    assert choose(browser, "which", "rest") == "32 of 100 questions match."
+    assert choose(browser, "domain", "art") == "0 of 100 questions match."
+    assert choose(browser, "which", "test") == "30 of 100 questions match."
+    choose(browser, "domain", "")
+    choose(browser, "which", "all")
+    choose(browser, "order", "lowest")
+    lines = [e.text for e in browser.find_elements("css selector", "#found .meta")]
+    scores = [float(re.search(r"s\(x\) (\S+)", line)[1]) for line in lines]
+    assert scores == sorted(scores)
+    choose(browser, "order", "shortest")
+    first = browser.find_element("css selector", "#found .meta").text
+    assert first.endswith(" 5 tokens")
+    has_no_complaints(browser)
+
+
+@pytest.mark.parametrize("order", ["nearest_first", "nearest_last"])
+def test_both_prompts_of_a_selected_question(browser, write_page, order):
+    run = made_up_run(num_test=12)
+    config = {**run.config, "contexts": {**run.config["contexts"], "order": order}}
+    open_page(browser, write_page(dataclasses.replace(run, config=config)).as_uri())
+    choose(browser, "which", "selected")
+    item = browser.find_element("css selector", "#found > li")
+    unfold(item)
+    student, teacher = item.find_elements("css selector", "details details")
+    assert student.text == "What the student reads, 80 tokens"
+    assert teacher.text == "What the teacher reads, 420 tokens, 3 demonstrations, 1 dropped to fit"
+    for part in (student, teacher):
+        unfold(part)
+    asked = student.find_elements("tag name", "pre")[-1].text
+    assert asked.startswith("What is ")
+    assert "\nA. choice 0\n" in asked
+    assert "Think briefly" in asked
+    roles = [e.text for e in teacher.find_elements("class name", "role")]
+    assert roles[-7:] == ["user", "assistant"] * 3 + ["user"]
+    turns = [e.text for e in teacher.find_elements("tag name", "pre")][-7:]
+    assert turns[-1] == asked
+    replies = [f"Since {index} is small, the answer is A." for index in (0, 1, 2)]  # nearest first
+    assert turns[1::2] == (replies if order == "nearest_first" else replies[::-1])
+
+
+def test_keyboard_alone(browser, plain_page):
+    open_page(browser, plain_page.as_uri())
+    browser.find_element("tag name", "body").send_keys(TAB)
+    assert browser.switch_to.active_element.text == "Skip to the report"
+    press(browser, ENTER)
+    assert browser.execute_script("return document.activeElement.id") == "main"
+    for _ in range(200):
+        press(browser, TAB)
+        if browser.execute_script("return document.activeElement.id") == "search":
+            break
+    browser.switch_to.active_element.send_keys("zebra pool")
+    press(browser, TAB, DOWN)  # "Selected for training"
+    assert browser.find_element("id", "matches").text == "8 of 100 questions match."
+    press(browser, TAB, TAB, TAB)
+    assert browser.switch_to.active_element.tag_name == "summary"
+    style = "const s = getComputedStyle(document.activeElement); return [s.outlineStyle, parseFloat(s.outlineWidth)]"
+    assert browser.execute_script(style) == ["solid", 2]
+    press(browser, ENTER)
+    assert browser.find_element("css selector", "#found details").get_attribute("open")
+    press(browser, TAB)
+    assert "chip" in browser.switch_to.active_element.get_attribute("class")
+    wanted = browser.switch_to.active_element.text.split(" ")[0]
+    press(browser, ENTER)
+    assert browser.switch_to.active_element.tag_name == "summary"
+    assert wanted in browser.switch_to.active_element.text
+    has_no_complaints(browser)
+
+
+def test_what_a_screen_reader_finds(browser, plain_page):
+    """Landmarks, names of all fields, headings that skip no level, figures and tables with names."""
+    open_page(browser, plain_page.as_uri())
+    open_everything(browser)
+    tree = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    nodes = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in tree if not n["ignored"]]
+    roles = [role for role, _ in nodes]
+    for landmark in ("banner", "navigation", "main", "search", "contentinfo"):
+        assert roles.count(landmark) == 1, landmark
+    named = {"searchbox", "combobox", "button", "image", "table", "region", "link", "navigation"}
+    assert [role for role, name in nodes if role in named and not name] == []
+    assert roles.count("image") + roles.count("img") >= 10
+    levels = browser.execute_script(
+        "return [...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map(h => Number(h.tagName[1]))"
+    )
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert browser.execute_script("return document.querySelectorAll('table:not(:has(caption))').length") == 0
+    assert browser.execute_script("return document.querySelectorAll('th:not([scope])').length") == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("kind", ["plain_page", "hostile_page"])
 def test_nothing_overflows(browser, request, kind, width, scheme):
-    _open(browser, request.getfixturevalue(kind), width=width, scheme=scheme)
-    _open_everything(browser)
+    open_page(browser, request.getfixturevalue(kind).as_uri(), width=width, scheme=scheme)
+    open_everything(browser)
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
-    assert browser.get_log("browser") == []
+    has_no_complaints(browser)
+
+
+# Text on its ground, as page.css pairs them.
+TEXTS = [
+    (text, ground)
+    for text in ("ink", "soft", "accent", "good", "bad", "before")
+    for ground in ("paper", "panel")
+]
+TEXTS += [("ink", "notice"), ("accent", "notice"), ("soft", "notice"), ("paper", "accent")]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast(browser, plain_page, scheme):
-    """WCAG AA, 4.5 to 1, for text and small print on the page and on panels."""
-    _open(browser, plain_page, scheme=scheme)
+    """WCAG AA: 4.5 to 1 for every pair of text and ground."""
+    open_page(browser, plain_page.as_uri(), scheme=scheme)
     read = "return getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"
-    colours = {
-        n: browser.execute_script(read, f"--{n}")
-        for n in ("paper", "panel", "ink", "soft", "accent", "good", "bad")
-    }
-    for name in ("ink", "soft", "accent", "good", "bad"):
-        for ground in ("paper", "panel"):
-            assert _contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+    for text, ground in TEXTS:
+        colours = [browser.execute_script(read, f"--{name}") for name in (text, ground)]
+        assert _contrast(*colours) >= 4.5, (text, ground, colours)
 
 
 def _contrast(first, second):
@@ -180,26 +181,7 @@ def _luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_keyboard_reaches_the_report_and_the_search(browser, plain_page):
-    _open(browser, plain_page)
-    body = browser.find_element("tag name", "body")
-    body.send_keys("\ue004")  # Tab
-    assert browser.switch_to.active_element.text == "Skip to the report"
-    browser.switch_to.active_element.send_keys("\ue007")  # Enter
-    assert browser.execute_script("return document.activeElement.id") == "main"
-    _search(browser, "zebra7 pool")
-    for _ in range(4):  # past the three filters
-        browser.switch_to.active_element.send_keys("\ue004")
-    assert browser.switch_to.active_element.tag_name == "summary"
-    browser.switch_to.active_element.send_keys("\ue007")
-    assert browser.find_element("css selector", "#found details").get_attribute("open")
-
-
-def test_five_thousand_questions_stay_small_and_quick(browser, tmp_path_factory):
-    page = _write(tmp_path_factory, made_up_run(num_pool=5000, num_test=60))
-    assert page.stat().st_size < 10_000_000
-    start = time.monotonic()
-    _open(browser, page)
-    matches, _ = _search(browser, "zebra4321")
-    assert matches.startswith("1 of 5120")
-    assert time.monotonic() - start < 10  # two seconds on a free machine; other work may share this one
+def test_motion_is_reduced_where_it_is_asked_for(browser, plain_page):
+    open_page(browser, plain_page.as_uri())  # asks for it
+    read = "return getComputedStyle(document.documentElement).scrollBehavior"
+    assert browser.execute_script(read) == "auto"
