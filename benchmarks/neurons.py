@@ -84,12 +84,12 @@ def _measure_length(
         lambda: _plain(model, ids),
         lambda: list(capture_neurons(model, tokenizer, rollouts, settings)),
     )
-    ratio = median(capture / plain for plain, capture in times)
-    plain = median(plain for plain, _ in times)
+    wall, busy = (median(capture[kind] / plain[kind] for plain, capture in times) for kind in (0, 1))
+    plain = median(plain[0] for plain, _ in times)
     completions = ids[:, PROMPT_TOKENS:]
     print(
-        f"{model.dtype}, {completions.shape[1]} completion tokens: capture / plain = {ratio:.3f} "
-        f"(plain {plain:.2f} s, {ids.numel() / plain:,.0f} tokens/s; "
+        f"{model.dtype}, {len(ids)} completions of {completions.shape[1]} tokens: capture / plain = {wall:.3f} "
+        f"by the clock, {busy:.3f} in CPU time (plain {plain:.2f} s, {ids.numel() / plain:,.0f} tokens/s; "
         f"{len(completions.unique())} distinct ids among {completions.numel()} completion tokens)",
         flush=True,
     )
@@ -196,15 +196,18 @@ def _mean_distance(sets: list[np.ndarray], pairs: int = 500) -> float:
     return float(np.mean(distances))
 
 
-def _interleave(rounds: int, *functions: Callable[[], object]) -> list[list[float]]:
-    """Seconds of each function in each round; a first round that warms up is dropped."""
+def _interleave(rounds: int, *functions: Callable[[], object]) -> list[list[tuple[float, float]]]:
+    """Seconds of each function in each round, by the clock and of CPU; a first round that warms up is dropped.
+
+    On a machine that others use too, CPU time is the steadier of the two.
+    """
     times = []
     for _ in range(rounds + 1):
         row = []
         for function in functions:
-            start = time.perf_counter()
+            clock, cpu = time.perf_counter(), time.process_time()
             function()
-            row.append(time.perf_counter() - start)
+            row.append((time.perf_counter() - clock, time.process_time() - cpu))
         times.append(row)
     return times[1:]
 
