@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from neuron_opsd.evaluation.evaluate import evaluate
+from neuron_opsd.files import read_json_lines, write_text
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.neurons.overlap import nearest_neighbours
@@ -28,7 +29,6 @@ from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion,
 from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.rollouts.pseudo_label import vote
 from neuron_opsd.rollouts.sample import sample_rollouts, sampling_of
-from neuron_opsd.run_folder import read_json_lines, write_text
 from neuron_opsd.selection.select import select_questions
 from neuron_opsd.statistics import pearson
 from neuron_opsd.teacher.context import build_contexts, can_demonstrate, random_neighbours

@@ -3,7 +3,7 @@
     Question -> Rollout -> NeuronSets -> SelectedQuestion -> TeacherContext -> (training) -> Rollout -> metrics
 
 No record before `evaluation` has a place for a gold answer: that is how training stays label-free. Records are plain
-frozen dataclasses (no torch); `run_folder.py` writes them as Parquet and JSON lines, a column for each field.
+frozen dataclasses (no torch); `stage_folder.py` writes them as Parquet and JSON lines, a column for each field.
 """
 
 from dataclasses import dataclass

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuron_opsd.files import read_json, write_text
 from neuron_opsd.model.gguf import cache_folder
-from neuron_opsd.run_folder import StageFolder, fingerprint_of, read_json, write_text
+from neuron_opsd.stage_folder import StageFolder, fingerprint_of
 
 logger = logging.getLogger(__name__)
 

@@ -39,9 +39,10 @@ from neuron_opsd.questions.load import load_questions
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.rollouts.sample import check_fits, choice_orders, map_answer_back
-from neuron_opsd.run_folder import RunFolder, StageFolder
+from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.selection.score import num_kept
 from neuron_opsd.stage_cache import default_cache
+from neuron_opsd.stage_folder import StageFolder
 from neuron_opsd.teacher.context import context_messages
 from neuron_opsd.text.answers import extract_answer
 from neuron_opsd.text.prompts import student_messages

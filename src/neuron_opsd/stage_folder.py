@@ -1,0 +1,190 @@
+"""The records of one stage on disk: a manifest and Parquet shards.
+
+A stage's fingerprint covers all that it depends on. A stage whose fingerprint changed is remade, and says why; one that
+was interrupted goes on at its first missing shard.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuron_opsd.arrow import Record, from_table, readable, to_table, write_parquet
+from neuron_opsd.errors import RunFolderError
+from neuron_opsd.files import (
+    JsonDict,
+    dump_json,
+    explain_disk_errors,
+    file_digest,
+    read_json,
+    write_atomically,
+    write_text,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class StageFolder:
+    """The records of one stage: a manifest and Parquet shards."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+
+    @property
+    def command(self) -> str:
+        """The command that makes this stage."""
+        return {"selection": "select", "training": "train"}.get(self.name, self.name.split("/")[0])
+
+    def manifest(self) -> JsonDict | None:
+        """The manifest, or None where the stage has not begun (or its manifest is damaged)."""
+        return read_json(self.path / "manifest.json")
+
+    def fingerprint(self) -> str:
+        """What later stages depend on.
+
+        Raises:
+            RunFolderError: the stage is not finished.
+        """
+        return self._finished()["fingerprint"]
+
+    def summary(self) -> JsonDict:
+        """The stage's own figures, as given to `finish`."""
+        return self._finished()["summary"]
+
+    def is_finished(self, inputs: JsonDict | None = None) -> bool:
+        """Whether all is there, intact, and (where `inputs` are given) made from these."""
+        manifest = self.manifest()
+        if not manifest or not manifest["complete"]:
+            return False
+        if inputs is not None and manifest["fingerprint"] != fingerprint_of(inputs):
+            return False
+        return all(self._is_intact(shard) for shard in manifest["shards"])
+
+    def begin(self, inputs: JsonDict) -> int:
+        """Make the stage ready to be (re)made from these inputs, keeping intact shards made from the same.
+
+        Returns:
+            The number of leading shards that are finished.
+        """
+        manifest = self.manifest()
+        if manifest and manifest["fingerprint"] != fingerprint_of(inputs):
+            logger.info("%s: remade, because %s", self.name, describe_change(manifest["inputs"], inputs))
+            manifest = None
+        intact: list[JsonDict] = []
+        for shard in manifest["shards"] if manifest else []:
+            if not self._is_intact(shard):
+                logger.warning(
+                    "%s: %s is missing or damaged; it and what follows are remade", self.name, shard["file"]
+                )
+                break
+            intact.append(shard)
+        with explain_disk_errors(self.path):
+            if manifest is None:
+                shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_manifest(inputs, intact, complete=False, summary={})
+        return len(intact)
+
+    def add_shard(self, records: Sequence[Any], record_type: type) -> None:
+        """Write one more shard and enter it in the manifest."""
+        manifest = self._manifest_or_raise()
+        shards = manifest["shards"]
+        file = f"part-{len(shards):05d}.parquet"
+        with explain_disk_errors(self.path):
+            table = to_table(records, record_type)
+            write_atomically(self.path / file, lambda path: write_parquet(table, path, record_type))
+            entry = {"file": file, "num_records": len(records), "sha256": file_digest(self.path / file)}
+            self._write_manifest(manifest["inputs"], [*shards, entry], complete=False, summary={})
+
+    def finish(self, summary: JsonDict, record_type: type | None = None) -> None:
+        """Mark the stage complete, and write its records for the eye."""
+        manifest = self._manifest_or_raise()
+        with explain_disk_errors(self.path):
+            if record_type is not None:
+                lines = (
+                    json.dumps(readable(record), ensure_ascii=False) for record in self.read(record_type)
+                )
+                write_text(self.path / "records.jsonl", "".join(line + "\n" for line in lines))
+            self._write_manifest(manifest["inputs"], manifest["shards"], complete=True, summary=summary)
+
+    def read(self, record_type: type[Record]) -> list[Record]:
+        """All records of the finished shards, in order.
+
+        Raises:
+            RunFolderError: a shard is damaged.
+        """
+        records: list[Record] = []
+        for shard in self._manifest_or_raise()["shards"]:
+            try:
+                table = pq.read_table(self.path / shard["file"])
+            except (OSError, pa.ArrowException) as error:
+                raise RunFolderError(
+                    f"{self.path / shard['file']} cannot be read ({error}). Run the stage again: it remakes the shard."
+                ) from None
+            records += from_table(table, record_type)
+        return records
+
+    def num_records(self) -> int:
+        """Records in the finished shards."""
+        return sum(shard["num_records"] for shard in (self.manifest() or {"shards": []})["shards"])
+
+    def _manifest_or_raise(self) -> JsonDict:
+        manifest = self.manifest()
+        if manifest is None:
+            raise RunFolderError(
+                f"{self.path} has no records yet. Run `neuron-opsd {self.command} RUN` first."
+            )
+        return manifest
+
+    def _finished(self) -> JsonDict:
+        manifest = self._manifest_or_raise()
+        if not manifest["complete"]:
+            raise RunFolderError(
+                f"{self.name} in {self.path.parent} is not finished. Run it again; it resumes."
+            )
+        return manifest
+
+    def _is_intact(self, shard: JsonDict) -> bool:
+        path = self.path / shard["file"]
+        return path.is_file() and file_digest(path) == shard["sha256"]
+
+    def _write_manifest(
+        self, inputs: JsonDict, shards: list[JsonDict], *, complete: bool, summary: JsonDict
+    ) -> None:
+        manifest = {
+            "stage": self.name,
+            "fingerprint": fingerprint_of(inputs),
+            "complete": complete,
+            "num_records": sum(shard["num_records"] for shard in shards),
+            "shards": shards,
+            "summary": summary,
+            "inputs": inputs,
+        }
+        write_text(self.path / "manifest.json", dump_json(manifest))
+
+
+def fingerprint_of(inputs: JsonDict) -> str:
+    """A short hash of everything that a stage depends on."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def describe_change(old: JsonDict, new: JsonDict) -> str:
+    """Which inputs differ, in words: "rollouts.temperature was 0.6 and is 0.7"."""
+    before, after = _flatten(old), _flatten(new)
+    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+    parts = [f"{key} was {before.get(key)!r} and is {after.get(key)!r}" for key in changed[:4]]
+    return "; ".join(parts) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+
+
+def _flatten(tree: JsonDict, prefix: str = "") -> JsonDict:
+    flat: JsonDict = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
