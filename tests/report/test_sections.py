@@ -133,15 +133,42 @@ def test_selection_shows_accuracy_only_where_it_was_scored(inputs):
 
 
 def test_every_confidence_has_its_diagrams(inputs):
+    """Results with a second kind; its metrics are those of the first under other names."""
     block = inputs.results["in"]
-    other = {key: block[key] for key in ("metrics", "reliability", "brier_parts")}
-    results = {**inputs.results, "in": {**block, "confidences": {"option_probability": other}}}
+    others = {f"option_{name}": block["metrics"][name] for name in ("ece", "mce", "brier")}
+    others["option_accuracy"] = {**block["metrics"]["maj"], "label": "Accuracy (option probability)"}
+    kinds = {
+        kind: {
+            "label": label,
+            "rule": f"the rule of {label}",
+            "metrics": {n: prefix + n for n in ("accuracy", "ece", "mce", "brier")},
+            "reliability": block["reliability"],
+            "brier_parts": block["brier_parts"],
+        }
+        for kind, label, prefix in (
+            ("vote_share", "Vote share", ""),
+            ("option_probability", "Option probability", "option_"),
+        )
+    }
+    kinds["vote_share"]["metrics"]["accuracy"] = "maj"
+    block = {**block, "metrics": {**block["metrics"], **others}, "confidence_kinds": kinds}
+    results = {**inputs.results, "in": block}
     made = next(s for s in sections(dataclasses.replace(inputs, results=results)) if s.name == "calibration")
     titles = [figure.title for figure in figures_of(made.blocks)]
     assert "Reliability after training, physics (in), option probability" in titles
     assert "Reliability before training, physics (in), vote share" in titles
-    rows = next(b for b in blocks_of(made.blocks, "Table") if b.caption.startswith("Calibration error")).rows
+    assert "Accuracy (option probability) against ECE-15, before and after training" in [
+        title.replace(" (vote share)", "") for title in titles
+    ]
+    assert "Option probability: the rule of Option probability" in blocks_of(made.blocks, "Bullets")[0].items
+    named = blocks_of(made.blocks, "Table")
+    rows = next(b for b in named if b.caption.startswith("Calibration error")).rows
     assert [row[:3] for row in rows][2] == ["physics (in)", "option probability", "before"]
+    more = next(b for b in named if b.caption == "More about calibration: physics (in), option probability")
+    assert len(more.rows) == 4
+    main = tables.metrics_table("x", block)
+    assert "Accuracy (option probability)" in [row[0] for row in main.rows]
+    assert len(main.rows) == len(tables.metrics_table("x", inputs.results["in"]).rows) + 2  # accuracy and ECE
 
 
 def test_comparison_tables_hold_every_cell(inputs):

@@ -248,6 +248,8 @@ def identifier(text: str) -> str:
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
+    if low == high == 0:
+        return 0.0, 1.0
     pad = (high - low) * 0.06
     return low - pad if low < 0 or low - pad >= 0 else 0.0, high + pad
 

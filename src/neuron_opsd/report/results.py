@@ -54,42 +54,49 @@ def calibration_section(inputs: ReportInputs) -> list[Block]:
     results = inputs.results
     if not results:
         return []
+    rules: dict[str, str] = {}
     blocks: list[Block] = []
     for index, (where, block) in enumerate(tables.domain_blocks(results)):
-        for kind, measured in tables.confidences(block):
-            pair = [
-                figures.reliability(
-                    f"reliability-{index}-{figures.identifier(kind)}-{role}",
-                    bins,
-                    what=f"{figures.ROLES.get(role, role)}, {where}",
-                    confidence=kind,
-                    class_=role,
-                )
-                for role, bins in measured["reliability"].items()
-            ]
+        for one in tables.confidences(block):
+            rules.setdefault(one.label, one.rule)
+            caption = f"More about calibration: {where}, {one.label}"
             blocks += [
-                Figures(pair),
-                folded(tables.metrics_table(f"More about calibration: {where}, {kind}", measured, more=True)),
+                Figures(_diagrams(f"reliability-{index}", one, where)),
+                tables.metrics_table(caption, block, names=set(one.metrics.values()), folded=True),
             ]
     if not blocks:
         return [Paragraph("There are no gold answers, and calibration cannot be measured without any.", True)]
+    drawn = [figure for label in rules if (figure := _accuracy_against_ece(results, label))]
     return [
-        story.calibration_in_words(),
-        *present(tables.calibration_table(results), _accuracy_against_ece(results)),
+        *story.calibration_in_words(rules),
+        *present(tables.calibration_table(results)),
+        Figures(drawn),
         *blocks,
     ]
 
 
-def _accuracy_against_ece(results: Mapping[str, Any]) -> Figures | None:
-    entries = [
-        (where, block["metrics"])
-        for where, block in tables.domain_blocks(results)
-        if all(_is_measured(block["metrics"].get(name)) for name in ("avg", "ece"))
+def _diagrams(name: str, one: tables.Confidence, where: str) -> list[Figure]:
+    return [
+        figures.reliability(
+            f"{name}-{figures.identifier(one.kind)}-{role}",
+            bins,
+            what=f"{figures.ROLES.get(role, role)}, {where}",
+            confidence=one.label,
+            class_=role,
+        )
+        for role, bins in one.reliability.items()
     ]
-    if not entries:
-        return None
-    labels = (entries[0][1]["avg"]["label"], entries[0][1]["ece"]["label"])
-    return Figures([scatter.before_and_after(entries, labels=labels)])
+
+
+def _accuracy_against_ece(results: Mapping[str, Any], label: str) -> Figure | None:
+    """Of one kind of confidence, for the domains in which both were measured."""
+    entries = []
+    for where, block in tables.domain_blocks(results):
+        names = next((one.metrics for one in tables.confidences(block) if one.label == label), {})
+        accuracy, error = (block["metrics"].get(names.get(key, "")) for key in ("accuracy", "ece"))
+        if _is_measured(accuracy) and _is_measured(error):
+            entries.append((where, accuracy, error))
+    return scatter.before_and_after(f"accuracy-{figures.identifier(label)}", entries) if entries else None
 
 
 def _is_measured(entry: Mapping[str, Any] | None) -> bool:

@@ -11,24 +11,26 @@ from neuron_opsd.report.tables import interval_text
 Point = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # label, accuracy, calibration error
 
 
-def before_and_after(entries: Sequence[tuple[str, Mapping[str, Any]]], *, labels: tuple[str, str]) -> Figure:
+def before_and_after(
+    name: str, entries: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]
+) -> Figure:
     """A line for each domain from the base model to the trained one; up and left is better.
 
     Args:
-        entries: Domain and its metrics; those without accuracy or calibration error are left out by the caller.
-        labels: Names of accuracy and calibration error.
+        name: Of the drawing, unique on the page.
+        entries: Domain, its accuracy and its calibration error, as in `results`.
     """
+    labels = (entries[0][1]["label"], entries[0][2]["label"])
     points = [
-        (f"{where}, {word}", metrics["avg"][role], metrics["ece"][role])
-        for where, metrics in entries
+        (f"{where}, {word}", accuracy[role], error[role])
+        for where, accuracy, error in entries
         for role, word in (("base", "before"), ("trained", "after"))
     ]
     x, y = _axes(points, labels)
     marks: list[Html] = []
-    for where, metrics in entries:
+    for where, accuracy, error in entries:
         places = [
-            (x.place(metrics["ece"][role]["value"]), y.place(metrics["avg"][role]["value"]))
-            for role in ("base", "trained")
+            (x.place(error[role]["value"]), y.place(accuracy[role]["value"])) for role in ("base", "trained")
         ]
         marks.append(svg.line(places, class_="trained thin"))
         marks += [
@@ -38,7 +40,7 @@ def before_and_after(entries: Sequence[tuple[str, Mapping[str, Any]]], *, labels
         marks.append(_label(x, places, where))
     title = f"{labels[0]} against {labels[1]}, before and after training"
     caption = f"{title}; grey before, coloured after. Up and to the left is better."
-    return _figure("accuracy-ece", title, caption, points, labels, x, y, marks)
+    return _figure(name, title, caption, points, labels, x, y, marks)
 
 
 def methods(name: str, points: Sequence[tuple[int, Point]], *, where: str, labels: tuple[str, str]) -> Figure:

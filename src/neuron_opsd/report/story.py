@@ -142,14 +142,16 @@ def _change(entry: Mapping[str, Any]) -> str:
     return f"{words}{judged} ({before} before, {after} after)"
 
 
-def calibration_in_words() -> Paragraph:
-    """What confidence means here and how to read a reliability diagram."""
-    return Paragraph(
-        "Vote share: the votes of the majority answer over the number of samples. Option probability, where "
-        "it was measured: the probability that the model itself gives the answer among the choices. On the "
-        "diagonal an answer is right as often as it says; dots below it are overconfident. A larger dot "
-        "holds more questions."
-    )
+def calibration_in_words(rules: Mapping[str, str]) -> list[Block]:
+    """What each confidence means here, and how to read a reliability diagram."""
+    known = [f"{label.capitalize()}: {rule}" for label, rule in rules.items() if rule]
+    return [
+        Paragraph(
+            "Confidence is always named. On the diagonal of a reliability diagram an answer is right as often as "
+            "its confidence says; dots below it are overconfident. A larger dot holds more questions."
+        ),
+        *([Bullets(known)] if known else []),
+    ]
 
 
 def how_training_ended(inputs: ReportInputs) -> Paragraph | None:

@@ -1,7 +1,8 @@
 """Numbers as text, and the tables of results: the one source for page, report.md and model card."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from neuron_opsd.report.blocks import Card, Table
@@ -10,7 +11,11 @@ from neuron_opsd.statistics import Correlation
 NOT_DEFINED = "–"
 HEADLINES = ("avg", "maj", "ece")
 HEADLINES_WITHOUT_GOLD = ("vote_share", "parse_rate", "completion_tokens")
-MORE_METRICS = ("ece_10", "ece_adaptive", "mce", "nll", "aurc")  # in a folded table of their own
+# In folded tables of their own, one for each kind of confidence.
+MORE_METRICS = ("ece_10", "ece_adaptive", "mce", "nll", "aurc")
+MORE_METRICS += tuple(
+    f"option_{name}" for name in (*MORE_METRICS, "brier", "auroc", "overconfidence", "mass")
+)
 
 
 def number(value: float | None, *, signed: bool = False, digits: int | None = None) -> str:
@@ -66,20 +71,24 @@ def verdict_text(entry: Mapping[str, Any]) -> str:
     return f"{verdict} ({'better' if verdict == entry['better'] else 'worse'})"
 
 
-def metrics_table(caption: str, block: Mapping[str, Any], *, more: bool = False) -> Table:
-    """Every metric before and after, the paired difference, its verdict; `more`: further calibration ones."""
+def metrics_table(
+    caption: str, block: Mapping[str, Any], *, names: Collection[str] | None = None, folded: bool = False
+) -> Table:
+    """Metrics before and after, the paired difference, its verdict.
+
+    Args:
+        caption: Of the table.
+        block: Of the results.
+        names: Which metrics; by default all but those of MORE_METRICS.
+        folded: Shown on demand.
+    """
     rows = [
         [entry["label"], *(interval_text(entry[role]) for role in ("base", "trained")), *_difference(entry)]
         for name, entry in block["metrics"].items()
-        if (name in MORE_METRICS) == more
+        if (name not in MORE_METRICS if names is None else name in names)
     ]
-    return Table(
-        caption,
-        ["Metric", "Before", "After", "Difference", "Verdict"],
-        rows,
-        note=_counts(block),
-        folded=more,
-    )
+    columns = ["Metric", "Before", "After", "Difference", "Verdict"]
+    return Table(caption, columns, rows, note=_counts(block), folded=folded)
 
 
 def _difference(entry: Mapping[str, Any]) -> list[str]:
@@ -106,16 +115,42 @@ def _counts(block: Mapping[str, Any]) -> str:
     return "; ".join(words) + ". In brackets: 95% intervals, bootstrap over questions."
 
 
-def confidences(block: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Each kind of confidence that was measured, vote share first, with metrics, reliability and Brier parts."""
-    found: list[tuple[str, Mapping[str, Any]]] = []
-    if "reliability" in block:
-        found.append(("vote share", block))
-    others = block.get("confidences") or {}
-    found += [
-        (kind.replace("_", " "), {**block, **one}) for kind, one in others.items() if "reliability" in one
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """One kind of confidence in one domain: its rule, bins, Brier parts and the names of its metrics."""
+
+    kind: str
+    label: str
+    rule: str
+    reliability: Mapping[str, Sequence[Mapping[str, Any]]]
+    brier_parts: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, str]  # plain name (ece, accuracy, ...) -> name in the block's metrics
+
+
+def confidences(block: Mapping[str, Any]) -> list[Confidence]:
+    """The kinds of confidence that were measured against gold answers, vote share first."""
+    return [
+        Confidence(
+            kind,
+            entry["label"].lower(),
+            entry.get("rule", ""),
+            entry["reliability"],
+            entry.get("brier_parts", {}),
+            entry["metrics"],
+        )
+        for kind, entry in _kinds(block).items()
+        if entry.get("reliability")
     ]
-    return found
+
+
+def _kinds(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Results of an earlier version know the vote share alone."""
+    if "confidence_kinds" in block or "reliability" not in block:
+        return block.get("confidence_kinds", {})
+    names = {"accuracy": "maj", "confidence": "vote_share"}
+    names |= {name: name for name in ("ece", "brier", "auroc", "overconfidence", *MORE_METRICS[:5])}
+    parts = {key: block[key] for key in ("reliability", "brier_parts") if key in block}
+    return {"vote_share": {"label": "Vote share", "metrics": names, **parts}}
 
 
 def grid_table(results: Mapping[str, Any]) -> Table | None:
@@ -144,16 +179,14 @@ def calibration_table(results: Mapping[str, Any]) -> Table | None:
     """ECE beside the value that a perfectly calibrated model would show at the same number of questions."""
     rows = []
     for where, block in domain_blocks(results):
-        for kind, measured in confidences(block):
-            entry, parts = measured["metrics"].get("ece"), measured.get("brier_parts", {})
+        for kind in confidences(block):
+            entry = block["metrics"].get(kind.metrics.get("ece", "ece"))
             for role, word in (("base", "before"), ("trained", "after")):
                 if entry and role in entry:
-                    ideal = entry.get("perfectly_calibrated", {}).get(role)
-                    values = [
-                        number(parts.get(role, {}).get(k))
-                        for k in ("reliability", "resolution", "uncertainty")
-                    ]
-                    rows.append([where, kind, word, interval_text(entry[role]), _ideal(ideal), *values])
+                    ideal, parts = entry.get("perfectly_calibrated", {}), kind.brier_parts.get(role, {})
+                    values = [number(parts.get(key)) for key in ("reliability", "resolution", "uncertainty")]
+                    shown = interval_text(entry[role]), _ideal(ideal.get(role))
+                    rows.append([where, kind.label, word, *shown, *values])
     columns = [
         "Domain",
         "Confidence",
