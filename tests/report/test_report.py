@@ -11,10 +11,11 @@ import yaml
 from made_up_run import HOSTILE, made_up_run
 
 from neuron_opsd.report import ReportInputs, model_card, write_report
+from neuron_opsd.report.markdown import inline
 from neuron_opsd.report.markup import escape, tag
 from neuron_opsd.report.model_card import hub_name
 from neuron_opsd.report.svg import linear_ticks, tick_text, x_axis
-from neuron_opsd.report.tables import number
+from neuron_opsd.report.tables import cross_caption, metrics_table, number
 
 ALLOWED = {
     *(
@@ -183,16 +184,31 @@ def test_same_run_same_bytes_but_for_the_footer(tmp_path):
 
 
 def test_page_markdown_and_model_card_say_the_same_numbers(inputs, tmp_path):
+    """Every number of the card's two tables, row by row, stands in the page and in report.md."""
     page, text = written(inputs, tmp_path)
-    card = model_card(inputs)
-    metrics = inputs.results["in"]["metrics"]
-    for name in ("avg", "maj", "ece", "brier", "parse_rate"):
-        difference = metrics[name]["difference"]
-        wanted = f"{number(difference['value'], signed=True)} ({number(difference['low'], signed=True)} to "
-        assert all(wanted in document for document in (page, text, card)), name
+    page, card = html.unescape(page), model_card(inputs)
+    tables = [
+        metrics_table(caption, block)
+        for caption, block in (
+            ("In-domain: physics", inputs.results["in"]),
+            (cross_caption(inputs.results), inputs.results["cross"]["mean"]),
+        )
+    ]
+    for table in tables:
+        assert len(table.rows) >= 10
+        for row in table.rows:
+            line = "| " + " | ".join(map(inline, row)) + " |"
+            assert line in text, line
+            assert line in card, line
+            cells = [f"<span>{value}</span>" for value in row[1:-1]]
+            assert all(cell in page for cell in cells), row
+    entry = inputs.results["in"]["metrics"]["ece"]
+    shown = f"{number(entry['base']['value'])} ({number(entry['base']['low'])} to {number(entry['base']['high'])})"
+    assert all(shown in document for document in (page, text, card))
     for verdict in inputs.results["verdicts"]:
         sentence = verdict.partition("): ")[2]
-        assert sentence in html.unescape(page)
+        assert sentence in page
+        assert all(inline(sentence) in document for document in (text, card))
 
 
 def test_a_run_with_nothing_says_what_is_missing(tmp_path):
