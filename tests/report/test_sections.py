@@ -14,6 +14,7 @@ from neuron_opsd.report.comparison import comparison_section, pooled
 from neuron_opsd.report.content import sections
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.preflight import preflight_section
+from neuron_opsd.report.results import results_section
 from neuron_opsd.report.selection import selection_section
 from neuron_opsd.report.training import training_section
 
@@ -80,7 +81,7 @@ def test_preflight_shows_verdict_reasons_and_measures(inputs):
     assert sentence.text == "Before training, and without any label, it looked unlikely to help."
     assert list(reasons.items) == ["the teacher says what the student says (KL 0.001)"]
     assert [list(row) for row in table.rows] == [
-        ["Entropy change", "−0.010 (−0.015 to −0.005)", "A good sign below -0.005."],
+        ["Entropy change", "−0.0102 (−0.0153 to −0.0049)", "A good sign below -0.005."],
         ["Pool diversity", "0.651", ""],
     ]
     assert preflight_section(ReportInputs()) == []
@@ -169,6 +170,23 @@ def test_every_confidence_has_its_diagrams(inputs):
     main = tables.metrics_table("x", block)
     assert "Accuracy (option probability)" in [row[0] for row in main.rows]
     assert len(main.rows) == len(tables.metrics_table("x", inputs.results["in"]).rows) + 2  # accuracy and ECE
+
+
+def test_general_questions_and_the_distance_from_the_base(inputs):
+    general = {
+        "domains": {"trivia": inputs.results["in"]},
+        "mean": inputs.results["in"],
+        "kl_from_base": {"label": "KL on general questions", "value": 0.0123, "low": 0.0101, "high": 0.0145},
+    }
+    results = {**inputs.results, "general": general}
+    named = {
+        table.caption: table for table in blocks_of(results_section(ReportInputs(results=results)), "Table")
+    }
+    moved = named["How far the trained model moved from the base"]
+    assert [list(row) for row in moved.rows] == [["KL on general questions", "0.0123 (0.0101 to 0.0145)"]]
+    assert named["General questions: trivia"].folded
+    without = blocks_of(results_section(ReportInputs(results={**results, "general": None})), "Table")
+    assert not [table for table in without if "General" in table.caption]
 
 
 def test_comparison_tables_hold_every_cell(inputs):

@@ -64,12 +64,17 @@ def _summary(inputs: ReportInputs) -> list[Block]:
 
 
 def _grouped(verdicts: Sequence[str]) -> list[Block]:
-    """Sentences of one place under one heading; each begins "place: "."""
+    """Sentences of one place under one heading; each begins "Kind (place): ", others stand by themselves."""
     groups: dict[str, list[str]] = {}
     for verdict in verdicts:
         where, _, sentence = verdict.partition("): ")
-        groups.setdefault(f"{where})", []).append(sentence)
-    return [block for where, sentences in groups.items() for block in (Heading(where), Bullets(sentences))]
+        is_place = where.startswith(("In-domain (", "Cross-domain (", "General ("))
+        groups.setdefault(f"{where})" if is_place else "", []).append(sentence if is_place else verdict)
+    return [
+        block
+        for where, sentences in groups.items()
+        for block in ([Heading(where)] if where else []) + [Bullets(sentences)]
+    ]
 
 
 def _example(inputs: ReportInputs) -> list[Block]:

@@ -13,6 +13,9 @@ class ReportInputs:
 
     `timings` and `environment` appear in the page's footer alone, because equal runs differ in them.
 
+    `results` may also hold `pool_questions`, rows {"question_id", "correct_fraction"} for questions of the pool
+    whose answers were scored after training: they give the figure of s(x) against accuracy.
+
     `preflight` is {"verdict": str, "reasons": [str], "measures": [{"name", "label", "value", "low", "high",
     "note"}]}; low and high may be None.
 

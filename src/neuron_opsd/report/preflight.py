@@ -17,7 +17,11 @@ def preflight_section(inputs: ReportInputs) -> list[Block]:
     if preflight.get("reasons"):
         blocks.append(Bullets([str(reason) for reason in preflight["reasons"]]))
     rows = [
-        [str(one.get("label", one.get("name", ""))), tables.interval_text(one), str(one.get("note") or "")]
+        [
+            str(one.get("label", one.get("name", ""))),
+            tables.interval_text(one, is_fine=True),
+            str(one.get("note") or ""),
+        ]
         for one in preflight.get("measures", ())
     ]
     note = "In brackets: 95% intervals. The thresholds are heuristics: no measure here is proof."

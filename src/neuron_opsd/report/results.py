@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuron_opsd.report import figures, scatter, story, tables
-from neuron_opsd.report.blocks import Block, Figure, Figures, Paragraph
+from neuron_opsd.report.blocks import Block, Figure, Figures, Paragraph, Table
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.parts import folded, missing, present
 
@@ -31,12 +31,29 @@ def results_section(inputs: ReportInputs) -> list[Block]:
     drawn = [_difference_figure(results, name) for name in ("avg", "ece", "vote_share", "completion_tokens")]
     blocks.append(Figures([figure for figure in drawn if figure][:2]))
     blocks += present(tables.changes_table(results), tables.distribution_table(results))
+    blocks += _general(results)
     if results.get("num_not_scored"):
         blocks.append(
             Paragraph(
                 f"{results['num_not_scored']:,} questions lack rollouts of one model and are left out.", True
             )
         )
+    return blocks
+
+
+def _general(results: Mapping[str, Any]) -> list[Block]:
+    """What training did to general questions, where some were asked."""
+    general = results.get("general")
+    if not general:
+        return []
+    blocks: list[Block] = []
+    kl = general.get("kl_from_base")
+    if kl:
+        rows = [[kl.get("label", "KL(trained || base)"), tables.interval_text(kl, is_fine=True)]]
+        note = "0 means an unchanged model. In brackets: the 95% interval over questions."
+        blocks.append(Table("How far the trained model moved from the base", ["What", "Value"], rows, note))
+    for domain, block in general.get("domains", {}).items():
+        blocks.append(tables.metrics_table(f"General questions: {domain}", block, folded=True))
     return blocks
 
 

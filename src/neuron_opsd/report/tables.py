@@ -30,11 +30,11 @@ def number(value: float | None, *, signed: bool = False, digits: int | None = No
     return (f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}").replace("-", "−")
 
 
-def interval_text(entry: Mapping[str, Any]) -> str:
-    """A value with its interval, where there is one."""
+def interval_text(entry: Mapping[str, Any], *, is_fine: bool = False) -> str:
+    """A value with its interval, where there is one; `is_fine`: small ones with four decimals (nats a token)."""
     if entry.get("value") is None:
         return NOT_DEFINED
-    digits = _digits(entry["value"])
+    digits = 4 if is_fine and abs(entry["value"]) < 0.1 else _digits(entry["value"])
     value, low, high = (number(entry.get(end), digits=digits) for end in ("value", "low", "high"))
     return value if low == NOT_DEFINED else f"{value} ({low} to {high})"
 
