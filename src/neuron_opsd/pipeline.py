@@ -96,15 +96,15 @@ def make_neurons(bench: Workbench) -> None:
         with track(
             "neurons", total=len(rollouts), unit="completions", done=min(done, len(rollouts))
         ) as progress:
+
+            def on_read(completions: int, tokens: int) -> None:
+                progress.advance(completions, tokens=tokens)
+                run.num_tokens += tokens
+
             for start in range(done, len(rollouts), size):
-                shard, sets = rollouts[start : start + size], list[NeuronSets]()
-                captured = capture_neurons(model, tokenizer, shard, settings)
-                for rollout, record in zip(shard, captured, strict=True):
-                    sets.append(record)
-                    num_tokens = len(rollout.prompt_ids) + len(rollout.completion_ids)  # both are read
-                    progress.advance(tokens=num_tokens)
-                    run.num_tokens += num_tokens
-                stage.add_shard(sets, NeuronSets)
+                shard = rollouts[start : start + size]
+                captured = capture_neurons(model, tokenizer, shard, settings, on_read=on_read)
+                stage.add_shard(list(captured), NeuronSets)
         stage.finish({**dataclasses.asdict(sizes), **_length_correlation(stage.read(NeuronSets))})
 
 

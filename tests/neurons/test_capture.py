@@ -353,3 +353,18 @@ def test_hooks_read_what_the_plain_forward_computes():
     counted, overlap, _ = expected_sets(model, one, SMALL, neurons)
     assert (record.consensus_score, record.overlap_set.tolist()) == (len(counted), overlap)
     assert int(ids.max()) < VOCAB
+
+
+def test_batches_are_told_as_they_are_read():
+    rollouts = random_rollouts(LENGTHS)
+    told = []
+    settings = SMALL.model_copy(update={"batch_size": 4})
+    tokenizer = letter_tokenizer(has_marker=False)
+    list(
+        capture_neurons(build("llama"), tokenizer, rollouts, settings, on_read=lambda *new: told.append(new))
+    )
+    assert len(told) >= 3
+    assert sum(completions for completions, _ in told) == len(LENGTHS)
+    assert sum(tokens for _, tokens in told) == sum(
+        len(r.prompt_ids) + len(r.completion_ids) for r in rollouts
+    )

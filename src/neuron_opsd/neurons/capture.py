@@ -11,7 +11,7 @@ records come out in the order the rollouts went in.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -47,6 +47,8 @@ def capture_neurons(
     tokenizer: PreTrainedTokenizerBase,
     rollouts: Iterable[Rollout],
     settings: NeuronSettings,
+    *,
+    on_read: Callable[[int, int], None] | None = None,
 ) -> Iterator[NeuronSets]:
     """The count set and the overlap set behind each rollout, in the order of the rollouts.
 
@@ -56,6 +58,8 @@ def capture_neurons(
         tokenizer: Read only for settings.tokens = answer, to find where the thinking ends.
         rollouts: Read lazily, settings.batch_size * 16 ahead.
         settings: What counts as a neuron of a completion. Shares are scaled to the model: `resolve_sizes`.
+        on_read: Called after each batch with its completions and its tokens, prompts included: records come
+            out only when those before them are done.
 
     Yields:
         One record a rollout; a completion without tokens to read gets empty sets.
@@ -74,6 +78,8 @@ def capture_neurons(
             builders = reader.read([texts[index] for index in batch])
             for index, builder in zip(batch, builders, strict=True):
                 records[index] = _record(window[index], builder)
+            if on_read is not None:
+                on_read(len(batch), sum(len(texts[i].context) + len(texts[i].read) for i in batch))
         yield from (records[index] for index in range(len(window)))
 
 
