@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 logger = logging.getLogger(__name__)
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
 STAGE_NAMES = ("questions", "rollouts", "neurons", "select", "contexts", "train", "evaluate", "report")
 
@@ -41,9 +42,10 @@ def main() -> None:
     except NeuronOpsdError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes where this one stopped", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+    except SystemExit as stop:  # typer's, which answers an interruption by this status alone
+        if stop.code == INTERRUPTED:
+            print("interrupted; the same command resumes where this one stopped", file=sys.stderr)  # noqa: T201
+        raise
 
 
 @app.callback()

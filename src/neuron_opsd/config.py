@@ -19,13 +19,13 @@ from pydantic_core import ErrorDetails
 from neuron_opsd.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class Section(BaseModel):
     """A group of settings: immutable, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelSettings(Section):
@@ -384,7 +384,10 @@ class Config(Section):
         default="", description="What this recipe is, in a sentence; shown in the report."
     )
     seed: int = Field(
-        default=0, ge=0, description="Of everything random; a question's state is (seed, stage, question id)."
+        default=0,
+        ge=0,
+        lt=2**32,
+        description="Of everything random; a question's state is (seed, stage, question id).",
     )
     num_threads: Count | None = Field(
         default=None, description="CPU threads of torch; default: torch's own choice."
@@ -443,6 +446,18 @@ def load_config(
     return check_config(tree)
 
 
+def read_config(file: Path) -> Config:
+    """Read a whole configuration, as a run folder keeps it.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    try:
+        return check_config(_parse_sections(_read_text(file), where=str(file)))
+    except ConfigError as error:
+        raise ConfigError(f"The settings of this run, {file}, are damaged. {error}") from None
+
+
 def check_config(tree: Mapping[str, Any]) -> Config:
     """Validate a tree of settings, with errors that name the setting, its value and what is allowed."""
     try:
@@ -456,26 +471,38 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     if recipe in list_recipes():
         text, where = shipped.read_text(encoding="utf-8"), f"recipe {recipe}"
     elif Path(recipe).is_file():
-        text, where = Path(recipe).read_text(encoding="utf-8"), recipe
+        text, where = _read_text(Path(recipe)), recipe
     else:
         raise ConfigError(
             f"No recipe '{recipe}'.{_suggest(recipe, list_recipes())} "
             f"Use one of {', '.join(list_recipes())}, or the path of a YAML file."
         )
+    tree = _parse_sections(text, where=where)
+    if "recipe" not in tree:
+        tree["recipe"] = Path(recipe).stem
+    return tree
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read as UTF-8 text: {error}") from None
+
+
+def _parse_sections(text: str, *, where: str) -> dict[str, Any]:
     tree = _parse_yaml(text, where=where)
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{where} holds {type(tree).__name__}, not sections of settings. See docs/recipes.md."
         )
-    if "recipe" not in tree:
-        tree["recipe"] = Path(recipe).stem
     return tree
 
 
 def _parse_yaml(text: str, *, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of month 13
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and JSON with equal bytes for equal values."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -20,25 +21,35 @@ def dump_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file; None if it is missing or damaged (a damaged one is named in the log)."""
+def read_json(path: Path) -> JsonDict | None:
+    """A JSON object; None if it is missing or damaged (a damaged one is named in the log)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        problem: object = "no JSON object"
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
-        logger.warning("%s cannot be read (%s) and is taken as missing", path, error)
-        return None
+    except (ValueError, OSError, RecursionError) as error:
+        problem = error
+    logger.warning("%s cannot be read (%s) and is taken as missing", path, problem)
+    return None
 
 
 def read_json_lines(path: Path) -> list[JsonDict]:
-    """The whole lines of a JSON-lines file; a last line cut by a crash is left out."""
+    """The whole lines of a JSON-lines file; a damaged one is named, a last one cut by a crash is left out."""
     if not path.is_file():
         return []
     rows: list[JsonDict] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            logger.warning("%s:%d is damaged and left out", path, number)
     return rows
 
 
@@ -52,11 +63,26 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)  # the new name too
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_tree(folder: Path, *, deep: bool = True) -> None:
+    """Bring a folder (and, if deep, all that it holds) to the disk, as a rename that is to count needs."""
+    for path in folder.rglob("*") if deep else ():
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_digest(path: Path) -> str:
@@ -67,11 +93,23 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only folder and the like into an error that says what to do."""
+    """Turn whatever fails while writing into an error that says what to do."""
     try:
         yield
     except OSError as error:
         raise RunFolderError(
-            f"Cannot write to {path}: {error.strerror or error}. Free space or choose another folder; "
-            "finished shards are kept, and the same command resumes."
+            f"Cannot write to {error.filename or path}: {error.strerror or error}. Free space or choose another "
+            "folder; finished shards are kept, and the same command resumes."
         ) from None
+
+
+@contextlib.contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Explain a full or read-only disk, wherever in a run it shows; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise
+        with explain_disk_errors(path):
+            raise

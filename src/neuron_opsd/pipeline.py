@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.rollouts.pseudo_label import vote
 from neuron_opsd.rollouts.sample import sample_rollouts, sampling_of
 from neuron_opsd.selection.select import select_questions
+from neuron_opsd.stage_folder import StageFolder
 from neuron_opsd.statistics import pearson
 from neuron_opsd.teacher.context import build_contexts, can_demonstrate, random_neighbours
 from neuron_opsd.training.schedule import num_steps
@@ -49,8 +51,7 @@ def make_questions(bench: Workbench) -> None:
     inputs = {"records": hashlib.sha256(content.encode()).hexdigest()[:16], "version": CODE_VERSION}
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
-            stage.begin(inputs)
-            stage.add_shard(questions, Question)
+            _add_only_shard(stage, inputs, questions, Question)
             pool = sum(question.split == "train" for question in questions)
             stage.finish({"num_train": pool, "num_test": len(questions) - pool}, Question)
     logger.info("questions: %d in the pool of domain %s", len(bench.pool), bench.train_domain)
@@ -123,8 +124,7 @@ def make_selection(bench: Workbench) -> None:
             votes = vote(bench.folder.stage("rollouts").read(Rollout))
             sets = bench.folder.stage("neurons").read(NeuronSets)
             records = select_questions(bench.pool, sets, votes, settings, seed=bench.config.seed)
-            stage.begin(inputs)
-            stage.add_shard(records, SelectedQuestion)
+            _add_only_shard(stage, inputs, records, SelectedQuestion)
             stage.finish({"num_selected": sum(record.selected for record in records)}, SelectedQuestion)
 
 
@@ -157,8 +157,7 @@ def make_contexts(bench: Workbench) -> None:
                 "contexts: %d demonstrations dropped, farthest first, to fit %d prompt tokens",
                 dropped, settings.max_prompt_tokens,
             )  # fmt: skip
-        stage.begin(inputs)
-        stage.add_shard(contexts, TeacherContext)
+        _add_only_shard(stage, inputs, contexts, TeacherContext)
         stage.finish({"num_demonstrations_dropped": dropped}, TeacherContext)
 
 
@@ -212,7 +211,16 @@ def make_trained_model(bench: Workbench) -> None:
         )
         rows = read_json_lines(stage.path / "metrics.jsonl")
         run.num_tokens = sum(row["num_completion_tokens"] for row in rows)
-        stage.finish({"num_steps": steps, "num_completion_tokens": run.num_tokens, **trained.summary})
+        stage.finish(
+            {"num_steps": steps, "num_completion_tokens": run.num_tokens, **trained.summary},
+            files=[stage.path / "metrics.jsonl", *_model_files(bench)],
+        )
+
+
+def _model_files(bench: Workbench) -> list[Path]:
+    """The published model, save the card, which evaluation writes again."""
+    files = (bench.folder.path / "model").iterdir()
+    return sorted(path for path in files if path.is_file() and path.name != "README.md")
 
 
 def make_evaluation(bench: Workbench) -> None:
@@ -263,6 +271,12 @@ def run_stages(bench: Workbench, *, until: str = "report") -> None:
         make(bench)
         if name == until:
             return
+
+
+def _add_only_shard(stage: StageFolder, inputs: dict[str, Any], records: list[Any], kind: type) -> None:
+    """The shard of a stage that has one; a run killed just after writing it has it already."""
+    if not stage.begin(inputs):
+        stage.add_shard(records, kind)
 
 
 def _sample_stage(

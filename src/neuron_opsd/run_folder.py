@@ -24,9 +24,17 @@ from typing import Any
 
 import yaml
 
-from neuron_opsd.config import Config, check_config
+from neuron_opsd.config import Config, read_config
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.files import JsonDict, dump_json, explain_disk_errors, read_json, read_json_lines, write_text
+from neuron_opsd.files import (
+    JsonDict,
+    dump_json,
+    explain_disk_errors,
+    explain_full_disk,
+    read_json,
+    read_json_lines,
+    write_text,
+)
 from neuron_opsd.stage_folder import StageFolder
 
 READ_BY_OTHERS = ("questions", "rollouts", "neurons", "selection", "contexts")
@@ -65,8 +73,9 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Make these the run's settings; call it under the lock."""
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         with explain_disk_errors(self.path):
-            write_text(self.config_file, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            write_text(self.config_file, text)
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -89,7 +98,7 @@ class RunFolder:
 
     def config(self) -> Config:
         """The run's settings, checked again."""
-        return check_config(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+        return read_config(self.config_file)
 
     def stage(self, name: str) -> StageFolder:
         """The folder of one stage, whether or not it exists yet."""
@@ -119,7 +128,7 @@ class RunFolder:
             write_text(self.path / name, dump_json(value))
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run; None if there is none."""
+        """Read a JSON file of the run; None if there is none, or a damaged one (the log names it)."""
         return read_json(self.path / name)
 
     def add_timing(self, row: JsonDict) -> None:
@@ -141,26 +150,34 @@ class RunFolder:
         Raises:
             RunFolderError: another process holds it; the message names it.
         """
-        with explain_disk_errors(self.path), (self.path / ".lock").open("a+", encoding="utf-8") as file:
+        with self._open_lock(), explain_full_disk(self.path):
+            self._remove_leftovers()
+            yield
+
+    @contextlib.contextmanager
+    def _open_lock(self) -> Iterator[None]:
+        with explain_disk_errors(self.path):
+            file = (self.path / ".lock").open("a+b", buffering=0)  # closing must not write what failed before
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
+                holder = file.read().decode(errors="replace").strip() or "another process"
                 raise RunFolderError(
                     f"{self.path} is in use by {holder}. Wait for it, or use another folder."
                 ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            self._remove_leftovers()
+            with explain_disk_errors(self.path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed process left half-written; under the lock nobody else is writing."""
         for pattern in (".*.tmp", ".*.partial"):
             for path in list(self.path.rglob(pattern)):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                # One may lie in another, which took it along.
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _is_own_trace(path: Path) -> bool:

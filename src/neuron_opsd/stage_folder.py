@@ -5,14 +5,15 @@ was interrupted goes on at its first missing shard.
 """
 
 import hashlib
+import itertools
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuron_opsd.arrow import Record, from_table, readable, to_table, write_parquet
@@ -42,8 +43,15 @@ class StageFolder:
         return {"selection": "select", "training": "train"}.get(self.name, self.name.split("/")[0])
 
     def manifest(self) -> JsonDict | None:
-        """The manifest, or None where the stage has not begun (or its manifest is damaged)."""
-        return read_json(self.path / "manifest.json")
+        """The manifest, or None where the stage has not begun (or its manifest is damaged: the log names it)."""
+        file = self.path / "manifest.json"
+        manifest = read_json(file)
+        if manifest is None:
+            return None
+        if manifest.pop("checksum", None) != fingerprint_of(manifest):
+            logger.warning("%s is not as it was written; %s counts as not begun", file, self.name)
+            return None
+        return manifest
 
     def fingerprint(self) -> str:
         """What later stages depend on.
@@ -64,7 +72,7 @@ class StageFolder:
             return False
         if inputs is not None and manifest["fingerprint"] != fingerprint_of(inputs):
             return False
-        return all(self._is_intact(shard) for shard in manifest["shards"])
+        return all(self._is_intact(file) for file in [*manifest["shards"], *manifest["files"]])
 
     def begin(self, inputs: JsonDict) -> int:
         """Make the stage ready to be (re)made from these inputs, keeping intact shards made from the same.
@@ -76,14 +84,11 @@ class StageFolder:
         if manifest and manifest["fingerprint"] != fingerprint_of(inputs):
             logger.info("%s: remade, because %s", self.name, describe_change(manifest["inputs"], inputs))
             manifest = None
-        intact: list[JsonDict] = []
-        for shard in manifest["shards"] if manifest else []:
-            if not self._is_intact(shard):
-                logger.warning(
-                    "%s: %s is missing or damaged; it and what follows are remade", self.name, shard["file"]
-                )
-                break
-            intact.append(shard)
+        shards, files = (manifest["shards"], manifest["files"]) if manifest else ([], [])
+        damaged = [file for file in [*shards, *files] if not self._is_intact(file)]
+        for file in damaged:
+            logger.warning("%s: %s is missing or damaged and is remade", self.name, self.path / file["file"])
+        intact = list(itertools.takewhile(lambda shard: shard not in damaged, shards))
         with explain_disk_errors(self.path):
             if manifest is None:
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -102,8 +107,16 @@ class StageFolder:
             entry = {"file": file, "num_records": len(records), "sha256": file_digest(self.path / file)}
             self._write_manifest(manifest["inputs"], [*shards, entry], complete=False, summary={})
 
-    def finish(self, summary: JsonDict, record_type: type | None = None) -> None:
-        """Mark the stage complete, and write its records for the eye."""
+    def finish(
+        self, summary: JsonDict, record_type: type | None = None, *, files: Sequence[Path] = ()
+    ) -> None:
+        """Mark the stage complete, and write its records for the eye.
+
+        Args:
+            summary: The stage's own figures.
+            record_type: Of the records that `records.jsonl` is to show.
+            files: What else the stage has made and answers for; if one is damaged, the stage is not finished.
+        """
         manifest = self._manifest_or_raise()
         with explain_disk_errors(self.path):
             if record_type is not None:
@@ -111,7 +124,12 @@ class StageFolder:
                     json.dumps(readable(record), ensure_ascii=False) for record in self.read(record_type)
                 )
                 write_text(self.path / "records.jsonl", "".join(line + "\n" for line in lines))
-            self._write_manifest(manifest["inputs"], manifest["shards"], complete=True, summary=summary)
+            entries = [
+                {"file": os.path.relpath(file, self.path), "sha256": file_digest(file)} for file in files
+            ]
+            self._write_manifest(
+                manifest["inputs"], manifest["shards"], complete=True, summary=summary, files=entries
+            )
 
     def read(self, record_type: type[Record]) -> list[Record]:
         """All records of the finished shards, in order.
@@ -121,13 +139,12 @@ class StageFolder:
         """
         records: list[Record] = []
         for shard in self._manifest_or_raise()["shards"]:
-            try:
-                table = pq.read_table(self.path / shard["file"])
-            except (OSError, pa.ArrowException) as error:
+            if not self._is_intact(shard):
                 raise RunFolderError(
-                    f"{self.path / shard['file']} cannot be read ({error}). Run the stage again: it remakes the shard."
-                ) from None
-            records += from_table(table, record_type)
+                    f"{self.path / shard['file']} is missing or damaged. Run `neuron-opsd {self.command} RUN` again: "
+                    "it remakes the shard."
+                )
+            records += from_table(pq.read_table(self.path / shard["file"]), record_type)
         return records
 
     def num_records(self) -> int:
@@ -155,7 +172,13 @@ class StageFolder:
         return path.is_file() and file_digest(path) == shard["sha256"]
 
     def _write_manifest(
-        self, inputs: JsonDict, shards: list[JsonDict], *, complete: bool, summary: JsonDict
+        self,
+        inputs: JsonDict,
+        shards: list[JsonDict],
+        *,
+        complete: bool,
+        summary: JsonDict,
+        files: Sequence[JsonDict] = (),
     ) -> None:
         manifest = {
             "stage": self.name,
@@ -163,10 +186,11 @@ class StageFolder:
             "complete": complete,
             "num_records": sum(shard["num_records"] for shard in shards),
             "shards": shards,
+            "files": list(files),
             "summary": summary,
             "inputs": inputs,
         }
-        write_text(self.path / "manifest.json", dump_json(manifest))
+        write_text(self.path / "manifest.json", dump_json(manifest | {"checksum": fingerprint_of(manifest)}))
 
 
 def fingerprint_of(inputs: JsonDict) -> str:

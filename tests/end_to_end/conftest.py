@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from end_to_end.fork_run import WholeRun, make_whole_run
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.model.load import load_tokenizer
@@ -59,15 +60,18 @@ def question_files(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def command(tiny_model_folder: Path, question_files: list[Path]) -> list[str]:
-    pool, cross = map(str, question_files)
-    return [
-        "run",
-        "neuron_opsd",
-        "--model",
-        str(tiny_model_folder),
-        "--questions",
-        pool,
-        "--cross",
-        cross,
-        *SMALL,
-    ]
+    return command_for(tiny_model_folder, *question_files)
+
+
+def command_for(model: Path, pool: Path, cross: Path) -> list[str]:
+    files = ["--model", str(model), "--questions", str(pool), "--cross", str(cross)]
+    return ["run", "neuron_opsd", *files, *SMALL]
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """An uninterrupted run, to compare others with. Read only."""
+    folder = tmp_path_factory.mktemp("whole")
+    pool = write_questions(folder / "sums.jsonl", "sums", 20)
+    cross = write_questions(folder / "other.jsonl", "other", 6)
+    return make_whole_run(command_for(tiny_model_folder, pool, cross), folder / "run")

@@ -1,40 +1,45 @@
-"""kill -9 in the middle of a stage; the same command finishes with the bytes of an uninterrupted run."""
+"""kill -9 at random moments of every stage; the same command ends with the bytes of an uninterrupted run."""
 
-import os
+import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from end_to_end.test_pipeline import NEVER_EQUAL, artefacts, run
+from end_to_end.fork_run import BEGINS, ForkedRun, WholeRun, differences, shards_of
 
-MOMENTS = ["rollouts/part-00000.parquet", "neurons/manifest.json", "training/checkpoint-2/complete"]
+KILLS_A_FOLDER = 5
 
 
-@pytest.mark.slow
-def test_kill_and_resume(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = [*command, "training.num_steps=6", "training.save_steps=1"]
-    assert run([*longer, "--output", str(tmp_path / "whole")], monkeypatch) == 0
-    killed = tmp_path / "killed"
-    for moment in MOMENTS:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "neuron_opsd.cli", *longer, "--output", str(killed)],
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 120
-        while not (killed / moment).exists():
-            assert process.poll() is None, f"the run ended before {moment}"
-            assert time.monotonic() < deadline, f"no {moment} in two minutes"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (killed / "report.html").exists()
-    assert run([*longer, "--output", str(killed)], monkeypatch) == 0
-    whole, resumed = (artefacts(tmp_path / name, without=NEVER_EQUAL) for name in ("whole", "killed"))
-    assert whole.keys() == resumed.keys()
-    assert [name for name in whole if whole[name] != resumed[name]] == []
+@pytest.mark.parametrize("num_kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_and_resumed(whole_run: WholeRun, tmp_path: Path, num_kills: int) -> None:
+    seed, hits, number = f"{num_kills} kills", [], 0
+    moments = random.Random(seed)
+    while len(hits) < num_kills:
+        folder, number = tmp_path / f"killed-{number}", number + 1
+        hits += kill_and_resume(whole_run, folder, moments, most=num_kills - len(hits))
+        assert differences(whole_run.folder, folder) == [], f"seed {seed!r}, after {hits}"
+    print(f"seed {seed!r}: {num_kills} kills in {number} folders", *hits, sep="\n")  # noqa: T201
+
+
+def kill_and_resume(whole: WholeRun, folder: Path, moments: random.Random, *, most: int) -> list[str]:
+    """Kill one run several times, let it finish, and check that no finished shard was made twice.
+
+    Returns:
+        Each kill in words; a run that ended before its kill came counts as none.
+    """
+    arguments, log = [*whole.command, "--output", str(folder)], folder.with_suffix(".log")
+    hits: list[str] = []
+    finished: dict[Path, tuple[int, int]] = {}
+    for stage in sorted(moments.sample(list(BEGINS), k=min(KILLS_A_FOLDER, most)), key=list(BEGINS).index):
+        run, pause = ForkedRun(arguments, log), moments.uniform(0, whole.seconds[stage])
+        run.wait_for(folder / BEGINS[stage])
+        time.sleep(pause)
+        if run.send(signal.SIGKILL) == -signal.SIGKILL:
+            hits.append(f"{folder.name}, {stage}: {pause:.3f} s after {BEGINS[stage]} was there")
+        assert finished.items() <= shards_of(folder).items(), hits
+        finished = shards_of(folder)
+    assert ForkedRun(arguments, log).wait() == 0, log.read_text()
+    assert finished.items() <= shards_of(folder).items(), hits
+    return hits

@@ -10,12 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from end_to_end.fork_run import NEVER_EQUAL, artefacts
 from neuron_opsd import cli
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.run_folder import RunFolder
 
-# Wall times, versions, the trainer's own checkpoints (they hold absolute paths), and the lock.
-NEVER_EQUAL = {"timings.jsonl", "environment.json", ".lock", "report.html"}
 # What may know gold answers.
 KNOWS_ANSWERS = {"results.json", "report.md", "README.md", "config.yaml"}
 
@@ -25,11 +24,6 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     with pytest.raises(SystemExit) as stop:
         cli.main()
     return int(stop.value.code or 0)
-
-
-def artefacts(folder: Path, *, without: set[str]) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file() and "checkpoint-" not in str(path)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in without}
 
 
 def test_equal_runs_give_equal_bytes_and_a_model_others_load(
@@ -227,9 +221,22 @@ def test_a_kill_between_the_last_step_and_publishing(
     assert run([*command, "--output", str(folder), "--until", "train"], monkeypatch) == 0
     before = artefacts(folder, without=NEVER_EQUAL)
     shutil.rmtree(folder / "model")
-    manifest = json.loads((folder / "training" / "manifest.json").read_text())
-    (folder / "training" / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    stage = RunFolder(folder).stage("training")
+    stage.begin((stage.manifest() or {})["inputs"])
     assert run([*command, "--output", str(folder), "--until", "train"], monkeypatch) == 0
+    assert artefacts(folder, without=NEVER_EQUAL) == before
+
+
+def test_a_kill_between_the_last_shard_and_the_end_of_its_stage(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    assert run([*command, "--output", str(folder), "--until", "contexts"], monkeypatch) == 0
+    before = artefacts(folder, without=NEVER_EQUAL)
+    for name in ("questions", "rollouts", "neurons", "selection", "contexts"):
+        stage = RunFolder(folder).stage(name)
+        assert stage.begin((stage.manifest() or {})["inputs"]) > 0  # all shards there, not complete
+    assert run([*command, "--output", str(folder), "--until", "contexts"], monkeypatch) == 0
     assert artefacts(folder, without=NEVER_EQUAL) == before
 
 

@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malformed import result_or_message, spoiled
 from neuron_opsd.errors import DataError
 from neuron_opsd.questions.load import read_questions
 
@@ -15,7 +19,7 @@ def write_jsonl(path: Path, rows: list) -> str:
     return str(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(data=st.binary(max_size=200), suffix=st.sampled_from(["jsonl", "csv", "parquet"]))
 def test_any_bytes_are_read_or_refused(tmp_path, data, suffix):
     path = tmp_path / f"any.{suffix}"
@@ -37,7 +41,7 @@ keys = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(rows=st.lists(st.dictionaries(keys, json_values, max_size=5), min_size=1, max_size=3))
 def test_any_json_is_read_or_refused(tmp_path, rows):
     path = write_jsonl(tmp_path / "any.jsonl", rows)
@@ -53,8 +57,45 @@ def test_any_json_is_read_or_refused(tmp_path, rows):
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(asked=st.lists(texts, min_size=1, max_size=5))
 def test_what_was_written_is_read(tmp_path, asked):
     path = write_jsonl(tmp_path / "any.jsonl", [{"question": text} for text in asked])
     assert [question.question for question in read_questions(path)] == asked
+
+
+ROWS = [
+    {"question_id": f"q{i}", "question": f"What is {i} + 1?", "choices": [str(i), str(i + 1)]}
+    for i in range(4)
+]
+
+
+def good_file(path: Path) -> bytes:
+    match path.suffix:
+        case ".jsonl":
+            write_jsonl(path, ROWS)
+        case ".csv":
+            path.write_text(
+                "question_id,question,A,B\n"
+                + "".join(f"q{i},What is {i} + 1?,{i},{i + 1}\n" for i in range(4))
+            )
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(ROWS), path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_spoiled_file_is_read_or_refused(tmp_path, caplog, suffix, data):
+    path = tmp_path / f"spoiled.{suffix}"
+    path.write_bytes(data.draw(spoiled(good_file(path))))
+    caplog.clear()
+    questions, message = result_or_message(lambda: read_questions(str(path)))
+    if questions is None:
+        assert path.name in message
+        return
+    assert all(question.question.strip() and len(question.choices) != 1 for question in questions)
+    if suffix == "jsonl" and "dropped" not in caplog.text:
+        num_rows = sum(bool(line.strip()) for line in path.read_text("utf-8-sig").split("\n"))
+        assert len(questions) == num_rows  # nothing is lost in silence

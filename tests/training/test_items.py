@@ -22,7 +22,7 @@ from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.text.answers import Vote
-from neuron_opsd.training.checkpoints import COMPLETE_FILE, STATE_FILE
+from neuron_opsd.training.checkpoints import CHECKSUMS_FILE, STATE_FILE
 from neuron_opsd.training.figures import interval_row
 from neuron_opsd.training.items import (
     LazyItems,
@@ -215,7 +215,7 @@ def test_resuming_at_any_step_changes_no_bit_with_held_completions_and_an_open_i
     shutil.copytree(tmp_path / "whole", cut)
     for step in range(stop + 1, 6):
         shutil.rmtree(cut / f"checkpoint-{step}")
-    assert (cut / f"checkpoint-{stop}" / COMPLETE_FILE).is_file()
+    assert (cut / f"checkpoint-{stop}" / CHECKSUMS_FILE).is_file()
     held = json.loads((cut / f"checkpoint-{stop}" / STATE_FILE).read_text())
     assert bool(held["rollouts"]) == (stop != 3)
     assert len(held["interval"]) == stop % 2

@@ -10,7 +10,7 @@ from helpers import build_tiny_model
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.errors import ConfigError, ModelError
-from neuron_opsd.training.checkpoints import COMPLETE_FILE, last_complete_checkpoint
+from neuron_opsd.training.checkpoints import CHECKSUMS_FILE
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.schedule import num_steps, question_order
 from neuron_opsd.training.train import train, training_arguments
@@ -138,7 +138,7 @@ def test_resuming_changes_no_bit(tmp_path, method, teacher):
     cut = tmp_path / "cut"
     cut.mkdir()
     shutil.copytree(tmp_path / "whole/checkpoint-4", cut / "checkpoint-4")
-    (cut / "checkpoint-4" / COMPLETE_FILE).unlink()
+    (cut / "checkpoint-4" / CHECKSUMS_FILE).unlink()
     run(tmp_path / "first", **options | {"steps": 2})
     shutil.copytree(tmp_path / "first/checkpoint-2", cut / "checkpoint-2")
     lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines(keepends=True)
@@ -159,24 +159,6 @@ def test_resuming_with_sparser_logging_keeps_the_rows_before_the_checkpoint(tmp_
         file.write('{"step": 7, "lo')  # the kill came in the middle of a row
     run(tmp_path / "cut", steps=6, **options)
     assert [row["step"] for row in rows(tmp_path / "cut")] == [2, 4, 6]
-
-
-def test_a_checkpoint_cut_short_is_removed(tmp_path):
-    for step in (2, 4, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    for step in (2, 4):
-        (tmp_path / f"checkpoint-{step}" / COMPLETE_FILE).write_text("")
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
-    assert not (tmp_path / "checkpoint-10").exists()
-    assert (tmp_path / "checkpoint-2").is_dir()
-    assert last_complete_checkpoint(tmp_path / "none") is None
-
-
-def test_checkpoints_are_ordered_by_number_not_by_name(tmp_path):
-    for step in (9, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / COMPLETE_FILE).write_text("")
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
 @pytest.mark.parametrize(

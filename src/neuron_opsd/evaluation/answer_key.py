@@ -251,7 +251,7 @@ def _read_parquet(path: Path) -> Iterator[_Row]:
 
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # a damaged page is an OSError
         raise DataError(f"{path} is not a Parquet file ({str(error).splitlines()[0]}).") from None
     for number, values in enumerate(rows, start=1):
         yield _Row(f"{path}, row {number}", values, typed=True)

@@ -1,34 +1,54 @@
-"""What a checkpoint holds beside the Trainer's files, which checkpoints are whole, and which ones are kept."""
+"""Checkpoints: what they hold beside the Trainer's files, which are whole, and which are kept.
 
+    training/checkpoint-N/      the Trainer's files, the teacher's weights, the held state, metrics.jsonl up to step N
+        checksums.json          sha256 of every file, written last
+
+The Trainer writes into a staging folder; what is whole and on the disk is renamed into place. A checkpoint whose files
+are not those of its checksums is named in the log, removed, and the one before is used.
+"""
+
+import contextlib
 import json
 import logging
 import math
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from neuron_opsd.config import TrainingSettings
+from neuron_opsd.files import dump_json, explain_disk_errors, file_digest, sync_tree
 from neuron_opsd.model.teacher_weights import TeacherWeights
-
-if TYPE_CHECKING:
-    from neuron_opsd.training.opsd_trainer import OpsdTrainer
 
 logger = logging.getLogger(__name__)
 
 TEACHER_FILE = "teacher_weights.safetensors"
 STATE_FILE = "opsd_state.json"
-COMPLETE_FILE = "complete"
+CHECKSUMS_FILE = "checksums.json"
+STAGING = ".checkpoints.partial"  # a name that the run folder clears of what a killed process left
+
+
+@contextlib.contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Explain a full disk also where torch and safetensors raise errors of their own for it."""
+    with explain_disk_errors(folder):
+        try:
+            yield
+        except (RuntimeError, SafetensorError) as error:
+            raise OSError(" ".join(str(error).split())) from error
 
 
 class TeacherCallback(TrainerCallback):
-    """Moves the teacher after each step, and makes a checkpoint whole: its last file says so."""
+    """Moves the teacher after each step."""
 
     def __init__(self, teacher: TeacherWeights) -> None:
         self.teacher = teacher
-        self.trainer: OpsdTrainer | None = None  # set once there is one
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -36,20 +56,15 @@ class TeacherCallback(TrainerCallback):
         """After the optimiser's step: the average takes the new weights in."""
         self.teacher.update()
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """After the Trainer's own files: the teacher's weights, held completions and open figures, then the mark."""
-        held = self.trainer.held_state() if self.trainer else {}  # every process takes part
-        if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            save_file(self.teacher.state_dict(), folder / TEACHER_FILE)
-            (folder / STATE_FILE).write_text(json.dumps(held), encoding="utf-8")
-            (folder / COMPLETE_FILE).write_text(f"{state.global_step}\n", encoding="utf-8")
-
     def restore(self, checkpoint: Path) -> None:
         """Take the teacher's weights from a checkpoint."""
         self.teacher.load_state_dict(load_file(checkpoint / TEACHER_FILE))
+
+
+def write_own_state(staged: Path, teacher: TeacherWeights, held: dict[str, Any]) -> None:
+    """Add the teacher's weights, held completions and open figures to what the Trainer has written."""
+    save_file(teacher.state_dict(), staged / TEACHER_FILE)
+    (staged / STATE_FILE).write_text(json.dumps(held), encoding="utf-8")
 
 
 def read_held_state(checkpoint: Path) -> dict[str, Any]:
@@ -62,16 +77,56 @@ def step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.split("-")[1]) if checkpoint else 0
 
 
+def publish_checkpoint(staged: Path, folder: Path, *, limit: int | None) -> None:
+    """Seal a staged checkpoint, rename it into `folder`, and remove all but the newest `limit`."""
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    digests = {str(path.relative_to(staged)): file_digest(path) for path in files}
+    (staged / CHECKSUMS_FILE).write_text(dump_json(digests), encoding="utf-8")
+    sync_tree(staged)
+    target = folder / staged.name
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(staged, target)
+    sync_tree(folder, deep=False)
+    for path in _by_step(folder)[: -limit if limit else 0]:
+        _remove(path)
+
+
 def last_complete_checkpoint(folder: Path, *, up_to_step: float = math.inf) -> Path | None:
-    """The newest checkpoint, up to a step, that was written whole; those a crash cut short are removed."""
-    complete: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE_FILE).is_file():
-            complete.append((step_of(path), path))
-        else:
-            logger.warning("%s was cut short and is removed", path)
-            shutil.rmtree(path)
-    return max((pair for pair in complete if pair[0] <= up_to_step), default=(0, None))[1]
+    """The newest checkpoint, up to a step, that is whole; damaged ones that are newer are named and removed."""
+    for path in reversed([path for path in _by_step(folder) if step_of(path) <= up_to_step]):
+        if not (problem := _problem_of(path)):
+            return path
+        logger.warning("train: %s is damaged (%s); it is removed, and the one before is used", path, problem)
+        _remove(path)
+    return None
+
+
+def _problem_of(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint, in words; empty if nothing is."""
+    try:
+        digests = json.loads((checkpoint / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return f"{CHECKSUMS_FILE} is missing or unreadable"
+    if not isinstance(digests, dict) or TRAINER_STATE_NAME not in digests:
+        return f"{CHECKSUMS_FILE} is no list of files"
+    for name, digest in digests.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if file_digest(checkpoint / name) != digest:
+            return f"{name} is not as it was written"
+    return ""
+
+
+def _by_step(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal()), key=step_of)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Rename first: a checkpoint that a kill left half-removed would look damaged."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(checkpoint, doomed)
+    shutil.rmtree(doomed)
 
 
 def num_kept_checkpoints(settings: TrainingSettings) -> int:

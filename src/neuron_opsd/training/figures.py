@@ -1,9 +1,12 @@
 """The figures of training: one row a step, gathered over processes, and their mean over a logging interval."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from neuron_opsd.files import explain_disk_errors, write_atomically
 
 # Summed over a logging interval; every other figure is a mean over its steps.
 COUNTS = ("num_completion_tokens", "num_loss_tokens")
@@ -19,27 +22,27 @@ def interval_row(steps: list[dict[str, float]]) -> dict[str, float]:
 
 
 class MetricsFile:
-    """metrics.jsonl; rows after the checkpoint that training resumes from are written again.
+    """metrics.jsonl. Resuming goes on from the rows that the checkpoint holds, whatever became of the file.
 
     Every process holds the rows; one writes them.
     """
 
-    def __init__(self, path: Path, *, keep_steps: int, is_writer: bool = True) -> None:
+    def __init__(self, path: Path, *, checkpoint: Path | None, is_writer: bool = True) -> None:
         self.path, self.is_writer = path, is_writer
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        self.rows: list[dict[str, Any]] = []
-        kept = []
-        for line in lines:
-            if line.endswith("\n") and (row := json.loads(line))["step"] <= keep_steps:
-                self.rows.append(row)
-                kept.append(line)
+        kept = (checkpoint / path.name).read_bytes() if checkpoint else b""
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in kept.splitlines()]
         if is_writer:
-            path.write_text("".join(kept), encoding="utf-8")
+            with explain_disk_errors(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, lambda temporary: temporary.write_bytes(kept))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row."""
         self.rows.append(dict(row))
         if self.is_writer:
-            with self.path.open("a", encoding="utf-8") as file:
+            with explain_disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, sort_keys=True) + "\n")
+
+    def copy_into(self, checkpoint: Path) -> None:
+        """Keep the rows so far with a checkpoint."""
+        shutil.copyfile(self.path, checkpoint / self.path.name)

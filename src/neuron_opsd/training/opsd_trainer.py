@@ -6,11 +6,12 @@ summed over the tokens that carry loss and divided by their number in the whole 
 processes.
 
 Sampling happens in `get_batch_samples`, which receives the whole optimiser step, so accumulation is exact: 1 x 8 is
-8 x 1. Accelerate, trackers, schedules and resumable checkpoints are the Trainer's own.
+8 x 1. Accelerate, trackers, schedules and checkpoints are the Trainer's own; `checkpoints.py` makes those whole.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -26,6 +27,7 @@ from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
 from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
 from neuron_opsd.text.answers import Vote
+from neuron_opsd.training.checkpoints import STAGING, publish_checkpoint, saving, write_own_state
 from neuron_opsd.training.figures import interval_row
 from neuron_opsd.training.items import (
     LazyItems,
@@ -61,6 +63,7 @@ class OpsdTrainer(Trainer):
         read_answer: ReadAnswer | None = None,
         on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
         on_log: Callable[[dict[str, Any]], None] = lambda row: None,
+        on_save: Callable[[Path], None] = lambda checkpoint: None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(
@@ -72,7 +75,7 @@ class OpsdTrainer(Trainer):
         self.unwrapped = model
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
-        self.on_first_batch, self.on_log = on_first_batch, on_log
+        self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
         self.open_step: dict[str, float] = {}  # figures of the step that is being computed
         self.interval: list[dict[str, float]] = []  # of the finished steps since the last row
 
@@ -213,6 +216,23 @@ class OpsdTrainer(Trainer):
             self.interval = []
             self.on_log({"step": self.state.global_step, **logs})
         super().log(logs, start_time)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where the Trainer writes checkpoints: a staging folder, until they are whole."""
+        return str(Path(str(self.args.output_dir)) / STAGING)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The Trainer's own files, then ours; then the rename that makes them count."""
+        folder = Path(str(self.args.output_dir))
+        staged = folder / STAGING / f"checkpoint-{self.state.global_step}"
+        held = self.held_state()  # every process takes part
+        with saving(folder):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                write_own_state(staged, self.teacher, held)
+                self.on_save(staged)
+                publish_checkpoint(staged, folder, limit=self.args.save_total_limit)
 
     def held_state(self) -> dict[str, Any]:
         """What a checkpoint must hold beyond weights: completions whose step has not come, and the open interval."""

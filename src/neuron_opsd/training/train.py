@@ -21,6 +21,7 @@ from transformers import (
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.errors import ConfigError, ModelError, TrainingError
+from neuron_opsd.files import sync_tree
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.training.checkpoints import (
@@ -28,6 +29,7 @@ from neuron_opsd.training.checkpoints import (
     last_complete_checkpoint,
     num_kept_checkpoints,
     read_held_state,
+    saving,
     step_of,
 )
 from neuron_opsd.training.figures import MetricsFile
@@ -99,7 +101,7 @@ def train(
     keeper = TeacherCallback(teacher)
     checkpoint = last_complete_checkpoint(folder)
     is_writer = os.environ.get("RANK", "0") == "0"
-    metrics = MetricsFile(folder / "metrics.jsonl", keep_steps=step_of(checkpoint), is_writer=is_writer)
+    metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=checkpoint, is_writer=is_writer)
     rails = GuardRails(metrics.rows, settings.guard_rails)
     trainer = OpsdTrainer(
         model=student,
@@ -111,9 +113,9 @@ def train(
         read_answer=read_answer,
         on_first_batch=on_first_batch,
         on_log=metrics.append,
+        on_save=metrics.copy_into,
         callbacks=[keeper, rails, *callbacks],
     )
-    keeper.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
     if checkpoint is not None:
         logger.info("train: resumes at step %d of %d", step_of(checkpoint), num_steps)
@@ -252,8 +254,10 @@ def publish(
         student = student.merge_and_unload()  # pyright: ignore[reportAssignmentType]
     if student.generation_config is not None:
         student.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
-    student.save_pretrained(str(temporary))
-    tokenizer.save_pretrained(str(temporary))
-    (temporary / "README.md").write_text(model_card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with saving(folder):
+        student.save_pretrained(str(temporary))
+        tokenizer.save_pretrained(str(temporary))
+        (temporary / "README.md").write_text(model_card, encoding="utf-8")
+        sync_tree(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)

@@ -1,0 +1,75 @@
+"""Whatever a configuration holds, it is refused with a ConfigError, or it means after saving what it meant before."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from malformed import result_or_message, spoiled
+from neuron_opsd.config import Config, load_config
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.run_folder import RunFolder
+
+GOOD = b"""\
+recipe: mine
+seed: 7
+model: {name: folder/model, template_args: {enable_thinking: false}}
+questions:
+  path: questions.jsonl
+  cross_paths: [a.jsonl, b.csv]
+rollouts:
+  temperature: 0.6
+selection: {score: consensus, fraction: 0.2}
+training: {lora: {rank: 8}, trainer: {optim: sgd}}
+"""
+NEEDED = {"model.name": "m", "questions.path": "q.jsonl"}
+paths = st.sampled_from(
+    ["seed", "model", "model.name", "questions.cross_paths", "rollouts.temperature", "training.lora",
+     "training.trainer",
+     "training.lora.rank.x", "no.such", "", ".", "a..b", "training.trainer.seed.x", "evaluation.num_samples"]
+)  # fmt: skip
+yaml_values = st.text(max_size=12) | st.sampled_from(
+    ["null", ".nan", ".inf", "-1", "1e400", "[", "{a: 1}", "[1, [2]]", "&a [*a]", "{[1]: 2}", "2020-13-45", "0o9",
+     "!!python/object:os.system x", "{1: 2}", '"\\ud800"', '"\\0"', "9" * 5000, "~", "=", "<<", "0x_", "1:99:99"]
+)  # fmt: skip
+
+
+def keeps(config: Config | None, folder: Path) -> bool:
+    """Whether a run folder gives these settings back."""
+    assert config is not None
+    run = RunFolder.create(folder)
+    run.write_config(config)
+    return run.config() == config
+
+
+@settings(max_examples=200)
+@given(data=spoiled(GOOD) | st.binary(max_size=60))
+def test_a_spoiled_recipe_is_refused_or_kept_as_it_is(tmp_path, data):
+    (tmp_path / "recipe.yaml").write_bytes(data)
+    config, message = result_or_message(lambda: load_config(str(tmp_path / "recipe.yaml"), values=NEEDED))
+    assert message or keeps(config, tmp_path / "run")
+
+
+@settings(max_examples=300)
+@given(path=paths | st.text(max_size=8), value=yaml_values)
+def test_any_override_is_refused_or_kept_as_it_is(tmp_path, path, value):
+    override = f"{path}={value}"
+    config, message = result_or_message(
+        lambda: load_config("neuron_opsd", overrides=[override], values=NEEDED)
+    )
+    assert message or keeps(config, tmp_path / "run")
+
+
+@settings(max_examples=200)
+@given(data=spoiled(GOOD))
+def test_spoiled_settings_of_a_run_are_named(tmp_path, data):
+    (tmp_path / "config.yaml").write_bytes(data)
+    config, message = result_or_message(lambda: RunFolder.open(tmp_path).config())
+    assert config or "config.yaml" in message
+
+
+@pytest.mark.parametrize("value", ["4294967296", "-1", ".nan"])
+def test_a_seed_is_one_that_every_library_takes(value):
+    with pytest.raises(ConfigError, match="seed is"):
+        load_config("neuron_opsd", overrides=[f"seed={value}"], values=NEEDED)
