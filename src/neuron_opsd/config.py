@@ -248,6 +248,10 @@ class TrainingSettings(Section):
 
     method: Literal["lora", "full"] = Field(default="lora", description="What is trained. [ours]")
     lora: LoraSettings = LoraSettings()
+    quantization: Literal["none", "4bit"] = Field(
+        default="none",
+        description="Hold the base's linear layers in 4 bits under the adapter (QLoRA, 2305.14314); GPU only.",
+    )
     divergence: Literal["reverse_kl", "forward_kl", "jsd", "sampled_token"] = Field(
         default="reverse_kl",
         description="KL(student || teacher) [N], KL(teacher || student), JSD(jsd_beta), or the reverse KL estimated on "
@@ -339,6 +343,17 @@ class TrainingSettings(Section):
                     raise ValueError(
                         f"training.{name} is {value}, but divergence=sampled_token reads the sampled token alone. "
                         "Leave it out, or use divergence=reverse_kl."
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_carry_an_adapter(self) -> "TrainingSettings":
+        if self.quantization == "4bit":
+            for name, value, needed in (("method", self.method, "lora"), ("save", self.save, "adapter")):
+                if value != needed:
+                    raise ValueError(
+                        f"training.quantization is 4bit, but training.{name} is {value}. 4-bit weights are neither "
+                        f"trained nor merged into. Use training.{name}={needed}."
                     )
         return self
 

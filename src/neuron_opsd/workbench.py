@@ -28,6 +28,7 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.ffn import check_architecture
 from neuron_opsd.model.load import (
     CausalLM,
+    check_quantization,
     configured_context,
     load_model,
     load_model_config,
@@ -149,6 +150,10 @@ class Workbench:
 
     def take_base_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The frozen model for training, which changes it: this workbench forgets it."""
+        quantization = self.config.training.quantization
+        if quantization != "none":
+            self._loaded = None  # neurons are read from whole matrices; training has its own copy
+            return load_model(self.config.model, quantization=quantization)
         taken = self.base_model()
         self._loaded = None
         return taken
@@ -353,6 +358,8 @@ def check_early(config: Config) -> list[Question]:
                 f"evaluation.answers names {path}, which is no file. Leave --answers out if you have none."
             )
     check_architecture(load_model_config(config.model))
+    if config.training.quantization != "none":
+        check_quantization(config.model)
     tokenizer = load_tokenizer(config.model)
     encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
     check_lengths(questions, encoder, config)

@@ -103,3 +103,14 @@ def relative_difference(first: torch.nn.Module, second: torch.nn.Module) -> floa
     a, b = weights(first), weights(second)
     gap = sum((a[name].double() - b[name].double()).square().sum() for name in a)
     return float((gap / sum(value.double().square().sum() for value in a.values())) ** 0.5)
+
+
+# Completions of unequal length and plain SGD, whose steps are proportional to the gradients that are compared.
+EXACT = {
+    "learning_rate": 0.05,
+    "max_new_tokens": 40,
+    "max_grad_norm": 1e6,
+    "teacher": "ema",
+    "ema_rate": 0.3,
+    "trainer": {"optim": "sgd"},
+}

@@ -1,8 +1,10 @@
 """One model and its tokenizer, from a folder, a hub name, a GGUF file or an embedded package."""
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -10,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -40,8 +43,8 @@ def resolve_model(name: str) -> str:
             )
         return str(converted_gguf(path))
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{name} is no model folder: it has no config.json.")
+        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise ModelError(f"{name} is no model folder: it has no config.json, and no adapter_config.json.")
         return str(path)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ModelError(f"No folder or file {name}. Give a model folder, a hub name or a .gguf file.")
@@ -49,18 +52,23 @@ def resolve_model(name: str) -> str:
 
 
 def load_model(
-    settings: ModelSettings, *, name: str | None = None
+    settings: ModelSettings, *, name: str | None = None, quantization: str = "none"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer, in eval mode, on the device and in the dtype of the settings.
 
     Args:
         settings: `model.*`.
         name: Another model (the trained one) to load with the same settings.
+        quantization: "4bit" holds the matrices of linear layers in NF4 (QLoRA, 2305.14314), by bitsandbytes.
 
     Raises:
         ModelError: not found, no chat template, remote code without leave, a device that is not there.
     """
     device = _device(settings.device)
+    options: dict[str, Any] = {}
+    if quantization == "4bit":
+        check_quantization(settings)
+        options = {"quantization_config": _nf4(settings.dtype), "device_map": {"": device}}
     tokenizer = load_tokenizer(settings, name=name)
     location = resolve_model(name or settings.name)
     model = _from_pretrained(
@@ -69,8 +77,37 @@ def load_model(
         trust_remote_code=settings.trust_remote_code,
         dtype=getattr(torch, settings.dtype),
         use_safetensors=True,
+        **options,
     )
-    return model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]
+    return (model if options else model.to(device)).eval(), tokenizer  # pyright: ignore[reportArgumentType]
+
+
+def check_quantization(settings: ModelSettings) -> None:
+    """Refuse 4-bit matrices where bitsandbytes does not serve.
+
+    Raises:
+        ModelError: no GPU, or no bitsandbytes.
+    """
+    device = _device(settings.device)
+    if device.type != "cuda":
+        raise ModelError(
+            f"training.quantization is 4bit, which needs a GPU; the device is {device.type}. "
+            "Use training.quantization=none, or model.device=cuda where there is one."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            "training.quantization is 4bit, which needs bitsandbytes, and that is not installed. "
+            "Run pip install 'neuron-opsd[quantized]', or use training.quantization=none."
+        )
+
+
+def _nf4(dtype: str) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
 
 
 def load_tokenizer(settings: ModelSettings, *, name: str | None = None) -> PreTrainedTokenizerBase:

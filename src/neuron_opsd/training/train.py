@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -169,6 +169,8 @@ def trainable(model: CausalLM, settings: TrainingSettings, *, seed: int) -> Caus
                 "round to nothing there. Set model.dtype=float32 and training.trainer={bf16: true}."
             )
         return model.requires_grad_(True)
+    if getattr(model, "is_loaded_in_4bit", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     torch.manual_seed(seed)
     lora = LoraConfig(
         r=settings.lora.rank,

@@ -1,0 +1,58 @@
+"""Options of training through the command line: template arguments per role, groups, an adapter as the result."""
+
+import json
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from end_to_end.test_pipeline import run
+
+TEMPLATE = (
+    "{{ mark | default('') }}{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_template_arguments_per_role_groups_and_an_adapter(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "template.jinja").write_text(TEMPLATE)
+    folder = tmp_path / "run"
+    options = [
+        f"model.chat_template={tmp_path / 'template.jinja'}",
+        "model.teacher_template_args={mark: For the teacher.}",
+        "training.num_rollouts=2",
+        "training.rollout_steps=2",
+        "training.save=adapter",
+        "training.support=teacher_top_k",
+        "training.top_k=20",
+    ]
+    assert run([*command, *options, "--output", str(folder)], monkeypatch) == 0
+
+    question_id = json.loads((folder / "contexts" / "records.jsonl").read_text().splitlines()[0])[
+        "question_id"
+    ]
+    capsys.readouterr()
+    assert run(["show", str(folder), question_id], monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("For the teacher.") == 1
+    assert shown.index("For the teacher.") > shown.index(
+        "<|im_start|>assistant"
+    )  # after the student's prompt
+
+    rows = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert 0 < row["captured_mass_fraction"] < 1
+        assert 0 <= row["parse_rate"] <= 1
+        assert 0 <= row["vote_share"] <= 1
+        assert row["num_loss_tokens"] == row["num_completion_tokens"]
+    summary = json.loads((folder / "training" / "manifest.json").read_text())["summary"]
+    assert summary["stopped_because"] is None
+    assert summary["best_step"] == 3
+
+    base = AutoModelForCausalLM.from_pretrained(command[command.index("--model") + 1])
+    assert isinstance(PeftModel.from_pretrained(base, folder / "model"), PeftModel)
+    assert (folder / "evaluation" / "results.json").is_file()  # the adapter was evaluated
