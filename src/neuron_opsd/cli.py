@@ -27,7 +27,17 @@ logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
-STAGE_NAMES = ("questions", "rollouts", "neurons", "select", "contexts", "train", "evaluate", "report")
+STAGE_NAMES = (
+    "questions",
+    "rollouts",
+    "neurons",
+    "select",
+    "contexts",
+    "preflight",
+    "train",
+    "evaluate",
+    "report",
+)
 
 
 def main() -> None:
@@ -40,8 +50,8 @@ def main() -> None:
     try:
         app()
     except NeuronOpsdError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        print(f"{'error: ' if error.exit_status == 2 else ''}{error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_status)
     except SystemExit as stop:  # typer's, which answers an interruption by this status alone
         if stop.code == INTERRUPTED:
             print("interrupted; the same command resumes where this one stopped", file=sys.stderr)  # noqa: T201
@@ -97,6 +107,12 @@ def run(
     until: Annotated[
         str, typer.Option(help="Stop after this stage: " + ", ".join(STAGE_NAMES) + ".")
     ] = "report",
+    stop_if_unlikely: Annotated[
+        bool,
+        typer.Option(
+            "--stop-if-unlikely", help="End with status 3 where the preflight says: unlikely to help."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings and the work there is, and stop.")
     ] = False,
@@ -117,13 +133,18 @@ def run(
     )
     if until not in STAGE_NAMES:
         raise ConfigError(f"--until is {until!r}; it must be one of {', '.join(STAGE_NAMES)}.")
+    if stop_if_unlikely and not config.preflight.num_questions:
+        raise ConfigError(
+            "--stop-if-unlikely needs the preflight, which preflight.num_questions=0 leaves out."
+        )
     if dry_run:
         _print_plan(config, output)
         return
     if output is None:
         raise ConfigError("--output is missing: name the folder that the run is to lie in.")
     _check_inputs(config)
-    _run_stages(RunFolder.create(output), until=until, config=config)
+    folder = RunFolder.create(output)
+    _run_stages(folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely)
 
 
 def _check_inputs(config: Config) -> None:
@@ -133,7 +154,14 @@ def _check_inputs(config: Config) -> None:
     check_early(config)
 
 
-def _run_stages(folder: RunFolder, *, until: str, only: bool = False, config: Config | None = None) -> None:
+def _run_stages(
+    folder: RunFolder,
+    *,
+    until: str,
+    only: bool = False,
+    config: Config | None = None,
+    stop_if_unlikely: bool = False,
+) -> None:
     from neuron_opsd.pipeline import STAGES, run_stages
     from neuron_opsd.workbench import Workbench
 
@@ -145,7 +173,9 @@ def _run_stages(folder: RunFolder, *, until: str, only: bool = False, config: Co
         if only:
             STAGES[until](bench)
         else:
-            run_stages(bench, until=until)
+            run_stages(bench, until=until, stop_if_unlikely=stop_if_unlikely)
+    if until == "preflight":
+        _print_preflight(folder)
     if until == "report":
         _print_end(folder)
 
@@ -156,6 +186,20 @@ def _quieten_libraries() -> None:
     if logging.getLogger("transformers").level >= logging.ERROR:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
+
+
+def _print_preflight(folder: RunFolder) -> None:
+    """The verdict and what it rests on."""
+    verdict = folder.read_json("preflight/verdict.json")
+    if verdict is None:
+        typer.echo("No preflight: preflight.num_questions is 0.")
+        return
+    gap = folder.read_json("evaluation/teacher_gap.json") or {"measures": []}
+    for entry in [*verdict["measures"], *gap["measures"]]:
+        ends = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
+        value = "not defined" if entry["value"] is None else f"{entry['value']:.3f}"
+        typer.echo(f"- {entry['label']}: {value}{ends}. {entry['note']}")
+    typer.echo(f"{verdict['verdict'].capitalize()}, because {'; '.join(verdict['reasons'])}.")
 
 
 def _print_end(folder: RunFolder) -> None:
@@ -180,6 +224,7 @@ _stage_command("rollouts", "Answer every question of the pool zero-shot.")
 _stage_command("neurons", "Find the neurons behind each answer.")
 _stage_command("select", "Keep the questions with the highest consensus.")
 _stage_command("contexts", "Build what the teacher reads.")
+_stage_command("preflight", "Tell, without labels, whether training is likely to help.")
 _stage_command("train", "Distil the teacher into the student.")
 _stage_command("evaluate", "Compare base and trained model on the test questions.")
 _stage_command("report", "Write report.html and report.md of what is there.")

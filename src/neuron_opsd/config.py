@@ -206,6 +206,17 @@ class ContextSettings(Section):
     )
 
 
+class PreflightSettings(Section):
+    """The look ahead before training: is the teacher worth learning from? (docs/preflight.md)."""
+
+    num_questions: int = Field(
+        default=32, ge=0, description="Selected questions looked at; 0 leaves the preflight out. [ours]"
+    )
+    num_samples: Count = Field(
+        default=4, description="Answers a question with the context, and as many without. [ours]"
+    )
+
+
 class LoraSettings(Section):
     """Low-rank adapters on all linear layers."""
 
@@ -386,6 +397,20 @@ class EvaluationSettings(Section):
     top_p: Fraction = Field(default=1.0, description="[ours]")
     max_new_tokens: Count = Field(default=2048, description="[ours]")
     shuffle_choices: bool = Field(default=False, description="As in rollouts. [ours]")
+    general_paths: tuple[str, ...] = Field(
+        default=(),
+        description="Question files of general knowledge, on which both models are compared too, and their KL. [ours]",
+    )
+    general_answers: tuple[str, ...] = Field(
+        default=(), description="Gold answers for all, some or none of the general questions."
+    )
+    max_general: Count = Field(
+        default=200, description="At most this many general questions a file, by hash order. [ours]"
+    )
+    option_probability: bool = Field(
+        default=True,
+        description="Also measure confidence as the probability of each choice, for multiple-choice questions. [ours]",
+    )
     num_bins: Count = Field(default=15, description="Equal-width bins of the ECE. [N]")
     num_bootstrap: Count = Field(default=2000, description="Resamples of the intervals. [ours]")
     batch_size: Count = Field(default=32, description="Completions decoded together.")
@@ -414,6 +439,7 @@ class Config(Section):
     neurons: NeuronSettings = NeuronSettings()
     selection: SelectionSettings = SelectionSettings()
     contexts: ContextSettings = ContextSettings()
+    preflight: PreflightSettings = PreflightSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 

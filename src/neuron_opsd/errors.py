@@ -7,6 +7,7 @@
     +-- RunFolderError       a run folder: missing, busy, damaged, or not writable
     +-- TrainingError        training that ended with no model to keep
     +-- EngineError          an inference engine that fails or does not answer
+    +-- UnlikelyToHelpError  exit status 3: no error, but a stop that the user asked for with --stop-if-unlikely
 
 A message names the thing, the value, what is allowed, and the next step. The command line prints it without a
 traceback; any other exception is a bug of ours and keeps its traceback.
@@ -15,6 +16,8 @@ traceback; any other exception is a bug of ours and keeps its traceback.
 
 class NeuronOpsdError(Exception):
     """Base of every expected error; the message alone is shown to the user."""
+
+    exit_status = 2
 
 
 class ConfigError(NeuronOpsdError):
@@ -39,3 +42,9 @@ class TrainingError(NeuronOpsdError):
 
 class EngineError(NeuronOpsdError):
     """An inference engine failed, or does not offer what was asked of it."""
+
+
+class UnlikelyToHelpError(NeuronOpsdError):
+    """The preflight says "unlikely to help", and the user asked to stop then."""
+
+    exit_status = 3

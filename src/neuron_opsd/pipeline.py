@@ -1,10 +1,11 @@
 """The stages in order: the method in one file. Read it after records.py.
 
-    questions -> rollouts -> neurons -> select -> contexts -> train -> evaluate -> report
+    questions -> rollouts -> neurons -> select -> contexts -> preflight -> train -> evaluate -> report
 
 Each `make_*` function runs one stage on a run folder: it reads the records of earlier stages, calls the stage's pure
 functions, and saves. A stage that is finished and was made from the same inputs is skipped; an interrupted one resumes.
-Gold answers are opened by `make_evaluation` alone.
+Gold answers are opened by `make_evaluation`, and after the preflight's verdict for the teacher's accuracy, which no
+later stage reads.
 """
 
 import dataclasses
@@ -12,34 +13,58 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from neuron_opsd.evaluation.evaluate import evaluate
+from neuron_opsd.engines.base import Sampling
+from neuron_opsd.errors import UnlikelyToHelpError
+from neuron_opsd.evaluation.evaluate import evaluate, teacher_gap
+from neuron_opsd.evaluation.general import GeneralSamples
+from neuron_opsd.evaluation.options import score_options
 from neuron_opsd.files import read_json_lines, write_text
+from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.neurons.sets import resolve_sizes
 from neuron_opsd.progress import track
-from neuron_opsd.questions.duplicates import near_duplicates
+from neuron_opsd.questions.duplicates import near_duplicates, template_key
 from neuron_opsd.questions.load import load_questions
-from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
+from neuron_opsd.random_state import derive_seed
+from neuron_opsd.records import (
+    BaseDivergence,
+    NeuronSets,
+    OptionScores,
+    PreflightItem,
+    Question,
+    Rollout,
+    SelectedQuestion,
+    TeacherContext,
+)
 from neuron_opsd.report import ReportInputs, model_card, write_report
-from neuron_opsd.rollouts.pseudo_label import vote
+from neuron_opsd.rollouts.pseudo_label import group_by_question, vote
 from neuron_opsd.rollouts.sample import sample_rollouts, sampling_of
+from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.selection.select import select_questions
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.stage_folder import StageFolder, fingerprint_of
 from neuron_opsd.statistics import pearson
 from neuron_opsd.teacher.context import build_contexts, can_demonstrate, random_neighbours
+from neuron_opsd.teacher.preflight import PromptPair, answer_prompts, score_under_both
+from neuron_opsd.teacher.preflight import make_item as make_preflight_item
+from neuron_opsd.teacher.verdict import UNLIKELY, same_template_share
+from neuron_opsd.teacher.verdict import judge as judge_preflight
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.train import publish, train
-from neuron_opsd.workbench import Workbench
+from neuron_opsd.workbench import Workbench, general_questions
 
 logger = logging.getLogger(__name__)
 
+PREFLIGHT_SHARD = 8  # questions a file: what a kill can lose
+TEACHER_GAP = "evaluation/teacher_gap.json"
+DIVERSITY_SAMPLE = 200  # questions whose pairwise distances the preflight averages
 CODE_VERSION = 1  # raise it when a stage makes other records from equal inputs
 
 
@@ -161,6 +186,51 @@ def make_contexts(bench: Workbench) -> None:
         stage.finish({"num_demonstrations_dropped": dropped}, TeacherContext)
 
 
+def make_preflight(bench: Workbench) -> None:
+    """Whether the teacher is worth learning from, told by a sample of the selected questions and no label."""
+    stage, config = bench.folder.stage("preflight"), bench.config
+    sampling = replace(
+        sampling_of(config.rollouts),
+        max_new_tokens=min(config.rollouts.max_new_tokens, config.training.max_new_tokens),
+    )
+    inputs = {
+        "preflight": config.preflight.model_dump(mode="json"),
+        "sampling": dataclasses.asdict(sampling),
+        "shuffle_choices": config.rollouts.shuffle_choices,
+        "prompts": config.prompts.model_dump(mode="json"),
+        "contexts": bench.folder.stage("contexts").fingerprint(),
+        "context_order": config.contexts.order,
+        "model": model_fingerprint(config.model.name),
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+        "version": CODE_VERSION,
+    }
+    if not config.preflight.num_questions:
+        logger.info("preflight: left out, because preflight.num_questions is 0")
+        return
+    with bench.stage_run(stage, inputs, outdates_results=False) as run:
+        if run.is_needed:
+            pairs, step = bench.preflight_pairs(), PREFLIGHT_SHARD * config.preflight.num_samples
+            done = min(stage.begin(inputs) * step, len(pairs))
+            with track("preflight", total=len(pairs), unit="samples", done=done) as progress:
+                for start in range(done, len(pairs), step):
+                    items, num_tokens = _look_ahead(bench, pairs[start : start + step], sampling)
+                    stage.add_shard(items, PreflightItem)
+                    run.num_tokens += num_tokens
+                    progress.advance(len(pairs[start : start + step]), tokens=num_tokens)
+            verdict = judge_preflight(stage.read(PreflightItem), **_pool_figures(bench), seed=config.seed)
+            bench.folder.write_json("preflight/verdict.json", verdict)
+            stage.finish(verdict, PreflightItem)
+    verdict = stage.summary()
+    logger.info("preflight: %s, because %s", verdict["verdict"], "; ".join(verdict["reasons"]))
+    # After the verdict, and in evaluation's folder: training reads neither.
+    gap = teacher_gap(bench.questions, stage.read(PreflightItem), config.evaluation, seed=config.seed)
+    if gap is None:
+        (bench.folder.path / TEACHER_GAP).unlink(missing_ok=True)
+    else:
+        bench.folder.write_json(TEACHER_GAP, gap)
+
+
 def make_trained_model(bench: Workbench) -> None:
     """The student, pulled towards the teacher on its own samples; published in RUN/model."""
     stage, config = bench.folder.stage("training"), bench.config
@@ -226,11 +296,14 @@ def _model_files(bench: Workbench) -> list[Path]:
 def make_evaluation(bench: Workbench) -> None:
     """Base and trained model on the test questions; gold answers, where there are any, are opened here."""
     config, settings = bench.config, bench.config.evaluation
-    trained = str(bench.folder.path / "model")
-    for name, model_name in (("evaluation/base", config.model.name), ("evaluation/trained", trained)):
+    models = {"base": config.model.name, "trained": str(bench.folder.path / "model")}
+    general = general_questions(config, bench.questions)
+    rollouts: dict[str, list[Rollout]] = {}
+    options: dict[str, list[OptionScores]] = {}
+    for role, model_name in models.items():
         _sample_stage(
             bench,
-            name,
+            f"evaluation/{role}",
             questions=bench.test_questions,
             settings=settings,
             num_rollouts=settings.num_samples,
@@ -238,11 +311,31 @@ def make_evaluation(bench: Workbench) -> None:
             model_name=model_name,
             random_path="evaluation",  # base and trained draw alike, which narrows the paired difference
         )
-    base, after = (
-        bench.folder.stage(name).read(Rollout) for name in ("evaluation/base", "evaluation/trained")
-    )
+        rollouts[role] = bench.folder.stage(f"evaluation/{role}").read(Rollout)
+        options[role] = _score_options_stage(bench, role, model_name) if settings.option_probability else []
+        if general:
+            _sample_stage(
+                bench,
+                f"evaluation/general_{role}",
+                questions=general,
+                settings=settings,
+                num_rollouts=settings.num_samples,
+                shard_size=config.rollouts.shard_size,
+                model_name=model_name,
+                random_path="general",
+                questions_fingerprint=fingerprint_of(
+                    {"questions": [dataclasses.astuple(q) for q in general]}
+                ),
+            )
     results = evaluate(
-        bench.test_questions, base, after, settings, train_domain=bench.train_domain, seed=config.seed
+        bench.test_questions,
+        rollouts["base"],
+        rollouts["trained"],
+        settings,
+        train_domain=bench.train_domain,
+        seed=config.seed,
+        options=(options["base"], options["trained"]),
+        general=_general_samples(bench, general, models) if general else None,
     )
     bench.folder.write_json("evaluation/results.json", results)
     write_text(bench.folder.path / "model" / "README.md", _card(bench))
@@ -259,18 +352,39 @@ STAGES: dict[str, Callable[[Workbench], None]] = {
     "neurons": make_neurons,
     "select": make_selection,
     "contexts": make_contexts,
+    "preflight": make_preflight,
     "train": make_trained_model,
     "evaluate": make_evaluation,
     "report": make_report,
 }
 
 
-def run_stages(bench: Workbench, *, until: str = "report") -> None:
-    """Run every stage in order, up to and including `until`."""
+def run_stages(bench: Workbench, *, until: str = "report", stop_if_unlikely: bool = False) -> None:
+    """Run every stage in order, up to and including `until`.
+
+    Raises:
+        UnlikelyToHelpError: the preflight says so, and `stop_if_unlikely` asks to stop then.
+    """
     for name, make in STAGES.items():
         make(bench)
+        if name == "preflight" and stop_if_unlikely:
+            stop_where_unlikely(bench)
         if name == until:
             return
+
+
+def stop_where_unlikely(bench: Workbench) -> None:
+    """Stop a run whose preflight is against it.
+
+    Raises:
+        UnlikelyToHelpError: the verdict, its reasons and what can be done.
+    """
+    verdict = bench.folder.stage("preflight").summary()
+    if verdict["verdict"] == UNLIKELY:
+        raise UnlikelyToHelpError(
+            f"stopped before training: {UNLIKELY}, because {'; '.join(verdict['reasons'])}. Everything so far is kept "
+            f"in {bench.folder.path}. Run the same command without --stop-if-unlikely to train all the same."
+        )
 
 
 def _add_only_shard(stage: StageFolder, inputs: dict[str, Any], records: list[Any], kind: type) -> None:
@@ -289,6 +403,7 @@ def _sample_stage(
     shard_size: int,
     model_name: str,
     random_path: str,
+    questions_fingerprint: str | None = None,
 ) -> None:
     """Sample rollouts of questions into a stage folder, shard by shard."""
     stage, config = bench.folder.stage(name), bench.config
@@ -300,7 +415,7 @@ def _sample_stage(
             "shuffle_choices": shuffle,
         },
         "prompts": config.prompts.model_dump(mode="json"),
-        "questions": bench.folder.stage("questions").fingerprint(),
+        "questions": questions_fingerprint or bench.folder.stage("questions").fingerprint(),
         "model": model_fingerprint(model_name),
         "template": bench.template_fingerprint(),
         "dtype": config.model.dtype,
@@ -336,6 +451,103 @@ def _sample_stage(
                 )
                 stage.add_shard(rollouts, Rollout)
         stage.finish(_rollout_summary(stage.read(Rollout)), Rollout)
+
+
+def _general_samples(bench: Workbench, questions: list[Question], models: dict[str, str]) -> GeneralSamples:
+    """Both models' samples of the general questions, and their KL on the base model's first sample of each."""
+    base, trained = (bench.folder.stage(f"evaluation/general_{role}").read(Rollout) for role in models)
+    stage = bench.folder.stage("evaluation/general_kl")
+    inputs = {
+        f"general_{role}": bench.folder.stage(f"evaluation/general_{role}").fingerprint() for role in models
+    } | {"version": CODE_VERSION}
+    with bench.stage_run(stage, inputs) as run:
+        if run.is_needed:
+            first = [rollout for rollout in base if rollout.rollout_index == 0]
+            texts = [(rollout.prompt_ids, rollout.completion_ids) for rollout in first]
+            kept = keep_base_states(bench.model(models["base"]), texts)
+            sums = kl_from_base(bench.model(models["trained"]), texts, kept)
+            records = [
+                BaseDivergence(question_id=rollout.question_id, num_tokens=len(rollout.completion_ids), kl=kl)
+                for rollout, kl in zip(first, sums, strict=True)
+            ]
+            stage.begin(inputs)
+            stage.add_shard(records, BaseDivergence)
+            stage.finish({}, BaseDivergence)
+    return GeneralSamples(questions, base, trained, stage.read(BaseDivergence))
+
+
+def _score_options_stage(bench: Workbench, role: str, model_name: str) -> list[OptionScores]:
+    """The probability that one model gives to each choice of the test questions."""
+    config, stage = bench.config, bench.folder.stage(f"evaluation/{role}_options")
+    inputs = {
+        "samples": bench.folder.stage(f"evaluation/{role}").fingerprint(),
+        "shard_size": config.rollouts.shard_size,
+        "version": CODE_VERSION,
+    }
+    questions, size = [q for q in bench.test_questions if q.choices], config.rollouts.shard_size
+    with bench.stage_run(stage, inputs) as run:
+        if run.is_needed:
+            done = min(stage.begin(inputs) * size, len(questions))
+            groups = group_by_question(bench.folder.stage(f"evaluation/{role}").read(Rollout))
+            with track(stage.name, total=len(questions), unit="questions", done=done) as progress:
+                for start in range(done, len(questions), size):
+                    part = questions[start : start + size]
+                    scores = score_options(
+                        part, groups, bench.model(model_name), bench.encoder(),
+                        prompts=config.prompts,
+                        batch_size=config.evaluation.batch_size,
+                    )  # fmt: skip
+                    stage.add_shard(scores, OptionScores)
+                    progress.advance(len(part))
+            left_out = len(bench.test_questions) - stage.num_records()
+            stage.finish({"num_not_scored": left_out}, OptionScores)
+            if left_out:
+                logger.info("%s: %d questions have no options that can be scored", stage.name, left_out)
+    return stage.read(OptionScores)
+
+
+def _look_ahead(
+    bench: Workbench, pairs: list[PromptPair], sampling: Sampling
+) -> tuple[list[PreflightItem], int]:
+    """Both roles' answers to some questions, the student's first scored under both prompts; and the tokens sampled."""
+    config, step = bench.config, bench.config.preflight.num_samples
+    engine = bench.engine(config.model.name, batch_size=config.rollouts.batch_size)
+    seeds = [pair.seed for pair in pairs]
+    student = answer_prompts([pair.student_ids for pair in pairs], seeds, engine, sampling)
+    teacher = answer_prompts([pair.teacher_ids for pair in pairs], seeds, engine, sampling)
+    scores = score_under_both(
+        bench.base_model()[0],
+        pairs[::step],
+        [completion.token_ids for completion in student[::step]],
+        chunk_tokens=config.training.loss_chunk_tokens,
+    )
+    items = []
+    for start, sums in zip(range(0, len(pairs), step), scores, strict=True):
+        own = slice(start, start + step)
+        question = bench.questions_by_id[pairs[start].question_id]
+        items.append(
+            make_preflight_item(
+                question, pairs[own], student[own], teacher[own], sums, bench.encoder(),
+                answer_format=config.prompts.answer_format,
+            )
+        )  # fmt: skip
+    return items, sum(len(completion.token_ids) for completion in (*student, *teacher))
+
+
+def _pool_figures(bench: Workbench) -> dict[str, Any]:
+    """What the stages before already know of the pool, for the preflight."""
+    sets = bench.folder.stage("neurons").read(NeuronSets)
+    some = sorted(sets, key=lambda item: derive_seed(bench.config.seed, "diversity", item.question_id))
+    some = [item.overlap_set for item in some[:DIVERSITY_SAMPLE]]
+    contexts = bench.folder.stage("contexts").read(TeacherContext)
+    return {
+        "pool_diversity": float(nearest_neighbours(some, len(some) - 1)[1].mean()) if len(some) > 1 else None,
+        "same_template": same_template_share(contexts, bench.questions_by_id, template_key),
+        "length_correlation": pearson(
+            np.array([float(item.consensus_score) for item in sets]),
+            np.array([float(item.num_completion_tokens) for item in sets]),
+        ),
+    }
 
 
 def _rollout_summary(rollouts: list[Rollout]) -> dict[str, float]:
@@ -423,8 +635,18 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         training_summary=folder.stage("training").summary() if folder.is_current("training") else None,
         results=folder.read_json("evaluation/results.json"),
         timings=folder.timings(),
+        preflight=_preflight(folder),
         prompts_example=bench.show(contexts[0].question_id) if contexts else None,
     )
+
+
+def _preflight(folder: RunFolder) -> dict[str, Any] | None:
+    """The label-free verdict, and beneath its measures those that needed answers, where there were any."""
+    if not folder.is_current("preflight"):
+        return None
+    gap = folder.read_json(TEACHER_GAP) or {"measures": []}
+    verdict = folder.stage("preflight").summary()
+    return {**verdict, "measures": [*verdict["measures"], *gap["measures"]]}
 
 
 def _card(bench: Workbench) -> str:

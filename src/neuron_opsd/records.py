@@ -1,6 +1,7 @@
 """What flows between the stages. Read this file first.
 
-    Question -> Rollout -> NeuronSets -> SelectedQuestion -> TeacherContext -> (training) -> Rollout -> metrics
+    Question -> Rollout -> NeuronSets -> SelectedQuestion -> TeacherContext -> PreflightItem -> (training) -> Rollout
+    -> metrics
 
 No record before `evaluation` has a place for a gold answer: that is how training stays label-free. Records are plain
 frozen dataclasses (no torch); `stage_folder.py` writes them as Parquet and JSON lines, a column for each field.
@@ -92,3 +93,42 @@ class TeacherContext:
     num_demonstrations_dropped: int  # dropped, farthest first, to fit contexts.max_prompt_tokens
     num_student_prompt_tokens: int
     num_teacher_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreflightItem:
+    """One selected question, answered with and without its context before any training (`teacher/preflight.py`).
+
+    Entropies and the divergence are sums over the tokens of the student's first completion, in nats.
+    """
+
+    question_id: str
+    student_answers: tuple[str | None, ...]  # one for each sample, in the original order of the choices
+    teacher_answers: tuple[str | None, ...]
+    student_reply: str  # of the first sample
+    teacher_reply: str
+    num_completion_tokens: int
+    student_entropy: float
+    teacher_entropy: float
+    reverse_kl: float  # KL(student || teacher)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionScores:
+    """The probability one model gives to each choice of one test question (`evaluation/options.py`)."""
+
+    question_id: str
+    probabilities: tuple[float, ...]  # of the choices in their original order; they sum to 1
+    option_mass: (
+        float  # what the choices had together before that: small where the model would say something else
+    )
+    num_orders: int  # orders of the choices averaged over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseDivergence:
+    """KL(trained || base) on the base model's completion of one general question, summed over its tokens (nats)."""
+
+    question_id: str
+    num_tokens: int
+    kl: float

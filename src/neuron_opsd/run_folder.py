@@ -125,6 +125,7 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, keys sorted, by rename."""
         with explain_disk_errors(self.path):
+            (self.path / name).parent.mkdir(exist_ok=True)
             write_text(self.path / name, dump_json(value))
 
     def read_json(self, name: str) -> Any:

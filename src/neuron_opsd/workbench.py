@@ -36,7 +36,7 @@ from neuron_opsd.model.load import (
     max_context_tokens,
 )
 from neuron_opsd.progress import Tracker
-from neuron_opsd.questions.load import load_questions
+from neuron_opsd.questions.load import load_general_questions, load_questions
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.rollouts.sample import check_fits, choice_orders, map_answer_back
@@ -45,6 +45,7 @@ from neuron_opsd.selection.score import num_kept
 from neuron_opsd.stage_cache import default_cache
 from neuron_opsd.stage_folder import StageFolder
 from neuron_opsd.teacher.context import context_messages
+from neuron_opsd.teacher.preflight import PromptPair, sample_ids
 from neuron_opsd.text.answers import extract_answer
 from neuron_opsd.text.prompts import student_messages
 from neuron_opsd.training.items import LazyItems, TrainingItem
@@ -74,14 +75,16 @@ class Workbench:
         self._contexts: dict[str, TeacherContext] = {}
 
     @contextmanager
-    def stage_run(self, stage: StageFolder, inputs: dict[str, Any]) -> Iterator[StageRun]:
+    def stage_run(
+        self, stage: StageFolder, inputs: dict[str, Any], *, outdates_results: bool = True
+    ) -> Iterator[StageRun]:
         """Skip a finished stage, or take it from the shared cache; time, announce and share one that has work to do."""
         run = StageRun(is_needed=not stage.is_finished(inputs))
         started = time.monotonic()
         if run.is_needed:
             self.folder.write_json("environment.json", describe_environment())
-            # Whatever is remade, results of before are no longer this run's; evaluation writes them again.
-            (self.folder.path / "evaluation" / "results.json").unlink(missing_ok=True)
+            if outdates_results:  # results of before are no longer this run's; evaluation writes them again
+                (self.folder.path / "evaluation" / "results.json").unlink(missing_ok=True)
         is_taken = run.is_needed and self.cache.take(stage, inputs)
         run.is_needed = run.is_needed and not is_taken
         yield run
@@ -162,6 +165,10 @@ class Workbench:
         """An engine on a model by name."""
         model, tokenizer = self._load(model_name)
         return HFEngine(model, tokenizer, batch_size=batch_size)
+
+    def model(self, model_name: str) -> PreTrainedModel:
+        """A model by name, loaded if it is not."""
+        return self._load(model_name)[0]
 
     def make_engine(self, model: CausalLM) -> HFEngine:
         """The engine that samples from the student in training."""
@@ -247,6 +254,31 @@ class Workbench:
             answer_format=self.config.prompts.answer_format,
         )
         return map_answer_back(answer, order)
+
+    def preflight_pairs(self) -> list[PromptPair]:
+        """Both prompts of each sample of the questions that the preflight looks at, question by question."""
+        settings, seed, encoder = self.config.preflight, self.config.seed, self.encoder()
+        pairs: list[PromptPair] = []
+        for question_id in sample_ids(self.selected_ids(), settings.num_questions, seed=seed):
+            orders = choice_orders(
+                self.questions_by_id[question_id],
+                settings.num_samples,
+                shuffle=self.config.rollouts.shuffle_choices,
+                seed=seed,
+                stage="preflight",
+            )
+            for index, order in enumerate(orders):
+                student, teacher = self.both_messages(question_id, order)
+                pairs.append(
+                    PromptPair(
+                        question_id=question_id,
+                        choice_order=order,
+                        student_ids=tuple(encoder.encode(student)),
+                        teacher_ids=tuple(encoder.encode(teacher)),
+                        seed=derive_seed(seed, "preflight", question_id, index),
+                    )
+                )
+        return pairs
 
     def both_messages(self, question_id: str, choice_order: tuple[int, ...]) -> tuple[list, list]:
         """The student's and the teacher's messages for one question."""
@@ -352,18 +384,27 @@ def check_early(config: Config) -> list[Question]:
     """
     questions = load_questions(config.questions)
     single_domain(questions)
-    for path in config.evaluation.answers:
-        if not Path(path).is_file():
-            raise DataError(
-                f"evaluation.answers names {path}, which is no file. Leave --answers out if you have none."
-            )
+    for name in ("answers", "general_answers"):
+        for path in getattr(config.evaluation, name):
+            if not Path(path).is_file():
+                raise DataError(
+                    f"evaluation.{name} names {path}, which is no file. Leave it out if you have none."
+                )
     check_architecture(load_model_config(config.model))
     if config.training.quantization != "none":
         check_quantization(config.model)
     tokenizer = load_tokenizer(config.model)
     encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
-    check_lengths(questions, encoder, config)
+    check_lengths([*questions, *general_questions(config, questions)], encoder, config)
     return questions
+
+
+def general_questions(config: Config, run: Sequence[Question]) -> list[Question]:
+    """The questions of `evaluation.general_paths` that are not in the run."""
+    settings = config.evaluation
+    return load_general_questions(
+        settings.general_paths, max_questions=settings.max_general, seed=config.questions.seed, run=run
+    )
 
 
 def single_domain(questions: Sequence[Question]) -> str:
@@ -418,6 +459,7 @@ def describe_work(config: Config, folder: RunFolder | None) -> list[str]:
         "neurons": f"{pool} forward passes",
         "selection": f"{kept} questions kept",
         "contexts": f"{kept} contexts of up to {config.contexts.num_demonstrations} demonstrations",
+        "preflight": f"{min(kept, config.preflight.num_questions)} questions answered with and without their context",
         "training": f"{steps} steps of {config.training.batch_size}",
         "evaluation/base": f"{test * config.evaluation.num_samples} completions",
         "evaluation/trained": f"{test * config.evaluation.num_samples} completions",

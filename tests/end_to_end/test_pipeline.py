@@ -16,7 +16,7 @@ from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.run_folder import RunFolder
 
 # What may know gold answers.
-KNOWS_ANSWERS = {"results.json", "report.md", "README.md", "config.yaml"}
+KNOWS_ANSWERS = {"results.json", "teacher_gap.json", "report.md", "README.md", "config.yaml"}
 
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -249,3 +249,42 @@ def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: 
         model.model.norm.weight[0] += 1
     model.save_pretrained(copy)
     assert model_fingerprint(str(copy)) != model_fingerprint(str(tiny_model_folder))
+
+
+def test_the_preflight_tells_and_stops(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, with_flag = tmp_path / "run", [*command, "--output", str(tmp_path / "run"), "--stop-if-unlikely"]
+    # Without demonstrations the teacher reads what the student reads: nothing can be learned from it.
+    assert run([*with_flag, "contexts.num_demonstrations=0"], monkeypatch) == 3
+    message = capsys.readouterr().err
+    assert "unlikely to help" in message
+    assert "error" not in message
+    assert not (folder / "training").exists()
+    verdict = json.loads((folder / "preflight" / "verdict.json").read_text())
+    measures = {entry["name"]: entry["value"] for entry in verdict["measures"]}
+    assert measures["divergence"] == pytest.approx(0, abs=1e-6)
+    assert measures["answers_flipped"] == 0  # equal prompts and equal seeds
+
+    assert run(["preflight", str(folder)], monkeypatch) == 0
+    assert "Unlikely to help, because" in capsys.readouterr().out
+    assert (
+        run(
+            [*command, "--output", str(folder), "--stop-if-unlikely", "preflight.num_questions=0"],
+            monkeypatch,
+        )
+        == 2
+    )
+
+
+def test_a_preflight_of_a_finished_run_leaves_its_results(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    assert run([*command, "--output", str(folder), "preflight.num_questions=0"], monkeypatch) == 0
+    before = (folder / "evaluation" / "results.json").read_bytes()
+    config = (folder / "config.yaml").read_text().replace("num_questions: 0", "num_questions: 3")
+    (folder / "config.yaml").write_text(config)
+    assert run(["preflight", str(folder)], monkeypatch) == 0
+    assert len((folder / "preflight" / "records.jsonl").read_text().splitlines()) == 3
+    assert (folder / "evaluation" / "results.json").read_bytes() == before

@@ -1,9 +1,9 @@
 """Evaluation: questions, rollouts of base and trained model, gold answers -> the numbers of `results.json`.
 
-docs/method.md, section 8. Confidence is the vote share (votes of the majority answer / k), correctness that
-of the majority answer. Intervals are paired bootstraps over questions; a cross-domain mean resamples each
-domain on its own. Every question of a comparison has rollouts of both models. Results are plain dicts, ready
-for JSON: NaN is None.
+docs/method.md, section 8; docs/evaluation.md shows the shape of the results. Confidence is of two kinds
+(`metrics.KINDS`), each with its own answer. Intervals are paired bootstraps over questions; a cross-domain
+mean resamples each domain on its own. Every question of a comparison has rollouts of both models. Results are
+plain dicts, ready for JSON: NaN is None.
 """
 
 import math
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.errors import DataError
-from neuron_opsd.evaluation import calibration, metrics
+from neuron_opsd.evaluation import metrics
 from neuron_opsd.evaluation.changes import answer_distribution, measure_changes
+from neuron_opsd.evaluation.kinds import add_perfect_values, describe_kinds
 from neuron_opsd.evaluation.votes import Votes, count_votes, group_rollouts
 from neuron_opsd.evaluation.wording import verdict_of, verdict_sentences
-from neuron_opsd.records import Question, Rollout
+from neuron_opsd.records import OptionScores, Question, Rollout
 from neuron_opsd.statistics import LEVEL, Draws, bootstrap_draws, bootstrap_interval
 
 Array = NDArray[np.float64]
-NUM_SIMULATIONS = 1000  # for the ECE of a perfectly calibrated model
 
 
 def score_rollouts(
@@ -34,6 +34,7 @@ def score_rollouts(
     settings: EvaluationSettings,
     *,
     seed: int,
+    options: Sequence[OptionScores] = (),
 ) -> dict[str, Any]:
     """Metrics of one model, by domain.
 
@@ -47,7 +48,7 @@ def score_rollouts(
     for domain, members in _by_domain(questions).items():
         scored = [question for question in members if question.question_id in groups]
         if scored:
-            votes = count_votes(scored, groups, answer_key)
+            votes = count_votes(scored, groups, answer_key, _by_id(options))
             blocks[domain], _ = _block({"base": votes}, settings, seed=[seed, _hash(domain)])
     return {**_header(settings, seed), "domains": blocks}
 
@@ -61,6 +62,7 @@ def compare(
     *,
     train_domain: str,
     seed: int,
+    options: tuple[Sequence[OptionScores], Sequence[OptionScores]] = ((), ()),
 ) -> dict[str, Any]:
     """Compare the trained model with the base model.
 
@@ -73,6 +75,7 @@ def compare(
         settings: The evaluation section of the configuration.
         train_domain: The domain trained on; it is `in`, all others are `cross`.
         seed: Of the bootstrap, the permutations and the simulations.
+        options: The choices' probabilities under base and trained model, where they were scored.
 
     Returns:
         A dict for `results.json`: `in` is the block of the trained domain (None if it has no scored
@@ -85,12 +88,16 @@ def compare(
     before, after = group_rollouts(base), group_rollouts(trained)
     _check_known(before, questions, "base rollouts")
     _check_known(after, questions, "trained rollouts")
+    options_before, options_after = _scored_by_both(options)
     blocks, draws, rows = {}, {}, []
     for domain, members in _by_domain(questions).items():
         scored = [question for question in members if question.question_id in before.keys() & after.keys()]
         if not scored:
             continue
-        votes = {"base": count_votes(scored, before, key), "trained": count_votes(scored, after, key)}
+        votes = {
+            "base": count_votes(scored, before, key, options_before),
+            "trained": count_votes(scored, after, key, options_after),
+        }
         blocks[domain], draws[domain] = _block(votes, settings, seed=[seed, _hash(domain)])
         rows += _question_rows(domain, **votes)
     cross = {domain: block for domain, block in blocks.items() if domain != train_domain}
@@ -114,7 +121,6 @@ def _header(settings: EvaluationSettings, seed: int) -> dict[str, Any]:
         "num_bootstrap": settings.num_bootstrap,
         "level": LEVEL,
         "seed": seed,
-        "confidence": "vote share",
     }
 
 
@@ -133,10 +139,12 @@ def _block(
         "majority_class": metrics.majority_class(base),
         "metrics": _metric_entries(values, draws, settings, len(base), num_gold),
     }
+    block["confidence_kinds"] = describe_kinds(votes, settings.num_bins)
     if num_gold:
-        _add_perfect_ece(block["metrics"]["ece"], votes, settings, seed)
-        block["reliability"] = {role: _reliability(one, settings.num_bins) for role, one in votes.items()}
-        block["brier_parts"] = {role: _brier_parts(one) for role, one in votes.items()}
+        add_perfect_values(block["metrics"], votes, settings.num_bins, [*seed, 3])
+        block |= {
+            name: block["confidence_kinds"]["vote_share"][name] for name in ("reliability", "brier_parts")
+        }
     block["answer_distribution"] = answer_distribution(votes)
     if "trained" in votes:
         block["changes"] = measure_changes(base, votes["trained"], seed)
@@ -206,33 +214,6 @@ def _interval(
     return {"value": value, "low": max(interval.low, low), "high": min(interval.high, high)}
 
 
-def _add_perfect_ece(
-    entry: dict[str, Any], votes: dict[str, Votes], settings: EvaluationSettings, seed: list[int]
-) -> None:
-    entry["perfectly_calibrated"] = {
-        role: calibration.perfect_calibration_ece(
-            one.vote_share[one.has_gold],
-            num_bins=settings.num_bins,
-            num_simulations=NUM_SIMULATIONS,
-            seed=[*seed, 3],
-        )
-        for role, one in votes.items()
-    }
-
-
-def _reliability(votes: Votes, num_bins: int) -> list[dict[str, Any]]:
-    rows = votes.has_gold
-    return calibration.reliability_bins(
-        votes.vote_share[rows], votes.majority_correct[rows], num_bins=num_bins
-    )
-
-
-def _brier_parts(votes: Votes) -> dict[str, float]:
-    return calibration.brier_decomposition(
-        votes.vote_share[votes.has_gold], votes.majority_correct[votes.has_gold]
-    )
-
-
 def _mean_block(blocks: Mapping[str, dict[str, Any]], draws: Mapping[str, Draws]) -> dict[str, Any]:
     """Mean over domains, each counted once; its draws are means of the domains' independent draws."""
     entries = {}
@@ -290,6 +271,19 @@ def _by_domain(questions: Sequence[Question]) -> dict[str, list[Question]]:
     for question in questions:
         groups.setdefault(question.domain, []).append(question)
     return dict(sorted(groups.items()))
+
+
+def _by_id(options: Sequence[OptionScores]) -> dict[str, OptionScores]:
+    return {score.question_id: score for score in options}
+
+
+def _scored_by_both(
+    options: tuple[Sequence[OptionScores], Sequence[OptionScores]],
+) -> tuple[dict[str, OptionScores], dict[str, OptionScores]]:
+    """What only one model scored is left out, so that both are compared on the same questions."""
+    base, trained = _by_id(options[0]), _by_id(options[1])
+    both = base.keys() & trained.keys()
+    return {key: base[key] for key in sorted(both)}, {key: trained[key] for key in sorted(both)}
 
 
 def _check_known(groups: Mapping[str, Any], questions: Sequence[Question], what: str) -> None:

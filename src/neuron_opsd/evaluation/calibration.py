@@ -136,18 +136,32 @@ def reliability_bins(
 def perfect_calibration_ece(
     confidence: Array, *, num_bins: int = 15, num_simulations: int = 1000, seed: int | list[int] = 0
 ) -> dict[str, float]:
-    """The ECE that a perfectly calibrated model with these confidences shows at this n, by simulation.
+    """The ECE that a perfectly calibrated model with these confidences shows at this n, by simulation."""
+    groups = equal_width_bins(confidence, num_bins)
+    return perfect_calibration(confidence, groups, num_simulations=num_simulations, seed=seed)
+
+
+def perfect_calibration(
+    confidence: Array,
+    groups: NDArray[np.int64],
+    *,
+    maximum: bool = False,
+    num_simulations: int = 1000,
+    seed: int | list[int] = 0,
+) -> dict[str, float]:
+    """The same for any bins: the expected gap, or the `maximum` over bins (MCE).
 
     Each simulation draws correctness ~ Bernoulli(confidence). Returns the mean and the central 95 %.
     """
     if confidence.size == 0:
         return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
     generator = np.random.default_rng(seed)
-    groups = equal_width_bins(confidence, num_bins)
+    counts = np.bincount(groups)
     draws = np.empty(num_simulations)
     for index in range(num_simulations):
         gap = (generator.random(confidence.size) < confidence) - confidence
-        draws[index] = np.abs(np.bincount(groups, weights=gap)).sum() / confidence.size
+        gaps = np.abs(np.bincount(groups, weights=gap))
+        draws[index] = np.max(gaps / np.maximum(counts, 1)) if maximum else gaps.sum() / confidence.size
     low, high = np.quantile(draws, [0.025, 0.975])
     return {"mean": float(draws.mean()), "low": float(low), "high": float(high)}
 

@@ -6,7 +6,9 @@ from typing import Any
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.evaluation.answer_key import load_answer_key
 from neuron_opsd.evaluation.benchmark import compare
-from neuron_opsd.records import Question, Rollout
+from neuron_opsd.evaluation.general import GeneralSamples, compare_general
+from neuron_opsd.evaluation.teacher_gap import measure_gap
+from neuron_opsd.records import OptionScores, PreflightItem, Question, Rollout
 
 
 def evaluate(
@@ -17,10 +19,28 @@ def evaluate(
     *,
     train_domain: str,
     seed: int,
+    options: tuple[Sequence[OptionScores], Sequence[OptionScores]] = ((), ()),
+    general: GeneralSamples | None = None,
 ) -> dict[str, Any]:
     """Compare the trained model with the base on the test questions; see `benchmark.compare` for what it returns.
 
     Gold answers come from `settings.answers`; without any, the comparison holds what can be said without labels.
     """
     key = load_answer_key(settings.answers, questions) if settings.answers else {}
-    return compare(questions, base, trained, key, settings, train_domain=train_domain, seed=seed)
+    results = compare(
+        questions, base, trained, key, settings, train_domain=train_domain, seed=seed, options=options
+    )
+    if general is None:
+        return {**results, "general": None}
+    paths = settings.general_answers
+    general_key = load_answer_key(paths, general.questions) if paths else {}
+    block = compare_general(general, general_key, settings, seed=seed)
+    return {**results, "general": block, "verdicts": results["verdicts"] + block.pop("verdicts")}
+
+
+def teacher_gap(
+    questions: Sequence[Question], items: Sequence[PreflightItem], settings: EvaluationSettings, *, seed: int
+) -> dict[str, Any] | None:
+    """What the context does to accuracy, for people to read; it decides nothing. None without an answer to any item."""
+    key = load_answer_key(settings.answers, questions) if settings.answers else {}
+    return measure_gap(items, key, settings, seed=seed)

@@ -18,7 +18,54 @@ Statistic = Callable[[Array], Array]
 UNPARSABLE = "unparsable"  # its name in the answer distribution
 ADAPTIVE_BINS = 10
 MIN_QUESTIONS = 10  # below this a bootstrap interval means nothing: none is given, and no verdict
-LABEL_FREE = ("vote_share", "answer_entropy", "parse_rate", "completion_tokens", "truncated_fraction")
+LABEL_FREE = (
+    "vote_share", "option_confidence", "option_mass", "answer_entropy", "parse_rate", "completion_tokens",
+    "truncated_fraction",
+)  # fmt: skip
+OPTION_MARGIN = 1e-6  # of the log-likelihood; a probability of 1 that is wrong would be infinite
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceKind:
+    """What a confidence is, and which columns of the votes hold it; metrics of a kind share a prefix."""
+
+    label: str
+    rule: str
+    prefix: str
+    confidence: str
+    correct: str
+    confidence_metric: str
+    accuracy_metric: str
+
+    def scored(self, votes: Votes) -> NDArray[np.bool_]:
+        """Which questions have this confidence."""
+        return votes.has_options if self.prefix else np.ones(len(votes), dtype=bool)
+
+    def scored_pairs(self, votes: Votes) -> tuple[Array, Array]:
+        """Confidence and correctness of the questions that have it and a gold answer."""
+        rows = votes.has_gold & self.scored(votes)
+        return getattr(votes, self.confidence)[rows], getattr(votes, self.correct)[rows]
+
+    def margin(self, votes: Votes) -> float:
+        """How close to 0 and 1 the log-likelihood takes this confidence; half a vote for shares."""
+        return OPTION_MARGIN if self.prefix else float(1 / (2 * votes.num_samples.max()))
+
+
+KINDS = {
+    "vote_share": ConfidenceKind(
+        "Vote share",
+        "Votes of the majority answer / samples; an unparsable answer that wins is wrong, of tied answers the first "
+        "given wins.",
+        "", "vote_share", "majority_correct", "vote_share", "maj",
+    ),
+    "option_probability": ConfidenceKind(
+        "Option probability",
+        "Probability of the likeliest choice as the start of the reply, the choices' sum taken as 1, averaged over the "
+        "orders in which the samples saw them; multiple choice only.",
+        "option_", "option_confidence", "option_correct", "option_confidence", "option_accuracy",
+    ),
+}  # fmt: skip
+SHARED = ("ece", "ece_10", "ece_adaptive", "mce", "brier", "nll", "auroc", "aurc", "overconfidence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +86,33 @@ def metrics_of(num_samples: int, num_bins: int) -> list[Metric]:
         Metric("avg", f"Avg@{num_samples}", "higher", True),
         Metric("maj", f"Maj@{num_samples}", "higher", True),
         Metric("balanced_accuracy", "Balanced accuracy", "higher", True),
-        Metric("ece", f"ECE-{num_bins}", "lower", True),
-        Metric("ece_10", "ECE-10", "lower", True),
-        Metric("ece_adaptive", f"Adaptive ECE-{ADAPTIVE_BINS}", "lower", True),
-        Metric("mce", f"MCE-{num_bins}", "lower", True),
-        Metric("brier", "Brier score", "lower", True),
-        Metric("nll", "Negative log-likelihood", "lower", True, high=np.inf),
-        Metric("auroc", "AUROC", "higher", True),
-        Metric("aurc", "AURC", "lower", True),
-        Metric("overconfidence", "Overconfidence", "neither", True, low=-1.0),
+        *(metric for kind in KINDS.values() for metric in _calibration_metrics(kind, num_bins)),
         Metric("vote_share", "Vote share", "neither", False),
+        Metric("option_confidence", "Probability of the likeliest option", "neither", False),
+        Metric("option_mass", "Probability of all options together", "neither", False),
         Metric("answer_entropy", "Answer entropy (nats)", "neither", False, high=np.inf),
         Metric("parse_rate", "Parse rate", "higher", False),
         Metric("completion_tokens", "Completion length (tokens)", "neither", False, high=np.inf),
         Metric("truncated_fraction", "Truncated share", "lower", False),
+    ]
+
+
+def _calibration_metrics(kind: ConfidenceKind, num_bins: int) -> list[Metric]:
+    of = f" ({kind.label.lower()})"
+    accuracy = (
+        [] if kind.prefix == "" else [Metric(kind.prefix + "accuracy", "Accuracy" + of, "higher", True)]
+    )
+    return [
+        *accuracy,
+        Metric(kind.prefix + "ece", f"ECE-{num_bins}" + of, "lower", True),
+        Metric(kind.prefix + "ece_10", "ECE-10" + of, "lower", True),
+        Metric(kind.prefix + "ece_adaptive", f"Adaptive ECE-{ADAPTIVE_BINS}" + of, "lower", True),
+        Metric(kind.prefix + "mce", f"MCE-{num_bins}" + of, "lower", True),
+        Metric(kind.prefix + "brier", "Brier score" + of, "lower", True),
+        Metric(kind.prefix + "nll", "Negative log-likelihood" + of, "lower", True, high=np.inf),
+        Metric(kind.prefix + "auroc", "AUROC" + of, "higher", True),
+        Metric(kind.prefix + "aurc", "AURC" + of, "lower", True),
+        Metric(kind.prefix + "overconfidence", "Overconfidence" + of, "neither", True, low=-1.0),
     ]
 
 
@@ -61,23 +121,44 @@ NAMES = tuple(metric.name for metric in metrics_of(8, 15))  # their order does n
 
 def label_free_statistics(votes: Votes) -> dict[str, Statistic]:
     """Metrics that need no gold answer, as functions of weights over all questions."""
-    return {
+    statistics = {
         "vote_share": _mean_of(votes.vote_share),
         "answer_entropy": _mean_of(votes.answer_entropy),
         "parse_rate": _mean_of(votes.parsed_fraction),
         "completion_tokens": _mean_of(votes.completion_tokens),
         "truncated_fraction": _mean_of(votes.truncated_fraction),
     }
+    rows = votes.has_options
+    if rows.any():
+        statistics["option_confidence"] = _of_rows(_mean_of(votes.option_confidence[rows]), rows)
+        statistics["option_mass"] = _of_rows(_mean_of(votes.option_mass[rows]), rows)
+    return statistics
 
 
 def gold_statistics(votes: Votes, *, num_bins: int) -> dict[str, Statistic]:
     """Metrics that need a gold answer, as functions of weights over the questions that have one."""
     rows = votes.has_gold
-    confidence, correct = votes.vote_share[rows], votes.majority_correct[rows]
-    margin = float(1 / (2 * votes.num_samples.max()))
+    correct = votes.majority_correct[rows]
     statistics: dict[str, Statistic] = {
         "avg": _mean_of(votes.correct_fraction[rows]),
         "maj": _mean_of(correct),
+    }
+    for kind in KINDS.values():
+        scored = kind.scored(votes)[rows]
+        if scored.any():
+            found = _calibration_statistics(kind, votes, num_bins)
+            statistics |= {kind.prefix + name: _of_rows(f, scored) for name, f in found.items()}
+    if votes.is_choice[rows].all():  # classes are letters; free-form answers have none
+        gold = np.array([answer for answer, has in zip(votes.gold, rows, strict=True) if has], dtype=str)
+        statistics["balanced_accuracy"] = lambda w: balanced_accuracy(gold, correct, w)
+    return statistics
+
+
+def _calibration_statistics(kind: ConfidenceKind, votes: Votes, num_bins: int) -> dict[str, Statistic]:
+    """Of one kind of confidence, over the questions that have it and a gold answer."""
+    confidence, correct = kind.scored_pairs(votes)
+    margin = kind.margin(votes)
+    found: dict[str, Statistic] = {
         "ece": lambda w: calibration.ece(confidence, correct, num_bins=num_bins, weights=w),
         "ece_10": lambda w: calibration.ece(confidence, correct, num_bins=10, weights=w),
         "ece_adaptive": lambda w: calibration.adaptive_ece(
@@ -90,10 +171,20 @@ def gold_statistics(votes: Votes, *, num_bins: int) -> dict[str, Statistic]:
         "aurc": lambda w: calibration.aurc(confidence, correct, weights=w),
         "overconfidence": lambda w: calibration.overconfidence(confidence, correct, weights=w),
     }
-    if votes.is_choice[rows].all():  # classes are letters; free-form answers have none
-        gold = np.array([answer for answer, has in zip(votes.gold, rows, strict=True) if has], dtype=str)
-        statistics["balanced_accuracy"] = lambda w: balanced_accuracy(gold, correct, w)
-    return statistics
+    return found if kind.prefix == "" else {"accuracy": _mean_of(correct), **found}
+
+
+def _of_rows(statistic: Statistic, rows: NDArray[np.bool_]) -> Statistic:
+    """A statistic over some of the items; a resample that drew none of them gives NaN."""
+    if rows.all():
+        return statistic
+
+    def of_rows(weights: Array) -> Array:
+        own = weights[..., rows]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(own.sum(axis=-1) > 0, statistic(own), np.nan)
+
+    return of_rows
 
 
 def balanced_accuracy(gold: NDArray[np.str_], correct: Array, weights: Array) -> Array:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuron_opsd.records import Question, Rollout
-from neuron_opsd.text.answers import answers_match, majority_answer
+from neuron_opsd.records import OptionScores, Question, Rollout
+from neuron_opsd.text.answers import LETTERS, answers_match, majority_answer
 
 Array = NDArray[np.float64]
 
@@ -41,6 +41,12 @@ class Votes:
     correct_fraction: Array  # its mean is Avg@k
     majority_correct: Array  # its mean is Maj@k
     num_ties: int  # questions whose vote was tied
+    has_options: NDArray[
+        np.bool_
+    ]  # the choices' probabilities are known; the next three mean something only there
+    option_confidence: Array  # the likeliest choice's
+    option_mass: Array
+    option_correct: Array
 
     def __len__(self) -> int:
         return len(self.question_ids)
@@ -55,14 +61,19 @@ def group_rollouts(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
 
 
 def count_votes(
-    questions: Sequence[Question], groups: Mapping[str, Sequence[Rollout]], answer_key: Mapping[str, str]
+    questions: Sequence[Question],
+    groups: Mapping[str, Sequence[Rollout]],
+    answer_key: Mapping[str, str],
+    options: Mapping[str, OptionScores] | None = None,
 ) -> Votes:
-    """Tally these questions, each of which has rollouts in `groups`."""
+    """Tally these questions, each of which has rollouts in `groups`; `options` may cover some of them."""
+    options = options or {}
     questions = sorted(questions, key=lambda question: question.question_id)
     gold = [answer_key.get(question.question_id) for question in questions]
     answers = [unify_answers([r.answer for r in groups[question.question_id]]) for question in questions]
     votes = [majority_answer(given, skip_unparsable=False) for given in answers]
     rollouts = [groups[question.question_id] for question in questions]
+    scores = [options.get(question.question_id) for question in questions]
     return Votes(
         question_ids=[question.question_id for question in questions],
         is_choice=np.array([bool(question.choices) for question in questions], dtype=bool),
@@ -88,7 +99,18 @@ def count_votes(
             [float(answers_match(vote.answer, g)) for vote, g in zip(votes, gold, strict=True)]
         ),
         num_ties=sum(_is_tied(given) for given in answers),
+        has_options=np.array([score is not None for score in scores], dtype=bool),
+        option_confidence=_array([max(s.probabilities) if s else np.nan for s in scores]),
+        option_mass=_array([s.option_mass if s else np.nan for s in scores]),
+        option_correct=_array(
+            [float(likeliest_option(s) == g) if s else np.nan for s, g in zip(scores, gold, strict=True)]
+        ),
     )
+
+
+def likeliest_option(score: OptionScores) -> str:
+    """Its letter; of equally likely choices the first."""
+    return LETTERS[score.probabilities.index(max(score.probabilities))]
 
 
 def unify_answers(answers: Sequence[str | None]) -> tuple[str | None, ...]:

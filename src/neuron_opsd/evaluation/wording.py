@@ -7,7 +7,7 @@ from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 
 NO_DIFFERENCE = "no difference shown"
 TOO_FEW = "too few questions"
-WITH_GOLD = ("avg", "maj", "ece")
+WITH_GOLD = ("avg", "maj", "ece", "option_ece")
 LABEL_FREE = ("vote_share", "parse_rate", "completion_tokens")
 
 
@@ -27,18 +27,19 @@ def verdict_sentences(results: Mapping[str, Any]) -> list[str]:
     """In-domain first, then the mean of the others: accuracy, calibration, and what needs no answers."""
     sentences = []
     if results["in"]:
-        sentences += _sentences(f"In-domain ({results['train_domain']})", results["in"])
+        sentences += block_sentences(f"In-domain ({results['train_domain']})", results["in"])
     mean = results["cross"]["mean"]
     if mean:
         number = mean["num_domains"]
         where = (
             f"the mean over {number} other domains" if number > 1 else next(iter(results["cross"]["domains"]))
         )
-        sentences += _sentences(f"Cross-domain ({where})", mean)
+        sentences += block_sentences(f"Cross-domain ({where})", mean)
     return sentences
 
 
-def _sentences(where: str, block: Mapping[str, Any]) -> list[str]:
+def block_sentences(where: str, block: Mapping[str, Any]) -> list[str]:
+    """What one set of questions shows, metric by metric."""
     sentences = []
     if not block["num_with_gold"]:
         sentences.append(f"{where}: no gold answers, so nothing is claimed about accuracy or calibration.")

@@ -51,6 +51,10 @@ class ChatEncoder:
                 ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
         return ids
 
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text as a reply starts with it; a special token's spelling stays text."""
+        return self._encode_rest(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens shown: for eyes, never for encoding again."""
         return self._decode(ids, skip_special_tokens=False)

@@ -62,6 +62,26 @@ def load_questions(settings: QuestionSettings) -> list[Question]:
     return train + test
 
 
+def load_general_questions(
+    paths: Sequence[str], *, max_questions: int, seed: int, run: Sequence[Question]
+) -> list[Question]:
+    """Questions of general knowledge, evaluated only: those of the run itself are left out; the first by hash order.
+
+    Raises:
+        DataError: as for any question file; or a file that adds no question.
+    """
+    files = {path: read_questions(path) for path in paths}
+    _check_ids_across_files(files)
+    kept: list[Question] = []
+    for path, questions in files.items():
+        new = _drop_duplicates(questions, where=path, seen=_contents([*run, *kept]))
+        if not new:
+            raise DataError(f"{path} (evaluation.general_paths) adds no question to those of the run.")
+        capped = _first_by_hash(new, seed, limit=max_questions, name="evaluation.max_general")
+        kept += [replace(question, split="test") for question in capped]
+    return kept
+
+
 def read_questions(path: str) -> list[Question]:
     """Read and check every question of one file or data set, in its order, duplicate questions included.
 

@@ -12,7 +12,7 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout
-from neuron_opsd.text.answers import LETTERS, extract_answer
+from neuron_opsd.text.answers import extract_answer, map_answer_back
 from neuron_opsd.text.prompts import student_messages
 
 
@@ -91,11 +91,6 @@ def choice_orders(
         )
         for r in range(num_rollouts)
     ]
-
-
-def map_answer_back(answer: str | None, choice_order: Sequence[int]) -> str | None:
-    """A letter of the order shown -> the letter of the original order. Free-form answers pass unchanged."""
-    return LETTERS[choice_order[LETTERS.index(answer)]] if answer and choice_order else answer
 
 
 def _build_requests(

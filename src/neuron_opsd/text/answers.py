@@ -146,6 +146,11 @@ def _format_number(text: str) -> str:
     return (sign if digits != "0" else "") + ("0" + digits if digits.startswith(".") else digits)
 
 
+def map_answer_back(answer: str | None, choice_order: Sequence[int]) -> str | None:
+    """A letter of the order shown -> the letter of the original order. Free-form answers pass unchanged."""
+    return LETTERS[choice_order[LETTERS.index(answer)]] if answer and choice_order else answer
+
+
 def answers_match(first: str | None, second: str | None) -> bool:
     """Whether two canonical answers are the same; None matches nothing, not even None.
 

@@ -1,0 +1,75 @@
+"""What training did to general knowledge: both models on general questions, and how far the distributions moved.
+
+KL(trained || base) needs no answer: a mean over the tokens of the base model's own completions, exact over the
+vocabulary. Its interval resamples questions, because the tokens of one completion hang together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neuron_opsd.config import EvaluationSettings
+from neuron_opsd.evaluation.benchmark import compare
+from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
+from neuron_opsd.evaluation.wording import block_sentences
+from neuron_opsd.records import BaseDivergence, Question, Rollout
+from neuron_opsd.statistics import bootstrap_draws, bootstrap_interval
+
+KL_LABEL = "KL(trained || base) on general questions (nats a token)"
+
+
+@dataclass(frozen=True, slots=True)
+class GeneralSamples:
+    """The general questions and what both models made of them."""
+
+    questions: Sequence[Question]
+    base: Sequence[Rollout]
+    trained: Sequence[Rollout]
+    divergences: Sequence[BaseDivergence]
+
+
+def compare_general(
+    samples: GeneralSamples, key: Mapping[str, str], settings: EvaluationSettings, *, seed: int
+) -> dict[str, Any]:
+    """Blocks by domain and their mean as in `compare`, the KL, and `verdicts` in sentences."""
+    results = compare(
+        samples.questions, samples.base, samples.trained, key, settings, train_domain="", seed=seed
+    )
+    kl = measure_kl(samples.divergences, num_resamples=settings.num_bootstrap, seed=seed)
+    found = {**results["cross"], "kl_from_base": kl}
+    found["verdicts"] = [
+        sentence
+        for domain, block in found["domains"].items()
+        for sentence in block_sentences(f"General ({domain})", block)
+    ]
+    found["verdicts"].append(_kl_sentence(kl))
+    return found
+
+
+def measure_kl(divergences: Sequence[BaseDivergence], *, num_resamples: int, seed: int) -> dict[str, Any]:
+    """The mean over tokens with its interval over questions; no ends below MIN_QUESTIONS."""
+    sums = np.array([item.kl for item in divergences], dtype=np.float64)
+    tokens = np.array([item.num_tokens for item in divergences], dtype=np.float64)
+    draws = bootstrap_draws(
+        lambda weights: {"kl": weights @ sums / (weights @ tokens)},
+        num_items=len(sums),
+        num_resamples=num_resamples,
+        seed=[seed, 6],
+    )
+    interval = bootstrap_interval(float(sums.sum() / tokens.sum()), draws["kl"])
+    enough = len(sums) >= MIN_QUESTIONS
+    return {
+        "label": KL_LABEL,
+        "value": interval.value,
+        "low": max(interval.low, 0.0) if enough else None,
+        "high": interval.high if enough else None,
+        "num_questions": len(sums),
+        "num_tokens": int(tokens.sum()),
+    }
+
+
+def _kl_sentence(kl: Mapping[str, Any]) -> str:
+    ends = "" if kl["low"] is None else f" (95% interval {kl['low']:.4f} to {kl['high']:.4f})"
+    return f"{kl['label']}: {kl['value']:.4f}{ends}, on the base model's own completions."

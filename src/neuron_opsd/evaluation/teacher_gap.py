@@ -1,0 +1,60 @@
+"""Preflight records + gold answers -> how much better the teacher answers than the student, before any training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from neuron_opsd.config import EvaluationSettings
+from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
+from neuron_opsd.records import PreflightItem
+from neuron_opsd.statistics import paired_mean_difference
+from neuron_opsd.text.answers import answers_match, majority_answer
+
+Answers = Sequence[str | None]
+
+
+def measure_gap(
+    items: Sequence[PreflightItem], key: Mapping[str, str], settings: EvaluationSettings, *, seed: int
+) -> dict[str, Any] | None:
+    """Measures as in the preflight's verdict, over the items that have a gold answer; None where none has."""
+    scored = [item for item in items if item.question_id in key]
+    if not scored:
+        return None
+    student, teacher = (
+        np.array([_accuracy(getattr(item, f"{role}_answers"), key[item.question_id]) for item in scored])
+        for role in ("student", "teacher")
+    )
+    majority = np.array([_majority_right(item.student_answers, key[item.question_id]) for item in scored])
+    entries = (
+        ("teacher_accuracy_gap", "Accuracy of the teacher − the student", student, teacher),
+        ("maj_minus_avg_gold", "Maj minus Avg of the student, by gold answers", student, majority),
+    )
+    note = f"Over {len(scored)} questions with a gold answer; it decides nothing."
+    return {
+        "num_with_gold": len(scored),
+        "student_accuracy": float(student.mean()),
+        "teacher_accuracy": float(teacher.mean()),
+        "measures": [
+            {"name": name, "label": label, "note": note, **_difference(before, after, settings, seed)}
+            for name, label, before, after in entries
+        ],
+    }
+
+
+def _difference(before: Any, after: Any, settings: EvaluationSettings, seed: int) -> dict[str, float | None]:
+    change = paired_mean_difference(before, after, num_resamples=settings.num_bootstrap, seed=seed)
+    enough = len(before) >= MIN_QUESTIONS
+    return {
+        "value": change.value,
+        "low": change.low if enough else None,
+        "high": change.high if enough else None,
+    }
+
+
+def _accuracy(answers: Answers, gold: str) -> float:
+    return sum(answers_match(answer, gold) for answer in answers) / len(answers)
+
+
+def _majority_right(answers: Answers, gold: str) -> float:
+    return float(answers_match(majority_answer(answers, skip_unparsable=False).answer, gold))

@@ -1,0 +1,118 @@
+"""Stage: contexts -> preflight: is the teacher worth learning from? Label-free (docs/preflight.md).
+
+A sample of the selected questions is answered by the frozen model with its context (teacher) and without (student), and
+the student's first completion is scored under both prompts, as training will do:
+
+    entropy change  mean over tokens of H(teacher) - H(student)        falls where the context made the model surer
+    divergence      mean over tokens of KL(student || teacher)         what training will minimise
+
+`verdict.py` makes the measures and the verdict of these records.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from neuron_opsd.engines.base import Completion, Engine, Request, Sampling
+from neuron_opsd.model.align import pad_right, predicting_states
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.divergence import entropy, reverse_kl
+from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.unembedding import logits_from_hidden
+from neuron_opsd.random_state import derive_seed
+from neuron_opsd.records import PreflightItem, Question
+from neuron_opsd.text.answers import extract_answer, map_answer_back
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPair:
+    """Both prompts of one sample of one question; the choices stand in the same order in both."""
+
+    question_id: str
+    choice_order: tuple[int, ...]
+    student_ids: tuple[int, ...]
+    teacher_ids: tuple[int, ...]
+    seed: int  # for both roles, so that they differ by the context alone
+
+
+def sample_ids(question_ids: Sequence[str], count: int, *, seed: int) -> list[str]:
+    """Some of the selected questions, by a hash, so that another fraction or order keeps most of them."""
+    return sorted(question_ids, key=lambda i: (derive_seed(seed, "preflight", i), i))[:count]
+
+
+def answer_prompts(
+    prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], engine: Engine, sampling: Sampling
+) -> list[Completion]:
+    """One completion of each prompt; equal prompts are read once."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(place)
+    requests = [
+        Request(prompt_ids=prompt, seeds=tuple(seeds[i] for i in own)) for prompt, own in places.items()
+    ]
+    done: dict[int, Completion] = {}
+    owners = list(places.values())
+    for index, completions in engine.generate(requests, sampling):
+        done.update(zip(owners[index], completions, strict=True))
+    return [done[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def score_under_both(
+    model: CausalLM, pairs: Sequence[PromptPair], completions: Sequence[Sequence[int]], *, chunk_tokens: int
+) -> Iterator[tuple[float, float, float]]:
+    """For each pair: student entropy, teacher entropy, KL(student || teacher), summed over the completion's tokens."""
+    for pair, completion in zip(pairs, completions, strict=True):
+        student, teacher = (
+            predicting_states(model, model, *pad_right([ids], [completion], device=model.device))
+            for ids in (pair.student_ids, pair.teacher_ids)
+        )
+        sums = torch.zeros(3, dtype=torch.float64)
+        for start in range(0, len(completion), chunk_tokens):
+            ours, theirs = (
+                logits_from_hidden(model, states[start : start + chunk_tokens]).log_softmax(dim=-1)
+                for states in (student, teacher)
+            )
+            for i, values in enumerate((entropy(ours), entropy(theirs), reverse_kl(ours, theirs))):
+                sums[i] += values.double().sum().cpu()
+        yield tuple(sums.tolist())
+
+
+def make_item(
+    question: Question,
+    pairs: Sequence[PromptPair],
+    student: Sequence[Completion],
+    teacher: Sequence[Completion],
+    sums: tuple[float, float, float],
+    encoder: ChatEncoder,
+    *,
+    answer_format: str,
+) -> PreflightItem:
+    """The record of one question: `pairs` and both roles' completions are its samples, `sums` the first one's."""
+    replies = [[encoder.decode_reply(c.token_ids) for c in completions] for completions in (student, teacher)]
+    answers = [
+        tuple(
+            map_answer_back(
+                extract_answer(
+                    reply,
+                    choices=[question.choices[i] for i in pair.choice_order],
+                    answer_format=answer_format,
+                ),
+                pair.choice_order,
+            )
+            for pair, reply in zip(pairs, own, strict=True)
+        )
+        for own in replies
+    ]
+    return PreflightItem(
+        question_id=question.question_id,
+        student_answers=answers[0],
+        teacher_answers=answers[1],
+        student_reply=replies[0][0],
+        teacher_reply=replies[1][0],
+        num_completion_tokens=len(student[0].token_ids),
+        student_entropy=sums[0],
+        teacher_entropy=sums[1],
+        reverse_kl=sums[2],
+    )

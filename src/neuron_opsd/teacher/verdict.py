@@ -1,0 +1,182 @@
+"""Preflight records -> measures with intervals -> "likely / unlikely to help, because ..." (docs/preflight.md).
+
+The thresholds are heuristics from four published domains; each measure is shown with its interval, so that readers can
+judge for themselves.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuron_opsd.random_state import derive_seed
+from neuron_opsd.records import PreflightItem, Question, TeacherContext
+from neuron_opsd.statistics import Correlation, bootstrap_draws, bootstrap_interval
+from neuron_opsd.text.answers import majority_answer
+
+Array = NDArray[np.float64]
+Answers = Sequence[str | None]
+Measure = dict[str, Any]  # name, label, value, low, high, note
+
+LIKELY, UNLIKELY = "likely to help", "unlikely to help"
+# Published domains that gained: -.017 and -.010 nats a token; that did not: -.002 and +.001 (docs/preflight.md).
+MAX_ENTROPY_CHANGE = -0.005
+MIN_DIVERGENCE = 0.005  # nats a token: below it the teacher says what the student says
+MIN_ROOM = 0.02  # of Maj minus Avg
+MAX_LENGTH_CORRELATION = 0.7
+NUM_RESAMPLES = 1000
+NUM_DEALS = 200
+
+
+def judge(items: Sequence[PreflightItem], *, seed: int, **figures: Any) -> dict[str, Any]:
+    """The verdict, its reasons, and every measure; `figures` are those of `measure`."""
+    measures = measure(items, seed=seed, **figures)
+    verdict, reasons = weigh(measures)
+    return {"verdict": verdict, "reasons": reasons, "measures": measures, "num_questions": len(items)}
+
+
+def measure(
+    items: Sequence[PreflightItem],
+    *,
+    pool_diversity: float | None,
+    same_template: float | None,
+    length_correlation: Correlation,
+    seed: int,
+) -> list[Measure]:
+    """Every measure, in the order shown."""
+    tokens = np.array([item.num_completion_tokens for item in items], dtype=np.float64)
+    change = np.array([item.teacher_entropy - item.student_entropy for item in items])
+    divergence = np.array([item.reverse_kl for item in items])
+    chance = flips_by_chance(items, seed=seed)
+    low, high = np.quantile(chance, [0.025, 0.975])
+    r = length_correlation
+    return [
+        _per_token(
+            "entropy_change", "Entropy change, teacher − student (nats a token)", change, tokens, seed,
+            note=f"A good sign below {MAX_ENTROPY_CHANGE:g}.",
+        ),
+        _per_token(
+            "divergence", "KL(student || teacher) (nats a token)", divergence, tokens, seed,
+            note=f"Below {MIN_DIVERGENCE:g} the teacher says what the student says.",
+        ),
+        _mean(
+            "answers_flipped", "Majority answers that the context flips", [float(_flips(i)) for i in items], seed,
+            note=f"Sampling alone would flip {chance.mean():.0%} ({low:.0%} to {high:.0%}).",
+        ),
+        _mean(
+            "maj_minus_avg", "Maj minus Avg of the student, the majority taken as right",
+            [1 - majority_answer(i.student_answers, skip_unparsable=True).share for i in items], seed,
+            note=f"What voting could teach; 1 − vote share. Little to gain below {MIN_ROOM:g}.",
+        ),
+        _fixed("pool_diversity", "Pool diversity (mean pairwise Jaccard distance)", pool_diversity,
+               note="Near 1, neighbours by overlap differ much from random ones."),
+        _fixed("same_template", "Demonstrations of the question's own template", same_template,
+               note="Near 1, the context shows a form of question rather than related knowledge."),
+        {**_fixed("length_correlation", "Correlation of s(x) with completion length", r.value,
+                  note=f"Beyond ±{MAX_LENGTH_CORRELATION:g} the selection is mostly one by length."),
+         "low": _number(r.low), "high": _number(r.high)},
+    ]  # fmt: skip
+
+
+def weigh(measures: Sequence[Measure]) -> tuple[str, list[str]]:
+    """The verdict and its reasons: two signs decide, the others only warn."""
+    by_name = {entry["name"]: entry for entry in measures}
+    change, divergence = by_name["entropy_change"], by_name["divergence"]
+    surer = change["value"] < MAX_ENTROPY_CHANGE
+    differs = divergence["value"] >= MIN_DIVERGENCE
+    reasons = [
+        f"the context changes the model's entropy by {_signed(change['value'])} nats a token"
+        + (", so it makes it surer" if surer else ", so it does not make it surer")
+        + f" (threshold {_signed(MAX_ENTROPY_CHANGE)}"
+        + (", which the interval includes: a weak sign)" if _covers(change, MAX_ENTROPY_CHANGE) else ")"),
+        f"teacher and student differ by {divergence['value']:.3f} nats a token"
+        + ("" if differs else f", under {MIN_DIVERGENCE:g}: there is little to learn"),
+    ]
+    return (LIKELY if surer and differs else UNLIKELY), reasons + _warnings(by_name)
+
+
+def flips_by_chance(items: Sequence[PreflightItem], *, seed: int) -> Array:
+    """Share of flipped majority answers where each question's samples of both roles are dealt anew at random."""
+    state = random.Random(derive_seed(seed, "preflight", "deals"))
+    shares = np.zeros(NUM_DEALS)
+    for item in items:
+        both = [*item.student_answers, *item.teacher_answers]
+        size = len(item.student_answers)
+        for deal in range(NUM_DEALS if len(set(both)) > 1 else 0):
+            state.shuffle(both)
+            shares[deal] += _majority(both[:size]) != _majority(both[size:])
+    return shares / max(len(items), 1)
+
+
+def same_template_share(
+    contexts: Sequence[TeacherContext],
+    questions: Mapping[str, Question],
+    template_of: Callable[[str], str],
+) -> float | None:
+    """Share of the demonstrations that open like the question they stand before; None where none is shown."""
+    same = [
+        template_of(questions[shown.question_id].question)
+        == template_of(questions[context.question_id].question)
+        for context in contexts
+        for shown in context.demonstrations
+    ]
+    return sum(same) / len(same) if same else None
+
+
+def _warnings(by_name: Mapping[str, Measure]) -> list[str]:
+    flipped, room, r = (by_name[name] for name in ("answers_flipped", "maj_minus_avg", "length_correlation"))
+    warnings = []
+    if not flipped["value"]:
+        warnings.append("but the context flips no majority answer")
+    if room["value"] < MIN_ROOM:
+        warnings.append("but the model nearly always agrees with itself, so there is little for it to settle")
+    if r["value"] is not None and abs(r["value"]) > MAX_LENGTH_CORRELATION:
+        warnings.append(
+            f"but s(x) follows completion length (r = {r['value']:.2f}): consider selection.score="
+            "consensus_length_residualised"
+        )
+    return warnings
+
+
+def _flips(item: PreflightItem) -> bool:
+    return _majority(item.student_answers) != _majority(item.teacher_answers)
+
+
+def _majority(answers: Answers) -> str | None:
+    return majority_answer(answers, skip_unparsable=False).answer
+
+
+def _per_token(name: str, label: str, sums: Array, tokens: Array, seed: int, *, note: str) -> Measure:
+    """A mean over tokens; its interval resamples questions, because tokens of one completion hang together."""
+    draws = bootstrap_draws(
+        lambda weights: {name: weights @ sums / (weights @ tokens)},
+        num_items=len(sums), num_resamples=NUM_RESAMPLES, seed=seed,
+    )  # fmt: skip
+    interval = bootstrap_interval(float(sums.sum() / tokens.sum()), draws[name])
+    return {
+        "name": name, "label": label, "value": interval.value,
+        "low": _number(interval.low), "high": _number(interval.high), "note": note,
+    }  # fmt: skip
+
+
+def _mean(name: str, label: str, values: Sequence[float], seed: int, *, note: str) -> Measure:
+    return _per_token(name, label, np.array(values), np.ones(len(values)), seed, note=note)
+
+
+def _fixed(name: str, label: str, value: float | None, *, note: str) -> Measure:
+    value = None if value is None else _number(value)
+    return {"name": name, "label": label, "value": value, "low": None, "high": None, "note": note}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _covers(entry: Measure, point: float) -> bool:
+    return entry["low"] is not None and entry["low"] <= point <= entry["high"]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")

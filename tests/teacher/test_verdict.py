@@ -1,0 +1,127 @@
+"""The preflight's measures, worked by hand, and the verdict they lead to."""
+
+import pytest
+
+from neuron_opsd.records import Demonstration, PreflightItem, Question, TeacherContext
+from neuron_opsd.statistics import Correlation
+from neuron_opsd.teacher.verdict import (
+    LIKELY,
+    UNLIKELY,
+    flips_by_chance,
+    judge,
+    same_template_share,
+)
+
+NO_CORRELATION = Correlation("Pearson", 0.1, -0.1, 0.3, 100)
+
+
+def item(
+    number=0, *, student="AAAB", teacher="AAAA", tokens=4, entropies=(4.0, 3.0), divergence=0.4
+) -> PreflightItem:
+    return PreflightItem(
+        question_id=f"q{number}",
+        student_answers=tuple(None if letter == "-" else letter for letter in student),
+        teacher_answers=tuple(None if letter == "-" else letter for letter in teacher),
+        student_reply=student[0],
+        teacher_reply=teacher[0],
+        num_completion_tokens=tokens,
+        student_entropy=entropies[0],
+        teacher_entropy=entropies[1],
+        reverse_kl=divergence,
+    )
+
+
+def judged(items, *, r=NO_CORRELATION, **figures) -> dict:
+    figures = {"pool_diversity": 0.6, "same_template": 0.5} | figures
+    return judge(items, length_correlation=r, seed=0, **figures)
+
+
+def values(items) -> dict[str, float]:
+    return {entry["name"]: entry["value"] for entry in judged(items)["measures"]}
+
+
+def test_measures_by_hand() -> None:
+    items = [
+        item(0, student="AAAB", teacher="BBBB", tokens=4, entropies=(4.0, 3.0), divergence=0.4),
+        item(1, student="CC-C", teacher="CCCC", tokens=1, entropies=(0.5, 1.0), divergence=0.1),
+    ]
+    found = values(items)
+    assert found["entropy_change"] == pytest.approx(
+        (-1.0 + 0.5) / 5
+    )  # a mean over tokens, not over questions
+    assert found["divergence"] == pytest.approx(0.5 / 5)
+    assert found["answers_flipped"] == 0.5
+    assert found["maj_minus_avg"] == pytest.approx(
+        1 - 0.75
+    )  # an unparsable sample counts against its question
+    assert (found["pool_diversity"], found["same_template"], found["length_correlation"]) == (0.6, 0.5, 0.1)
+
+
+def test_intervals_cover_and_shrink() -> None:
+    few, many = ([item(i, entropies=(4.0, 3.0 + i % 2)) for i in range(n)] for n in (8, 80))
+    ends = [(m["low"], m["value"], m["high"]) for m in (judged(i)["measures"][0] for i in (few, many))]
+    assert all(low < value < high for low, value, high in ends)
+    assert ends[1][2] - ends[1][0] < ends[0][2] - ends[0][0]
+
+
+@pytest.mark.parametrize(
+    ("entropies", "divergence", "verdict"),
+    [
+        ((4.0, 3.0), 0.4, LIKELY),
+        ((4.0, 4.0), 0.4, UNLIKELY),  # not surer
+        ((4.0, 4.5), 0.4, UNLIKELY),
+        ((4.0, 3.99), 0.4, UNLIKELY),  # -0.0025 a token
+        ((4.0, 3.97), 0.4, LIKELY),  # -0.0075
+        ((4.0, 3.0), 0.01, UNLIKELY),  # 0.0025 a token: nothing to learn
+    ],
+)
+def test_two_signs_decide(entropies, divergence, verdict) -> None:
+    items = [item(i, entropies=entropies, divergence=divergence) for i in range(12)]
+    assert judged(items)["verdict"] == verdict
+
+
+def test_the_other_signs_warn_and_do_not_decide() -> None:
+    items = [item(i, student="AAAA", teacher="AAAA") for i in range(12)]
+    found = judged(items, r=Correlation("Pearson", -0.9, -0.95, -0.8, 100))
+    assert found["verdict"] == LIKELY
+    text = "; ".join(found["reasons"])
+    for part in ("flips no majority answer", "agrees with itself", "r = -0.90"):
+        assert part in text
+
+
+def test_a_weak_sign_is_called_weak() -> None:
+    items = [item(i, entropies=(4.0, 4.0 + (0.5 if i % 2 else -0.7))) for i in range(10)]
+    found = judged(items)
+    assert found["verdict"] == LIKELY
+    assert "weak sign" in found["reasons"][0]
+
+
+def test_what_cannot_be_measured_is_none() -> None:
+    r = Correlation("Pearson", float("nan"), float("nan"), float("nan"), 2)
+    measures = judged([item()], r=r, pool_diversity=None, same_template=None)["measures"]
+    missing = {entry["name"] for entry in measures if entry["value"] is None}
+    assert missing == {"pool_diversity", "same_template", "length_correlation"}
+
+
+def test_flips_by_chance() -> None:
+    assert not flips_by_chance([item(student="AAAA", teacher="AAAA")], seed=0).any()
+    # AA against BB: a deal flips unless both halves are A, B in the same order: first answers decide ties.
+    shares = flips_by_chance([item(i, student="AA", teacher="BB") for i in range(50)], seed=0)
+    assert shares.mean() == pytest.approx(2 / 3, abs=0.03)  # AABB BBAA flip; of ABAB ABBA BABA BAAB two do
+
+
+def test_same_template_share() -> None:
+    texts = {"a": "What is the mass of 3 kg?", "b": "What is the mass of 7 kg?", "c": "Who wrote Hamlet?"}
+    questions = {key: Question(question_id=key, domain="d", question=text) for key, text in texts.items()}
+    shown = tuple(
+        Demonstration(question_id=key, choice_order=(), reply="x", distance=0.5) for key in ("b", "c")
+    )
+    context = TeacherContext(
+        question_id="a",
+        demonstrations=shown,
+        num_demonstrations_dropped=0,
+        num_student_prompt_tokens=1,
+        num_teacher_prompt_tokens=2,
+    )
+    assert same_template_share([context], questions, lambda text: text.split()[0]) == 0.5
+    assert same_template_share([], questions, str) is None
