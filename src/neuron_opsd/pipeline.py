@@ -470,8 +470,7 @@ def _general_samples(bench: Workbench, questions: list[Question], models: dict[s
                 BaseDivergence(question_id=rollout.question_id, num_tokens=len(rollout.completion_ids), kl=kl)
                 for rollout, kl in zip(first, sums, strict=True)
             ]
-            stage.begin(inputs)
-            stage.add_shard(records, BaseDivergence)
+            _add_only_shard(stage, inputs, records, BaseDivergence)
             stage.finish({}, BaseDivergence)
     return GeneralSamples(questions, base, trained, stage.read(BaseDivergence))
 

@@ -258,6 +258,7 @@ class Workbench:
     def preflight_pairs(self) -> list[PromptPair]:
         """Both prompts of each sample of the questions that the preflight looks at, question by question."""
         settings, seed, encoder = self.config.preflight, self.config.seed, self.encoder()
+        teacher_encoder = self.encoder(teacher=True)
         pairs: list[PromptPair] = []
         for question_id in sample_ids(self.selected_ids(), settings.num_questions, seed=seed):
             orders = choice_orders(
@@ -274,7 +275,7 @@ class Workbench:
                         question_id=question_id,
                         choice_order=order,
                         student_ids=tuple(encoder.encode(student)),
-                        teacher_ids=tuple(encoder.encode(teacher)),
+                        teacher_ids=tuple(teacher_encoder.encode(teacher)),
                         seed=derive_seed(seed, "preflight", question_id, index),
                     )
                 )
