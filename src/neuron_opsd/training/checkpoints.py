@@ -36,11 +36,14 @@ STAGING = ".checkpoints.partial"  # a name that the run folder clears of what a 
 
 @contextlib.contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """Explain a full disk also where torch and safetensors raise errors of their own for it."""
+    """Explain a full disk also where torch, safetensors and tokenizers raise errors of their own for it."""
     with explain_disk_errors(folder):
         try:
             yield
-        except (RuntimeError, SafetensorError) as error:
+        except Exception as error:
+            # tokenizers raises a plain Exception; an error of any other kind is none of ours to explain
+            if not isinstance(error, (RuntimeError, SafetensorError)) and type(error) is not Exception:
+                raise
             raise OSError(" ".join(str(error).split())) from error
 
 
