@@ -25,7 +25,13 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 class Section(BaseModel):
     """A group of settings: immutable, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        ser_json_inf_nan="constants",
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+    )
 
 
 class ModelSettings(Section):
