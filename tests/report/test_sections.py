@@ -70,7 +70,9 @@ def test_grid_of_one_run(inputs):
     grid = tables.grid_table(inputs.results)
     assert list(grid.columns) == ["Metric", "Training", "physics (in)", "art"]
     assert [row[:2] for row in grid.rows] == [
-        [label, word] for label in ("Avg@8", "ECE-15 (vote share)") for word in ("before", "after", "difference")
+        [label, word]
+        for label in ("Avg@8", "ECE-15 (vote share)")
+        for word in ("before", "after", "difference")
     ]
     entry = inputs.results["cross"]["domains"]["art"]["metrics"]["ece"]["difference"]
     assert grid.rows[5][3] == tables.difference_text(entry)
