@@ -37,7 +37,7 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("together", [True])
+@pytest.mark.parametrize("together", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_every_damaged_file_is_named_and_remade(whole_run: WholeRun, tmp_path: Path, together: bool) -> None:
     """All at once, or one after another; a damaged manifest hides its shards, so it comes alone."""
     folder, log = tmp_path / "run", tmp_path / "log"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from end_to_end.fork_run import ForkedRun, WholeRun, artefacts
+from end_to_end.fork_run import BEGINS, ForkedRun, WholeRun, artefacts, differences, shards_of
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -45,12 +45,44 @@ def assert_explained(run: ForkedRun, stage: str) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
+def test_a_disk_that_fills_at_each_stage(whole_run: WholeRun, disk: Path, tmp_path: Path) -> None:
+    """Each stage gets twice the room of the attempt before, from nothing, until it fits."""
+    folder, refusals = disk / "run", dict.fromkeys(BEGINS, 0)
+    for stage in BEGINS:
+        until = [*whole_run.command, "--output", str(folder), "--until", stage]
+        free_pages = 0
+        while True:
+            finished = shards_of(folder)
+            with filled(disk, free_pages=free_pages):
+                run = ForkedRun(until, tmp_path / "log")
+                if run.wait() == 0:
+                    break
+                assert_explained(run, stage)
+            assert finished.items() <= shards_of(folder).items()
+            refusals[stage] += 1
+            free_pages = max(1, 2 * free_pages)
+    print("refusals for want of room:", refusals)  # noqa: T201
+    assert all(refusals.values()), refusals
+    assert differences(whole_run.folder, folder) == []
+
+
 def test_a_disk_that_fills_once(whole_run: WholeRun, disk: Path, tmp_path: Path) -> None:
     until = [*whole_run.command, "--output", str(disk / "run"), "--until", "rollouts"]
     with filled(disk, free_pages=8):
         assert_explained(ForkedRun(until, tmp_path / "log"), "rollouts")
     assert ForkedRun(until, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
     assert artefacts(disk / "run").items() <= artefacts(whole_run.folder).items()
+
+
+@pytest.mark.slow
+def test_a_limit_on_file_sizes(whole_run: WholeRun, tmp_path: Path) -> None:
+    """The second way to a write that fails, where nothing may be mounted: checkpoint, then model."""
+    arguments = [*whole_run.command, "--output", str(tmp_path / "run")]
+    for limit in (2**15, 2**20, 2**22):
+        assert_explained(ForkedRun(arguments, tmp_path / "log", max_file_bytes=limit), f"limit {limit}")
+    assert ForkedRun(arguments, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
+    assert differences(whole_run.folder, tmp_path / "run") == []
 
 
 def test_a_folder_that_cannot_be_written(whole_run: WholeRun, disk: Path, tmp_path: Path) -> None:
