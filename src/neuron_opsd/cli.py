@@ -25,6 +25,9 @@ app = typer.Typer(
 )
 logger = logging.getLogger(__name__)
 
+CACHE_VARIABLE = (
+    "NEURON_OPSD_STAGES"  # read by stage_cache, which is not imported here: --help starts at once
+)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
 STAGE_NAMES = (
@@ -125,7 +128,9 @@ def run(
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
     if cache:
-        os.environ["NEURON_OPSD_STAGES"] = cache
+        from neuron_opsd.stage_cache import VARIABLE
+
+        os.environ[VARIABLE] = cache
     values: dict[str, Any] = {"model.name": model, "questions.path": questions}
     values |= {"questions.cross_paths": cross, "evaluation.answers": answers}
     config = load_config(
