@@ -24,7 +24,7 @@ Texts = Sequence[tuple[Sequence[int], Sequence[int]]]  # prompt ids, completion 
 class BaseStates:
     """What is kept of the base model, on the CPU."""
 
-    states: list[Float[Tensor, "tokens hidden"]]  # for each text, one state a completion token
+    states: list[Float[Tensor, "_ hidden"]]  # for each text, one state a completion token (as many as it has)
     head: Float[Tensor, "vocab hidden"]
 
 
