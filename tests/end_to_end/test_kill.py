@@ -12,7 +12,7 @@ from end_to_end.fork_run import BEGINS, ForkedRun, WholeRun, differences, shards
 KILLS_A_FOLDER = 5
 
 
-@pytest.mark.parametrize("num_kills", [5])
+@pytest.mark.parametrize("num_kills", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_and_resumed(whole_run: WholeRun, tmp_path: Path, num_kills: int) -> None:
     seed, hits, number = f"{num_kills} kills", [], 0
     moments = random.Random(seed)
