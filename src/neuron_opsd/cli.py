@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import yaml
 from rich.console import Console
 from rich.logging import RichHandler
 
+from neuron_opsd import processes
 from neuron_opsd.config import Config, list_recipes, load_config
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
 from neuron_opsd.run_folder import RunFolder
@@ -171,8 +173,13 @@ def _run_stages(
     from neuron_opsd.workbench import Workbench
 
     _quieten_libraries()
-    with folder.locked():
-        if config is not None:
+    if processes.num_processes() > 1 and until != "train":
+        raise ConfigError(
+            f"accelerate launch started {processes.num_processes()} processes, but only `train` shares its work. Run "
+            "`neuron-opsd run ... --until contexts` without it, then `accelerate launch -m neuron_opsd.cli train RUN`."
+        )
+    with folder.locked() if processes.is_main() else nullcontext():
+        if config is not None and processes.is_main():
             folder.write_config(config)
         bench = Workbench(folder)
         if only:
@@ -283,6 +290,22 @@ def free(
         cache.free(entries)
     done = "removed" if yes else "would be removed; --yes removes them"
     typer.echo(f"{len(entries)} of {total} finished stages, {size:.1f} MB, {done}")
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift or verl.")],
+    output: Annotated[Path, typer.Option(help="The file: JSON lines, or Parquet for verl.")],
+) -> None:
+    """Write the selected questions and their teacher contexts for another trainer."""
+    from neuron_opsd.export import export as write
+    from neuron_opsd.workbench import Workbench
+
+    folder = RunFolder.open(run)
+    _quieten_libraries()
+    count = write(Workbench(folder), format_name=format_name, output=output)
+    typer.echo(f"{count} questions: {output}")
 
 
 @app.command()

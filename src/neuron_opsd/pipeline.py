@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from neuron_opsd import processes
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.errors import UnlikelyToHelpError
 from neuron_opsd.evaluation.evaluate import evaluate, teacher_gap
@@ -256,7 +257,9 @@ def make_trained_model(bench: Workbench) -> None:
                 "train: %d steps (%g epochs of %d selected questions), not training.num_steps=%d",
                 steps, config.training.max_epochs, num_selected, config.training.num_steps,
             )  # fmt: skip
-        stage.begin(inputs)
+        if processes.is_main():
+            stage.begin(inputs)
+        processes.wait_for_all()
         items = bench.training_items(total)
         model, tokenizer = bench.take_base_model()
         with track("train", total=steps, unit="steps") as progress:
@@ -272,6 +275,8 @@ def make_trained_model(bench: Workbench) -> None:
                 callbacks=[bench.progress_callback(progress)],
                 on_first_batch=bench.log_first_item,
             )
+        if not processes.is_main():
+            return
         publish(
             trained.student,
             tokenizer,

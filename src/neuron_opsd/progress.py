@@ -42,6 +42,16 @@ class Tracker:
                 note,
             )
 
+    def restart_clock(self) -> None:
+        """Count time from here: what came before (loading, reading a checkpoint) is not work that comes again."""
+        self.started = time.monotonic()
+
+    def describe_left(self) -> str:
+        """How long the rest takes at the rate until now."""
+        per_item = (time.monotonic() - self.started) / max(self.done - self.resumed_from, 1)
+        seconds = per_item * (self.total - self.done)
+        return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
     def rate(self) -> str:
         """Items and tokens per second since the start, resumed ones left out."""
         seconds = max(time.monotonic() - self.started, 1e-9)

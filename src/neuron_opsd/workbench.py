@@ -20,6 +20,7 @@ from transformers import (
     TrainerState,
 )
 
+from neuron_opsd import processes
 from neuron_opsd.config import Config, ContextSettings
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.environment import describe_environment
@@ -79,15 +80,19 @@ class Workbench:
         self, stage: StageFolder, inputs: dict[str, Any], *, outdates_results: bool = True
     ) -> Iterator[StageRun]:
         """Skip a finished stage, or take it from the shared cache; time, announce and share one that has work to do."""
-        run = StageRun(is_needed=not stage.is_finished(inputs))
+        run = StageRun(is_needed=processes.from_main(not stage.is_finished(inputs)))
         started = time.monotonic()
-        if run.is_needed:
+        if run.is_needed and processes.is_main():
             self.folder.write_json("environment.json", describe_environment())
             if outdates_results:  # results of before are no longer this run's; evaluation writes them again
                 (self.folder.path / "evaluation" / "results.json").unlink(missing_ok=True)
-        is_taken = run.is_needed and self.cache.take(stage, inputs)
+        is_taken = processes.from_main(
+            run.is_needed and processes.is_main() and self.cache.take(stage, inputs)
+        )
         run.is_needed = run.is_needed and not is_taken
         yield run
+        if not processes.is_main():
+            return
         self.cache.publish(stage, self.folder.path)
         if not run.is_needed:
             how = f"taken from the cache {self.cache.root}" if is_taken else "finished before"
@@ -355,10 +360,11 @@ class Workbench:
 
 class _ProgressCallback(TrainerCallback):
     def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
+        self.tracker, self.has_told = tracker, False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.tracker.done = self.tracker.resumed_from = state.global_step
+        self.tracker.restart_clock()
 
     def on_log(
         self,
@@ -372,6 +378,10 @@ class _ProgressCallback(TrainerCallback):
             note = f"divergence {logs['divergence']:.4f}, {logs['completion_tokens_mean']:.0f} tokens a completion"
             steps = state.global_step - self.tracker.done
             self.tracker.advance(steps, tokens=logs["num_completion_tokens"], note=note)
+            left = state.max_steps - state.global_step
+            if self.tracker.done - self.tracker.resumed_from >= 2 and left and not self.has_told:
+                self.has_told = True
+                logger.info("train: about %s for the remaining %d steps", self.tracker.describe_left(), left)
 
 
 def check_early(config: Config) -> list[Question]:

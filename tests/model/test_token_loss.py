@@ -46,6 +46,7 @@ class Made:
             loss=token_loss(TrainingSettings(**options)),
             tokens=self.tokens,
             chunk_tokens=chunk_tokens,
+            head=[self.weight],
             **more,
         )
 

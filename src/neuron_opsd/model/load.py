@@ -155,7 +155,8 @@ def _end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Each process of `accelerate launch` has a GPU of its own.
+        return torch.device("cuda", _local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -165,6 +166,10 @@ def _device(name: str) -> torch.device:
             f"model.device is {name!r}, which is not usable here: {reason}. Use auto or cpu."
         ) from None
     return device
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def _from_pretrained(loader, location: str, *, trust_remote_code: bool, **options):

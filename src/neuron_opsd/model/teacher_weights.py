@@ -2,7 +2,7 @@
 
     ema      teacher <- (1 - rate) teacher + rate student, after each optimiser step; kept in float32, because a rate of
              0.01 rounds to nothing in bfloat16
-    frozen   the values that training began with
+    frozen   the values that training began with; with LoRA the model without its adapter, which begins at zero
     live     the student's own, at every moment
 
 Only trained parameters are kept twice. With LoRA these are the adapter's factors A and B, averaged apart: the product
@@ -10,9 +10,10 @@ of the averages is not the average of the products.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 
@@ -22,7 +23,8 @@ class TeacherWeights:
     def __init__(self, model: nn.Module, *, kind: str, ema_rate: float) -> None:
         self.model, self.kind, self.ema_rate = model, kind, ema_rate
         self.values: dict[str, Tensor] = {}
-        if kind != "live":
+        self.is_base = kind == "frozen" and isinstance(model, PeftModel)
+        if kind != "live" and not self.is_base:
             self.values = {name: p.detach().float().clone() for name, p in self._trained()}
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
@@ -38,8 +40,9 @@ class TeacherWeights:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The network is the teacher inside this block, and the student again after it."""
-        if self.kind == "live":
-            yield
+        if self.kind == "live" or self.is_base:
+            with self.model.disable_adapter() if self.is_base else nullcontext():  # pyright: ignore[reportCallIssue]
+                yield
             return
         trained = self._trained()
         student = {name: parameter.data for name, parameter in trained}
@@ -53,14 +56,14 @@ class TeacherWeights:
 
     def head_weight(self, weight: Tensor) -> Tensor:
         """The teacher's values of the student's unembedding matrix: its own copy if that is trained, else the same."""
-        if self.kind != "live":
+        if self.values:
             for name, parameter in self._trained():
                 if parameter is weight:
                     return self.values[name].to(weight.dtype)
         return weight
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For the checkpoint; empty for `live`."""
+        """For the checkpoint; empty where nothing is kept twice."""
         return self.values
 
     def load_state_dict(self, values: dict[str, Tensor]) -> None:

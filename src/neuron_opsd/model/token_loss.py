@@ -7,13 +7,12 @@ Each arrow is a pure function; `token_loss` puts the chosen ones together once, 
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.model.divergence import Divergence, divergence_named, entropy, on_top_k, sampled_token_loss
@@ -101,10 +100,13 @@ def sum_in_chunks(
     chunk_tokens: int,
     sampled_log_probs: Float[Tensor, " tokens"] | None = None,
     max_importance_ratio: float = 1.0,
+    head: Sequence[Tensor] = (),
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "5"]]:
     """Sum of the loss over tokens, holding the vocabulary logits of `chunk_tokens` tokens at a time.
 
-    Logits are recomputed in the backward pass, so memory does not grow with the number of tokens times the vocabulary.
+    Each chunk's gradient is taken at once, while its logits are there, and waits as the gradient of the hidden states
+    (and of the head, where that is trained): memory does not grow with the number of tokens times the vocabulary, and
+    nothing is computed twice.
 
     Args:
         student_hidden: The states that predict each token.
@@ -116,6 +118,7 @@ def sum_in_chunks(
         chunk_tokens: Changes memory, not the result.
         sampled_log_probs: The sampler's log-probabilities of `tokens`, where the rollouts are stale.
         max_importance_ratio: Cap of the correction for stale rollouts.
+        head: The tensors inside `student_logits`; those that require a gradient get one.
 
     Returns:
         The sum, and without gradient the sums of MEASURED.
@@ -135,8 +138,39 @@ def sum_in_chunks(
             measured = (values.divergence, *entropies, values.captured, ratio)
         return (values.loss * ratio).sum(), torch.stack([value.sum() for value in measured]).detach()
 
-    rows = [student_hidden, teacher_hidden, tokens]
+    rows = [teacher_hidden, tokens]
     rows += [] if sampled_log_probs is None else [sampled_log_probs]
-    chunks = zip(*(row.split(chunk_tokens) for row in rows), strict=True)
-    parts = [checkpoint(one_chunk, *chunk, use_reentrant=False) for chunk in chunks]
-    return torch.stack([part[0] for part in parts]).sum(), torch.stack([part[1] for part in parts]).sum(dim=0)  # pyright: ignore[reportOptionalSubscript]
+    trained = [tensor for tensor in (student_hidden, *head) if tensor.requires_grad]
+    if not (trained and torch.is_grad_enabled()):
+        chunks = zip(*(row.split(chunk_tokens) for row in (student_hidden, *rows)), strict=True)
+        parts = [one_chunk(*chunk) for chunk in chunks]
+        return torch.stack([part[0] for part in parts]).sum(), torch.stack([part[1] for part in parts]).sum(
+            dim=0
+        )
+    gradients = [torch.zeros_like(tensor) for tensor in trained]
+    totals, sums = [], []
+    for start in range(0, len(tokens), chunk_tokens):
+        places = slice(start, start + chunk_tokens)
+        leaf = student_hidden[places].detach().requires_grad_(student_hidden.requires_grad)
+        total, measured = one_chunk(leaf, *(row[places] for row in rows))
+        inputs = [leaf if tensor is student_hidden else tensor for tensor in trained]
+        for tensor, whole, part in zip(trained, gradients, torch.autograd.grad(total, inputs), strict=True):
+            (whole[places] if tensor is student_hidden else whole).add_(part)
+        totals.append(total.detach())
+        sums.append(measured)
+    total = _WithGradients.apply(torch.stack(totals).sum(), gradients, *trained)
+    return total, torch.stack(sums).sum(dim=0)
+
+
+class _WithGradients(torch.autograd.Function):
+    """A total whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, gradients: list[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, *(gradient.mul_(outer[0]) for gradient in gradients)

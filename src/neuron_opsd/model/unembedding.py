@@ -28,6 +28,11 @@ def _head(model: CausalLM) -> Any:
     return head
 
 
+def head_tensors(model: CausalLM) -> list[Tensor]:
+    """What `logits_from_hidden` multiplies with and adds: the head's own weights, or an adapter's around it."""
+    return list(_head(model).parameters())
+
+
 def final_norm_weight(model: CausalLM) -> Float[Tensor, " hidden"]:
     """The scale of the last normalisation before the head (Gemma stores it minus one)."""
     hidden = unembedding_weight(model).shape[1]
@@ -63,9 +68,11 @@ def logits_from_hidden(
         weight: Another unembedding matrix than the model's (the teacher's, where the head is trained).
     """
     head = _head(model)
-    if weight is None or weight is head.weight:
-        logits = head(hidden).float()
+    if weight is None and not (isinstance(head, nn.Linear) and head.weight.is_floating_point()):
+        logits = head(hidden).float()  # an adapter or a quantised matrix multiplies in its own way
     else:
+        # Not head(hidden): a sharded head counts its calls, and expects one for each pass of the model.
+        weight = head.weight if weight is None else weight
         logits = nn.functional.linear(hidden, weight, getattr(head, "bias", None)).float()
     config = model.config.get_text_config()
     if getattr(config, "logit_scale", None):

@@ -17,14 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from neuron_opsd import processes
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.files import dump_json, explain_disk_errors, file_digest, sync_tree
 from neuron_opsd.model.teacher_weights import TeacherWeights
+from neuron_opsd.training.whole_copy import WholeCopy
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +53,52 @@ def saving(folder: Path) -> Iterator[None]:
 class TeacherCallback(TrainerCallback):
     """Moves the teacher after each step."""
 
-    def __init__(self, teacher: TeacherWeights) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: TeacherWeights, copied: WholeCopy | None = None) -> None:
+        self.teacher, self.copied = teacher, copied
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After the optimiser's step: the average takes the new weights in."""
+        if self.copied:
+            self.copied.follow()
         self.teacher.update()
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After the checkpoint's weights were read: the whole copy has them too."""
+        if self.copied:
+            self.copied.follow()
+
     def restore(self, checkpoint: Path) -> None:
-        """Take the teacher's weights from a checkpoint."""
+        """Take the teacher's weights from a checkpoint, and make the rest readable for these processes."""
         self.teacher.load_state_dict(load_file(checkpoint / TEACHER_FILE))
+        if self.copied is None and processes.is_main():
+            _unshard_files(checkpoint)
+        processes.wait_for_all()
+
+
+def _unshard_files(checkpoint: Path) -> None:
+    """Give an FSDP checkpoint the files of a plain one: weights lie there whole already, the optimiser by name."""
+    sharded = checkpoint / "optimizer.bin"
+    if not sharded.is_file():
+        return
+    logger.info("train: %s was written by FSDP; its optimiser is rewritten for unsharded weights", checkpoint)
+    state = torch.load(sharded, map_location="cpu", weights_only=True)
+    names = [name for group in state["param_groups"] for name in group["params"]]
+    place = {name: i for i, name in enumerate(names)}
+    plain = {
+        "state": {place[name]: values for name, values in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [place[name] for name in group["params"]]} for group in state["param_groups"]
+        ],
+    }
+    temporary = checkpoint / ".optimizer.tmp"
+    torch.save(plain, temporary)
+    temporary.rename(checkpoint / "optimizer.pt")
+    sharded.unlink()
+    (checkpoint / "pytorch_model_fsdp.bin").unlink(missing_ok=True)
 
 
 def write_own_state(staged: Path, teacher: TeacherWeights, held: dict[str, Any]) -> None:

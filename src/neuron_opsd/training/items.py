@@ -148,9 +148,15 @@ def loss_places(item: TrainingItem, settings: TrainingSettings) -> list[bool]:
 def micro_batches(items: Sequence[TrainingItem], num_batches: int) -> list[list[TrainingItem]]:
     """Exactly `num_batches` batches of rows of like length, longest first, so that memory peaks at once.
 
+    Rows of one question stay together, because their teacher prompt is read once for all of them in a batch.
     Completions without loss are left out, but where too few others remain to give every batch a row.
     """
-    by_length = sorted(items, key=lambda item: (-item.num_tokens, item.place))
+    longest: dict[tuple[int, ...], int] = {}
+    for item in items:
+        longest[item.teacher_ids] = max(item.num_tokens, longest.get(item.teacher_ids, 0))
+    by_length = sorted(
+        items, key=lambda item: (-longest[item.teacher_ids], item.teacher_ids, -item.num_tokens, item.place)
+    )
     kept = [item for item in by_length if item.has_loss]
     if len(kept) < num_batches:
         spare = [item for item in by_length if not item.has_loss]

@@ -23,9 +23,10 @@ from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
-from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
+from neuron_opsd.model.unembedding import head_tensors, logits_from_hidden, unembedding_weight
 from neuron_opsd.text.answers import Vote
 from neuron_opsd.training.checkpoints import STAGING, publish_checkpoint, saving, write_own_state
 from neuron_opsd.training.figures import interval_row
@@ -58,6 +59,7 @@ class OpsdTrainer(Trainer):
         args: TrainingArguments,
         items: LazyItems,
         engine: Engine,
+        reader: CausalLM | None = None,
         teacher: TeacherWeights,
         settings: TrainingSettings,
         read_answer: ReadAnswer | None = None,
@@ -73,6 +75,9 @@ class OpsdTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.teacher, self.settings, self.read_answer = teacher, settings, read_answer
         self.unwrapped = model
+        self.reader = (
+            reader or model
+        )  # samples and scores as the teacher: a whole copy where the student is sharded
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
         self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
@@ -87,11 +92,11 @@ class OpsdTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        self.unwrapped.eval()
+        self.reader.eval()
         items = self.rollouts.of_step([item for batch in batches for item in batch])
         self.unwrapped.train()
         items, voted = self._choose(items)
-        if self.state.global_step == 0:
+        if self.state.global_step == 0 and self.args.process_index == 0:
             self.on_first_batch(items[0])
         batches = micro_batches(items, num_batches)
         totals = self._summed(
@@ -151,9 +156,9 @@ class OpsdTrainer(Trainer):
         device = self.args.device
         with torch.no_grad(), self.teacher.applied():
             # eval(): the teacher never has dropout
-            self.unwrapped.eval()
-            teacher_batch = pad_right([item.teacher_ids for item in inputs], completions, device=device)
-            teacher_hidden = predicting_states(self.unwrapped, self.unwrapped, *teacher_batch)
+            self.reader.eval()
+            prompts = [item.teacher_ids for item in inputs]
+            teacher_hidden = scoring_states(self.reader, prompts, completions)
             self.unwrapped.train()
         student_batch = pad_right([item.student_ids for item in inputs], completions, device=device)
         student_hidden = predicting_states(model, self.unwrapped, *student_batch)
@@ -177,7 +182,7 @@ class OpsdTrainer(Trainer):
         stale = None
         if self.settings.rollout_steps > 1:
             stale = torch.tensor([value for item in items for value in item.log_probs], device=device)[places]
-        head = self.teacher.head_weight(unembedding_weight(self.unwrapped))
+        head = self.teacher.head_weight(unembedding_weight(self.reader))
         total, sums = sum_in_chunks(
             student_hidden[places],
             teacher_hidden[places],
@@ -188,6 +193,7 @@ class OpsdTrainer(Trainer):
             chunk_tokens=self.settings.loss_chunk_tokens,
             sampled_log_probs=stale,
             max_importance_ratio=self.settings.max_importance_ratio,
+            head=head_tensors(self.unwrapped),
         )
         self.sums += torch.cat([total.detach()[None], sums])
         return total

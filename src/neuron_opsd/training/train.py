@@ -18,6 +18,7 @@ from transformers import (
     set_seed,
 )
 
+from neuron_opsd import processes
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.errors import ConfigError, ModelError, TrainingError
@@ -36,6 +37,7 @@ from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.guard_rails import GuardRails, Stop, limits
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.opsd_trainer import OpsdTrainer, ReadAnswer
+from neuron_opsd.training.whole_copy import WholeCopy
 
 logger = logging.getLogger(__name__)
 
@@ -97,17 +99,20 @@ def train(
         raise ConfigError("training.distil is disagreeing, which needs read_answer: whose answer is which.")
     set_seed(seed)
     student = trainable(model, settings, seed=seed)
-    teacher = TeacherWeights(student, kind=settings.teacher, ema_rate=settings.ema_rate)
-    keeper = TeacherCallback(teacher)
-    checkpoint = last_complete_checkpoint(folder)
-    is_writer = os.environ.get("RANK", "0") == "0"
-    metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=checkpoint, is_writer=is_writer)
+    copied = WholeCopy(student) if processes.is_sharded() else None
+    reader = copied.model if copied else student
+    teacher = TeacherWeights(reader, kind=settings.teacher, ema_rate=settings.ema_rate)
+    keeper = TeacherCallback(teacher, copied)
+    checkpoint = processes.from_main(last_complete_checkpoint(folder) if processes.is_main() else None)
+    metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=checkpoint, is_writer=processes.is_main())
+    processes.wait_for_all()
     rails = GuardRails(metrics.rows, settings.guard_rails)
     trainer = OpsdTrainer(
         model=student,
         args=training_arguments(settings, folder=folder, num_steps=num_steps, seed=seed, device=model.device),
         items=items,
-        engine=make_engine(student),
+        engine=make_engine(reader),
+        reader=reader,
         teacher=teacher,
         settings=settings,
         read_answer=read_answer,
@@ -124,8 +129,8 @@ def train(
     if rails.stop is None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if rails.stop is not None:
-        return Trained(student, _go_back(trainer, folder, rails.stop, metrics, settings))
-    return Trained(student, how_it_ended(None, num_steps, metrics, settings))
+        return Trained(reader, _go_back(trainer, folder, rails.stop, metrics, settings))
+    return Trained(reader, how_it_ended(None, num_steps, metrics, settings))
 
 
 def _go_back(
@@ -193,7 +198,7 @@ def training_arguments(
     for name, ours in OWNED.items():
         if name in settings.trainer:
             raise ConfigError(f"training.trainer.{name} is decided by {ours}. Set that instead.")
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = processes.num_processes()
     per_step, rest = divmod(settings.completions_per_step(), settings.micro_batch_size * world_size)
     if rest or not per_step:
         raise ConfigError(

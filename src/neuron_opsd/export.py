@@ -1,0 +1,108 @@
+"""Selected questions with their teacher contexts, in the formats of other trainers. Answers are in none of them.
+
+    trl       JSON lines: prompt, privileged_context        TRL's SDFTTrainer, SDPOTrainer (1.16)
+    ms-swift  JSON lines: messages, teacher_prompt          `swift rlhf --rlhf_type gkd` with a teacher's own prompt
+    verl      Parquet: prompt, data_source, ability, reward_model, extra_info.teacher_prompt
+
+TRL and ms-swift give the teacher one user turn, so the demonstrations become text above the question; verl's column
+keeps them as the chat turns that our own teacher reads.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.files import explain_disk_errors, write_atomically
+from neuron_opsd.text.prompts import Message
+from neuron_opsd.workbench import Workbench
+
+Row = dict[str, Any]
+
+
+def export(bench: Workbench, *, format_name: str, output: Path) -> int:
+    """Write every selected question, best first; returns how many.
+
+    Raises:
+        ConfigError: no such format.
+        RunFolderError: selection or contexts are not finished; the file cannot be written.
+    """
+    if format_name not in FORMATS:
+        raise ConfigError(f"--format is {format_name!r}; it must be one of {', '.join(FORMATS)}.")
+    if format_name == "verl" and output.suffix != ".parquet":
+        raise ConfigError(
+            f"--output is {output}, but verl reads Parquet files by their name. End it in .parquet."
+        )
+    make_row, write = FORMATS[format_name]
+    rows = [make_row(bench, question_id) for question_id in bench.selected_ids()]
+    with explain_disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, lambda path: write(path, rows))
+    return len(rows)
+
+
+def context_text(student: list[Message], teacher: list[Message]) -> str:
+    """What the teacher reads beyond the student, as text: each demonstration's question and reply."""
+    own = [dict(message) for message in student]
+    parts = []
+    for message in teacher:
+        if dict(message) not in own:
+            name = {"user": "Question", "assistant": "Answer"}.get(message["role"])
+            parts.append(f"{name}:\n{message['content']}" if name else message["content"])
+    return "\n\n".join(parts)
+
+
+def _trl_row(bench: Workbench, question_id: str) -> Row:
+    student, teacher = _messages(bench, question_id)
+    return {
+        "prompt": student,
+        "privileged_context": context_text(student, teacher),
+        "question_id": question_id,
+    }
+
+
+def _swift_row(bench: Workbench, question_id: str) -> Row:
+    student, teacher = _messages(bench, question_id)
+    question = student[-1]["content"]
+    return {
+        "messages": student,
+        "teacher_prompt": "\n\n".join(filter(None, [context_text(student, teacher), question])),
+        "question_id": question_id,
+    }
+
+
+def _verl_row(bench: Workbench, question_id: str) -> Row:
+    student, teacher = _messages(bench, question_id)
+    return {
+        "data_source": f"neuron_opsd/{bench.questions_by_id[question_id].domain}",
+        "prompt": student,
+        "ability": bench.questions_by_id[question_id].domain,
+        "reward_model": {"style": "rule", "ground_truth": ""},  # verl asks for the field; there is no answer
+        "extra_info": {"split": "train", "index": question_id, "teacher_prompt": teacher},
+    }
+
+
+def _messages(bench: Workbench, question_id: str) -> tuple[list[Message], list[Message]]:
+    """Both roles' messages, the choices in their original order."""
+    order = tuple(range(len(bench.questions_by_id[question_id].choices)))
+    return bench.both_messages(question_id, order)
+
+
+def _write_json_lines(path: Path, rows: Iterable[Row]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _write_parquet(path: Path, rows: list[Row]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+FORMATS: dict[str, tuple[Callable[[Workbench, str], Row], Callable[[Path, list[Row]], None]]] = {
+    "trl": (_trl_row, _write_json_lines),
+    "ms-swift": (_swift_row, _write_json_lines),
+    "verl": (_verl_row, _write_parquet),
+}

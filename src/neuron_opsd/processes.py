@@ -1,0 +1,51 @@
+"""The processes of one training, where `accelerate launch` started several; alone, everything here is trivial.
+
+The main process holds the run's lock, decides, and writes; the others train beside it. Whatever they must know alike,
+it tells them.
+"""
+
+import os
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def num_processes() -> int:
+    """How many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process decides and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_sharded() -> bool:
+    """Whether the launcher spreads the model's weights over the processes (FSDP or DeepSpeed)."""
+    return any(
+        os.environ.get(name, "false").lower() == "true"
+        for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    )
+
+
+def from_main(value: T) -> T:
+    """The main process's value, in every process. All of them wait here for one another."""
+    if num_processes() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    _state()
+    return broadcast_object_list([value])[0]
+
+
+def wait_for_all() -> None:
+    """Go on once every process is here."""
+    if num_processes() > 1:
+        _state().wait_for_everyone()
+
+
+def _state() -> Any:
+    """Accelerate's, which joins the processes the first time."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true")
