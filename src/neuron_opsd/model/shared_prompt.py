@@ -6,6 +6,7 @@ without a copy that would outlive a layer.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -76,14 +77,14 @@ def _after_prompt(
     width = max(map(len, read))
     if width == 0:
         return [last for _ in read]
-    cache.layers = [_for_rows(layer, len(read)) for layer in cache.layers]
+    cache.layers[:] = [_for_rows(layer, len(read)) for layer in cache.layers]
     # Right padding comes after all that is read, so causal order alone hides it and no row needs a mask of its own.
     ids = torch.tensor([row + [0] * (width - len(row)) for row in read], device=model.device)
     states = backbone(model)(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
     return [torch.cat([last, states[i, : len(row)]]) for i, row in enumerate(read)]
 
 
-def _for_rows(layer: DynamicLayer, num_rows: int) -> DynamicLayer:
+def _for_rows(layer: Any, num_rows: int) -> DynamicLayer:
     if type(layer) is DynamicLayer:
         return _ReadOnlyLayer(layer, num_rows)
     layer.batch_repeat_interleave(num_rows)

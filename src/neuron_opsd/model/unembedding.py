@@ -72,8 +72,8 @@ def logits_from_hidden(
         logits = head(hidden).float()  # an adapter or a quantised matrix multiplies in its own way
     else:
         # Not head(hidden): a sharded head counts its calls, and expects one for each pass of the model.
-        weight = head.weight if weight is None else weight
-        logits = nn.functional.linear(hidden, weight, getattr(head, "bias", None)).float()
+        matrix: Tensor = head.weight if weight is None else weight
+        logits = nn.functional.linear(hidden, matrix, getattr(head, "bias", None)).float()
     config = model.config.get_text_config()
     if getattr(config, "logit_scale", None):
         logits = logits * config.logit_scale

@@ -35,7 +35,7 @@ class WholeCopy:
 def _whole(parameter: nn.Parameter) -> Tensor:
     """All of a sharded parameter."""
     if hasattr(parameter, "full_tensor"):
-        return parameter.full_tensor()  # pyright: ignore[reportCallIssue]
+        return parameter.full_tensor()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     with _gathered_by_deepspeed(parameter):
         return parameter.detach().clone()
 
