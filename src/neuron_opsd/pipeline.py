@@ -9,11 +9,8 @@ later stage reads.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +24,11 @@ from neuron_opsd.evaluation.general import GeneralSamples
 from neuron_opsd.evaluation.options import score_options
 from neuron_opsd.files import read_json_lines, write_text
 from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
-from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.neurons.sets import resolve_sizes
 from neuron_opsd.progress import track
 from neuron_opsd.questions.duplicates import near_duplicates, template_key
-from neuron_opsd.questions.load import load_questions
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import (
     BaseDivergence,
@@ -48,9 +43,9 @@ from neuron_opsd.records import (
 from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.rollouts.pseudo_label import group_by_question, vote
 from neuron_opsd.rollouts.sample import sample_rollouts, sampling_of
-from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.selection.select import select_questions
-from neuron_opsd.stage_folder import StageFolder, fingerprint_of
+from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.stage_inputs import preflight_sampling
 from neuron_opsd.statistics import pearson
 from neuron_opsd.teacher.context import build_contexts, can_demonstrate, random_neighbours
 from neuron_opsd.teacher.preflight import PromptPair, answer_prompts, score_under_both
@@ -59,22 +54,19 @@ from neuron_opsd.teacher.verdict import UNLIKELY, same_template_share
 from neuron_opsd.teacher.verdict import judge as judge_preflight
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.train import publish, train
-from neuron_opsd.workbench import Workbench, general_questions
+from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
 PREFLIGHT_SHARD = 8  # questions a file: what a kill can lose
 TEACHER_GAP = "evaluation/teacher_gap.json"
 DIVERSITY_SAMPLE = 200  # questions whose pairwise distances the preflight averages
-CODE_VERSION = 1  # raise it when a stage makes other records from equal inputs
 
 
 def make_questions(bench: Workbench) -> None:
     """Unlabelled questions: read, stripped of answers, de-duplicated, split."""
     stage = bench.folder.stage("questions")
-    questions = load_questions(bench.config.questions)
-    content = json.dumps([dataclasses.astuple(question) for question in questions])
-    inputs = {"records": hashlib.sha256(content.encode()).hexdigest()[:16], "version": CODE_VERSION}
+    questions, inputs = bench.inputs.questions, bench.inputs_of("questions")
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
             _add_only_shard(stage, inputs, questions, Question)
@@ -101,13 +93,7 @@ def make_rollouts(bench: Workbench) -> None:
 def make_neurons(bench: Workbench) -> None:
     """The neurons behind each question's first rollout."""
     stage, settings = bench.folder.stage("neurons"), bench.config.neurons
-    inputs = {
-        "neurons": settings.model_dump(mode="json", exclude={"batch_size"}),
-        "rollouts": bench.folder.stage("rollouts").fingerprint(),
-        "model": model_fingerprint(bench.config.model.name),
-        "dtype": bench.config.model.dtype,
-        "version": CODE_VERSION,
-    }
+    inputs = bench.inputs_of("neurons")
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:
             return
@@ -138,13 +124,7 @@ def make_neurons(bench: Workbench) -> None:
 def make_selection(bench: Workbench) -> None:
     """The fifth of each domain with the fewest neurons."""
     stage, settings = bench.folder.stage("selection"), bench.config.selection
-    inputs = {
-        "selection": settings.model_dump(mode="json"),
-        "neurons": bench.folder.stage("neurons").fingerprint(),
-        "rollouts": bench.folder.stage("rollouts").fingerprint(),
-        "seed": bench.config.seed if settings.score == "random" else None,
-        "version": CODE_VERSION,
-    }
+    inputs = bench.inputs_of("selection")
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
             votes = vote(bench.folder.stage("rollouts").read(Rollout))
@@ -157,14 +137,7 @@ def make_selection(bench: Workbench) -> None:
 def make_contexts(bench: Workbench) -> None:
     """For each selected question, its neuron-nearest questions with the model's own replies."""
     stage, config, settings = bench.folder.stage("contexts"), bench.config, bench.context_settings()
-    inputs = {
-        "contexts": settings.model_dump(mode="json"),
-        "prompts": config.prompts.model_dump(mode="json"),
-        "selection": bench.folder.stage("selection").fingerprint(),
-        "template": bench.template_fingerprint(),
-        "seed": config.seed if config.contexts.retrieval == "random" else None,
-        "version": CODE_VERSION,
-    }
+    inputs = bench.inputs_of("contexts")
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:
             return
@@ -190,25 +163,10 @@ def make_contexts(bench: Workbench) -> None:
 def make_preflight(bench: Workbench) -> None:
     """Whether the teacher is worth learning from, told by a sample of the selected questions and no label."""
     stage, config = bench.folder.stage("preflight"), bench.config
-    sampling = replace(
-        sampling_of(config.rollouts),
-        max_new_tokens=min(config.rollouts.max_new_tokens, config.training.max_new_tokens),
-    )
-    inputs = {
-        "preflight": config.preflight.model_dump(mode="json"),
-        "sampling": dataclasses.asdict(sampling),
-        "shuffle_choices": config.rollouts.shuffle_choices,
-        "prompts": config.prompts.model_dump(mode="json"),
-        "contexts": bench.folder.stage("contexts").fingerprint(),
-        "context_order": config.contexts.order,
-        "model": model_fingerprint(config.model.name),
-        "dtype": config.model.dtype,
-        "seed": config.seed,
-        "version": CODE_VERSION,
-    }
     if not config.preflight.num_questions:
         logger.info("preflight: left out, because preflight.num_questions is 0")
         return
+    sampling, inputs = preflight_sampling(config), bench.inputs_of("preflight")
     with bench.stage_run(stage, inputs, outdates_results=False) as run:
         if run.is_needed:
             pairs, step = bench.preflight_pairs(), PREFLIGHT_SHARD * config.preflight.num_samples
@@ -235,17 +193,7 @@ def make_preflight(bench: Workbench) -> None:
 def make_trained_model(bench: Workbench) -> None:
     """The student, pulled towards the teacher on its own samples; published in RUN/model."""
     stage, config = bench.folder.stage("training"), bench.config
-    inputs = {
-        "training": config.training.model_dump(mode="json", exclude={"save_steps", "loss_chunk_tokens"}),
-        "prompts": config.prompts.model_dump(mode="json"),
-        "contexts": bench.folder.stage("contexts").fingerprint(),
-        "context_order": config.contexts.order,
-        "shuffle_choices": config.rollouts.shuffle_choices,
-        "model": model_fingerprint(config.model.name),
-        "dtype": config.model.dtype,
-        "seed": config.seed,
-        "version": CODE_VERSION,
-    }
+    inputs = bench.inputs_of("training")
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:
             return
@@ -302,7 +250,7 @@ def make_evaluation(bench: Workbench) -> None:
     """Base and trained model on the test questions; gold answers, where there are any, are opened here."""
     config, settings = bench.config, bench.config.evaluation
     models = {"base": config.model.name, "trained": str(bench.folder.path / "model")}
-    general = general_questions(config, bench.questions)
+    general = bench.inputs.general_questions
     rollouts: dict[str, list[Rollout]] = {}
     options: dict[str, list[OptionScores]] = {}
     for role, model_name in models.items():
@@ -328,9 +276,6 @@ def make_evaluation(bench: Workbench) -> None:
                 shard_size=config.rollouts.shard_size,
                 model_name=model_name,
                 random_path="general",
-                questions_fingerprint=fingerprint_of(
-                    {"questions": [dataclasses.astuple(q) for q in general]}
-                ),
             )
     results = evaluate(
         bench.test_questions,
@@ -408,26 +353,11 @@ def _sample_stage(
     shard_size: int,
     model_name: str,
     random_path: str,
-    questions_fingerprint: str | None = None,
 ) -> None:
     """Sample rollouts of questions into a stage folder, shard by shard."""
     stage, config = bench.folder.stage(name), bench.config
     sampling, shuffle = sampling_of(settings), settings.shuffle_choices
-    inputs = {
-        "sampling": {
-            **dataclasses.asdict(sampling),
-            "num_rollouts": num_rollouts,
-            "shuffle_choices": shuffle,
-        },
-        "prompts": config.prompts.model_dump(mode="json"),
-        "questions": questions_fingerprint or bench.folder.stage("questions").fingerprint(),
-        "model": model_fingerprint(model_name),
-        "template": bench.template_fingerprint(),
-        "dtype": config.model.dtype,
-        "seed": config.seed,
-        "shard_size": shard_size,
-        "version": CODE_VERSION,
-    }
+    inputs = bench.inputs_of(name)
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:
             return
@@ -462,9 +392,7 @@ def _general_samples(bench: Workbench, questions: list[Question], models: dict[s
     """Both models' samples of the general questions, and their KL on the base model's first sample of each."""
     base, trained = (bench.folder.stage(f"evaluation/general_{role}").read(Rollout) for role in models)
     stage = bench.folder.stage("evaluation/general_kl")
-    inputs = {
-        f"general_{role}": bench.folder.stage(f"evaluation/general_{role}").fingerprint() for role in models
-    } | {"version": CODE_VERSION}
+    inputs = bench.inputs_of("evaluation/general_kl")
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
             first = [rollout for rollout in base if rollout.rollout_index == 0]
@@ -483,11 +411,7 @@ def _general_samples(bench: Workbench, questions: list[Question], models: dict[s
 def _score_options_stage(bench: Workbench, role: str, model_name: str) -> list[OptionScores]:
     """The probability that one model gives to each choice of the test questions."""
     config, stage = bench.config, bench.folder.stage(f"evaluation/{role}_options")
-    inputs = {
-        "samples": bench.folder.stage(f"evaluation/{role}").fingerprint(),
-        "shard_size": config.rollouts.shard_size,
-        "version": CODE_VERSION,
-    }
+    inputs = bench.inputs_of(stage.name)
     questions, size = [q for q in bench.test_questions if q.choices], config.rollouts.shard_size
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
@@ -620,7 +544,7 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
     folder = bench.folder
 
     def records(name: str, record_type: type) -> list[Any]:
-        if folder.is_current(name):
+        if bench.is_current(name):
             return folder.stage(name).read(record_type)
         if folder.stage(name).manifest() is not None:
             logger.warning("report: %s is unfinished or outdated and left out", name)
@@ -636,20 +560,20 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         selection=records("selection", SelectedQuestion),
         contexts=contexts,
         training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if contexts else [],
-        training_summary=folder.stage("training").summary() if folder.is_current("training") else None,
+        training_summary=folder.stage("training").summary() if bench.is_current("training") else None,
         results=folder.read_json("evaluation/results.json"),
         timings=folder.timings(),
-        preflight=_preflight(folder),
+        preflight=_preflight(bench),
         prompts_example=bench.show(contexts[0].question_id) if contexts else None,
     )
 
 
-def _preflight(folder: RunFolder) -> dict[str, Any] | None:
+def _preflight(bench: Workbench) -> dict[str, Any] | None:
     """The label-free verdict, and beneath its measures those that needed answers, where there were any."""
-    if not folder.is_current("preflight"):
+    if not bench.is_current("preflight"):
         return None
-    gap = folder.read_json(TEACHER_GAP) or {"measures": []}
-    verdict = folder.stage("preflight").summary()
+    gap = bench.folder.read_json(TEACHER_GAP) or {"measures": []}
+    verdict = bench.folder.stage("preflight").summary()
     return {**verdict, "measures": [*verdict["measures"], *gap["measures"]]}
 
 

@@ -65,6 +65,19 @@ class StageFolder:
         """The stage's own figures, as given to `finish`."""
         return self._finished()["summary"]
 
+    def require(self, inputs: JsonDict) -> None:
+        """Refuse to go on from a stage that is not finished, or was made from other inputs.
+
+        Raises:
+            RunFolderError: says what differs and what to run.
+        """
+        manifest = self._finished()
+        if manifest["fingerprint"] != fingerprint_of(inputs):
+            raise RunFolderError(
+                f"{self.name} in {self.path} is outdated: {describe_change(manifest['inputs'], inputs)}. "
+                f"Run `neuron-opsd {self.command} RUN` first; it is remade from the settings of config.yaml."
+            )
+
     def is_finished(self, inputs: JsonDict | None = None) -> bool:
         """Whether all is there, intact, and (where `inputs` are given) made from these."""
         manifest = self.manifest()

@@ -1,7 +1,5 @@
 """What the stages of one run share: the folder, the settings, and a model that is loaded at most once at a time."""
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +22,7 @@ from neuron_opsd import processes
 from neuron_opsd.config import Config, ContextSettings
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.environment import describe_environment
-from neuron_opsd.errors import ConfigError, DataError, RunFolderError
+from neuron_opsd.errors import ConfigError, DataError, ModelError, RunFolderError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.ffn import check_architecture
 from neuron_opsd.model.load import (
@@ -37,7 +35,7 @@ from neuron_opsd.model.load import (
     max_context_tokens,
 )
 from neuron_opsd.progress import Tracker
-from neuron_opsd.questions.load import load_general_questions, load_questions
+from neuron_opsd.questions.load import load_questions
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.rollouts.sample import check_fits, choice_orders, map_answer_back
@@ -45,6 +43,7 @@ from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.selection.score import num_kept
 from neuron_opsd.stage_cache import default_cache
 from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.stage_inputs import STAGES_BEFORE, StageInputs, general_questions
 from neuron_opsd.teacher.context import context_messages
 from neuron_opsd.teacher.preflight import PromptPair, sample_ids
 from neuron_opsd.text.answers import extract_answer
@@ -70,10 +69,32 @@ class Workbench:
         self.folder = folder
         self.cache = default_cache()
         self.config = folder.config()
+        self.inputs = StageInputs(self.config, folder)
         if self.config.num_threads:
             torch.set_num_threads(self.config.num_threads)
         self._loaded: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
         self._contexts: dict[str, TeacherContext] = {}
+
+    def inputs_of(self, name: str) -> dict[str, Any]:
+        """What a stage depends on, once those that it reads are there.
+
+        Raises:
+            RunFolderError: one of them is missing, unfinished or made from other settings; says which, and why.
+        """
+        for before in STAGES_BEFORE[name]:
+            self.folder.stage(before).require(self.inputs.of(before))
+        return self.inputs.of(name)
+
+    def is_current(self, name: str) -> bool:
+        """Whether a stage is finished, and made from the settings as they are."""
+        if not self.folder.stage(name).manifest():
+            return False
+        try:
+            inputs = self.inputs.of(name)
+        except (ModelError, DataError) as error:  # a report is still possible where the model is not
+            logger.warning("%s: not compared with the settings: %s", name, error)
+            return self.folder.is_current(name)
+        return self.folder.stage(name).is_finished(inputs)
 
     @contextmanager
     def stage_run(
@@ -179,10 +200,10 @@ class Workbench:
         """The engine that samples from the student in training."""
         return HFEngine(model, self.tokenizer, batch_size=self.config.rollouts.batch_size)
 
-    @cached_property
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-        return load_tokenizer(self.config.model)
+        return self.inputs.tokenizer
 
     def encoder(self, *, teacher: bool = False) -> ChatEncoder:
         """The one door from messages to token ids; the teacher's prompt may have template arguments of its own."""
@@ -190,29 +211,9 @@ class Workbench:
         own = model.teacher_template_args if teacher else {}
         return ChatEncoder(self.tokenizer, template_args={**model.template_args, **own})
 
-    def template_fingerprint(self) -> str:
-        """A hash of what turns messages into ids, beyond the model's own files."""
-        parts: list[Any] = [self.tokenizer.chat_template, self.config.model.template_args]
-        if self.config.model.teacher_template_args:
-            parts.append(self.config.model.teacher_template_args)
-        payload = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(payload.encode()).hexdigest()[:16]
-
     def context_settings(self) -> ContextSettings:
         """`contexts.*`, its token budget lowered where prompt and completion would not fit the model's context."""
-        settings, limit = self.config.contexts, configured_context(self.config.model)
-        room = None if limit is None else limit - self.config.training.max_new_tokens
-        if room is None or room >= settings.max_prompt_tokens:
-            return settings
-        logger.info(
-            "contexts: at most %d prompt tokens, not contexts.max_prompt_tokens=%d: the model reads %d, and "
-            "training.max_new_tokens=%d of them are the completion's",
-            room,
-            settings.max_prompt_tokens,
-            limit,
-            self.config.training.max_new_tokens,
-        )
-        return settings.model_copy(update={"max_prompt_tokens": room})
+        return self.inputs.context_settings
 
     def max_context(self) -> int | None:
         """Tokens that the loaded model can read."""
@@ -408,14 +409,6 @@ def check_early(config: Config) -> list[Question]:
     encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
     check_lengths([*questions, *general_questions(config, questions)], encoder, config)
     return questions
-
-
-def general_questions(config: Config, run: Sequence[Question]) -> list[Question]:
-    """The questions of `evaluation.general_paths` that are not in the run."""
-    settings = config.evaluation
-    return load_general_questions(
-        settings.general_paths, max_questions=settings.max_general, seed=config.questions.seed, run=run
-    )
 
 
 def single_domain(questions: Sequence[Question]) -> str:
