@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuron_opsd.config import Config, load_config
+    from neuron_opsd.engines.base import sampling_of
     from neuron_opsd.engines.hf import HFEngine
     from neuron_opsd.errors import (
         ConfigError,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from neuron_opsd.questions.load import load_questions
     from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
     from neuron_opsd.rollouts.pseudo_label import vote
-    from neuron_opsd.rollouts.sample import sample_rollouts, sampling_of
+    from neuron_opsd.rollouts.sample import sample_rollouts
     from neuron_opsd.run_folder import RunFolder
     from neuron_opsd.selection.select import select_questions
     from neuron_opsd.teacher.context import build_contexts
@@ -64,6 +65,7 @@ __all__ = [
 
 _MODULES = {
     "config": ("Config", "load_config"),
+    "engines.base": ("sampling_of",),
     "engines.hf": ("HFEngine",),
     "errors": ("ConfigError", "DataError", "EngineError", "ModelError", "NeuronOpsdError", "RunFolderError"),
     "model.chat": ("ChatEncoder",),
@@ -74,7 +76,7 @@ _MODULES = {
     "questions.load": ("load_questions",),
     "records": ("NeuronSets", "Question", "Rollout", "SelectedQuestion", "TeacherContext"),
     "rollouts.pseudo_label": ("vote",),
-    "rollouts.sample": ("sample_rollouts", "sampling_of"),
+    "rollouts.sample": ("sample_rollouts",),
     "run_folder": ("RunFolder",),
     "selection.select": ("select_questions",),
     "teacher.context": ("build_contexts",),

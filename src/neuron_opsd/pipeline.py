@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from neuron_opsd import processes
-from neuron_opsd.engines.base import Sampling
+from neuron_opsd.engines.base import Sampling, sampling_of
 from neuron_opsd.errors import UnlikelyToHelpError
 from neuron_opsd.evaluation.evaluate import evaluate, teacher_gap
 from neuron_opsd.evaluation.general import GeneralSamples
@@ -42,7 +42,7 @@ from neuron_opsd.records import (
 )
 from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.rollouts.pseudo_label import group_by_question, vote
-from neuron_opsd.rollouts.sample import sample_rollouts, sampling_of
+from neuron_opsd.rollouts.sample import sample_rollouts
 from neuron_opsd.selection.select import select_questions
 from neuron_opsd.stage_folder import StageFolder
 from neuron_opsd.stage_inputs import preflight_sampling

@@ -37,8 +37,6 @@ from neuron_opsd.files import (
 )
 from neuron_opsd.stage_folder import StageFolder
 
-READ_BY_OTHERS = ("questions", "rollouts", "neurons", "selection", "contexts")
-
 
 class RunFolder:
     """One run on disk."""
@@ -114,12 +112,12 @@ class RunFolder:
         if manifest is None or not stage.is_finished():
             return False
         read = {
-            key: value
-            for key, value in manifest["inputs"].items()
-            if key in READ_BY_OTHERS and isinstance(value, str)
+            name: value["records"]
+            for name, value in manifest["inputs"].items()
+            if isinstance(value, dict) and "records" in value
         }
         return all(
-            self.is_current(key) and self.stage(key).fingerprint() == value for key, value in read.items()
+            self.is_current(name) and self.stage(name).fingerprint() == value for name, value in read.items()
         )
 
     def write_json(self, name: str, value: Any) -> None:

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from neuron_opsd.files import (
 )
 
 logger = logging.getLogger(__name__)
+_HASH = re.compile("[0-9a-f]{16}")
 
 
 class StageFolder:
@@ -212,11 +214,21 @@ def fingerprint_of(inputs: JsonDict) -> str:
 
 
 def describe_change(old: JsonDict, new: JsonDict) -> str:
-    """Which inputs differ, in words: "rollouts.temperature was 0.6 and is 0.7"."""
+    """Which inputs differ, in words: "rollouts.temperature was 0.6 and is 0.7"; of hashes, that they differ."""
     before, after = _flatten(old), _flatten(new)
     changed = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
-    parts = [f"{key} was {before.get(key)!r} and is {after.get(key)!r}" for key in changed[:4]]
+    # What was set tells more than what follows from it.
+    changed.sort(key=lambda key: key.endswith(".records"))
+    parts = [_describe(key, before.get(key), after.get(key)) for key in changed[:4]]
     return "; ".join(parts) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+
+
+def _describe(key: str, old: Any, new: Any) -> str:
+    if key.endswith(".records"):
+        return f"{key.removesuffix('.records')} changed"
+    if any(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
+        return f"{key} changed"
+    return f"{key} was {old!r} and is {new!r}"
 
 
 def _flatten(tree: JsonDict, prefix: str = "") -> JsonDict:

@@ -1,8 +1,9 @@
 """What each stage depends on, from the settings alone: no stage need have run, and no weights are loaded.
 
-The hash of these inputs is a stage's fingerprint. They name everything that changes a record, and an earlier stage by
-its fingerprint. Left out are sizes of batches, checkpoint intervals, the device and the versions of environment.json:
-they act through rounding alone (which can tip a sampled token), and would make every other machine begin again.
+The hash of these inputs is a stage's fingerprint. They name everything that changes a record, each as its setting is
+called, so that a change can be told in words; an earlier stage is named by its fingerprint (`records`). Left out are
+sizes of batches, checkpoint intervals, the device and the versions of environment.json: they act through rounding alone
+(which can tip a sampled token), and would make every other machine begin again.
 """
 
 import dataclasses
@@ -11,25 +12,24 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from neuron_opsd.config import Config, ContextSettings
-from neuron_opsd.engines.base import Sampling
-from neuron_opsd.errors import DataError
-from neuron_opsd.files import JsonDict
+from neuron_opsd.engines.base import Sampling, sampling_of
+from neuron_opsd.errors import DataError, ModelError
+from neuron_opsd.files import JsonDict, file_digest
 from neuron_opsd.model.fingerprint import model_fingerprint
-from neuron_opsd.model.load import configured_context, load_tokenizer
+from neuron_opsd.model.locate import context_of
 from neuron_opsd.questions.load import load_general_questions, load_questions
 from neuron_opsd.records import Question
-from neuron_opsd.rollouts.sample import sampling_of
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import fingerprint_of
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = 1  # raise it when a stage makes other records from equal inputs
+# Of a stage's code, 1 where it is not named: raise it when the stage makes other records from equal inputs.
+CODE_VERSIONS: dict[str, int] = {}
 
 TRAINED_FROM = ("questions", "rollouts", "neurons", "selection", "contexts")
 ROLES = ("base", "trained")
@@ -66,7 +66,7 @@ class StageInputs:
     def of(self, name: str) -> JsonDict:
         """What the records of a stage depend on."""
         makers: dict[str, Callable[[], JsonDict]] = {
-            "questions": lambda: {"records": _digest(self.questions)},
+            "questions": lambda: {"questions": {"content": _digest(self.questions)}},
             "rollouts": self._rollouts,
             "neurons": self._neurons,
             "selection": self._selection,
@@ -82,7 +82,7 @@ class StageInputs:
             "evaluation/general_kl": self._general_kl,
         }
         if name not in self._made or name in OF_THE_TRAINED_MODEL:
-            self._made[name] = {**makers[name](), "version": CODE_VERSION}
+            self._made[name] = {**makers[name](), "code_version": CODE_VERSIONS.get(name, 1)}
         return self._made[name]
 
     def fingerprint(self, name: str) -> str:
@@ -107,14 +107,9 @@ class StageInputs:
         return general_questions(self.config, self.questions)
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer."""
-        return load_tokenizer(self.config.model)
-
-    @cached_property
     def context_settings(self) -> ContextSettings:
         """`contexts.*`, its token budget lowered where prompt and completion would not fit the model's context."""
-        settings, limit = self.config.contexts, configured_context(self.config.model)
+        settings, limit = self.config.contexts, context_of(self.config.model)
         room = None if limit is None else limit - self.config.training.max_new_tokens
         if room is None or room >= settings.max_prompt_tokens:
             return settings
@@ -128,14 +123,35 @@ class StageInputs:
         )
         return settings.model_copy(update={"max_prompt_tokens": room})
 
+    def _records(self, *names: str) -> JsonDict:
+        return {name: {"records": self.fingerprint(name)} for name in names}
+
+    def _model(self, name: str | None = None, *, teacher: bool = False) -> JsonDict:
+        """A model's files, its dtype, and what turns messages into ids beyond the files."""
+        model = self.config.model
+        given = model.teacher_template_args if teacher else {}
+        return {
+            "files": model_fingerprint(name or model.name),
+            "dtype": model.dtype,
+            "chat_template": _template_digest(model.chat_template),
+            "template_args": model.template_args,
+        } | ({"teacher_template_args": given} if given else {})
+
     def _rollouts(self) -> JsonDict:
         settings = self.config.rollouts
         asked = [question for question in self.questions if question.split == "train"]
-        return self._sampled(asked, settings, settings.num_rollouts, self.config.model.name)
+        how = {"num_rollouts": settings.num_rollouts, "shuffle_choices": settings.shuffle_choices}
+        return {
+            "rollouts": {
+                **dataclasses.asdict(sampling_of(settings)),
+                **how,
+                "shard_size": settings.shard_size,
+            },
+            **self._asked(asked, self.config.model.name),
+        }
 
     def _evaluation(self, role: str) -> JsonDict:
-        asked = [question for question in self.questions if question.split == "test"]
-        return self._sampled_by(role, asked)
+        return self._sampled_by(role, [question for question in self.questions if question.split == "test"])
 
     def _general(self, role: str) -> JsonDict:
         return self._sampled_by(role, self.general_questions)
@@ -143,49 +159,37 @@ class StageInputs:
     def _sampled_by(self, role: str, asked: Sequence[Question]) -> JsonDict:
         settings = self.config.evaluation
         model = self.config.model.name if role == "base" else str(self.folder.path / "model")
-        return self._sampled(asked, settings, settings.num_samples, model)
+        how = {"num_samples": settings.num_samples, "shuffle_choices": settings.shuffle_choices}
+        return {
+            "evaluation": {**dataclasses.asdict(sampling_of(settings)), **how},
+            "rollouts": {"shard_size": self.config.rollouts.shard_size},
+            **self._asked(asked, model),
+        }
+
+    def _asked(self, asked: Sequence[Question], model_name: str) -> JsonDict:
+        return {
+            "prompts": self.config.prompts.model_dump(mode="json", exclude={"keep_thinking"}),
+            "questions": {"asked": _digest(asked)},
+            "model": self._model(model_name),
+            "seed": self.config.seed,
+        }
 
     def _options(self, role: str) -> JsonDict:
-        return {
-            "samples": self.fingerprint(f"evaluation/{role}"),
-            "shard_size": self.config.rollouts.shard_size,
-        }
+        size = {"shard_size": self.config.rollouts.shard_size}
+        return {**self._records(f"evaluation/{role}"), "rollouts": size}
 
     def _general_kl(self) -> JsonDict:
-        return {f"general_{role}": self.fingerprint(f"evaluation/general_{role}") for role in ROLES}
-
-    def _sampled(
-        self, asked: Sequence[Question], settings: Any, num_rollouts: int, model_name: str
-    ) -> JsonDict:
-        return {
-            "sampling": {
-                **dataclasses.asdict(sampling_of(settings)),
-                "num_rollouts": num_rollouts,
-                "shuffle_choices": settings.shuffle_choices,
-            },
-            "prompts": self.config.prompts.model_dump(mode="json", exclude={"keep_thinking"}),
-            "asked": _digest(asked),
-            "model": model_fingerprint(model_name),
-            "template": self._template(),
-            "dtype": self.config.model.dtype,
-            "seed": self.config.seed,
-            "shard_size": self.config.rollouts.shard_size,
-        }
+        return self._records("evaluation/general_base", "evaluation/general_trained")
 
     def _neurons(self) -> JsonDict:
-        return {
-            "neurons": self.config.neurons.model_dump(mode="json", exclude={"batch_size"}),
-            "rollouts": self.fingerprint("rollouts"),
-            "model": model_fingerprint(self.config.model.name),
-            "dtype": self.config.model.dtype,
-        }
+        settings = self.config.neurons.model_dump(mode="json", exclude={"batch_size"})
+        return {"neurons": settings, **self._records("rollouts"), "model": self._model()}
 
     def _selection(self) -> JsonDict:
         settings = self.config.selection
         return {
             "selection": settings.model_dump(mode="json"),
-            "neurons": self.fingerprint("neurons"),
-            "rollouts": self.fingerprint("rollouts"),
+            **self._records("neurons", "rollouts"),
             "seed": self.config.seed if settings.score == "random" else None,
         }
 
@@ -194,46 +198,27 @@ class StageInputs:
         return {
             "contexts": settings.model_dump(mode="json"),
             "prompts": self.config.prompts.model_dump(mode="json"),
-            "selection": self.fingerprint("selection"),
-            "template": self._template(teacher=True),
+            **self._records("selection"),
+            "model": self._model(teacher=True),
             "seed": self.config.seed if settings.retrieval == "random" else None,
         }
 
     def _preflight(self) -> JsonDict:
-        config = self.config
+        limit = preflight_sampling(self.config).max_new_tokens
         return {
-            "preflight": config.preflight.model_dump(mode="json"),
-            "sampling": dataclasses.asdict(preflight_sampling(config)),
-            "shuffle_choices": config.rollouts.shuffle_choices,
-            "prompts": config.prompts.model_dump(mode="json"),
-            "contexts": self.fingerprint("contexts"),
-            "context_order": config.contexts.order,
-            "model": model_fingerprint(config.model.name),
-            "template": self._template(teacher=True),
-            "dtype": config.model.dtype,
-            "seed": config.seed,
+            "preflight": self.config.preflight.model_dump(mode="json"),
+            "the smaller max_new_tokens of rollouts and training": limit,
+            **self._both_roles(),
         }
 
     def _training(self) -> JsonDict:
-        config = self.config
-        return {
-            "training": config.training.model_dump(mode="json", exclude={"save_steps", "loss_chunk_tokens"}),
-            "prompts": config.prompts.model_dump(mode="json"),
-            "contexts": self.fingerprint("contexts"),
-            "context_order": config.contexts.order,
-            "shuffle_choices": config.rollouts.shuffle_choices,
-            "model": model_fingerprint(config.model.name),
-            "dtype": config.model.dtype,
-            "seed": config.seed,
-        }
+        settings = self.config.training
+        named = settings.model_dump(mode="json", exclude={"save_steps", "loss_chunk_tokens"})
+        return {"training": named, **self._both_roles()}
 
-    def _template(self, *, teacher: bool = False) -> str:
-        """A hash of what turns messages into ids, beyond the model's own files."""
-        model = self.config.model
-        parts: list[Any] = [self.tokenizer.chat_template, model.template_args]
-        if teacher and model.teacher_template_args:
-            parts.append(model.teacher_template_args)
-        return _hash(parts)
+    def _both_roles(self) -> JsonDict:
+        """What student and teacher read: the contexts' fingerprint covers wording, demonstrations and choices."""
+        return {**self._records("contexts"), "model": self._model(teacher=True), "seed": self.config.seed}
 
 
 def preflight_sampling(config: Config) -> Sampling:
@@ -248,6 +233,20 @@ def general_questions(config: Config, run: Sequence[Question]) -> list[Question]
     return load_general_questions(
         settings.general_paths, max_questions=settings.max_general, seed=config.questions.seed, run=run
     )
+
+
+def _template_digest(path: str | None) -> str | None:
+    """Of the file that replaces the model's own template; its own is among the model's files.
+
+    Raises:
+        ModelError: it is no file.
+    """
+    if not path:
+        return None
+    file = Path(path)
+    if not file.is_file():
+        raise ModelError(f"model.chat_template is {file}, which is no file. Give a Jinja file.")
+    return file_digest(file)[:16]
 
 
 def _digest(questions: Sequence[Question]) -> str:

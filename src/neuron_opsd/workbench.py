@@ -200,10 +200,10 @@ class Workbench:
         """The engine that samples from the student in training."""
         return HFEngine(model, self.tokenizer, batch_size=self.config.rollouts.batch_size)
 
-    @property
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-        return self.inputs.tokenizer
+        return load_tokenizer(self.config.model)
 
     def encoder(self, *, teacher: bool = False) -> ChatEncoder:
         """The one door from messages to token ids; the teacher's prompt may have template arguments of its own."""

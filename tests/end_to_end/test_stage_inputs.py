@@ -115,7 +115,7 @@ def test_a_stage_command_refuses_outdated_stages_and_says_why(
     capsys.readouterr()
     assert run(["neurons", str(folder)], monkeypatch) == 2
     message = capsys.readouterr().err
-    assert "sampling.temperature was 0.6 and is 0.9" in message
+    assert "rollouts.temperature was 0.6 and is 0.9" in message
     assert "neuron-opsd rollouts RUN" in message
     assert (folder / "neurons" / "manifest.json").read_bytes() == before
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from neuron_opsd.config import EvaluationSettings, RolloutSettings
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -12,6 +14,13 @@ class Sampling:
     temperature: float  # 0 is greedy
     top_p: float = 1.0
     max_new_tokens: int
+
+
+def sampling_of(settings: RolloutSettings | EvaluationSettings) -> Sampling:
+    """The engine's settings from a section of the configuration."""
+    return Sampling(
+        temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_new_tokens
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from neuron_opsd.model.gguf import cache_folder
-from neuron_opsd.model.load import resolve_model
+from neuron_opsd.model.locate import hub_commit, resolve_model
 
 SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".bin")
 
@@ -14,7 +14,7 @@ def model_fingerprint(name: str) -> str:
     """A short hash of the model's files; for a hub name, of the name and the commit in the local cache."""
     folder = Path(resolve_model(name))
     if not folder.is_dir():
-        return hashlib.sha256(f"{name}@{_hub_commit(name)}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{name}@{hub_commit(name)}".encode()).hexdigest()[:16]
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     digests = {path.name: _file_digest(path) for path in files}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
@@ -39,10 +39,3 @@ def _file_digest(path: Path) -> str:
     except OSError:
         pass  # a read-only cache costs time, nothing else
     return digest
-
-
-def _hub_commit(name: str) -> str:
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(name, "config.json")
-    return Path(path).parent.name if isinstance(path, str) else "main"

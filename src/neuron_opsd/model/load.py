@@ -20,35 +20,11 @@ from transformers import (
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
-from neuron_opsd.model.gguf import converted_gguf, embedded_gguf
+from neuron_opsd.model.locate import resolve_model
 
 logger = logging.getLogger(__name__)
 
 CausalLM = PreTrainedModel | PeftModel  # plain, or with an adapter around it
-
-
-def resolve_model(name: str) -> str:
-    """What `from_pretrained` can load: a folder as given, a hub name as given, a GGUF file once converted.
-
-    Raises:
-        ModelError: a folder that holds no model, a file that is no GGUF, an embedded package that is not installed.
-    """
-    if name.startswith("embedded:"):
-        return str(converted_gguf(embedded_gguf(name)))
-    path = Path(name).expanduser()
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ModelError(
-                f"{name} is a file, but not .gguf. Give a model folder, a hub name or a .gguf file."
-            )
-        return str(converted_gguf(path))
-    if path.is_dir():
-        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
-            raise ModelError(f"{name} is no model folder: it has no config.json, and no adapter_config.json.")
-        return str(path)
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise ModelError(f"No folder or file {name}. Give a model folder, a hub name or a .gguf file.")
-    return name
 
 
 def load_model(

@@ -6,7 +6,7 @@ Evaluation samples through the same function, with its own settings.
 import random
 from collections.abc import Callable, Sequence
 
-from neuron_opsd.config import EvaluationSettings, PromptSettings, RolloutSettings
+from neuron_opsd.config import PromptSettings
 from neuron_opsd.engines.base import Completion, Engine, Request, Sampling
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
@@ -14,13 +14,6 @@ from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout
 from neuron_opsd.text.answers import extract_answer, map_answer_back
 from neuron_opsd.text.prompts import student_messages
-
-
-def sampling_of(settings: RolloutSettings | EvaluationSettings) -> Sampling:
-    """The engine's settings from a section of the configuration."""
-    return Sampling(
-        temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_new_tokens
-    )
 
 
 def sample_rollouts(

@@ -1,0 +1,62 @@
+"""Where a model's files lie, and what they say without being loaded. No torch here: `status` answers at once."""
+
+from pathlib import Path
+
+from neuron_opsd.config import ModelSettings
+from neuron_opsd.errors import ModelError
+from neuron_opsd.files import read_json
+from neuron_opsd.model.gguf import converted_gguf, embedded_gguf
+
+
+def resolve_model(name: str) -> str:
+    """What `from_pretrained` can load: a folder as given, a hub name as given, a GGUF file once converted.
+
+    Raises:
+        ModelError: a folder that holds no model, a file that is no GGUF, an embedded package that is not installed.
+    """
+    if name.startswith("embedded:"):
+        return str(converted_gguf(embedded_gguf(name)))
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(
+                f"{name} is a file, but not .gguf. Give a model folder, a hub name or a .gguf file."
+            )
+        return str(converted_gguf(path))
+    if path.is_dir():
+        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise ModelError(f"{name} is no model folder: it has no config.json, and no adapter_config.json.")
+        return str(path)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise ModelError(f"No folder or file {name}. Give a model folder, a hub name or a .gguf file.")
+    return name
+
+
+def context_of(settings: ModelSettings) -> int | None:
+    """How many tokens a model that is not loaded can read, where its configuration says so."""
+    config = read_json(file) if (file := _config_file(settings.name)) else None
+    text = (config or {}).get("text_config", config) or {}
+    limit = text.get("max_position_embeddings") or text.get("n_positions")
+    if isinstance(limit, int):
+        return limit
+    from neuron_opsd.model.load import configured_context  # transformers knows the architecture's default
+
+    return configured_context(settings)
+
+
+def hub_commit(name: str) -> str:
+    """The commit of a hub model in the local cache; `main` where it is not there."""
+    file = _cached_config(name)
+    return file.parent.name if file else "main"
+
+
+def _config_file(name: str) -> Path | None:
+    folder = Path(resolve_model(name))
+    return folder / "config.json" if folder.is_dir() else _cached_config(name)
+
+
+def _cached_config(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(name, "config.json")
+    return Path(path) if isinstance(path, str) else None
