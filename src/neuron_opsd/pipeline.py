@@ -265,18 +265,19 @@ def make_evaluation(bench: Workbench) -> None:
             random_path="evaluation",  # base and trained draw alike, which narrows the paired difference
         )
         rollouts[role] = bench.folder.stage(f"evaluation/{role}").read(Rollout)
-        options[role] = _score_options_stage(bench, role, model_name) if settings.option_probability else []
+        options[role] = _score_options_stage(bench, role, model_name, bench.test_questions)
         if general:
             _sample_stage(
                 bench,
                 f"evaluation/general_{role}",
                 questions=general,
                 settings=settings,
-                num_rollouts=settings.num_samples,
+                num_rollouts=settings.for_general().num_samples,
                 shard_size=config.rollouts.shard_size,
                 model_name=model_name,
                 random_path="general",
             )
+            options[f"general_{role}"] = _score_options_stage(bench, f"general_{role}", model_name, general)
     results = evaluate(
         bench.test_questions,
         rollouts["base"],
@@ -285,7 +286,9 @@ def make_evaluation(bench: Workbench) -> None:
         train_domain=bench.train_domain,
         seed=config.seed,
         options=(options["base"], options["trained"]),
-        general=_general_samples(bench, general, models) if general else None,
+        general=_general_samples(bench, general, models, options) if general else None,
+        pool=bench.pool,
+        pool_rollouts=bench.folder.stage("rollouts").read(Rollout),
     )
     bench.folder.write_json("evaluation/results.json", results)
     write_text(bench.folder.path / "model" / "README.md", _card(bench))
@@ -388,7 +391,12 @@ def _sample_stage(
         stage.finish(_rollout_summary(stage.read(Rollout)), Rollout)
 
 
-def _general_samples(bench: Workbench, questions: list[Question], models: dict[str, str]) -> GeneralSamples:
+def _general_samples(
+    bench: Workbench,
+    questions: list[Question],
+    models: dict[str, str],
+    options: dict[str, list[OptionScores]],
+) -> GeneralSamples:
     """Both models' samples of the general questions, and their KL on the base model's first sample of each."""
     base, trained = (bench.folder.stage(f"evaluation/general_{role}").read(Rollout) for role in models)
     stage = bench.folder.stage("evaluation/general_kl")
@@ -405,14 +413,24 @@ def _general_samples(bench: Workbench, questions: list[Question], models: dict[s
             ]
             _add_only_shard(stage, inputs, records, BaseDivergence)
             stage.finish({}, BaseDivergence)
-    return GeneralSamples(questions, base, trained, stage.read(BaseDivergence))
+    return GeneralSamples(
+        questions,
+        base,
+        trained,
+        stage.read(BaseDivergence),
+        (options["general_base"], options["general_trained"]),
+    )
 
 
-def _score_options_stage(bench: Workbench, role: str, model_name: str) -> list[OptionScores]:
-    """The probability that one model gives to each choice of the test questions."""
+def _score_options_stage(
+    bench: Workbench, role: str, model_name: str, asked: list[Question]
+) -> list[OptionScores]:
+    """The probability that one model gives to each choice of the questions it was asked; none where not wanted."""
     config, stage = bench.config, bench.folder.stage(f"evaluation/{role}_options")
+    if not config.evaluation.option_probability:
+        return []
     inputs = bench.inputs_of(stage.name)
-    questions, size = [q for q in bench.test_questions if q.choices], config.rollouts.shard_size
+    questions, size = [q for q in asked if q.choices], config.rollouts.shard_size
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
             done = min(stage.begin(inputs) * size, len(questions))
@@ -427,7 +445,7 @@ def _score_options_stage(bench: Workbench, role: str, model_name: str) -> list[O
                     )  # fmt: skip
                     stage.add_shard(scores, OptionScores)
                     progress.advance(len(part))
-            left_out = len(bench.test_questions) - stage.num_records()
+            left_out = len(asked) - stage.num_records()
             stage.finish({"num_not_scored": left_out}, OptionScores)
             if left_out:
                 logger.info("%s: %d questions have no options that can be scored", stage.name, left_out)

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neuron_opsd.config import Config, ContextSettings
+from neuron_opsd.config import Config, ContextSettings, EvaluationSettings
 from neuron_opsd.engines.base import Sampling, sampling_of
 from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.files import JsonDict, file_digest
@@ -45,9 +45,11 @@ STAGES_BEFORE: dict[str, tuple[str, ...]] = {
     "evaluation/base": ("questions",),
     "evaluation/base_options": ("questions", "evaluation/base"),
     "evaluation/general_base": ("questions",),
+    "evaluation/general_base_options": ("questions", "evaluation/general_base"),
     "evaluation/trained": (*TRAINED_FROM, "training"),
     "evaluation/trained_options": (*TRAINED_FROM, "training", "evaluation/trained"),
     "evaluation/general_trained": (*TRAINED_FROM, "training"),
+    "evaluation/general_trained_options": (*TRAINED_FROM, "training", "evaluation/general_trained"),
     "evaluation/general_kl": (
         *TRAINED_FROM, "training", "evaluation/general_base", "evaluation/general_trained",
     ),
@@ -76,9 +78,11 @@ class StageInputs:
             "evaluation/base": lambda: self._evaluation("base"),
             "evaluation/base_options": lambda: self._options("base"),
             "evaluation/general_base": lambda: self._general("base"),
+            "evaluation/general_base_options": lambda: self._options("general_base"),
             "evaluation/trained": lambda: self._evaluation("trained"),
             "evaluation/trained_options": lambda: self._options("trained"),
             "evaluation/general_trained": lambda: self._general("trained"),
+            "evaluation/general_trained_options": lambda: self._options("general_trained"),
             "evaluation/general_kl": self._general_kl,
         }
         if name not in self._made or name in OF_THE_TRAINED_MODEL:
@@ -151,13 +155,13 @@ class StageInputs:
         }
 
     def _evaluation(self, role: str) -> JsonDict:
-        return self._sampled_by(role, [question for question in self.questions if question.split == "test"])
+        asked = [question for question in self.questions if question.split == "test"]
+        return self._sampled_by(role, asked, self.config.evaluation)
 
     def _general(self, role: str) -> JsonDict:
-        return self._sampled_by(role, self.general_questions)
+        return self._sampled_by(role, self.general_questions, self.config.evaluation.for_general())
 
-    def _sampled_by(self, role: str, asked: Sequence[Question]) -> JsonDict:
-        settings = self.config.evaluation
+    def _sampled_by(self, role: str, asked: Sequence[Question], settings: EvaluationSettings) -> JsonDict:
         model = self.config.model.name if role == "base" else str(self.folder.path / "model")
         how = {"num_samples": settings.num_samples, "shuffle_choices": settings.shuffle_choices}
         return {

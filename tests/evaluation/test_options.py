@@ -145,3 +145,47 @@ def test_questions_that_only_one_model_scored_are_left_out() -> None:
 
 def test_equally_likely_choices_go_to_the_first() -> None:
     assert likeliest_option(scores("q", 0.2, 0.4, 0.4)) == "B"
+
+
+def compared(
+    mass: float, trained_mass: float, *, num_questions: int = 12, domains: tuple[str, ...] = ("in",)
+) -> dict:
+    names = [f"{domain}{i}" for domain in domains for i in range(num_questions)]
+    questions = [
+        Question(
+            question_id=name,
+            domain=name.rstrip("0123456789"),
+            question=name,
+            choices=("x", "y"),
+            split="test",
+        )
+        for name in names
+    ]
+    rollouts = [rollout((0, 1), question_id=name, index=j, answer="A") for name in names for j in (0, 1)]
+    options = tuple([scores(name, 0.9, 0.1, mass=m) for name in names] for m in (mass, trained_mass))
+    key = dict.fromkeys(names, "A")
+    return compare(questions, rollouts, rollouts, key, SETTINGS, train_domain="in", seed=0, options=options)
+
+
+def test_options_that_hardly_ever_begin_an_answer_are_unreliable() -> None:
+    results = compared(0.164, 0.00002)
+    entries = results["in"]["metrics"]
+    marked = {name for name, entry in entries.items() if "caution" in entry}
+    assert marked == {name for name in entries if name.startswith("option_")} - {"option_mass"}
+    assert entries["option_ece"]["unreliable"] == ["trained"]
+    assert "probability of 2e-05 after training as the start of a reply" in entries["option_ece"]["caution"]
+    sentence = next(s for s in results["verdicts"] if "ECE-15 (option probability)" in s)
+    assert sentence.endswith("Unreliable: " + entries["option_ece"]["caution"].removeprefix("Unreliable: "))
+    assert not [s for s in results["verdicts"] if "Unreliable" in s and s != sentence]
+
+    both = compared(0.01, 0.02)["in"]["metrics"]["option_ece"]
+    assert both["unreliable"] == ["base", "trained"]
+    assert "0.01 before training and 0.02 after training" in both["caution"]
+    assert "caution" not in str(compared(0.11, 0.9)["in"])
+
+
+def test_a_mean_over_domains_names_those_that_are_unreliable() -> None:
+    mean = compared(0.5, 0.05, domains=("in", "b", "c"))["cross"]["mean"]["metrics"]
+    assert mean["option_ece"]["unreliable"] == ["trained"]
+    assert mean["option_ece"]["caution"].startswith("Unreliable in b, c: there the model hardly begins")
+    assert "caution" not in mean["ece"]

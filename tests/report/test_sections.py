@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up_run import made_up_run
 
-from neuron_opsd.report import figures, tables, write_report
+from neuron_opsd.report import figures, model_card, tables, write_report
 from neuron_opsd.report.comparison import comparison_section, pooled
 from neuron_opsd.report.content import sections
 from neuron_opsd.report.inputs import ReportInputs
@@ -186,9 +186,56 @@ def test_general_questions_and_the_distance_from_the_base(inputs):
     }
     moved = named["How far the trained model moved from the base"]
     assert [list(row) for row in moved.rows] == [["KL on general questions", "0.0123 (0.0101 to 0.0145)"]]
-    assert named["General questions: trivia"].folded
+    assert not named["General questions: trivia"].folded
+    grid = named["Trained on physics, tested on"]
+    assert list(grid.columns)[2:] == ["physics (in)", "art", "trivia (general)"]
+    assert [row[4] for row in grid.rows] == [row[2] for row in grid.rows]
     without = blocks_of(results_section(ReportInputs(results={**results, "general": None})), "Table")
     assert not [table for table in without if "General" in table.caption]
+
+
+def test_general_questions_with_an_answer_key_where_the_run_has_none(inputs):
+    """The general set alone is labelled: its accuracy and ECE stand in words, grid, calibration and card."""
+    results = made_up_run(with_answers=False).results
+    trivia = {**inputs.results["in"], "num_questions": 30}
+    results = {**results, "general": {"domains": {"trivia": trivia}, "mean": trivia, "num_samples": 3}}
+    made = {section.name: section.blocks for section in sections(ReportInputs(results=results))}
+    assert "On general questions, accuracy" in made["summary"][0].text
+    assert "In the trained domain, physics, the vote share" in made["summary"][0].text
+    grid = blocks_of(made["results"], "Table")[0]
+    assert list(grid.columns)[-1] == "trivia (general, 3 samples)"
+    cells = {(row[0], row[1]): row[-1] for row in grid.rows}
+    assert cells["Avg@8", "before"] == tables.interval_text(trivia["metrics"]["avg"]["base"])
+    assert cells["ECE-15 (vote share)", "after"] == tables.interval_text(trivia["metrics"]["ece"]["trained"])
+    assert ("Vote share", "before") in cells  # what the other sets can be compared by
+    titles = [figure.title for figure in figures_of(made["calibration"])]
+    assert "Reliability after training, trivia (general, 3 samples), vote share" in titles
+    card = model_card(ReportInputs(results=results))
+    assert f"| {tables.interval_text(trivia['metrics']['ece']['trained'])} |" in card
+
+
+def test_an_unreliable_confidence_is_marked_wherever_it_is_shown(inputs):
+    block = inputs.results["in"]
+    caution = {"caution": "Unreliable: hardly an option.", "unreliable": ["trained"]}
+    metrics = {**block["metrics"], "ece": {**block["metrics"]["ece"], **caution}}
+    results = {**inputs.results, "in": {**block, "metrics": metrics}}
+    made = {section.name: section.blocks for section in sections(ReportInputs(results=results))}
+    table = next(b for b in blocks_of(made["results"], "Table") if b.caption == "In-domain: physics")
+    verdicts = {row[0]: row[-1] for row in table.rows}
+    assert verdicts["ECE-15 (vote share)"].endswith("; unreliable")
+    assert "unreliable" not in verdicts["Avg@8"]
+    assert table.note.endswith("Unreliable: hardly an option.")
+    notices = [b.text for b in blocks_of(made["calibration"], "Paragraph") if b.is_notice]
+    assert notices == ["physics (in), vote share. Unreliable: hardly an option."]
+    context = next(
+        b for b in blocks_of(made["calibration"], "Table") if b.caption.startswith("Calibration error")
+    )
+    assert [row[:3] for row in context.rows][:2] == [
+        ["physics (in)", "vote share", "before"],
+        ["physics (in)", "vote share (unreliable)", "after"],
+    ]
+    captions = [figure.caption for figure in figures_of(made["calibration"])]
+    assert sum(caption.endswith("Unreliable, see above.") for caption in captions) == 1
 
 
 def test_comparison_tables_hold_every_cell(inputs):

@@ -18,7 +18,7 @@ from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation import metrics
 from neuron_opsd.evaluation.changes import answer_distribution, measure_changes
-from neuron_opsd.evaluation.kinds import add_perfect_values, describe_kinds
+from neuron_opsd.evaluation.kinds import add_cautions, add_perfect_values, describe_kinds, mean_caution
 from neuron_opsd.evaluation.votes import Votes, count_votes, group_rollouts
 from neuron_opsd.evaluation.wording import verdict_of, verdict_sentences
 from neuron_opsd.records import OptionScores, Question, Rollout
@@ -139,6 +139,7 @@ def _block(
         "majority_class": metrics.majority_class(base),
         "metrics": _metric_entries(values, draws, settings, len(base), num_gold),
     }
+    add_cautions(block["metrics"])
     block["confidence_kinds"] = describe_kinds(votes, settings.num_bins)
     if num_gold:
         add_perfect_values(block["metrics"], votes, settings.num_bins, [*seed, 3])
@@ -251,7 +252,7 @@ def _mean_entry(
         value = float(np.mean([blocks[domain]["metrics"][name][role]["value"] for domain in members]))
         entry[role] = _interval(value, values, min(counts))
     entry["verdict"] = verdict_of(entry["difference"], min(counts))
-    return entry
+    return entry | mean_caution({domain: blocks[domain]["metrics"][name] for domain in members})
 
 
 def _question_rows(domain: str, base: Votes, trained: Votes) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.evaluation.answer_key import load_answer_key
 from neuron_opsd.evaluation.benchmark import compare
 from neuron_opsd.evaluation.general import GeneralSamples, compare_general
+from neuron_opsd.evaluation.pool import score_pool
 from neuron_opsd.evaluation.teacher_gap import measure_gap
 from neuron_opsd.records import OptionScores, PreflightItem, Question, Rollout
 
@@ -21,15 +22,19 @@ def evaluate(
     seed: int,
     options: tuple[Sequence[OptionScores], Sequence[OptionScores]] = ((), ()),
     general: GeneralSamples | None = None,
+    pool: Sequence[Question] = (),
+    pool_rollouts: Sequence[Rollout] = (),
 ) -> dict[str, Any]:
     """Compare the trained model with the base on the test questions; see `benchmark.compare` for what it returns.
 
-    Gold answers come from `settings.answers`; without any, the comparison holds what can be said without labels.
+    Gold answers come from `settings.answers`; without any, the comparison holds what can be said without labels. Where
+    they cover questions of the `pool`, whose training is over, `pool_questions` scores its zero-shot rollouts.
     """
-    key = load_answer_key(settings.answers, questions) if settings.answers else {}
+    key = load_answer_key(settings.answers, [*questions, *pool]) if settings.answers else {}
     results = compare(
         questions, base, trained, key, settings, train_domain=train_domain, seed=seed, options=options
     )
+    results["pool_questions"] = score_pool(pool, pool_rollouts, key)
     if general is None:
         return {**results, "general": None}
     paths = settings.general_answers

@@ -14,7 +14,7 @@ from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.evaluation.benchmark import compare
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.evaluation.wording import block_sentences
-from neuron_opsd.records import BaseDivergence, Question, Rollout
+from neuron_opsd.records import BaseDivergence, OptionScores, Question, Rollout
 from neuron_opsd.statistics import bootstrap_draws, bootstrap_interval
 
 KL_LABEL = "KL(trained || base) on general questions (nats a token)"
@@ -28,6 +28,7 @@ class GeneralSamples:
     base: Sequence[Rollout]
     trained: Sequence[Rollout]
     divergences: Sequence[BaseDivergence]
+    options: tuple[Sequence[OptionScores], Sequence[OptionScores]] = ((), ())  # of base and trained model
 
 
 def compare_general(
@@ -35,10 +36,17 @@ def compare_general(
 ) -> dict[str, Any]:
     """Blocks by domain and their mean as in `compare`, the KL, and `verdicts` in sentences."""
     results = compare(
-        samples.questions, samples.base, samples.trained, key, settings, train_domain="", seed=seed
+        samples.questions,
+        samples.base,
+        samples.trained,
+        key,
+        settings.for_general(),
+        train_domain="",
+        seed=seed,
+        options=samples.options,
     )
     kl = measure_kl(samples.divergences, num_resamples=settings.num_bootstrap, seed=seed)
-    found = {**results["cross"], "kl_from_base": kl}
+    found = {**results["cross"], "num_samples": results["num_samples"], "kl_from_base": kl}
     found["verdicts"] = [
         sentence
         for domain, block in found["domains"].items()

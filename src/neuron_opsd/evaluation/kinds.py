@@ -8,6 +8,10 @@ from neuron_opsd.evaluation.metrics import KINDS, ConfidenceKind
 from neuron_opsd.evaluation.votes import Votes
 
 NUM_SIMULATIONS = 1000  # for the value that a perfectly calibrated model shows
+# Below it the options' own probabilities say little of the answers that the model gives. A heuristic of ours.
+MIN_OPTION_MASS = 0.1
+WHEN = {"base": "before training", "trained": "after training"}
+HARDLY_OPTIONS = "the model hardly begins its answers with an option"
 
 
 def describe_kinds(votes: Mapping[str, Votes], num_bins: int) -> dict[str, Any]:
@@ -59,3 +63,33 @@ def add_perfect_values(
                     )
                     for role, confidence in confidences.items()
                 }
+
+
+def add_cautions(entries: Mapping[str, dict[str, Any]]) -> None:
+    """Mark what rests on the options' probabilities where the options together are hardly ever the model's answer.
+
+    Such a metric gets `unreliable`, the roles that it holds for, and `caution`, a sentence.
+    """
+    mass = entries.get("option_mass", {})
+    low = [role for role in WHEN if role in mass and mass[role]["value"] < MIN_OPTION_MASS]
+    if not low:
+        return
+    shown = " and ".join(f"{mass[role]['value']:.2g} {WHEN[role]}" for role in low)
+    start = f"Unreliable: the options together have a probability of {shown} as the start of a reply"
+    for name, entry in entries.items():
+        if rests_on_options(name):
+            entry |= {"unreliable": low, "caution": f"{start}; {HARDLY_OPTIONS}."}
+
+
+def mean_caution(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The same for a mean over domains, of their entries: {} where none of them has one."""
+    marked = [domain for domain, entry in members.items() if "caution" in entry]
+    if not marked:
+        return {}
+    roles = [role for role in WHEN if any(role in members[domain]["unreliable"] for domain in marked)]
+    return {"unreliable": roles, "caution": f"Unreliable in {', '.join(marked)}: there {HARDLY_OPTIONS}."}
+
+
+def rests_on_options(name: str) -> bool:
+    """Whether a metric is made of the options' probabilities as shares of their sum."""
+    return name.startswith(KINDS["option_probability"].prefix) and name != "option_mass"

@@ -14,6 +14,7 @@ Rules, the same for every engine, because the options are scored teacher-forced 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from neuron_opsd.config import PromptSettings
 from neuron_opsd.model.chat import ChatEncoder
@@ -37,19 +38,35 @@ def score_options(
 ) -> list[OptionScores]:
     """Score the choices of each multiple-choice question that has rollouts, in the order of the questions."""
     limit = max_context_tokens(model)
-    records = []
+    places: list[_Place] = []
     for question in questions:
         if not question.choices or question.question_id not in rollouts:
             continue
         orders = list(dict.fromkeys(rollout.choice_order for rollout in rollouts[question.question_id]))
-        asked = [_prompt(question, order, encoder, prompts) for order in orders]
-        replies = [_replies(question, order, encoder, prompts.answer_format) for order in orders]
-        longest = max(len(ids) for own in replies for spellings in own for ids in spellings)
-        if limit is None or max(map(len, asked)) + longest <= limit:
-            flat = [list(itertools.chain.from_iterable(own)) for own in replies]
-            log_probs = reply_log_probs(model, asked, flat, batch_size=batch_size)
-            records.append(_average(question, replies, log_probs))
-    return records
+        own = [_place(question, order, encoder, prompts) for order in orders]
+        if limit is None or max(place.longest for place in own) <= limit:
+            places += own
+    log_probs = reply_log_probs(
+        model,
+        [place.prompt for place in places],
+        [list(itertools.chain.from_iterable(place.replies)) for place in places],
+        batch_size=batch_size,
+    )
+    scored = itertools.groupby(zip(places, log_probs, strict=True), key=lambda pair: pair[0].question)
+    return [_average(question, *zip(*pairs, strict=True)) for question, pairs in scored]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One question in one order of its choices: the prompt, and for each choice the spellings of its reply."""
+
+    question: Question
+    prompt: Ids
+    replies: list[list[Ids]]
+
+    @property
+    def longest(self) -> int:
+        return len(self.prompt) + max(len(ids) for spellings in self.replies for ids in spellings)
 
 
 def reply_texts(question: Question, order: Order, answer_format: str) -> list[list[str]]:
@@ -68,6 +85,11 @@ def reply_texts(question: Question, order: Order, answer_format: str) -> list[li
     ]
 
 
+def _place(question: Question, order: Order, encoder: ChatEncoder, prompts: PromptSettings) -> _Place:
+    replies = _replies(question, order, encoder, prompts.answer_format)
+    return _Place(question, _prompt(question, order, encoder, prompts), replies)
+
+
 def _prompt(question: Question, order: Order, encoder: ChatEncoder, prompts: PromptSettings) -> Ids:
     wording = "letter" if prompts.answer_format == "reasoned" else prompts.answer_format
     messages = student_messages(question, choice_order=order, answer_format=wording, system=prompts.system)
@@ -83,12 +105,12 @@ def _replies(question: Question, order: Order, encoder: ChatEncoder, answer_form
 
 
 def _average(
-    question: Question, replies: list[list[list[Ids]]], log_probs: list[list[float]]
+    question: Question, places: Sequence[_Place], log_probs: Sequence[Sequence[float]]
 ) -> OptionScores:
     """Over the orders of the choices: the mean of the normalised probabilities, and of the option mass."""
     shares, masses = [], []
-    for own, values in zip(replies, log_probs, strict=True):
-        options = [_log_sum(part) for part in _split(values, [len(spellings) for spellings in own])]
+    for place, values in zip(places, log_probs, strict=True):
+        options = [_log_sum(part) for part in _split(values, [len(own) for own in place.replies])]
         total = _log_sum(options)
         shares.append([math.exp(option - total) for option in options])
         masses.append(math.exp(total))

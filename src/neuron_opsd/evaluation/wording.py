@@ -62,8 +62,9 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     base, trained, change = entry["base"]["value"], entry["trained"]["value"], entry["difference"]
     digits = 1 if max(abs(base), abs(trained)) >= 10 else 3
     values = f"{entry['label']} {base:.{digits}f} before, {trained:.{digits}f} after"
+    caution = f" {entry['caution']}" if "caution" in entry else ""
     if entry["verdict"] in (TOO_FEW, "not defined"):
-        return f"{values}; {entry['verdict']} for an interval."
+        return f"{values}; {entry['verdict']} for an interval.{caution}"
     value, low, high = (f"{change[end]:+.{digits}f}".replace("-", "−") for end in ("value", "low", "high"))
     verdict = entry["verdict"] if entry["verdict"] == NO_DIFFERENCE else f"{entry['verdict']} after training"
-    return f"{values}; {verdict} ({value}, 95% interval {low} to {high})."
+    return f"{values}; {verdict} ({value}, 95% interval {low} to {high}).{caution}"

@@ -18,7 +18,13 @@ ROW_HEIGHT = 40  # of the interval plot
 
 
 def reliability(
-    name: str, bins: Sequence[Mapping[str, Any]], *, what: str, confidence: str, class_: str
+    name: str,
+    bins: Sequence[Mapping[str, Any]],
+    *,
+    what: str,
+    confidence: str,
+    class_: str,
+    is_unreliable: bool = False,
 ) -> Figure:
     """Accuracy against confidence by bin; dots on the diagonal are calibrated, below it overconfident.
 
@@ -30,6 +36,7 @@ def reliability(
         what: Whose: model and domain, in words.
         confidence: The kind of confidence, always named.
         class_: `base` or `trained`, for the colour.
+        is_unreliable: Said in the caption; the text beside it says why.
     """
     x, y = (
         svg.x_axis(f"Confidence ({confidence})", 0, 1),
@@ -54,7 +61,8 @@ def reliability(
     drawn = svg.drawing(name, title, description, svg.axes(x, y), diagonal, join(marks))
     rows = [[number(e["confidence"]), number(e["accuracy"]), f"{e['count']:,}"] for e in filled]
     data = Table(title, ["Mean confidence", "Accuracy", "Questions"], rows)
-    return Figure(name, title, description, f"{title}: {total} questions in {len(filled)} bins.", drawn, data)
+    caption = f"{title}: {total} questions in {len(filled)} bins.{' Unreliable, see above.' if is_unreliable else ''}"
+    return Figure(name, title, description, caption, drawn, data)
 
 
 def consensus_against_length(selection: Sequence[SelectedQuestion]) -> Figure:

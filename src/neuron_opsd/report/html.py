@@ -132,7 +132,8 @@ def _card(card: Any) -> Html:
 
 
 def _verdict(verdict: str) -> Html:
-    kind = next((name for word, name in VERDICT_CLASSES.items() if f"({word})" in verdict), "neutral")
+    is_judged = "unreliable" not in verdict
+    kind = next((k for word, k in VERDICT_CLASSES.items() if is_judged and f"({word})" in verdict), "neutral")
     return tag("span", verdict, class_=f"verdict {kind}")
 
 

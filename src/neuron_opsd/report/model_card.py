@@ -9,6 +9,7 @@ from neuron_opsd.report import story, tables
 from neuron_opsd.report.content import CITATION
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.markdown import fenced, inline, render, table
+from neuron_opsd.report.results import general_tables
 
 TAGS = ["neuron-opsd", "self-distillation", "on-policy-distillation", "label-free", "arxiv:2607.02460"]
 HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -62,7 +63,7 @@ def _results(inputs: ReportInputs) -> list[str]:
         parts.append(table(tables.metrics_table(f"In-domain: {results['train_domain']}", results["in"])))
     if results["cross"]["mean"]:
         parts.append(table(tables.metrics_table(tables.cross_caption(results), results["cross"]["mean"])))
-    return parts
+    return parts + [table(shown) for shown in general_tables(results)]
 
 
 def _limits(inputs: ReportInputs) -> str:

@@ -30,8 +30,8 @@ def results_section(inputs: ReportInputs) -> list[Block]:
         )
     drawn = [_difference_figure(results, name) for name in ("avg", "ece", "vote_share", "completion_tokens")]
     blocks.append(Figures([figure for figure in drawn if figure][:2]))
+    blocks += general_tables(results)
     blocks += present(tables.changes_table(results), tables.distribution_table(results))
-    blocks += _general(results)
     if results.get("num_not_scored"):
         blocks.append(
             Paragraph(
@@ -41,19 +41,20 @@ def results_section(inputs: ReportInputs) -> list[Block]:
     return blocks
 
 
-def _general(results: Mapping[str, Any]) -> list[Block]:
+def general_tables(results: Mapping[str, Any]) -> list[Table]:
     """What training did to general questions, where some were asked."""
     general = results.get("general")
     if not general:
         return []
-    blocks: list[Block] = []
+    blocks = [
+        tables.metrics_table(f"General questions: {domain}", block)
+        for domain, block in general.get("domains", {}).items()
+    ]
     kl = general.get("kl_from_base")
     if kl:
         rows = [[kl.get("label", "KL(trained || base)"), tables.interval_text(kl, is_fine=True)]]
         note = "0 means an unchanged model. In brackets: the 95% interval over questions."
         blocks.append(Table("How far the trained model moved from the base", ["What", "Value"], rows, note))
-    for domain, block in general.get("domains", {}).items():
-        blocks.append(tables.metrics_table(f"General questions: {domain}", block, folded=True))
     return blocks
 
 
@@ -77,6 +78,8 @@ def calibration_section(inputs: ReportInputs) -> list[Block]:
         for one in tables.confidences(block):
             rules.setdefault(one.label, one.rule)
             caption = f"More about calibration: {where}, {one.label}"
+            if one.caution:
+                blocks.append(Paragraph(f"{where}, {one.label}. {one.caution}", is_notice=True))
             blocks += [
                 Figures(_diagrams(f"reliability-{index}", one, where)),
                 tables.metrics_table(caption, block, names=set(one.metrics.values()), folded=True),
@@ -100,6 +103,7 @@ def _diagrams(name: str, one: tables.Confidence, where: str) -> list[Figure]:
             what=f"{figures.ROLES.get(role, role)}, {where}",
             confidence=one.label,
             class_=role,
+            is_unreliable=role in one.unreliable,
         )
         for role, bins in one.reliability.items()
     ]

@@ -122,6 +122,7 @@ def headline(results: Mapping[str, Any]) -> Paragraph:
     """What training did, in one sentence for each place; more follows as numbers."""
     places = [(f"In the trained domain, {results['train_domain']}", results.get("in"))]
     places.append(("In the other domains", results["cross"]["mean"]))
+    places.append(("On general questions", (results.get("general") or {}).get("mean")))
     sentences = [_headline(where, block["metrics"]) for where, block in places if block]
     return Paragraph(" ".join(sentence for sentence in sentences if sentence))
 

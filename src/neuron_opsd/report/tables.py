@@ -64,11 +64,11 @@ def headline_cards(block: Mapping[str, Any]) -> list[Card]:
 
 
 def verdict_text(entry: Mapping[str, Any]) -> str:
-    """The verdict, with whether a shown difference is the wanted one."""
+    """The verdict, with whether a shown difference is the wanted one, and whether it can be relied on."""
     verdict = entry["verdict"]
-    if verdict not in ("higher", "lower") or entry["better"] == "neither":
-        return verdict
-    return f"{verdict} ({'better' if verdict == entry['better'] else 'worse'})"
+    if verdict in ("higher", "lower") and entry["better"] != "neither":
+        verdict = f"{verdict} ({'better' if verdict == entry['better'] else 'worse'})"
+    return f"{verdict}; unreliable" if "caution" in entry else verdict
 
 
 def metrics_table(
@@ -82,13 +82,18 @@ def metrics_table(
         names: Which metrics; by default all but those of MORE_METRICS.
         folded: Shown on demand.
     """
-    rows = [
-        [entry["label"], *(interval_text(entry[role]) for role in ("base", "trained")), *_difference(entry)]
+    shown = [
+        entry
         for name, entry in block["metrics"].items()
         if (name not in MORE_METRICS if names is None else name in names)
     ]
+    rows = [
+        [entry["label"], *(interval_text(entry[role]) for role in ("base", "trained")), *_difference(entry)]
+        for entry in shown
+    ]
     columns = ["Metric", "Before", "After", "Difference", "Verdict"]
-    return Table(caption, columns, rows, note=_counts(block), folded=folded)
+    note = " ".join([_counts(block), *dict.fromkeys(e["caution"] for e in shown if "caution" in e)])
+    return Table(caption, columns, rows, note=note, folded=folded)
 
 
 def _difference(entry: Mapping[str, Any]) -> list[str]:
@@ -125,6 +130,8 @@ class Confidence:
     reliability: Mapping[str, Sequence[Mapping[str, Any]]]
     brier_parts: Mapping[str, Mapping[str, float]]
     metrics: Mapping[str, str]  # plain name (ece, accuracy, ...) -> name in the block's metrics
+    caution: str  # why it cannot be relied on, or nothing
+    unreliable: Sequence[str]  # the roles that holds for
 
 
 def confidences(block: Mapping[str, Any]) -> list[Confidence]:
@@ -137,10 +144,15 @@ def confidences(block: Mapping[str, Any]) -> list[Confidence]:
             entry["reliability"],
             entry.get("brier_parts", {}),
             entry["metrics"],
+            *_caution(block["metrics"].get(entry["metrics"].get("ece"), {})),
         )
         for kind, entry in _kinds(block).items()
         if entry.get("reliability")
     ]
+
+
+def _caution(entry: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
+    return entry.get("caution", ""), entry.get("unreliable", ())
 
 
 def _kinds(block: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -158,11 +170,14 @@ def grid_table(results: Mapping[str, Any]) -> Table | None:
     blocks = domain_blocks(results)
     mean = results["cross"]["mean"]
     if mean and mean["num_domains"] > 1:
-        blocks.append(("mean of the others", mean))
+        blocks.insert(len(blocks) - len(general_blocks(results)), ("mean of the others", mean))
     if len(blocks) < 2:
         return None
-    has_gold = any(block["num_with_gold"] for _, block in blocks)
-    names = ("avg", "ece") if has_gold else ("vote_share", "parse_rate")
+    has_gold = [bool(block["num_with_gold"]) for _, block in blocks]
+    names = [
+        *(("avg", "ece") if any(has_gold) else ()),
+        *(() if all(has_gold) else ("vote_share", "parse_rate")),
+    ]
     rows = []
     for name in names:
         entries = [block["metrics"].get(name) for _, block in blocks]
@@ -186,7 +201,8 @@ def calibration_table(results: Mapping[str, Any]) -> Table | None:
                     ideal, parts = entry.get("perfectly_calibrated", {}), kind.brier_parts.get(role, {})
                     values = [number(parts.get(key)) for key in ("reliability", "resolution", "uncertainty")]
                     shown = interval_text(entry[role]), _ideal(ideal.get(role))
-                    rows.append([where, kind.label, word, *shown, *values])
+                    label = kind.label + (" (unreliable)" if role in kind.unreliable else "")
+                    rows.append([where, label, word, *shown, *values])
     columns = [
         "Domain",
         "Confidence",
@@ -274,9 +290,17 @@ def cross_caption(results: Mapping[str, Any]) -> str:
 
 
 def domain_blocks(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """In-domain first, then the other domains, with their names."""
+    """In-domain first, then the other domains, then the general questions, with their names."""
     blocks = [(f"{results['train_domain']} (in)", results["in"])] if results.get("in") else []
-    return blocks + list(results["cross"]["domains"].items())
+    return [*blocks, *results["cross"]["domains"].items(), *general_blocks(results)]
+
+
+def general_blocks(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The sets of general questions; where they had fewer samples, the name says so."""
+    general = results.get("general") or {}
+    num_samples = general.get("num_samples", results.get("num_samples"))
+    samples = "" if num_samples == results.get("num_samples") else f", {num_samples} samples"
+    return [(f"{domain} (general{samples})", block) for domain, block in general.get("domains", {}).items()]
 
 
 def _finite(value: float) -> float | None:
