@@ -18,7 +18,8 @@ AFTER_NEURONS = {"selection", *AFTER_SELECTION}
 AFTER_ROLLOUTS = {"neurons", *AFTER_NEURONS}
 POOL = {"rollouts", *AFTER_ROLLOUTS}
 TEST = {"evaluation/base", "evaluation/base_options"}
-BASE = {*TEST, "evaluation/general_base"}
+GENERAL = {"evaluation/general_base", "evaluation/general_base_options"}
+BASE = TEST | GENERAL
 MODEL_WORK = POOL | BASE
 
 REMADE = {
@@ -48,6 +49,7 @@ REMADE = {
     "training.loss_chunk_tokens=7": set(),
     "evaluation.temperature=0.9": BASE,
     "evaluation.max_general=7": set(),  # there are none
+    "evaluation.general_samples=3": GENERAL,
     "evaluation.batch_size=3": set(),
     "evaluation.num_bootstrap=60": set(),
     "num_threads=1": set(),
@@ -101,7 +103,7 @@ def test_files_of_the_model_and_of_the_questions_count(command: list[str], tmp_p
     pool = Path(command[5])
     rows = [json.loads(line) for line in pool.read_text().splitlines()]
     pool.write_text("".join(json.dumps(row | {"question": row["question"] + " Now?"}) + "\n" for row in rows))
-    assert changed(before, fingerprints(settings(command), tmp_path)) == ALL - {"evaluation/general_base"}
+    assert changed(before, fingerprints(settings(command), tmp_path)) == ALL - GENERAL
 
 
 def test_a_stage_command_refuses_outdated_stages_and_says_why(

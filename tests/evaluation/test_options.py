@@ -173,14 +173,17 @@ def test_options_that_hardly_ever_begin_an_answer_are_unreliable() -> None:
     marked = {name for name, entry in entries.items() if "caution" in entry}
     assert marked == {name for name in entries if name.startswith("option_")} - {"option_mass"}
     assert entries["option_ece"]["unreliable"] == ["trained"]
-    assert "probability of 2e-05 after training as the start of a reply" in entries["option_ece"]["caution"]
+    assert (
+        "probability of less than 0.001 after training as the start of a reply"
+        in entries["option_ece"]["caution"]
+    )
     sentence = next(s for s in results["verdicts"] if "ECE-15 (option probability)" in s)
     assert sentence.endswith("Unreliable: " + entries["option_ece"]["caution"].removeprefix("Unreliable: "))
     assert not [s for s in results["verdicts"] if "Unreliable" in s and s != sentence]
 
     both = compared(0.01, 0.02)["in"]["metrics"]["option_ece"]
     assert both["unreliable"] == ["base", "trained"]
-    assert "0.01 before training and 0.02 after training" in both["caution"]
+    assert "0.010 before training and 0.020 after training" in both["caution"]
     assert "caution" not in str(compared(0.11, 0.9)["in"])
 
 

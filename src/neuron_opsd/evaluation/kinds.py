@@ -74,11 +74,15 @@ def add_cautions(entries: Mapping[str, dict[str, Any]]) -> None:
     low = [role for role in WHEN if role in mass and mass[role]["value"] < MIN_OPTION_MASS]
     if not low:
         return
-    shown = " and ".join(f"{mass[role]['value']:.2g} {WHEN[role]}" for role in low)
+    shown = " and ".join(f"{_share(mass[role]['value'])} {WHEN[role]}" for role in low)
     start = f"Unreliable: the options together have a probability of {shown} as the start of a reply"
     for name, entry in entries.items():
         if rests_on_options(name):
             entry |= {"unreliable": low, "caution": f"{start}; {HARDLY_OPTIONS}."}
+
+
+def _share(value: float) -> str:
+    return "less than 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def mean_caution(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
