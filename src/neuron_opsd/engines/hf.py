@@ -2,11 +2,13 @@
 
 Why not `model.generate`: it draws from one global random state, so a completion would change with its batch. Here each
 completion has a random state of its own (inverse transform sampling on one uniform number per token), a prompt is
-prefilled once for all its completions, and finished rows leave the batch. Another batch size changes no more than
-floating-point rounding does.
+read once for all its completions, a finished completion gives its place to the next at once, and the cache is written
+in place. Another batch size changes no more than floating-point rounding does.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import transformers
@@ -15,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from neuron_opsd.engines.base import Completion, Request, Sampling
+from neuron_opsd.engines.slot_cache import SlotCache
 from neuron_opsd.errors import EngineError
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 
@@ -34,79 +37,119 @@ class HFEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield (request index, completions) batch by batch, longest prompts first (so memory peaks at once)."""
+        """Yield (request index, completions) as they finish; longest prompts first (so memory peaks at once)."""
         for request in requests:
             _check_room(len(request.prompt_ids), sampling.max_new_tokens, max_context_tokens(self.model))
-        order = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i))
-        for batch in _fill_batches(order, requests, self.batch_size):
-            yield from zip(batch, self._generate_batch([requests[i] for i in batch], sampling), strict=True)
+        waiting = deque(sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i)))
+        num_slots = max([self.batch_size, *(len(request.seeds) for request in requests)])
+        batch = _RunningBatch(self.model, self.end_ids, sampling, num_slots)
+        finished: dict[int, list[_Row]] = defaultdict(list)
+        while waiting or batch.rows:
+            batch.admit([(i, requests[i]) for i in _take_fitting(waiting, requests, batch.num_free)])
+            for row in batch.step():
+                finished[row.request].append(row)
+                if len(finished[row.request]) == len(requests[row.request].seeds):
+                    rows = sorted(finished.pop(row.request), key=lambda done: done.place)
+                    yield row.request, [done.completion() for done in rows]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Row:
+    """One completion while it is written: completion number `place` of request number `request`."""
+
+    request: int
+    place: int
+    uniforms: Float[Tensor, " steps"]
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    ended: bool = False
+
+    def completion(self) -> Completion:
+        return Completion(
+            token_ids=tuple(self.tokens),
+            log_probs=tuple(self.log_probs),
+            finish_reason="stop" if self.ended else "length",
+        )
+
+
+class _RunningBatch:
+    """The completions being written now. A finished one leaves at once, and its place is given to the next."""
+
+    def __init__(
+        self, model: CausalLM, end_ids: Int[Tensor, " ends"], sampling: Sampling, num_slots: int
+    ) -> None:
+        self.model, self.end_ids, self.sampling = model, end_ids, sampling
+        self.rows: list[_Row] = []
+        self.cache = SlotCache(num_slots)
+        self.logits: Float[Tensor, "rows vocab"] | None = None  # of each row's next token
+
+    @property
+    def num_free(self) -> int:
+        return self.cache.num_slots - len(self.rows)
 
     @torch.inference_mode()
-    def _generate_batch(self, requests: list[Request], sampling: Sampling) -> list[list[Completion]]:
-        """Prefill each prompt once, then decode all completions of the batch together."""
-        owner = [i for i, request in enumerate(requests) for _ in request.seeds]
-        uniforms = _draw_uniforms([s for request in requests for s in request.seeds], sampling.max_new_tokens)
-        device = self.model.device
-        ids, mask = pad_left([request.prompt_ids for request in requests], device=device)
-        cache = DynamicCache(config=self.model.config)
-        output = self.model(
+    def admit(self, requests: Sequence[tuple[int, Request]]) -> None:
+        """Read the prompts in one pass, each once for all its completions."""
+        if not requests:
+            return
+        ids, mask = pad_left([request.prompt_ids for _, request in requests], device=self.model.device)
+        prefilled = DynamicCache()
+        logits = self.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=_positions(mask),
-            past_key_values=cache,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=prefilled,
             logits_to_keep=1,
-        )
-        rows = torch.tensor(owner, device=device)
-        if len(owner) != len(requests):
-            cache.batch_select_indices(rows)
-        tokens, log_probs, ended = self._decode(
-            output.logits[rows, -1], cache, mask[rows], uniforms.to(device), sampling
-        )
-        completions = [
-            Completion(token_ids=tuple(t), log_probs=tuple(p), finish_reason="stop" if e else "length")
-            for t, p, e in zip(tokens, log_probs, ended, strict=True)
-        ]
-        grouped: list[list[Completion]] = [[] for _ in requests]
-        for i, completion in zip(owner, completions, strict=True):
-            grouped[i].append(completion)
-        return grouped
+        ).logits[:, -1]
+        copies = [len(request.seeds) for _, request in requests]
+        self.cache.admit(prefilled, [len(request.prompt_ids) for _, request in requests], copies)
+        logits = logits.repeat_interleave(torch.tensor(copies, device=logits.device), dim=0)
+        self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
+        for index, request in requests:
+            for place, seed in enumerate(request.seeds):
+                uniforms = _draw_uniforms(seed, self.sampling.max_new_tokens)
+                self.rows.append(_Row(request=index, place=place, uniforms=uniforms))
 
-    def _decode(
-        self,
-        logits: Float[Tensor, "rows vocab"],
-        cache: DynamicCache,
-        mask: Int[Tensor, "rows seq"],
-        uniforms: Float[Tensor, "rows steps"],
-        sampling: Sampling,
-    ) -> tuple[list[list[int]], list[list[float]], list[bool]]:
-        """Token by token until every row has ended or is as long as allowed."""
-        num_rows = len(mask)
-        tokens, log_probs = [[] for _ in range(num_rows)], [[] for _ in range(num_rows)]
-        ended = [False] * num_rows
-        active = list(range(num_rows))  # active[j]: the row that sits at place j of the batch
-        for step in range(sampling.max_new_tokens):
-            chosen, chosen_log_probs = sample_tokens(logits, uniforms[active, step], sampling)
-            stops = torch.isin(chosen, self.end_ids).tolist()
-            listed = zip(active, chosen.tolist(), chosen_log_probs.tolist(), stops, strict=True)
-            for row, token, log_prob, stop in listed:
-                tokens[row].append(token)
-                log_probs[row].append(log_prob)
-                ended[row] = stop
-            keep = [j for j, stop in enumerate(stops) if not stop]
-            if not keep or step + 1 == sampling.max_new_tokens:
-                break
-            if len(keep) < len(active):
-                kept = torch.tensor(keep, device=chosen.device)
-                cache.batch_select_indices(kept)
-                chosen, mask, active = chosen[kept], mask[kept], [active[j] for j in keep]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self.model(
-                input_ids=chosen[:, None],
-                attention_mask=mask,
-                position_ids=_positions(mask)[:, -1:],
-                past_key_values=cache,
-            ).logits[:, -1]
-        return tokens, log_probs, ended
+    @torch.inference_mode()
+    def step(self) -> list[_Row]:
+        """One more token for every row; the rows that this ended."""
+        assert self.logits is not None
+        uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in self.rows])
+        chosen, log_probs = sample_tokens(self.logits, uniforms.to(self.logits.device), self.sampling)
+        stops = torch.isin(chosen, self.end_ids).tolist()
+        listed = zip(self.rows, chosen.tolist(), log_probs.tolist(), stops, strict=True)
+        for row, token, log_prob, stop in listed:
+            row.tokens.append(token)
+            row.log_probs.append(log_prob)
+            row.ended = stop
+        done = self._remove_finished()
+        self.logits = self._read([row.tokens[-1] for row in self.rows]) if self.rows else None
+        return done
+
+    def _remove_finished(self) -> list[_Row]:
+        done = []
+        for i in reversed(range(len(self.rows))):
+            row = self.rows[i]
+            if row.ended or len(row.tokens) == self.sampling.max_new_tokens:
+                done.append(row)
+                self.cache.remove(i)
+                self.rows[i] = self.rows[-1]
+                self.rows.pop()
+        return done
+
+    def _read(self, tokens: list[int]) -> Float[Tensor, "rows vocab"]:
+        """Logits after one more token of every row."""
+        cache, device = self.cache, self.model.device
+        columns = torch.arange(cache.first, cache.end + 1)
+        mask = columns >= torch.tensor(cache.starts)[:, None]
+        logits = self.model(
+            input_ids=torch.tensor(tokens, device=device)[:, None],
+            attention_mask=mask.long().to(device),
+            position_ids=torch.tensor(cache.lengths(), device=device)[:, None],
+            past_key_values=cache,
+        ).logits[:, -1]
+        cache.step()
+        return logits
 
 
 def sample_tokens(
@@ -150,29 +193,16 @@ def _keep_nucleus(probs: Float[Tensor, "rows vocab"], top_p: float) -> Float[Ten
     return torch.zeros_like(probs).scatter(1, indices, ordered.masked_fill(outside, 0.0))
 
 
-def _positions(mask: Int[Tensor, "rows seq"]) -> Int[Tensor, "rows seq"]:
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+def _draw_uniforms(seed: int, num_steps: int) -> Float[Tensor, " steps"]:
+    """One uniform number in [0, 1) for each token a completion may get; prefixes agree whatever the limit is."""
+    return torch.rand(num_steps, generator=torch.Generator().manual_seed(seed))
 
 
-def _draw_uniforms(seeds: list[int], num_steps: int) -> Float[Tensor, "rows steps"]:
-    """One uniform number in [0, 1) for each token a row may get; prefixes agree whatever the limit is."""
-    return torch.stack(
-        [torch.rand(num_steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    )
-
-
-def _fill_batches(order: list[int], requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
-    """Consecutive requests whose completions together fill a batch; a request is never split."""
-    batch: list[int] = []
-    num_rows = 0
-    for i in order:
-        if batch and num_rows + len(requests[i].seeds) > batch_size:
-            yield batch
-            batch, num_rows = [], 0
-        batch.append(i)
-        num_rows += len(requests[i].seeds)
-    if batch:
-        yield batch
+def _take_fitting(waiting: deque[int], requests: Sequence[Request], num_free: int) -> Iterator[int]:
+    """The next requests whose completions all fit the free places; a request is never split."""
+    while waiting and len(requests[waiting[0]].seeds) <= num_free:
+        num_free -= len(requests[waiting[0]].seeds)
+        yield waiting.popleft()
 
 
 def _check_room(num_prompt_tokens: int, max_new_tokens: int, max_context: int | None) -> None:
