@@ -1,0 +1,127 @@
+"""Tokens a second of the rollout engines on the same requests, interleaved.
+
+    python benchmarks/generation.py --questions demo/data/film_reviews.questions.jsonl
+
+Prompts of at least 150 tokens, 8 samples each, temperature 1, lengths as sampled, at most 256 tokens. `generate` is
+`model.generate` with `num_return_sequences=8`, prompts sorted by length, at every batch size asked for; it is compared
+at its best. Tokens are those of the completions, the end token included. Model loading is not timed; prefill is.
+"""
+
+# ruff: noqa: T201
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from neuron_opsd.config import ModelSettings
+from neuron_opsd.engines.base import Request, Sampling
+from neuron_opsd.engines.hf import HFEngine, pad_left
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.load import end_token_ids, load_model
+
+MIN_PROMPT_TOKENS = 150
+ASKED = "Think step by step, then answer.\n\n"
+
+
+def main() -> None:
+    """Time every engine at every batch size, round by round."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--questions", type=Path, required=True, help="JSONL with a `question` field")
+    parser.add_argument("--model", default="embedded:smollm2-135m")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--num-questions", type=int, default=12)
+    parser.add_argument("--num-samples", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model, tokenizer = load_model(
+        ModelSettings(name=arguments.model, dtype=arguments.dtype, device=arguments.device)
+    )
+    requests = read_requests(arguments, tokenizer)
+    sampling = Sampling(temperature=1.0, max_new_tokens=arguments.max_new_tokens)
+    lengths = [len(request.prompt_ids) for request in requests]
+    print(f"{len(requests)} prompts of {min(lengths)} to {max(lengths)} tokens, {arguments.num_samples} samples each")
+    runs = dict(_runs(model, tokenizer, requests, sampling, arguments.batch_sizes))
+    speeds: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(arguments.rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            num_tokens = run()
+            seconds = time.perf_counter() - start
+            speeds[name].append(num_tokens / seconds)
+            print(f"round {i + 1}, {name}: {num_tokens:,} tokens, {seconds:.1f} s, {speeds[name][-1]:.0f} tokens/s")
+    best = max((name for name in runs if name.startswith("generate")), key=lambda name: median(speeds[name]))
+    for name, found in speeds.items():
+        ratio = median(a / b for a, b in zip(found, speeds[best], strict=True))
+        print(f"{name}: {median(found):.0f} tokens/s, {ratio:.2f} times {best}")
+
+
+def read_requests(arguments: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
+    """The first questions whose prompts are long enough."""
+    encoder, requests = ChatEncoder(tokenizer), []
+    for line in arguments.questions.read_text(encoding="utf-8").splitlines():
+        ids = encoder.encode([{"role": "user", "content": ASKED + json.loads(line)["question"]}])
+        if len(ids) >= MIN_PROMPT_TOKENS:
+            seeds = tuple(range(1000 * len(requests), 1000 * len(requests) + arguments.num_samples))
+            requests.append(Request(prompt_ids=tuple(ids), seeds=seeds))
+    if len(requests) < arguments.num_questions:
+        raise SystemExit(f"{arguments.questions}: only {len(requests)} prompts of {MIN_PROMPT_TOKENS} tokens or more")
+    return requests[: arguments.num_questions]
+
+
+def _runs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    batch_sizes: Sequence[int],
+) -> Iterator[tuple[str, Callable[[], int]]]:
+    for size in batch_sizes:
+        yield f"generate {size}", lambda size=size: _plain(model, tokenizer, requests, sampling, size)
+        yield f"hf {size}", lambda size=size: _engine(model, tokenizer, requests, sampling, size)
+
+
+def _engine(model, tokenizer, requests: Sequence[Request], sampling: Sampling, batch_size: int) -> int:
+    engine = HFEngine(model, tokenizer, batch_size=batch_size)
+    return sum(len(c.token_ids) for _, group in engine.generate(requests, sampling) for c in group)
+
+
+def _plain(model, tokenizer, requests: Sequence[Request], sampling: Sampling, batch_size: int) -> int:
+    """`model.generate`, as one would call it."""
+    ends = sorted(end_token_ids(model, tokenizer))
+    num_samples = len(requests[0].seeds)
+    ordered = sorted(requests, key=lambda request: -len(request.prompt_ids))
+    total, step = 0, max(1, batch_size // num_samples)
+    for i in range(0, len(ordered), step):
+        ids, mask = pad_left([request.prompt_ids for request in ordered[i : i + step]], device=model.device)
+        torch.manual_seed(i)
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=sampling.temperature,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=sampling.max_new_tokens,
+                num_return_sequences=num_samples,
+                eos_token_id=ends,
+                pad_token_id=ends[0],
+            )
+        is_end = torch.isin(output[:, ids.shape[1] :], torch.tensor(ends, device=output.device))
+        written = (is_end.cumsum(dim=1) - is_end.long()) == 0
+        total += int(written.sum())
+    return total
+
+
+if __name__ == "__main__":
+    main()
