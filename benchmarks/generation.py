@@ -49,7 +49,9 @@ def main() -> None:
     requests = read_requests(arguments, tokenizer)
     sampling = Sampling(temperature=1.0, max_new_tokens=arguments.max_new_tokens)
     lengths = [len(request.prompt_ids) for request in requests]
-    print(f"{len(requests)} prompts of {min(lengths)} to {max(lengths)} tokens, {arguments.num_samples} samples each")
+    print(
+        f"{len(requests)} prompts of {min(lengths)} to {max(lengths)} tokens, {arguments.num_samples} samples each"
+    )
     runs = dict(_runs(model, tokenizer, requests, sampling, arguments.batch_sizes))
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(arguments.rounds):
@@ -58,7 +60,9 @@ def main() -> None:
             num_tokens = run()
             seconds = time.perf_counter() - start
             speeds[name].append(num_tokens / seconds)
-            print(f"round {i + 1}, {name}: {num_tokens:,} tokens, {seconds:.1f} s, {speeds[name][-1]:.0f} tokens/s")
+            print(
+                f"round {i + 1}, {name}: {num_tokens:,} tokens, {seconds:.1f} s, {speeds[name][-1]:.0f} tokens/s"
+            )
     best = max((name for name in runs if name.startswith("generate")), key=lambda name: median(speeds[name]))
     for name, found in speeds.items():
         ratio = median(a / b for a, b in zip(found, speeds[best], strict=True))
@@ -74,7 +78,9 @@ def read_requests(arguments: argparse.Namespace, tokenizer: PreTrainedTokenizerB
             seeds = tuple(range(1000 * len(requests), 1000 * len(requests) + arguments.num_samples))
             requests.append(Request(prompt_ids=tuple(ids), seeds=seeds))
     if len(requests) < arguments.num_questions:
-        raise SystemExit(f"{arguments.questions}: only {len(requests)} prompts of {MIN_PROMPT_TOKENS} tokens or more")
+        raise SystemExit(
+            f"{arguments.questions}: only {len(requests)} prompts of {MIN_PROMPT_TOKENS} tokens or more"
+        )
     return requests[: arguments.num_questions]
 
 

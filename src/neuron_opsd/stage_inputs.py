@@ -176,6 +176,7 @@ class StageInputs:
             "questions": {"asked": _digest(asked)},
             "model": self._model(model_name),
             "seed": self.config.seed,
+            **self._engine(),
         }
 
     def _options(self, role: str) -> JsonDict:
@@ -222,7 +223,13 @@ class StageInputs:
 
     def _both_roles(self) -> JsonDict:
         """What student and teacher read: the contexts' fingerprint covers wording, demonstrations and choices."""
-        return {**self._records("contexts"), "model": self._model(teacher=True), "seed": self.config.seed}
+        roles = {"model": self._model(teacher=True), "seed": self.config.seed}
+        return {**self._records("contexts"), **roles, **self._engine()}
+
+    def _engine(self) -> JsonDict:
+        """Another engine draws other samples; where a server stands changes nothing."""
+        engine = self.config.engine
+        return {} if engine.name == "hf" else {"engine": {"name": engine.name, "served_model": engine.served_model}}
 
 
 def preflight_sampling(config: Config) -> Sampling:

@@ -20,6 +20,8 @@ from transformers import (
 
 from neuron_opsd import processes
 from neuron_opsd.config import Config, ContextSettings
+from neuron_opsd.engines.base import Engine
+from neuron_opsd.engines.choose import other_engine
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.environment import describe_environment
 from neuron_opsd.errors import ConfigError, DataError, ModelError, RunFolderError
@@ -73,6 +75,7 @@ class Workbench:
         if self.config.num_threads:
             torch.set_num_threads(self.config.num_threads)
         self._loaded: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._engine: tuple[str, Engine] | None = None  # one that is not hf, and the model it serves
         self._contexts: dict[str, TeacherContext] = {}
 
     def inputs_of(self, name: str) -> dict[str, Any]:
@@ -187,17 +190,32 @@ class Workbench:
         self._loaded = None
         return taken
 
-    def engine(self, model_name: str, *, batch_size: int) -> HFEngine:
-        """An engine on a model by name."""
-        model, tokenizer = self._load(model_name)
-        return HFEngine(model, tokenizer, batch_size=batch_size)
+    def engine(self, model_name: str, *, batch_size: int) -> Engine:
+        """An engine on a model by name. A server has the base model alone: the trained one is sampled here."""
+        is_base = model_name == self.config.model.name
+        if self.config.engine.name == "hf" or (self.config.engine.name == "server" and not is_base):
+            model, tokenizer = self._load(model_name)
+            return HFEngine(model, tokenizer, batch_size=batch_size)
+        if self._engine is None or self._engine[0] != model_name:
+            self._loaded = None  # one model in memory at a time
+            self._close_engine()
+            self._engine = (
+                model_name,
+                other_engine(self.config, self.tokenizer, model_name=model_name),
+            )
+        return self._engine[1]
 
     def model(self, model_name: str) -> PreTrainedModel:
         """A model by name, loaded if it is not."""
         return self._load(model_name)[0]
 
-    def make_engine(self, model: CausalLM) -> HFEngine:
+    def make_engine(self, model: CausalLM) -> Engine:
         """The engine that samples from the student in training."""
+        if self.config.engine.name != "hf":
+            name = self.config.model.name
+            engine = other_engine(self.config, self.tokenizer, model_name=name, student=model)
+            self._engine = ("the student", engine)
+            return engine
         return HFEngine(model, self.tokenizer, batch_size=self.config.rollouts.batch_size)
 
     @cached_property
@@ -216,8 +234,8 @@ class Workbench:
         return self.inputs.context_settings
 
     def max_context(self) -> int | None:
-        """Tokens that the loaded model can read."""
-        return max_context_tokens(self._loaded[1]) if self._loaded else None
+        """Tokens that the model can read."""
+        return max_context_tokens(self._loaded[1]) if self._loaded else configured_context(self.config.model)
 
     def training_items(self, num_items: int) -> LazyItems:
         """The schedule, a place for each completion: both prompts, the choices in the same order for both roles."""
@@ -355,8 +373,14 @@ class Workbench:
     def _load(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None  # free the other model first
+            self._close_engine()
             self._loaded = (name, *load_model(self.config.model, name=name))
         return self._loaded[1], self._loaded[2]
+
+    def _close_engine(self) -> None:
+        if self._engine is not None:
+            self._engine[1].close()
+            self._engine = None
 
 
 class _ProgressCallback(TrainerCallback):

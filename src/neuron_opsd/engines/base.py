@@ -53,6 +53,14 @@ class Engine(Protocol):
         """
         ...
 
+    def refresh(self) -> None:
+        """The weights of the student that the engine samples from have changed."""
+        ...
+
     def identity(self) -> dict[str, str]:
         """Name and version of the engine, for the record."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; it is not used again."""
         ...

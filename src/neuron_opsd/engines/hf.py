@@ -34,6 +34,12 @@ class HFEngine:
         """Name and version, for the record."""
         return {"engine": "hf", "transformers": transformers.__version__, "torch": torch.__version__}
 
+    def refresh(self) -> None:
+        """Nothing to do: the engine reads the model's own weights."""
+
+    def close(self) -> None:
+        """Nothing to free: the model is its owner's."""
+
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[int, list[Completion]]]:

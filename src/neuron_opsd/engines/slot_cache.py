@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from neuron_opsd.errors import EngineError
+
 FIRST_CAPACITY = 64  # columns beyond the first prompts; grown by half when they do not do
 WORTH_A_SHIFT = 4  # a shift is preferred to growth when it frees this part (one quarter) of the buffer
 
@@ -31,6 +33,7 @@ class SlotCache(Cache):
 
     def __init__(self, num_slots: int) -> None:
         super().__init__(layers=[])
+        self.slot_layers: list[_SlotLayer] = []  # the same objects, for who checks types
         self.num_slots = num_slots
         self.starts: list[int] = []  # column of each row's first token
         self.end = 0  # the column that the next token goes to
@@ -54,9 +57,9 @@ class SlotCache(Cache):
         source = torch.tensor([i for i, n in enumerate(copies) for _ in range(n)])
         self._allocate(prefilled, width)
         begin, rows = self.end - width, slice(len(self.starts), len(self.starts) + len(source))
-        for own, other in zip(self.layers, prefilled.layers, strict=True):
-            own.keys[rows, :, begin : self.end] = other.keys[source, :, -width:]
-            own.values[rows, :, begin : self.end] = other.values[source, :, -width:]
+        for own, other in zip(self.slot_layers, prefilled.layers, strict=True):
+            for buffer, states in zip((own.keys, own.values), _states(other), strict=True):
+                buffer[rows, :, begin : self.end] = states[source, :, -width:]
         self.starts += [self.end - lengths[i] for i in source.tolist()]
 
     def step(self) -> None:
@@ -74,7 +77,7 @@ class SlotCache(Cache):
         last = len(self.starts) - 1
         if row != last:
             columns = slice(self.starts[last], self.end)
-            for layer in self.layers:
+            for layer in self.slot_layers:
                 layer.keys[row, :, columns] = layer.keys[last, :, columns]
                 layer.values[row, :, columns] = layer.values[last, :, columns]
         self.starts[row] = self.starts[last]
@@ -83,13 +86,14 @@ class SlotCache(Cache):
     def _allocate(self, prefilled: Cache, width: int) -> None:
         if not self.layers:
             self.capacity = width + FIRST_CAPACITY
-            self.layers = [_SlotLayer(self, layer) for layer in prefilled.layers]
+            self.slot_layers = [_SlotLayer(self, *_states(layer)) for layer in prefilled.layers]
+            self.layers = [*self.slot_layers]
         elif self.end >= self.capacity:
             self._grow(self.end + FIRST_CAPACITY)
 
     def _shift(self) -> None:
         first = self.first
-        for layer in self.layers:
+        for layer in self.slot_layers:
             for buffer in (layer.keys, layer.values):
                 kept = buffer[: len(self.starts), :, first : self.end].clone()  # the two places may overlap
                 buffer[: len(self.starts), :, : self.end - first] = kept
@@ -97,7 +101,7 @@ class SlotCache(Cache):
         self.end -= first
 
     def _grow(self, capacity: int) -> None:
-        for layer in self.layers:
+        for layer in self.slot_layers:
             layer.keys = _widened(layer.keys, capacity)
             layer.values = _widened(layer.values, capacity)
         self.capacity = capacity
@@ -106,12 +110,15 @@ class SlotCache(Cache):
 class _SlotLayer(DynamicLayer):
     """One layer's buffers, [slots, heads, capacity, head size]. Zeros: what is masked must still be finite."""
 
-    def __init__(self, cache: SlotCache, like: DynamicLayer) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, cache: SlotCache, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.cache = cache
-        self.dtype, self.device = like.keys.dtype, like.keys.device
-        self.keys = _zeros(like.keys, cache.num_slots, cache.capacity)
-        self.values = _zeros(like.values, cache.num_slots, cache.capacity)
+        self.dtype, self.device = keys.dtype, keys.device
+        self.keys = _zeros(keys, cache.num_slots, cache.capacity)
+        self.values = _zeros(values, cache.num_slots, cache.capacity)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -125,6 +132,20 @@ class _SlotLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         """Columns that precede the next token."""
         return self.cache.end - self.cache.first
+
+
+def _states(layer: object) -> tuple[Tensor, Tensor]:
+    """Keys and values of a layer of attention.
+
+    Raises:
+        EngineError: another kind of layer, whose state is no list of tokens.
+    """
+    if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+        raise EngineError(
+            f"The hf engine holds keys and values of attention; this model has a {type(layer).__name__}. "
+            "Use engine.name=vllm or server."
+        )
+    return layer.keys, layer.values
 
 
 def _zeros(like: Tensor, num_slots: int, capacity: int) -> Tensor:

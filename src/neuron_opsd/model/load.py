@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -115,10 +116,23 @@ def max_context_tokens(model: CausalLM) -> int | None:
 def end_token_ids(model: CausalLM, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every token that ends a reply: the tokenizer's and those of the model's generation configuration."""
     ids = model.generation_config.eos_token_id if model.generation_config else None
+    return _all_end_ids(ids, tokenizer)
+
+
+def _all_end_ids(ids: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     listed = ids if isinstance(ids, list) else [ids]
     return frozenset(
         i for i in [*listed, tokenizer.eos_token_id, *_end_of_turn_ids(tokenizer)] if i is not None
     )
+
+
+def configured_end_ids(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """`end_token_ids` of a model that is not loaded."""
+    try:
+        ids = GenerationConfig.from_pretrained(resolve_model(settings.name)).eos_token_id
+    except OSError:  # a model need not have the file
+        ids = load_model_config(settings).get_text_config().eos_token_id
+    return _all_end_ids(ids, tokenizer)
 
 
 def _end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

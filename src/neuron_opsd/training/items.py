@@ -81,6 +81,7 @@ class StudentRollouts:
             for (_, prompt), group in groups.items()
         ]
         members = list(groups.values())
+        self.engine.refresh()
         return [
             replace(
                 item,

@@ -1,0 +1,49 @@
+"""The engine that the settings name. vLLM and the HTTP client are imported only where they are asked for."""
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from neuron_opsd.config import Config
+from neuron_opsd.engines.base import Engine
+from neuron_opsd.errors import EngineError
+from neuron_opsd.model.load import CausalLM, configured_end_ids
+
+
+def other_engine(
+    config: Config, tokenizer: PreTrainedTokenizerBase, *, model_name: str, student: CausalLM | None = None
+) -> Engine:
+    """`engine.name`, where it is not hf.
+
+    Args:
+        config: The run's settings.
+        tokenizer: The model's.
+        model_name: The model to sample from.
+        student: The model in training that the engine is to follow.
+
+    Raises:
+        EngineError: the engine is not installed, cannot be reached, or cannot follow the student.
+    """
+    end_ids = sorted(configured_end_ids(config.model, tokenizer))
+    if student is not None and not isinstance(student, PeftModel):
+        raise EngineError(
+            f"engine.name={config.engine.name} takes the student's weights over as a LoRA adapter, and "
+            "training.method=full has none. Use training.method=lora, or engine.name=hf."
+        )
+    if config.engine.name == "server":
+        try:
+            from neuron_opsd.engines.server import ServerEngine
+        except ImportError as error:
+            raise EngineError(
+                f"engine.name=server needs an HTTP client: {error}. Run pip install 'neuron-opsd[server]'."
+            ) from error
+        return ServerEngine(config.engine, tokenizer, end_ids, student=student)
+    from neuron_opsd.engines.vllm import VLLMEngine
+
+    return VLLMEngine(
+        config.engine,
+        config.model.model_copy(update={"name": model_name}),
+        end_ids,
+        seed=config.seed,
+        student=student,
+        lora_rank=config.training.lora.rank,
+    )

@@ -1,0 +1,234 @@
+"""Rollouts from a server that speaks OpenAI's completions protocol: vLLM, SGLang, llama.cpp.
+
+Prompts go out as token ids. Token ids come back where the server gives them (vLLM: `return_token_ids`, SGLang and
+others alike); where it gives text alone, the text is encoded again, which may split it otherwise than the model did:
+good enough for rollouts, said in the log and in the record of the engine, and refused for training.
+"""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from typing import Any
+
+import httpx
+import tenacity
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from neuron_opsd.config import EngineSettings
+from neuron_opsd.engines.adapter_folders import AdapterFolders
+from neuron_opsd.engines.base import Completion, Request, Sampling
+from neuron_opsd.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+KEY_VARIABLE = "NEURON_OPSD_API_KEY"
+BUSY = (429, 502, 503, 504)  # worth asking again
+PLAIN = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+SHOWN = 400  # characters of a server's refusal that an error shows
+
+
+class ServerEngine:
+    """Asks a server, `engine.concurrency` completions at a time; each has a seed of its own.
+
+    Args:
+        settings: `engine.*`; `url` must be set.
+        tokenizer: Encodes text where the server gives no ids.
+        end_ids: Tokens that end a completion.
+        student: The model in training whose weights the server is to follow; None for the served model as it is.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        tokenizer: PreTrainedTokenizerBase,
+        end_ids: Sequence[int],
+        *,
+        student: PeftModel | None = None,
+    ) -> None:
+        assert settings.url is not None
+        self.settings, self.tokenizer, self.end_ids = settings, tokenizer, sorted(end_ids)
+        key = os.environ.get(KEY_VARIABLE)
+        self.client = httpx.Client(
+            base_url=settings.url.rstrip("/"),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(settings.timeout_s, connect=min(10.0, settings.timeout_s)),
+            limits=httpx.Limits(max_connections=settings.concurrency),
+            trust_env=False,  # no proxy between us and a server on the same network
+        )
+        self.model = settings.served_model or self._only_model()
+        self.served = self.model
+        self.student, self.folders = student, AdapterFolders(settings.adapter_root) if student else None
+        self.gives_ids = self._probe()
+        if student is not None and not self.gives_ids:
+            raise EngineError(
+                f"{settings.url} gives no token ids, and training on the student's own samples needs them as they "
+                "were sampled: text encoded again can be other tokens. Serve with vLLM 0.10.2 or later, or train "
+                "with engine.name=hf."
+            )
+        if not self.gives_ids:
+            logger.warning(
+                "%s gives no token ids: its text is encoded again, which may differ from what was sampled",
+                settings.url,
+            )
+
+    def identity(self) -> dict[str, str]:
+        """What served, for the record; not where."""
+        version = self._ask("GET", self._root("/version"), allow_missing=True).get("version", "unknown")
+        ids = "as sampled" if self.gives_ids else "text encoded again"
+        return {"engine": "server", "model": self.served, "version": str(version), "token_ids": ids}
+
+    def refresh(self) -> None:
+        """Hand the student's adapter to the server, under a name that it has not used."""
+        if self.student is None or self.folders is None:
+            return
+        before = self.model if self.model != self.served else None
+        folder = self.folders.write(self.student)
+        name = f"neuron-opsd-{folder.parent.name}-{folder.name}"
+        self._ask("POST", "/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
+        self.model = name
+        if before is not None:
+            self._ask("POST", "/unload_lora_adapter", {"lora_name": before})
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield (request index, completions) as they finish.
+
+        Raises:
+            EngineError: the server cannot be reached, refuses, or does not answer within `engine.timeout_s`.
+        """
+        done: dict[int, dict[int, Completion]] = defaultdict(dict)
+        with ThreadPoolExecutor(self.settings.concurrency) as pool:
+            futures: dict[Future[Completion], tuple[int, int]] = {
+                pool.submit(self._complete, request.prompt_ids, seed, sampling): (i, place)
+                for i, request in enumerate(requests)
+                for place, seed in enumerate(request.seeds)
+            }
+            try:
+                for future in as_completed(futures):
+                    i, place = futures[future]
+                    done[i][place] = future.result()
+                    if len(done[i]) == len(requests[i].seeds):
+                        yield i, [completion for _, completion in sorted(done.pop(i).items())]
+            except (CancelledError, Exception, GeneratorExit):
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def close(self) -> None:
+        """End the connections; take the adapters back."""
+        self.client.close()
+        if self.folders is not None:
+            self.folders.remove()
+
+    def _complete(self, prompt_ids: Sequence[int], seed: int, sampling: Sampling) -> Completion:
+        answer = self._ask(
+            "POST",
+            "/completions",
+            {
+                "model": self.model,
+                "prompt": list(prompt_ids),
+                "max_tokens": sampling.max_new_tokens,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "seed": seed % 2**31,
+                "logprobs": 1,
+                "stop_token_ids": self.end_ids,
+                "return_token_ids": True,
+                "skip_special_tokens": False,
+                **PLAIN,
+            },
+        )
+        try:
+            return self._completion(answer["choices"][0])
+        except (KeyError, IndexError, TypeError) as error:
+            raise EngineError(
+                f"{self.settings.url}: an answer without a completion: {str(answer)[:SHOWN]}"
+            ) from error
+
+    def _completion(self, choice: dict[str, Any]) -> Completion:
+        ids, reason = choice.get("token_ids"), str(choice["finish_reason"])
+        if ids is None:
+            ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
+            ids = [*ids, self.end_ids[0]] if reason == "stop" and ids[-1:] != self.end_ids[:1] else ids
+        log_probs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        is_aligned = len(log_probs) == len(ids)
+        return Completion(
+            token_ids=tuple(ids), log_probs=tuple(log_probs) if is_aligned else (), finish_reason=reason
+        )
+
+    def _probe(self) -> bool:
+        """Whether the server gives token ids back: one token tells."""
+        body = {"model": self.model, "prompt": self.end_ids[:1], "max_tokens": 1, "return_token_ids": True}
+        answer = self._ask("POST", "/completions", body)
+        return bool((answer.get("choices") or [{}])[0].get("token_ids"))
+
+    def _only_model(self) -> str:
+        found = [str(model.get("id")) for model in self._ask("GET", "/models").get("data", [])]
+        if len(found) != 1:
+            raise EngineError(
+                f"{self.settings.url} serves {len(found)} models ({', '.join(found[:5])}). "
+                "Name one with engine.served_model."
+            )
+        return found[0]
+
+    def _root(self, path: str) -> str:
+        return str(self.client.base_url).rstrip("/").removesuffix("/v1") + path
+
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, allow_missing: bool = False
+    ) -> dict[str, Any]:
+        """One call, again after a growing pause while the server is busy or cannot be reached."""
+        url, retries = self.settings.url, self.settings.max_retries
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_worth_retrying),
+            wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
+            stop=tenacity.stop_after_attempt(retries + 1),
+            reraise=True,
+        )
+        try:
+            response = again(self._call, method, path, body)
+        except httpx.TimeoutException as error:
+            raise EngineError(
+                f"{url} did not answer {path} within engine.timeout_s={self.settings.timeout_s:g} s. Finished shards "
+                "are kept: see to the server, and give the same command again."
+            ) from error
+        except httpx.TransportError as error:
+            raise EngineError(
+                f"{url} cannot be reached after {retries + 1} attempts: {error}. Finished shards are kept: start the "
+                "server, and give the same command again."
+            ) from error
+        except httpx.HTTPStatusError as error:
+            response = error.response
+        if response.status_code == 404 and allow_missing:
+            return {}
+        if response.is_error:
+            hint = f" Set {KEY_VARIABLE}." if response.status_code in (401, 403) else ""
+            raise EngineError(f"{url}{path} answers {response.status_code}: {response.text[:SHOWN]}.{hint}")
+        try:
+            return response.json()
+        except ValueError:
+            return {}  # adapters are loaded with a line of text
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        response = self.client.request(method, path, json=body)
+        if response.status_code in BUSY:
+            response.raise_for_status()
+        return response
+
+
+def _is_worth_retrying(error: BaseException) -> bool:
+    """A server that starts, restarts or is busy; not one that hangs, which has had its time."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return True
+    return isinstance(error, httpx.TransportError) and not isinstance(
+        error, httpx.ReadTimeout | httpx.WriteTimeout
+    )

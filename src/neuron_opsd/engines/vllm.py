@@ -1,0 +1,145 @@
+"""Rollouts from vLLM in this process (extra `vllm`; on a CPU `make venv-vllm`).
+
+Ids in, ids out. In training the student's LoRA adapter is loaded anew whenever its weights have changed; on a GPU the
+engine sleeps while the trainer works, so that one card serves both.
+"""
+
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from peft import PeftModel
+
+from neuron_opsd.config import EngineSettings, ModelSettings
+from neuron_opsd.engines.adapter_folders import AdapterFolders
+from neuron_opsd.engines.base import Completion, Request, Sampling
+from neuron_opsd.errors import EngineError
+from neuron_opsd.model.load import resolve_model
+
+# Before vLLM is imported: nothing is reported, and it lives in this process.
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+class VLLMEngine:
+    """A vLLM engine on one model.
+
+    Args:
+        settings: `engine.*`.
+        model: `model.*`, its name that of the model to serve.
+        end_ids: Tokens that end a completion.
+        seed: Of the engine; each completion has a seed of its own.
+        student: The model in training whose adapter the engine follows.
+        lora_rank: The largest rank of an adapter.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        model: ModelSettings,
+        end_ids: Sequence[int],
+        *,
+        seed: int = 0,
+        student: PeftModel | None = None,
+        lora_rank: int = 0,
+    ) -> None:
+        self.vllm = _import_vllm()
+        self.settings, self.end_ids, self.student = settings, sorted(end_ids), student
+        self.folders = AdapterFolders() if student is not None else None
+        self.adapter: Any = None
+        self.is_on_gpu = self.vllm.platforms.current_platform.is_cuda_alike()
+        options: dict[str, Any] = {"enable_lora": True, "max_lora_rank": _rank(lora_rank)} if student else {}
+        if self.is_on_gpu:
+            options |= {
+                "gpu_memory_utilization": settings.gpu_memory_share,
+                "enable_sleep_mode": student is not None,
+            }
+        self.llm = self.vllm.LLM(
+            model=resolve_model(model.name),
+            dtype=model.dtype,
+            seed=seed,
+            max_model_len=settings.max_model_len,
+            tensor_parallel_size=settings.tensor_parallel,
+            enforce_eager=settings.enforce_eager or not self.is_on_gpu,
+            trust_remote_code=model.trust_remote_code,
+            generation_config="vllm",  # nothing is taken from the model's own generation settings
+            disable_log_stats=True,
+            **options,
+        )
+
+    def identity(self) -> dict[str, str]:
+        """Name and version, for the record."""
+        return {"engine": "vllm", "vllm": self.vllm.__version__}
+
+    def refresh(self) -> None:
+        """Load the student's adapter as it now is; a new id, because vLLM caches adapters by id."""
+        if self.student is None or self.folders is None:
+            return
+        folder = self.folders.write(self.student)
+        number = int(folder.name)
+        if self.adapter is not None:
+            self.llm.llm_engine.remove_lora(self.adapter.lora_int_id)
+        self.adapter = self.vllm.lora.request.LoRARequest(f"student-{number}", number, str(folder))
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield (request index, completions) once all are there: vLLM orders the work itself."""
+        places = [(i, seed) for i, request in enumerate(requests) for seed in request.seeds]
+        if self.is_on_gpu and self.student is not None:
+            self.llm.wake_up()
+        outputs = self.llm.generate(
+            [self.vllm.TokensPrompt(prompt_token_ids=list(requests[i].prompt_ids)) for i, _ in places],
+            [self._params(sampling, seed) for _, seed in places],
+            use_tqdm=False,
+            lora_request=self.adapter,
+        )
+        if self.is_on_gpu and self.student is not None:
+            self.llm.sleep(level=1)
+        done: dict[int, list[Completion]] = {}
+        for (i, _), output in zip(places, outputs, strict=True):
+            done.setdefault(i, []).append(_completion(output.outputs[0]))
+        yield from done.items()
+
+    def close(self) -> None:
+        """Free the engine and what was written for it."""
+        if self.folders is not None:
+            self.folders.remove()
+        self.llm.llm_engine.engine_core.shutdown()
+
+    def _params(self, sampling: Sampling, seed: int) -> Any:
+        return self.vllm.SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+            seed=seed % 2**31,
+            logprobs=0,  # that of the sampled token alone
+            stop_token_ids=self.end_ids,
+            detokenize=False,
+        )
+
+
+def _completion(output: Any) -> Completion:
+    ids = tuple(output.token_ids)
+    log_probs = tuple(float(row[token].logprob) for row, token in zip(output.logprobs, ids, strict=True))
+    return Completion(token_ids=ids, log_probs=log_probs, finish_reason=str(output.finish_reason))
+
+
+def _rank(rank: int) -> int:
+    """VLLM allows certain largest ranks."""
+    return next((allowed for allowed in (8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)
+
+
+def _import_vllm() -> Any:
+    try:
+        vllm = importlib.import_module("vllm")
+        for part in ("vllm.lora.request", "vllm.platforms"):
+            importlib.import_module(part)
+    except ImportError as error:
+        raise EngineError(
+            f"engine.name=vllm needs vLLM, which cannot be imported here ({error}). Install neuron-opsd[vllm] "
+            "(on a CPU: make venv-vllm, then .venv-vllm/bin/neuron-opsd), or use engine.name=hf."
+        ) from error
+    return vllm
