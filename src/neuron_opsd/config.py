@@ -138,7 +138,7 @@ class EngineSettings(Section):
     )
     concurrency: Count = Field(default=32, description="For server: completions asked for at once.")
     timeout_s: float = Field(
-        default=300, gt=0, description="For server: seconds that one completion may take."
+        default=300.0, gt=0, description="For server: seconds that one completion may take."
     )
     max_retries: int = Field(
         default=5, ge=0, description="For server: attempts again while it is busy or cannot be reached."
