@@ -229,7 +229,11 @@ class StageInputs:
     def _engine(self) -> JsonDict:
         """Another engine draws other samples; where a server stands changes nothing."""
         engine = self.config.engine
-        return {} if engine.name == "hf" else {"engine": {"name": engine.name, "served_model": engine.served_model}}
+        return (
+            {}
+            if engine.name == "hf"
+            else {"engine": {"name": engine.name, "served_model": engine.served_model}}
+        )
 
 
 def preflight_sampling(config: Config) -> Sampling:
