@@ -232,9 +232,19 @@ class SelectionSettings(Section):
 class ContextSettings(Section):
     """What only the teacher reads."""
 
-    retrieval: Literal["neuron_overlap", "random"] = Field(
+    retrieval: Literal["neuron_overlap", "random", "tfidf", "other_domain"] = Field(
         default="neuron_overlap",
-        description="Nearest by Jaccard distance of overlap sets [N], or random in-domain (control).",
+        description="Nearest by Jaccard distance of overlap sets [N]; controls: random in-domain, nearest by words "
+        "(needs neuron-opsd[baselines]), or random questions of `other_path`.",
+    )
+    other_path: str | None = Field(
+        default=None,
+        description="For retrieval=other_domain: the question file that demonstrates; nothing is trained on it. [ours]",
+    )
+    replies: Literal["own", "permuted"] = Field(
+        default="own",
+        description="Each demonstration ends with the reply to its question [N], or with that to another one (control: "
+        "format and distribution of the answers stay, what answers what is lost; 2202.12837).",
     )
     search_candidates: Count | None = Field(
         default=None,
@@ -307,6 +317,10 @@ class GuardRailSettings(Section):
 class TrainingSettings(Section):
     """On-policy distillation (docs/method.md, section 6)."""
 
+    objective: Literal["distillation", "none"] = Field(
+        default="distillation",
+        description="What training does: the method's distillation [N], or nothing: the second model is the base.",
+    )
     method: Literal["lora", "full"] = Field(default="lora", description="What is trained. [ours]")
     lora: LoraSettings = LoraSettings()
     quantization: Literal["none", "4bit"] = Field(
@@ -441,6 +455,10 @@ class EvaluationSettings(Section):
 
     answers: tuple[str, ...] = Field(
         default=(), description="Gold answers for all, some or none of the test questions."
+    )
+    context: bool = Field(
+        default=False,
+        description="The second model reads a teacher context, from the pool, before each test question. [ours]",
     )
     num_samples: Count = Field(default=8, description="k of Avg@k and Maj@k. [N]")
     temperature: float = Field(default=0.6, ge=0, description="[N]")

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuron_opsd import processes
+from neuron_opsd.demonstrations import demonstrating_replies, find_neighbours
 from neuron_opsd.engines.base import Sampling, sampling_of
 from neuron_opsd.errors import UnlikelyToHelpError
 from neuron_opsd.evaluation.evaluate import evaluate, teacher_gap
@@ -28,7 +30,7 @@ from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.neurons.sets import resolve_sizes
 from neuron_opsd.progress import track
-from neuron_opsd.questions.duplicates import near_duplicates, template_key
+from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import (
     BaseDivergence,
@@ -45,16 +47,16 @@ from neuron_opsd.rollouts.pseudo_label import group_by_question, vote
 from neuron_opsd.rollouts.sample import sample_rollouts
 from neuron_opsd.selection.select import select_questions
 from neuron_opsd.stage_folder import StageFolder
-from neuron_opsd.stage_inputs import preflight_sampling
+from neuron_opsd.stage_inputs import preflight_sampling, reads_neurons
 from neuron_opsd.statistics import pearson
-from neuron_opsd.teacher.context import build_contexts, can_demonstrate, random_neighbours
+from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.teacher.preflight import PromptPair, answer_prompts, score_under_both
 from neuron_opsd.teacher.preflight import make_item as make_preflight_item
 from neuron_opsd.teacher.verdict import UNLIKELY, same_template_share
 from neuron_opsd.teacher.verdict import judge as judge_preflight
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.train import publish, train
-from neuron_opsd.workbench import Workbench
+from neuron_opsd.workbench import Workbench, stages_of
 
 logger = logging.getLogger(__name__)
 
@@ -137,15 +139,19 @@ def make_selection(bench: Workbench) -> None:
 def make_contexts(bench: Workbench) -> None:
     """For each selected question, its neuron-nearest questions with the model's own replies."""
     stage, config, settings = bench.folder.stage("contexts"), bench.config, bench.context_settings()
+    make_other_replies(bench)
     inputs = bench.inputs_of("contexts")
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:
             return
+        selected = [bench.questions_by_id[question_id] for question_id in bench.selected_ids()]
+        sets = {item.question_id: item.overlap_set for item in bench.folder.stage("neurons").read(NeuronSets)}
+        replies = demonstrating_replies(bench)
         contexts = build_contexts(
             bench.selected_ids(),
-            _find_neighbours(bench),
-            bench.questions_by_id,
-            bench.first_rollouts(),
+            find_neighbours(bench, selected, replies, sets),
+            bench.shown_by_id,
+            replies,
             bench.encoder(teacher=True),
             settings=settings,
             prompts=config.prompts,
@@ -158,6 +164,22 @@ def make_contexts(bench: Workbench) -> None:
             )  # fmt: skip
         _add_only_shard(stage, inputs, contexts, TeacherContext)
         stage.finish({"num_demonstrations_dropped": dropped}, TeacherContext)
+
+
+def make_other_replies(bench: Workbench) -> None:
+    """The frozen model's replies to the questions of another domain, where these are to demonstrate."""
+    settings, questions = bench.config.rollouts, bench.other_questions
+    if questions:
+        _sample_stage(
+            bench,
+            "demonstrations",
+            questions=questions,
+            settings=settings,
+            num_rollouts=1,
+            shard_size=settings.shard_size,
+            model_name=bench.config.model.name,
+            random_path="rollouts",
+        )
 
 
 def make_preflight(bench: Workbench) -> None:
@@ -193,6 +215,9 @@ def make_preflight(bench: Workbench) -> None:
 def make_trained_model(bench: Workbench) -> None:
     """The student, pulled towards the teacher on its own samples; published in RUN/model."""
     stage, config = bench.folder.stage("training"), bench.config
+    if config.training.objective == "none":
+        logger.info("train: nothing to do, because training.objective is none")
+        return
     inputs = bench.inputs_of("training")
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:
@@ -249,15 +274,27 @@ def _model_files(bench: Workbench) -> list[Path]:
 def make_evaluation(bench: Workbench) -> None:
     """Base and trained model on the test questions; gold answers, where there are any, are opened here."""
     config, settings = bench.config, bench.config.evaluation
-    models = {"base": config.model.name, "trained": str(bench.folder.path / "model")}
+    is_trained = config.training.objective != "none"
+    models = {
+        "base": config.model.name,
+        "trained": str(bench.folder.path / "model") if is_trained else config.model.name,
+    }
     general = bench.inputs.general_questions
     rollouts: dict[str, list[Rollout]] = {}
     options: dict[str, list[OptionScores]] = {}
     for role, model_name in models.items():
+        reads_context = role == "trained" and settings.context
+        if role == "trained" and not is_trained and not reads_context:  # the base itself
+            rollouts[role], options[role] = rollouts["base"], options["base"]
+            continue
+        if reads_context:
+            make_other_replies(bench)
+            make_test_contexts(bench)
         _sample_stage(
             bench,
             f"evaluation/{role}",
             questions=bench.test_questions,
+            contexts="evaluation/contexts" if reads_context else None,
             settings=settings,
             num_rollouts=settings.num_samples,
             shard_size=config.rollouts.shard_size,
@@ -265,8 +302,11 @@ def make_evaluation(bench: Workbench) -> None:
             random_path="evaluation",  # base and trained draw alike, which narrows the paired difference
         )
         rollouts[role] = bench.folder.stage(f"evaluation/{role}").read(Rollout)
-        options[role] = _score_options_stage(bench, role, model_name, bench.test_questions)
-        if general:
+        has_options = settings.option_probability and not reads_context
+        options[role] = (
+            _score_options_stage(bench, role, model_name, bench.test_questions) if has_options else []
+        )
+        if general and is_trained:
             _sample_stage(
                 bench,
                 f"evaluation/general_{role}",
@@ -286,12 +326,53 @@ def make_evaluation(bench: Workbench) -> None:
         train_domain=bench.train_domain,
         seed=config.seed,
         options=(options["base"], options["trained"]),
-        general=_general_samples(bench, general, models, options) if general else None,
+        general=_general_samples(bench, general, models, options) if general and is_trained else None,
         pool=bench.pool,
-        pool_rollouts=bench.folder.stage("rollouts").read(Rollout),
+        pool_rollouts=bench.folder.stage("rollouts").read(Rollout) if "rollouts" in bench.inputs.made else (),
     )
     bench.folder.write_json("evaluation/results.json", results)
-    write_text(bench.folder.path / "model" / "README.md", _card(bench))
+    if is_trained:
+        write_text(bench.folder.path / "model" / "README.md", _card(bench))
+
+
+def make_test_contexts(bench: Workbench) -> None:
+    """What the second model reads before each test question: the teacher's context, from the pool.
+
+    The test question's own neurons are those of the base model's first sample of it.
+    """
+    stage, config, settings = (
+        bench.folder.stage("evaluation/contexts"),
+        bench.config,
+        bench.context_settings(),
+    )
+    inputs, questions = bench.inputs_of("evaluation/contexts"), bench.test_questions
+    with bench.stage_run(stage, inputs) as run:
+        if run.is_needed:
+            replies = demonstrating_replies(bench)
+            neighbours = find_neighbours(bench, questions, replies, _all_overlap_sets(bench))
+            contexts = build_contexts(
+                [question.question_id for question in questions],
+                neighbours,
+                bench.shown_by_id | {question.question_id: question for question in questions},
+                replies,
+                bench.encoder(teacher=True),
+                settings=settings,
+                prompts=config.prompts,
+            )
+            _add_only_shard(stage, inputs, contexts, TeacherContext)
+            dropped = sum(context.num_demonstrations_dropped for context in contexts)
+            stage.finish({"num_demonstrations_dropped": dropped}, TeacherContext)
+
+
+def _all_overlap_sets(bench: Workbench) -> dict[str, NDArray[np.int32]]:
+    """Overlap sets of the pool and of the test questions; none where no neuron is read."""
+    if not reads_neurons(bench.config):
+        return {}
+    samples = bench.folder.stage("evaluation/base").read(Rollout)
+    first = [rollout for rollout in samples if rollout.rollout_index == 0]
+    own = capture_neurons(*bench.base_model(), first, bench.config.neurons)
+    pool = bench.folder.stage("neurons").read(NeuronSets)
+    return {item.question_id: item.overlap_set for item in [*pool, *own]}
 
 
 def make_report(bench: Workbench) -> None:
@@ -319,8 +400,9 @@ def run_stages(bench: Workbench, *, until: str = "report", stop_if_unlikely: boo
         UnlikelyToHelpError: the preflight says so, and `stop_if_unlikely` asks to stop then.
     """
     for name, make in STAGES.items():
-        make(bench)
-        if name == "preflight" and stop_if_unlikely:
+        if name in stages_of(bench.config):
+            make(bench)
+        if name == "preflight" and name in stages_of(bench.config) and stop_if_unlikely:
             stop_where_unlikely(bench)
         if name == until:
             return
@@ -356,8 +438,9 @@ def _sample_stage(
     shard_size: int,
     model_name: str,
     random_path: str,
+    contexts: str | None = None,
 ) -> None:
-    """Sample rollouts of questions into a stage folder, shard by shard."""
+    """Sample rollouts of questions into a stage folder, shard by shard; `contexts`: the stage that is read before."""
     stage, config = bench.folder.stage(name), bench.config
     sampling, shuffle = sampling_of(settings), settings.shuffle_choices
     inputs = bench.inputs_of(name)
@@ -384,6 +467,7 @@ def _sample_stage(
                     shuffle_choices=shuffle,
                     seed=config.seed,
                     stage=random_path,
+                    messages_of=bench.teacher_messages_of(contexts, questions) if contexts else None,
                     max_context=bench.max_context(),
                     on_finished=on_finished,
                 )
@@ -489,7 +573,7 @@ def _pool_figures(bench: Workbench) -> dict[str, Any]:
     contexts = bench.folder.stage("contexts").read(TeacherContext)
     return {
         "pool_diversity": float(nearest_neighbours(some, len(some) - 1)[1].mean()) if len(some) > 1 else None,
-        "same_template": same_template_share(contexts, bench.questions_by_id, template_key),
+        "same_template": same_template_share(contexts, bench.shown_by_id, template_key),
         "length_correlation": pearson(
             np.array([float(item.consensus_score) for item in sets]),
             np.array([float(item.num_completion_tokens) for item in sets]),
@@ -520,43 +604,6 @@ def _length_correlation(sets: list[NeuronSets]) -> dict[str, float | None]:
     r = pearson(np.array(scores), np.array(lengths))
     logger.info("neurons: correlation of s(x) with length r = %.2f [%.2f, %.2f]", r.value, r.low, r.high)
     return {"correlation_with_length": r.value}
-
-
-def _find_neighbours(bench: Workbench) -> dict[str, list[tuple[str, float]]]:
-    """Nearest questions of the pool whose reply can be shown, near-duplicates left out."""
-    settings = bench.config.contexts
-    replies = bench.first_rollouts()
-    shown = [
-        q for q in bench.pool
-        if can_demonstrate(replies[q.question_id], keep_thinking=bench.config.prompts.keep_thinking)
-    ]  # fmt: skip
-    if len(shown) < len(bench.pool):
-        logger.warning("contexts: %d questions have no reply to show", len(bench.pool) - len(shown))
-    alike = {i: set[int]() for i in range(len(bench.pool))}
-    for i, j in near_duplicates(bench.pool, threshold=settings.near_duplicate_threshold):
-        alike[i].add(j)
-        alike[j].add(i)
-    ids = [question.question_id for question in bench.pool]
-    place = {question_id: i for i, question_id in enumerate(ids)}
-    selected, count = bench.selected_ids(), settings.num_demonstrations
-    if settings.retrieval == "random":
-        return random_neighbours(
-            selected, [q.question_id for q in shown], count,
-            is_excluded=lambda a, b: place[b] in alike[place[a]], seed=bench.config.seed,
-        )  # fmt: skip
-    silent = {place[q.question_id] for q in bench.pool} - {place[q.question_id] for q in shown}
-    sets = {item.question_id: item.overlap_set for item in bench.folder.stage("neurons").read(NeuronSets)}
-    indices, distances = nearest_neighbours(
-        [sets[i] for i in ids],
-        count,
-        queries=[place[i] for i in selected],
-        exclude=lambda i: sorted(alike[i] | silent),
-        num_candidates=settings.search_candidates,
-    )
-    return {
-        i: [(ids[j], float(d)) for j, d in zip(row, row_distances, strict=True) if j >= 0]
-        for i, row, row_distances in zip(selected, indices, distances, strict=True)
-    }
 
 
 def _report_inputs(bench: Workbench) -> ReportInputs:

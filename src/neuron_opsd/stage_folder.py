@@ -42,7 +42,14 @@ class StageFolder:
     @property
     def command(self) -> str:
         """The command that makes this stage."""
-        return {"selection": "select", "training": "train"}.get(self.name, self.name.split("/")[0])
+        stage = self.name.split("/")[0]
+        renamed = {
+            "selection": "select",
+            "training": "train",
+            "evaluation": "evaluate",
+            "demonstrations": "contexts",
+        }
+        return renamed.get(stage, stage)
 
     def manifest(self) -> JsonDict | None:
         """The manifest, or None where the stage has not begun (or its manifest is damaged: the log names it)."""

@@ -17,11 +17,11 @@ from typing import Any
 
 from neuron_opsd.config import Config, ContextSettings, EvaluationSettings
 from neuron_opsd.engines.base import Sampling, sampling_of
-from neuron_opsd.errors import DataError, ModelError
+from neuron_opsd.errors import ConfigError, DataError, ModelError
 from neuron_opsd.files import JsonDict, file_digest
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.locate import context_of
-from neuron_opsd.questions.load import load_general_questions, load_questions
+from neuron_opsd.questions.load import load_general_questions, load_other_questions, load_questions
 from neuron_opsd.records import Question
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import fingerprint_of
@@ -31,22 +31,24 @@ logger = logging.getLogger(__name__)
 # Of a stage's code, 1 where it is not named: raise it when the stage makes other records from equal inputs.
 CODE_VERSIONS: dict[str, int] = {}
 
-TRAINED_FROM = ("questions", "rollouts", "neurons", "selection", "contexts")
+TRAINED_FROM = ("questions", "rollouts", "neurons", "selection", "demonstrations", "contexts")
 ROLES = ("base", "trained")
-# Each stage with those whose records it reads, in the order of a run.
+# Each stage with those whose records it reads, in the order of a run; of these, a run makes `stages_made`.
 STAGES_BEFORE: dict[str, tuple[str, ...]] = {
     "questions": (),
     "rollouts": ("questions",),
     "neurons": ("questions", "rollouts"),
     "selection": ("questions", "rollouts", "neurons"),
-    "contexts": ("questions", "rollouts", "neurons", "selection"),
+    "demonstrations": (),
+    "contexts": ("questions", "rollouts", "neurons", "selection", "demonstrations"),
     "preflight": TRAINED_FROM,
     "training": TRAINED_FROM,
     "evaluation/base": ("questions",),
     "evaluation/base_options": ("questions", "evaluation/base"),
     "evaluation/general_base": ("questions",),
     "evaluation/general_base_options": ("questions", "evaluation/general_base"),
-    "evaluation/trained": (*TRAINED_FROM, "training"),
+    "evaluation/contexts": ("questions", "rollouts", "neurons", "demonstrations", "evaluation/base"),
+    "evaluation/trained": (*TRAINED_FROM, "training", "evaluation/contexts"),
     "evaluation/trained_options": (*TRAINED_FROM, "training", "evaluation/trained"),
     "evaluation/general_trained": (*TRAINED_FROM, "training"),
     "evaluation/general_trained_options": (*TRAINED_FROM, "training", "evaluation/general_trained"),
@@ -72,6 +74,7 @@ class StageInputs:
             "rollouts": self._rollouts,
             "neurons": self._neurons,
             "selection": self._selection,
+            "demonstrations": self._demonstrations,
             "contexts": self._contexts,
             "preflight": self._preflight,
             "training": self._training,
@@ -79,6 +82,7 @@ class StageInputs:
             "evaluation/base_options": lambda: self._options("base"),
             "evaluation/general_base": lambda: self._general("base"),
             "evaluation/general_base_options": lambda: self._options("general_base"),
+            "evaluation/contexts": self._test_contexts,
             "evaluation/trained": lambda: self._evaluation("trained"),
             "evaluation/trained_options": lambda: self._options("trained"),
             "evaluation/general_trained": lambda: self._general("trained"),
@@ -88,6 +92,15 @@ class StageInputs:
         if name not in self._made or name in OF_THE_TRAINED_MODEL:
             self._made[name] = {**makers[name](), "code_version": CODE_VERSIONS.get(name, 1)}
         return self._made[name]
+
+    def before(self, name: str) -> tuple[str, ...]:
+        """The stages that one reads, of those that these settings make."""
+        return tuple(stage for stage in STAGES_BEFORE[name] if stage in self.made)
+
+    @cached_property
+    def made(self) -> frozenset[str]:
+        """The stages that these settings make."""
+        return stages_made(self.config)
 
     def fingerprint(self, name: str) -> str:
         """The fingerprint that a stage has once it is made from these settings."""
@@ -111,19 +124,26 @@ class StageInputs:
         return general_questions(self.config, self.questions)
 
     @cached_property
+    def other_questions(self) -> list[Question]:
+        """Those of `contexts.other_path` that are not in the run, where they are to demonstrate."""
+        return other_questions(self.config, self.questions)
+
+    @cached_property
     def context_settings(self) -> ContextSettings:
         """`contexts.*`, its token budget lowered where prompt and completion would not fit the model's context."""
         settings, limit = self.config.contexts, context_of(self.config.model)
-        room = None if limit is None else limit - self.config.training.max_new_tokens
+        name, length = _longest_completion(self.config)
+        room = None if limit is None else limit - length
         if room is None or room >= settings.max_prompt_tokens:
             return settings
         logger.info(
             "contexts: at most %d prompt tokens, not contexts.max_prompt_tokens=%d: the model reads %d, and "
-            "training.max_new_tokens=%d of them are the completion's",
+            "%s=%d of them are the completion's",
             room,
             settings.max_prompt_tokens,
             limit,
-            self.config.training.max_new_tokens,
+            name,
+            length,
         )
         return settings.model_copy(update={"max_prompt_tokens": room})
 
@@ -142,9 +162,15 @@ class StageInputs:
         } | ({"teacher_template_args": given} if given else {})
 
     def _rollouts(self) -> JsonDict:
-        settings = self.config.rollouts
         asked = [question for question in self.questions if question.split == "train"]
-        how = {"num_rollouts": settings.num_rollouts, "shuffle_choices": settings.shuffle_choices}
+        return self._zero_shot(asked, self.config.rollouts.num_rollouts)
+
+    def _demonstrations(self) -> JsonDict:
+        return self._zero_shot(self.other_questions, 1)
+
+    def _zero_shot(self, asked: Sequence[Question], num_rollouts: int) -> JsonDict:
+        settings = self.config.rollouts
+        how = {"num_rollouts": num_rollouts, "shuffle_choices": settings.shuffle_choices}
         return {
             "rollouts": {
                 **dataclasses.asdict(sampling_of(settings)),
@@ -155,14 +181,17 @@ class StageInputs:
         }
 
     def _evaluation(self, role: str) -> JsonDict:
-        asked = [question for question in self.questions if question.split == "test"]
-        return self._sampled_by(role, asked, self.config.evaluation)
+        inputs = self._sampled_by(role, test_questions(self.questions), self.config.evaluation)
+        if role == "trained" and self.config.evaluation.context:
+            inputs |= self._records("evaluation/contexts")
+        return inputs
 
     def _general(self, role: str) -> JsonDict:
         return self._sampled_by(role, self.general_questions, self.config.evaluation.for_general())
 
     def _sampled_by(self, role: str, asked: Sequence[Question], settings: EvaluationSettings) -> JsonDict:
-        model = self.config.model.name if role == "base" else str(self.folder.path / "model")
+        is_base = role == "base" or self.config.training.objective == "none"
+        model = self.config.model.name if is_base else str(self.folder.path / "model")
         how = {"num_samples": settings.num_samples, "shuffle_choices": settings.shuffle_choices}
         return {
             "evaluation": {**dataclasses.asdict(sampling_of(settings)), **how},
@@ -199,13 +228,22 @@ class StageInputs:
         }
 
     def _contexts(self) -> JsonDict:
+        return {**self._shown(), **self._records("selection")}
+
+    def _test_contexts(self) -> JsonDict:
+        read = [name for name in ("rollouts", "neurons") if name in self.made]
+        return {**self._shown(), **self._records(*read, "evaluation/base")}
+
+    def _shown(self) -> JsonDict:
+        """What contexts depend on beside the questions that read them."""
         settings = self.context_settings
+        is_drawn = settings.retrieval in ("random", "other_domain") or settings.replies == "permuted"
         return {
-            "contexts": settings.model_dump(mode="json"),
+            "contexts": settings.model_dump(mode="json", exclude={"other_path"}),
             "prompts": self.config.prompts.model_dump(mode="json"),
-            **self._records("selection"),
+            **self._records(*(name for name in ("demonstrations",) if name in self.made)),
             "model": self._model(teacher=True),
-            "seed": self.config.seed if settings.retrieval == "random" else None,
+            "seed": self.config.seed if is_drawn else None,
         }
 
     def _preflight(self) -> JsonDict:
@@ -236,6 +274,40 @@ class StageInputs:
         )
 
 
+def stages_made(config: Config) -> frozenset[str]:
+    """The folders of the stages before evaluation that a run of these settings makes, and what evaluation reads."""
+    made = {"questions", *(name for name in STAGES_BEFORE if name.startswith("evaluation/"))} - {
+        "evaluation/contexts"
+    }
+    if config.training.objective == "distillation":
+        made |= {*TRAINED_FROM, "preflight", "training"}
+    if config.evaluation.context:
+        made |= {"rollouts", "demonstrations", "evaluation/contexts"}
+        made |= {"neurons"} if reads_neurons(config) else set()
+    if config.contexts.retrieval != "other_domain":
+        made.discard("demonstrations")
+    return frozenset(made)
+
+
+def reads_neurons(config: Config) -> bool:
+    """Whether neighbours are found by their neurons."""
+    return config.contexts.retrieval == "neuron_overlap"
+
+
+def _longest_completion(config: Config) -> tuple[str, int]:
+    """The setting that says how long a completion after a teacher prompt may be, and its value."""
+    training, evaluation = config.training.max_new_tokens, config.evaluation.max_new_tokens
+    if config.evaluation.context and evaluation > training:
+        return "evaluation.max_new_tokens", evaluation
+    return "training.max_new_tokens", training
+
+
+def test_questions(questions: Sequence[Question]) -> list[Question]:
+    """Those held out, by domain and id: runs that train on different domains ask them alike, and share the answers."""
+    asked = [question for question in questions if question.split == "test"]
+    return sorted(asked, key=lambda question: (question.domain, question.question_id))
+
+
 def preflight_sampling(config: Config) -> Sampling:
     """As for rollouts, and no longer than training samples."""
     limit = min(config.rollouts.max_new_tokens, config.training.max_new_tokens)
@@ -248,6 +320,21 @@ def general_questions(config: Config, run: Sequence[Question]) -> list[Question]
     return load_general_questions(
         settings.general_paths, max_questions=settings.max_general, seed=config.questions.seed, run=run
     )
+
+
+def other_questions(config: Config, run: Sequence[Question]) -> list[Question]:
+    """The questions of another domain that demonstrate (`contexts.other_path`), those of the run left out.
+
+    Raises:
+        ConfigError: they are asked for, and no file is named.
+    """
+    if config.contexts.retrieval != "other_domain":
+        return []
+    if config.contexts.other_path is None:
+        raise ConfigError(
+            "contexts.retrieval is other_domain, which needs contexts.other_path: a question file of another domain."
+        )
+    return load_other_questions(config.contexts.other_path, run=run)
 
 
 def _template_digest(path: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """What the stages of one run share: the folder, the settings, and a model that is loaded at most once at a time."""
 
+import importlib.util
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -40,16 +41,22 @@ from neuron_opsd.progress import Tracker
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
-from neuron_opsd.rollouts.sample import check_fits, choice_orders, map_answer_back
+from neuron_opsd.rollouts.sample import MessagesOf, check_fits, choice_orders, map_answer_back
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.selection.score import num_kept
 from neuron_opsd.stage_cache import default_cache
 from neuron_opsd.stage_folder import StageFolder
-from neuron_opsd.stage_inputs import STAGES_BEFORE, StageInputs, general_questions
+from neuron_opsd.stage_inputs import (
+    StageInputs,
+    general_questions,
+    other_questions,
+    stages_made,
+    test_questions,
+)
 from neuron_opsd.teacher.context import context_messages
 from neuron_opsd.teacher.preflight import PromptPair, sample_ids
 from neuron_opsd.text.answers import extract_answer
-from neuron_opsd.text.prompts import student_messages
+from neuron_opsd.text.prompts import Message, student_messages
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.schedule import num_steps, question_order
 
@@ -84,7 +91,7 @@ class Workbench:
         Raises:
             RunFolderError: one of them is missing, unfinished or made from other settings; says which, and why.
         """
-        for before in STAGES_BEFORE[name]:
+        for before in self.inputs.before(name):
             self.folder.stage(before).require(self.inputs.of(before))
         return self.inputs.of(name)
 
@@ -150,8 +157,8 @@ class Workbench:
 
     @property
     def test_questions(self) -> list[Question]:
-        """The questions that only evaluation asks."""
-        return [question for question in self.questions if question.split == "test"]
+        """The questions that only evaluation asks, in an order that does not depend on the domain trained on."""
+        return test_questions(self.questions)
 
     @property
     def train_domain(self) -> str:
@@ -161,6 +168,16 @@ class Workbench:
             ConfigError: the pool spans several, so "in-domain" would have no meaning.
         """
         return single_domain(self.pool)
+
+    @cached_property
+    def other_questions(self) -> list[Question]:
+        """The questions of `contexts.other_path`, where they are to demonstrate; none of them is in the run."""
+        return self.inputs.other_questions
+
+    @property
+    def shown_by_id(self) -> dict[str, Question]:
+        """Every question that a demonstration may show, and those of the pool, by id."""
+        return self.questions_by_id | {question.question_id: question for question in self.other_questions}
 
     def first_rollouts(self) -> dict[str, Rollout]:
         """The rollout of each pool question that gives the neuron signal and demonstrates."""
@@ -314,12 +331,29 @@ class Workbench:
         teacher = context_messages(
             question,
             self.context(question_id).demonstrations,
-            self.questions_by_id,
+            self.shown_by_id,
             choice_order=choice_order,
             settings=self.config.contexts,
             prompts=prompts,
         )
         return student, teacher
+
+    def teacher_messages_of(self, stage: str, questions: Sequence[Question]) -> MessagesOf:
+        """What is read before these questions by the contexts of a stage, for any order of the choices."""
+        contexts = {context.question_id: context for context in self.folder.stage(stage).read(TeacherContext)}
+        known = self.shown_by_id | {question.question_id: question for question in questions}
+
+        def messages(question: Question, choice_order: tuple[int, ...]) -> list[Message]:
+            return context_messages(
+                question,
+                contexts[question.question_id].demonstrations,
+                known,
+                choice_order=choice_order,
+                settings=self.config.contexts,
+                prompts=self.config.prompts,
+            )
+
+        return messages
 
     def context(self, question_id: str) -> TeacherContext:
         """The teacher context of one selected question.
@@ -431,6 +465,7 @@ def check_early(config: Config) -> list[Question]:
         check_quantization(config.model)
     tokenizer = load_tokenizer(config.model)
     encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
+    check_retrieval(config, questions)
     check_lengths([*questions, *general_questions(config, questions)], encoder, config)
     return questions
 
@@ -448,6 +483,20 @@ def single_domain(questions: Sequence[Question]) -> str:
             f"questions.domain={domains[0] if domains else '...'}; the others become cross-domain sets."
         )
     return domains[0]
+
+
+def check_retrieval(config: Config, questions: Sequence[Question]) -> None:
+    """Refuse a retrieval whose package or file is missing.
+
+    Raises:
+        ConfigError: names what is missing.
+        DataError: the file of the other domain adds no question.
+    """
+    other_questions(config, questions)
+    if config.contexts.retrieval == "tfidf" and importlib.util.find_spec("sklearn") is None:
+        raise ConfigError(
+            "contexts.retrieval is tfidf, which needs scikit-learn. Install it with pip install neuron-opsd[baselines]."
+        )
 
 
 def check_lengths(questions: Sequence[Question], encoder: ChatEncoder, config: Config) -> None:
@@ -473,6 +522,15 @@ def check_lengths(questions: Sequence[Question], encoder: ChatEncoder, config: C
         check_fits(question, len(encoder.encode(messages)), new, limit)
 
 
+def stages_of(config: Config) -> tuple[str, ...]:
+    """The stages, by command, that a run of these settings needs."""
+    made = stages_made(config)
+    folders = {"select": "selection", "train": "training"}
+    optional = ("rollouts", "neurons", "select", "contexts", "preflight", "train")
+    needed = (command for command in optional if folders.get(command, command) in made)
+    return ("questions", *needed, "evaluate", "report")
+
+
 def describe_work(config: Config, folder: RunFolder | None) -> list[str]:
     """What `run` would do: counts of questions, completions and steps, and which stages are finished."""
     questions = check_early(config)
@@ -492,5 +550,10 @@ def describe_work(config: Config, folder: RunFolder | None) -> list[str]:
         "evaluation/base": f"{test * config.evaluation.num_samples} completions",
         "evaluation/trained": f"{test * config.evaluation.num_samples} completions",
     }
-    finished = {name for name in work if folder and folder.stage(name).is_finished()}
-    return [f"{name}: {text}{' (there already)' if name in finished else ''}" for name, text in work.items()]
+    needed = {name for name in work if StageFolder(Path(name), name).command in stages_of(config)}
+    finished = {name for name in needed if folder and folder.stage(name).is_finished()}
+    return [
+        f"{name}: {text}{' (there already)' if name in finished else ''}"
+        for name, text in work.items()
+        if name in needed
+    ]

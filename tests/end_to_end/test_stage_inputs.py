@@ -10,8 +10,9 @@ from neuron_opsd.config import Config, load_config
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_inputs import OF_THE_TRAINED_MODEL, STAGES_BEFORE, StageInputs
 
-# What reads the trained weights can be told after training alone.
-STAGES = [name for name in STAGES_BEFORE if name not in OF_THE_TRAINED_MODEL]
+# What reads the trained weights can be told after training alone; two stages are made by some recipes alone.
+LEFT_OUT = {*OF_THE_TRAINED_MODEL, "demonstrations", "evaluation/contexts"}
+STAGES = [name for name in STAGES_BEFORE if name not in LEFT_OUT]
 ALL = set(STAGES)
 AFTER_SELECTION = {"contexts", "preflight", "training"}
 AFTER_NEURONS = {"selection", *AFTER_SELECTION}

@@ -82,6 +82,20 @@ def load_general_questions(
     return kept
 
 
+def load_other_questions(path: str, *, run: Sequence[Question]) -> list[Question]:
+    """Questions of another domain that only demonstrate; those of the run are left out.
+
+    Raises:
+        DataError: as for any question file; or a file that adds no question.
+    """
+    questions = read_questions(path)
+    _check_ids_across_files({"the run": list(run), path: questions})
+    kept = _drop_duplicates(questions, where=path, seen=_contents(run))
+    if not kept:
+        raise DataError(f"{path} (contexts.other_path) adds no question to those of the run.")
+    return kept
+
+
 def read_questions(path: str) -> list[Question]:
     """Read and check every question of one file or data set, in its order, duplicate questions included.
 

@@ -5,6 +5,7 @@ Evaluation samples through the same function, with its own settings.
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from neuron_opsd.config import PromptSettings
 from neuron_opsd.engines.base import Completion, Engine, Request, Sampling
@@ -13,7 +14,9 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout
 from neuron_opsd.text.answers import extract_answer, map_answer_back
-from neuron_opsd.text.prompts import student_messages
+from neuron_opsd.text.prompts import Message, student_messages
+
+MessagesOf = Callable[[Question, tuple[int, ...]], list[Message]]
 
 
 def sample_rollouts(
@@ -27,6 +30,7 @@ def sample_rollouts(
     shuffle_choices: bool,
     seed: int,
     stage: str,
+    messages_of: MessagesOf | None = None,
     max_context: int | None = None,
     on_finished: Callable[[int, int], None] = lambda questions, tokens: None,
 ) -> list[Rollout]:
@@ -42,6 +46,7 @@ def sample_rollouts(
         shuffle_choices: Whether each rollout sees the choices in an order of its own.
         seed: The run's seed.
         stage: Part of the random state, so that two stages never draw alike.
+        messages_of: What the model reads for a question and an order of its choices; default: the bare question.
         max_context: Tokens that the model can read, where known.
         on_finished: Called with (finished prompts, tokens generated) as batches end.
 
@@ -55,7 +60,8 @@ def sample_rollouts(
         choice_orders(question, num_rollouts, shuffle=shuffle_choices, seed=seed, stage=stage)
         for question in questions
     ]
-    requests, places = _build_requests(questions, orders, encoder, prompts, seed=seed, stage=stage)
+    read = messages_of or partial(_bare_messages, prompts=prompts)
+    requests, places = _build_requests(questions, orders, encoder, read, seed=seed, stage=stage)
     for request, (q, _) in zip(requests, places, strict=True):
         check_fits(questions[q], len(request.prompt_ids), sampling.max_new_tokens, max_context)
     done: dict[tuple[int, int], Rollout] = {}
@@ -67,6 +73,12 @@ def sample_rollouts(
             )
         on_finished(len(rollout_indices), sum(len(completion.token_ids) for completion in completions))
     return [done[key] for key in sorted(done)]
+
+
+def _bare_messages(question: Question, order: tuple[int, ...], *, prompts: PromptSettings) -> list[Message]:
+    return student_messages(
+        question, choice_order=order, answer_format=prompts.answer_format, system=prompts.system
+    )
 
 
 def choice_orders(
@@ -90,7 +102,7 @@ def _build_requests(
     questions: Sequence[Question],
     orders: list[list[tuple[int, ...]]],
     encoder: ChatEncoder,
-    prompts: PromptSettings,
+    messages_of: MessagesOf,
     *,
     seed: int,
     stage: str,
@@ -103,9 +115,7 @@ def _build_requests(
         for r, order in enumerate(orders[q]):
             by_order.setdefault(order, []).append(r)
         for order, indices in by_order.items():
-            messages = student_messages(
-                question, choice_order=order, answer_format=prompts.answer_format, system=prompts.system
-            )
+            messages = messages_of(question, order)
             seeds = tuple(derive_seed(seed, stage, question.question_id, r) for r in indices)
             requests.append(Request(prompt_ids=tuple(encoder.encode(messages)), seeds=seeds))
             places.append((q, indices))

@@ -6,6 +6,7 @@ dropped, farthest first, until the prompt fits the token budget; the count is re
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from neuron_opsd.config import ContextSettings, PromptSettings
 from neuron_opsd.errors import DataError
@@ -41,6 +42,18 @@ def random_neighbours(
             (o, 1.0) for o in state.sample(candidates, min(num_neighbours, len(candidates)))
         ]
     return drawn
+
+
+def permuted_replies(rollouts: Mapping[str, Rollout], *, seed: int) -> dict[str, Rollout]:
+    """The control: each question with the reply to another one, along one random ring through all of them.
+
+    How replies look and how often each answer is given stay as they are; what answers what is lost.
+    """
+    ring = sorted(rollouts, key=lambda question_id: derive_seed(seed, "replies", question_id))
+    return {
+        question_id: replace(rollouts[question_id], reply=rollouts[other].reply)
+        for question_id, other in zip(ring, [*ring[1:], *ring[:1]], strict=True)
+    }
 
 
 def can_demonstrate(rollout: Rollout, *, keep_thinking: bool) -> bool:

@@ -1,0 +1,91 @@
+"""Which questions demonstrate to a question: the nearest by neurons or by words, or some at random.
+
+It stands above the stages, because overlap sets are one stage's records and contexts another's.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from numpy.typing import NDArray
+
+from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.questions.duplicates import near_duplicates
+from neuron_opsd.records import Question, Rollout
+from neuron_opsd.teacher.context import can_demonstrate, permuted_replies, random_neighbours
+from neuron_opsd.teacher.words import nearest_by_words
+from neuron_opsd.workbench import Workbench
+
+logger = logging.getLogger(__name__)
+
+Neighbours = dict[str, list[tuple[str, float]]]  # question id -> (neighbour's id, distance), nearest first
+
+
+def demonstrating_replies(bench: Workbench) -> dict[str, Rollout]:
+    """The reply that each question would demonstrate with; permuted among the questions for that control."""
+    if bench.config.contexts.retrieval == "other_domain":
+        rollouts = {r.question_id: r for r in bench.folder.stage("demonstrations").read(Rollout)}
+    else:
+        rollouts = bench.first_rollouts()
+    if bench.config.contexts.replies == "permuted":
+        return permuted_replies(rollouts, seed=bench.config.seed)
+    return rollouts
+
+
+def find_neighbours(
+    bench: Workbench,
+    queries: Sequence[Question],
+    replies: Mapping[str, Rollout],
+    overlap_sets: Mapping[str, NDArray],
+) -> Neighbours:
+    """For each question, those whose reply can be shown to it, near-duplicates left out.
+
+    Args:
+        bench: The run.
+        queries: Of the pool or not.
+        replies: Of every question that may demonstrate (`demonstrating_replies`).
+        overlap_sets: Of the pool and the queries, by id; read for `retrieval: neuron_overlap` alone.
+    """
+    settings, count = bench.config.contexts, bench.config.contexts.num_demonstrations
+    candidates = bench.other_questions or bench.pool
+    keep_thinking = bench.config.prompts.keep_thinking
+    shown = [q for q in candidates if can_demonstrate(replies[q.question_id], keep_thinking=keep_thinking)]
+    if len(shown) < len(candidates):
+        logger.warning("contexts: %d questions have no reply to show", len(candidates) - len(shown))
+    everyone = list({question.question_id: question for question in [*candidates, *queries]}.values())
+    place = {question.question_id: i for i, question in enumerate(everyone)}
+    excluded = _excluded(everyone, shown, threshold=settings.near_duplicate_threshold)
+    if settings.retrieval in ("random", "other_domain"):
+        return random_neighbours(
+            [query.question_id for query in queries], [q.question_id for q in shown], count,
+            is_excluded=lambda a, b: place[b] in excluded(place[a]), seed=bench.config.seed,
+        )  # fmt: skip
+    asked = [place[query.question_id] for query in queries]
+    if settings.retrieval == "tfidf":
+        indices, distances = nearest_by_words(everyone, count, queries=asked, exclude=excluded)
+    else:
+        indices, distances = nearest_neighbours(
+            [overlap_sets[question.question_id] for question in everyone],
+            count,
+            queries=asked,
+            exclude=lambda i: sorted(excluded(i)),
+            num_candidates=settings.search_candidates,
+        )
+    return {
+        query.question_id: [
+            (everyone[j].question_id, float(d)) for j, d in zip(row, row_distances, strict=True) if j >= 0
+        ]
+        for query, row, row_distances in zip(queries, indices, distances, strict=True)
+    }
+
+
+def _excluded(
+    everyone: Sequence[Question], shown: Sequence[Question], *, threshold: float
+) -> Callable[[int], set[int]]:
+    """Places that may not demonstrate to a place: near-duplicates of it, and what has no reply to show."""
+    alike = {i: set[int]() for i in range(len(everyone))}
+    for i, j in near_duplicates(everyone, threshold=threshold):
+        alike[i].add(j)
+        alike[j].add(i)
+    can_be_shown = {question.question_id for question in shown}
+    silent = {i for i, question in enumerate(everyone) if question.question_id not in can_be_shown}
+    return lambda place: alike[place] | silent

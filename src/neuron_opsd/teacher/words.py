@@ -1,0 +1,43 @@
+"""Nearest questions by the words they share: the control for retrieval by neurons."""
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuron_opsd.records import Question
+
+
+def nearest_by_words(
+    questions: Sequence[Question],
+    num_neighbours: int,
+    *,
+    queries: Sequence[int],
+    exclude: Callable[[int], Collection[int]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The nearest other questions by TF-IDF, nearest first; distance = 1 - cosine.
+
+    Args:
+        questions: All of them; word frequencies are theirs.
+        num_neighbours: At most so many.
+        queries: Places whose neighbours are wanted, and the order of the rows.
+        exclude: Further places that must not be neighbours of a place.
+
+    Returns:
+        (places, distances), both (queries, num_neighbours); where fewer candidates exist, -1 and inf. Of equal
+        distances the lower place comes first.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # an optional package
+
+    vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")  # words of one letter too: numbers, symbols
+    matrix = vectorizer.fit_transform([" ".join((q.question, *q.choices)) for q in questions])
+    places = np.full((len(queries), num_neighbours), -1, dtype=np.int64)
+    distances = np.full((len(queries), num_neighbours), np.inf)
+    for row, query in enumerate(queries):
+        away = 1.0 - (matrix @ matrix[[query]].T).toarray()[:, 0]
+        away[[query, *exclude(query)]] = np.inf
+        best = np.argsort(away, kind="stable")[:num_neighbours]
+        best = best[np.isfinite(away[best])]
+        places[row, : len(best)] = best
+        distances[row, : len(best)] = np.clip(away[best], 0.0, 1.0)
+    return places, distances

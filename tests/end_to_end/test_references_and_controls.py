@@ -1,0 +1,122 @@
+"""Recipes that need no trainer of their own: references, controls of selection, controls of the context."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from end_to_end.conftest import write_questions
+from end_to_end.test_pipeline import run
+from neuron_opsd.config import list_recipes, load_config
+from neuron_opsd.run_folder import RunFolder
+
+
+def records(run: Path, stage: str) -> list[dict]:
+    return [json.loads(line) for line in (run / stage / "records.jsonl").read_text().splitlines()]
+
+
+def with_recipe(command: list[str], recipe: str) -> list[str]:
+    return ["run", recipe, *command[2:]]
+
+
+@pytest.fixture
+def made(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Makes a run of a recipe up to a stage."""
+    monkeypatch.setenv("NEURON_OPSD_STAGES", str(tmp_path / "cache"))
+
+    def make(recipe: str, *options: str, until: str = "contexts") -> Path:
+        folder = tmp_path / recipe
+        line = [*with_recipe(command, recipe), *options, "--output", str(folder), "--until", until]
+        assert run(line, monkeypatch) == 0
+        return folder
+
+    return make
+
+
+def test_base_is_evaluated_and_nothing_else(made) -> None:
+    folder = made("base", until="report")
+    assert not (folder / "rollouts").exists()
+    assert not (folder / "model").exists()
+    assert not (folder / "evaluation" / "trained").exists()  # it would say what base says
+    results = json.loads((folder / "evaluation" / "results.json").read_text())
+    difference = results["in"]["metrics"]["vote_share"]["difference"]
+    assert difference["value"] == 0
+    assert (folder / "report.html").is_file()
+
+
+def test_base_with_context_reads_the_pool_before_each_test_question(made) -> None:
+    folder = made("base_context", "contexts.num_demonstrations=2", until="report")
+    assert not (folder / "selection").exists()
+    assert not (folder / "model").exists()
+    contexts = {row["question_id"]: row for row in records(folder, "evaluation/contexts")}
+    questions = {row["question_id"]: row for row in records(folder, "questions")}
+    test = {name for name, row in questions.items() if row["split"] == "test"}
+    assert contexts.keys() == test
+    for context in contexts.values():
+        assert len(context["demonstrations"]) == 2
+        assert {questions[shown["question_id"]]["split"] for shown in context["demonstrations"]} == {"train"}
+        assert context["num_teacher_prompt_tokens"] > context["num_student_prompt_tokens"]
+    tokens = {  # the prompts as they were read
+        role: [len(r.prompt_ids) for r in stage_rollouts(folder, f"evaluation/{role}")]
+        for role in ("base", "trained")
+    }
+    assert min(tokens["trained"]) > max(tokens["base"])
+
+
+def stage_rollouts(folder: Path, stage: str) -> list:
+    from neuron_opsd.records import Rollout
+
+    return RunFolder(folder).stage(stage).read(Rollout)
+
+
+def test_permuted_replies_keep_their_distribution_and_lose_their_question(made) -> None:
+    folder = made("label_prior")
+    own = {row["question_id"]: row["reply"] for row in records(folder, "rollouts")}
+    shown = [d for row in records(folder, "contexts") for d in row["demonstrations"]]
+    assert all(d["reply"] in own.values() for d in shown)
+    assert any(d["reply"] != own[d["question_id"]] for d in shown)
+    assert sorted(records_of_ring(folder)) == sorted(own.values())
+
+
+def records_of_ring(folder: Path) -> list[str]:
+    from neuron_opsd.teacher.context import permuted_replies
+
+    rollouts = {r.question_id: r for r in stage_rollouts(folder, "rollouts")}
+    permuted = permuted_replies(rollouts, seed=0)
+    assert permuted.keys() == rollouts.keys()
+    sources = [permuted[name].reply is not rollouts[name].reply for name in rollouts]
+    assert all(sources)  # a ring passes every reply on
+    return [rollout.reply for rollout in permuted.values()]
+
+
+def test_other_domain_demonstrates_and_is_nowhere_else(made, tmp_path: Path) -> None:
+    other = write_questions(tmp_path / "third.jsonl", "third", 8)
+    folder = made("other_domain_context", f"contexts.other_path={other}", "contexts.num_demonstrations=2")
+    shown = {d["question_id"] for row in records(folder, "contexts") for d in row["demonstrations"]}
+    assert shown
+    assert all(name.startswith("third-") for name in shown)
+    assert not any(row["question_id"].startswith("third-") for row in records(folder, "questions"))
+    assert len(records(folder, "demonstrations")) == 8
+
+
+def test_other_domain_asks_for_its_file(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*with_recipe(command, "other_domain_context"), "--output", str(tmp_path / "run")]
+    assert run(line, monkeypatch) == 2
+    assert "contexts.other_path" in capsys.readouterr().err
+
+
+def test_words_retrieve_without_neurons_deciding(made) -> None:
+    by_words, by_neurons = made("tfidf_context"), made("neuron_opsd")
+    picked = [
+        [[d["question_id"] for d in row["demonstrations"]] for row in records(folder, "contexts")]
+        for folder in (by_words, by_neurons)
+    ]
+    assert picked[0] != picked[1]
+
+
+def test_every_shipped_recipe_is_valid_and_says_what_it_is() -> None:
+    for name in list_recipes():
+        config = load_config(name, values={"model.name": "m", "questions.path": "q"})
+        assert len(config.description) > 20, name
