@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 JsonDict = dict[str, Any]
 
 
-def dump_json(value: Any) -> str:
-    """JSON with sorted keys, for diffs and equal bytes."""
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+def dump_json(value: Any, *, is_ordered: bool = False) -> str:
+    """JSON for diffs and equal bytes: keys sorted, or as they are where their order says something."""
+    return json.dumps(value, indent=2, sort_keys=not is_ordered, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> JsonDict | None:

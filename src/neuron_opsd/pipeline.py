@@ -330,7 +330,8 @@ def make_evaluation(bench: Workbench) -> None:
         pool=bench.pool,
         pool_rollouts=bench.folder.stage("rollouts").read(Rollout) if "rollouts" in bench.inputs.made else (),
     )
-    bench.folder.write_json("evaluation/results.json", results)
+    # In the order in which reports show the metrics.
+    bench.folder.write_json("evaluation/results.json", results, is_ordered=True)
     if is_trained:
         write_text(bench.folder.path / "model" / "README.md", _card(bench))
 

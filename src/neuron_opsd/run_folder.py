@@ -120,11 +120,11 @@ class RunFolder:
             self.is_current(name) and self.stage(name).fingerprint() == value for name, value in read.items()
         )
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file of the run, keys sorted, by rename."""
+    def write_json(self, name: str, value: Any, *, is_ordered: bool = False) -> None:
+        """Write a JSON file of the run by rename, keys sorted, or in their own order where that says something."""
         with explain_disk_errors(self.path):
             (self.path / name).parent.mkdir(exist_ok=True)
-            write_text(self.path / name, dump_json(value))
+            write_text(self.path / name, dump_json(value, is_ordered=is_ordered))
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run; None if there is none, or a damaged one (the log names it)."""

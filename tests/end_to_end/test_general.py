@@ -30,10 +30,17 @@ def test_general_questions_are_compared_and_the_kl_is_exact(
     key.write_text("".join(f'{{"question_id": "general-{i}", "answer": "A"}}\n' for i in range(3)))
     folder = tmp_path / "run"
     more = [f"evaluation.general_paths=[{general}]", f"evaluation.general_answers=[{key}]"]
+    more.append("evaluation.general_samples=2")
     assert run([*command, "--output", str(folder), *more], monkeypatch) == 0
 
     found = json.loads((folder / "evaluation" / "results.json").read_text())["general"]
     assert list(found["domains"]) == ["general"]
+    block = found["domains"]["general"]
+    assert list(block["confidence_kinds"]) == ["vote_share", "option_probability"]
+    assert (block["num_questions"], block["num_with_gold"]) == (6, 3)
+    assert list(block["metrics"])[:2] == ["avg", "maj"]  # in the order of the report, not of the alphabet
+    assert {"avg", "ece", "option_ece"} <= block["metrics"].keys()
+    assert found["num_samples"] == 2  # evaluation.general_samples
     kl, total, num_tokens = found["kl_from_base"], 0.0, 0
     assert kl["num_questions"] == 6
     for rollout in RunFolder(folder).stage("evaluation/general_base").read(Rollout):

@@ -70,6 +70,9 @@ def test_answers_change_nothing_before_evaluation(
     results = [
         json.loads((tmp_path / name / "evaluation/results.json").read_text()) for name in ("true", "poisoned")
     ]
+    pool = (tmp_path / "true" / "rollouts" / "records.jsonl").read_text().splitlines()
+    scored = [result["pool_questions"] for result in results]  # the pool's own answers too, for the figures
+    assert len(scored[0]) == len({json.loads(line)["question_id"] for line in pool})
     # The key was read, afterwards.
     assert [result["in"]["majority_class"]["answer"] for result in results] == ["A", "D"]
 

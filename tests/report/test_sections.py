@@ -16,7 +16,7 @@ from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.preflight import preflight_section
 from neuron_opsd.report.results import results_section
 from neuron_opsd.report.selection import selection_section
-from neuron_opsd.report.training import training_section
+from neuron_opsd.report.training import cost_section, training_section
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,73 @@ def test_selection_shows_accuracy_only_where_it_was_scored(inputs):
     scored = dataclasses.replace(inputs, results={**inputs.results, "pool_questions": rows})
     names = {figure.name for figure in figures_of(selection_section(scored))}
     assert "consensus-accuracy-of-the-zero-shot-reply" in names
+    correlations = blocks_of(selection_section(scored), "Table")[0]
+    assert correlations.rows[-1][0] == "s(x) and accuracy of the zero-shot reply"
+
+
+def test_curves_that_cannot_move_are_left_out(inputs):
+    rows = [
+        {**row, "importance_ratio": 1.0, "captured_mass_fraction": 1 - 0.01 * row["step"]}
+        for row in inputs.training_metrics
+    ]
+    names = {
+        figure.name
+        for figure in figures_of(training_section(dataclasses.replace(inputs, training_metrics=rows)))
+    }
+    assert "curve-importance-ratio" not in names
+    assert "curve-captured-mass-fraction" in names
+
+
+def test_tokens_count_every_sample(inputs):
+    """Rollouts of a group in training, and general questions with samples of their own number."""
+    block = {
+        "num_questions": 10,
+        "metrics": {"completion_tokens": {role: {"value": 5.0} for role in ("base", "trained")}},
+    }
+    results = {
+        "train_domain": "d", "num_samples": 8, "in": block, "cross": {"domains": {}, "mean": None},
+        "general": {"domains": {"g": {**block, "num_questions": 4}}, "num_samples": 3},
+    }  # fmt: skip
+    config = {"training": {"batch_size": 4, "num_rollouts": 2}}
+    metrics = [{"step": step, "num_completion_tokens": 100} for step in (1, 2)]
+    (table,) = cost_section(ReportInputs(config=config, training_metrics=metrics, results=results))
+    assert [list(row) for row in table.rows] == [
+        ["The student's samples in training", "16", "200"],
+        ["Evaluation before training", "92", "460"],
+        ["Evaluation after training", "92", "460"],
+    ]
+
+
+def test_a_row_has_one_number_of_decimals_and_rounding_is_no_number():
+    lengths = {
+        role: {"value": value, "low": value - 1, "high": value + 1}
+        for role, value in (("base", 9.5), ("trained", 15.5))
+    }
+    entry = {
+        **lengths,
+        "difference": {"value": 6.0, "low": 5.0, "high": 7.0},
+        "label": "Length",
+        "better": "neither",
+        "verdict": "higher",
+    }
+    block = {"metrics": {"completion_tokens": entry}, "num_questions": 20, "num_with_gold": 0}
+    assert list(tables.metrics_table("x", block).rows[0])[1:4] == [
+        "9.5 (8.5 to 10.5)",
+        "15.5 (14.5 to 16.5)",
+        "+6.0 (+5.0 to +7.0)",
+    ]
+    assert tables.number(3.4e-17) == "0.000"
+    assert tables.number(3.4e-9) == "3.4e−09"
+
+
+def test_parts_of_the_brier_score_add_up(inputs):
+    rows = tables.brier_table(inputs.results).rows
+    assert [row[:3] for row in rows][:2] == [
+        ["physics (in)", "vote share", word] for word in ("before", "after")
+    ]
+    parts = [float(value) for value in rows[0][3:]]
+    brier = inputs.results["in"]["metrics"]["brier"]["base"]["value"]
+    assert parts[0] - parts[1] + parts[2] == pytest.approx(brier, abs=0.002)
 
 
 def test_every_confidence_has_its_diagrams(inputs):

@@ -40,7 +40,7 @@ def reliability(
     """
     x, y = (
         svg.x_axis(f"Confidence ({confidence})", 0, 1),
-        svg.y_axis("Accuracy of the majority answer", 0, 1),
+        svg.y_axis("Accuracy", 0, 1),
     )
     filled = [entry for entry in bins if entry["count"]]
     total = sum(entry["count"] for entry in filled)
@@ -144,7 +144,7 @@ def neurons_per_layer(sets: Sequence[NeuronSets]) -> Figure:
     means = [sum(one.neurons_per_layer[layer] for one in sets) / len(sets) for layer in range(depth)]
     x, y = (
         svg.x_axis("Layer", -0.5, depth - 0.5),
-        svg.y_axis("Neurons, mean over completions", 0, max(means) * 1.05),
+        svg.y_axis("Neurons (mean)", 0, max(means) * 1.05),
     )
     width = (x.end - x.start) / depth
     bars = [

@@ -52,7 +52,7 @@ def general_tables(results: Mapping[str, Any]) -> list[Table]:
     ]
     kl = general.get("kl_from_base")
     if kl:
-        rows = [[kl.get("label", "KL(trained || base)"), tables.interval_text(kl, is_fine=True)]]
+        rows = [[kl.get("label", "KL(trained || base)"), tables.interval_text(kl, digits=4)]]
         note = "0 means an unchanged model. In brackets: the 95% interval over questions."
         blocks.append(Table("How far the trained model moved from the base", ["What", "Value"], rows, note))
     return blocks
@@ -89,7 +89,7 @@ def calibration_section(inputs: ReportInputs) -> list[Block]:
     drawn = [figure for label in rules if (figure := _accuracy_against_ece(results, label))]
     return [
         *story.calibration_in_words(rules),
-        *present(tables.calibration_table(results)),
+        *present(tables.calibration_table(results), tables.brier_table(results)),
         Figures(drawn),
         *blocks,
     ]

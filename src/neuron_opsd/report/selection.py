@@ -9,6 +9,8 @@ from neuron_opsd.report.neuron_figures import pool_map
 from neuron_opsd.report.parts import missing
 from neuron_opsd.statistics import Correlation, pearson, spearman
 
+MIN_SCORED = 10  # questions from which a share is drawn against s(x)
+
 
 def selection_section(inputs: ReportInputs) -> list[Block]:
     if not inputs.neuron_sets and not inputs.selection:
@@ -28,16 +30,19 @@ def selection_section(inputs: ReportInputs) -> list[Block]:
 
 def _against_shares(inputs: ReportInputs) -> list[Figure]:
     """s(x) against vote share, and against accuracy where answers to pool questions were scored."""
-    scores = {s.question_id: s.consensus_score for s in inputs.selection}
     votes = [(s.consensus_score, s.vote_share) for s in inputs.selection if s.vote_share is not None]
-    scored = (inputs.results or {}).get("pool_questions") or []
-    right = [
+    named = (("Vote share", votes), ("Accuracy of the zero-shot reply", _scored_pairs(inputs)))
+    return [figures.consensus_against(what, pairs) for what, pairs in named if len(pairs) >= MIN_SCORED]
+
+
+def _scored_pairs(inputs: ReportInputs) -> list[tuple[float, float]]:
+    """s(x) and accuracy of the questions of the pool that have a gold answer."""
+    scores = {s.question_id: s.consensus_score for s in inputs.selection}
+    return [
         (scores[row["question_id"]], row["correct_fraction"])
-        for row in scored
+        for row in (inputs.results or {}).get("pool_questions") or []
         if row["question_id"] in scores and row["correct_fraction"] is not None
     ]
-    named = (("Vote share", votes), ("Accuracy of the zero-shot reply", right))
-    return [figures.consensus_against(what, pairs) for what, pairs in named if len(pairs) >= 10]
 
 
 def _correlations(inputs: ReportInputs) -> list[tuple[str, Correlation]]:
@@ -55,6 +60,9 @@ def _correlations(inputs: ReportInputs) -> list[tuple[str, Correlation]]:
             [s.vote_share for s in inputs.selection if s.vote_share is not None], dtype=np.float64
         )
         named.append(("s(x) and vote share", spearman(raw[voted], shares)))
+    scored = np.array(_scored_pairs(inputs), dtype=np.float64).reshape(-1, 2)
+    if len(scored) >= MIN_SCORED:
+        named.append(("s(x) and accuracy of the zero-shot reply", spearman(*scored.T)))
     return named
 
 

@@ -9,6 +9,8 @@ from neuron_opsd.report.blocks import Card, Table
 from neuron_opsd.statistics import Correlation
 
 NOT_DEFINED = "–"
+ROUNDING = 1e-12  # what a sum that should be 0 can come to
+BRIER_PARTS = ("reliability", "resolution", "uncertainty")
 HEADLINES = ("avg", "maj", "ece")
 HEADLINES_WITHOUT_GOLD = ("vote_share", "parse_rate", "completion_tokens")
 # In folded tables of their own, one for each kind of confidence.
@@ -22,6 +24,7 @@ def number(value: float | None, *, signed: bool = False, digits: int | None = No
     """A number as the report writes it: counts whole, large values with one decimal, others with three."""
     if value is None or not math.isfinite(value):
         return NOT_DEFINED
+    value = 0.0 if isinstance(value, float) and abs(value) < ROUNDING else value
     if isinstance(value, int) and not signed:
         return f"{value:,}"
     if digits is None and 0 < abs(value) < 0.001:
@@ -30,11 +33,11 @@ def number(value: float | None, *, signed: bool = False, digits: int | None = No
     return (f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}").replace("-", "−")
 
 
-def interval_text(entry: Mapping[str, Any], *, is_fine: bool = False) -> str:
+def interval_text(entry: Mapping[str, Any], *, is_fine: bool = False, digits: int | None = None) -> str:
     """A value with its interval, where there is one; `is_fine`: small ones with four decimals (nats a token)."""
     if entry.get("value") is None:
         return NOT_DEFINED
-    digits = 4 if is_fine and abs(entry["value"]) < 0.1 else _digits(entry["value"])
+    digits = digits or (4 if is_fine and 0 < abs(entry["value"]) < 0.1 else _digits(entry["value"]))
     value, low, high = (number(entry.get(end), digits=digits) for end in ("value", "low", "high"))
     return value if low == NOT_DEFINED else f"{value} ({low} to {high})"
 
@@ -88,7 +91,11 @@ def metrics_table(
         if (name not in MORE_METRICS if names is None else name in names)
     ]
     rows = [
-        [entry["label"], *(interval_text(entry[role]) for role in ("base", "trained")), *_difference(entry)]
+        [
+            entry["label"],
+            *(interval_text(entry[role], digits=_shared_digits(entry)) for role in ("base", "trained")),
+            *_difference(entry),
+        ]
         for entry in shown
     ]
     columns = ["Metric", "Before", "After", "Difference", "Verdict"]
@@ -97,9 +104,12 @@ def metrics_table(
 
 
 def _difference(entry: Mapping[str, Any]) -> list[str]:
-    values = [entry[role]["value"] for role in ("base", "trained")]
-    digits = min(_digits(value) for value in values)
-    return [difference_text(entry["difference"], digits=digits), verdict_text(entry)]
+    return [difference_text(entry["difference"], digits=_shared_digits(entry)), verdict_text(entry)]
+
+
+def _shared_digits(entry: Mapping[str, Any]) -> int:
+    """Of the values before and after, and their difference."""
+    return min(_digits(entry[role]["value"]) for role in ("base", "trained"))
 
 
 def _digits(value: float | None) -> int:
@@ -109,8 +119,8 @@ def _digits(value: float | None) -> int:
 
 def _counts(block: Mapping[str, Any]) -> str:
     words = [f"{block['num_questions']:,} questions, {block['num_with_gold']:,} with a gold answer"]
-    if block.get("num_domains"):
-        words.append(f"mean over {block['num_domains']} domain(s), each counted once")
+    if block.get("num_domains", 1) > 1:
+        words.append(f"mean over {block['num_domains']} domains, each counted once")
     majority = block.get("majority_class")
     if majority:
         words.append(f"always answering “{majority['answer']}” would score {number(majority['rate'])}")
@@ -198,27 +208,30 @@ def calibration_table(results: Mapping[str, Any]) -> Table | None:
             entry = block["metrics"].get(kind.metrics.get("ece", "ece"))
             for role, word in (("base", "before"), ("trained", "after")):
                 if entry and role in entry:
-                    ideal, parts = entry.get("perfectly_calibrated", {}), kind.brier_parts.get(role, {})
-                    values = [number(parts.get(key)) for key in ("reliability", "resolution", "uncertainty")]
-                    shown = interval_text(entry[role]), _ideal(ideal.get(role))
+                    ideal = entry.get("perfectly_calibrated", {}).get(role)
                     label = kind.label + (" (unreliable)" if role in kind.unreliable else "")
-                    rows.append([where, label, word, *shown, *values])
-    columns = [
-        "Domain",
-        "Confidence",
-        "Training",
-        "ECE",
-        "Perfectly calibrated",
-        "Reliability",
-        "Resolution",
-        "Uncertainty",
-    ]
+                    rows.append([where, label, word, interval_text(entry[role]), _ideal(ideal)])
+    columns = ["Domain", "Confidence", "Training", "ECE", "Perfectly calibrated"]
     note = (
         "“Perfectly calibrated”: the ECE that a model right exactly as often as it says would show with "
-        "these confidences and this many questions (mean and central 95% of simulations). Reliability "
-        "(small is good), resolution (large is good) and uncertainty are the parts of the Brier score."
+        "these confidences and this many questions (mean and central 95% of simulations)."
     )
     return Table("Calibration error in context", columns, rows, note, num_text_columns=3) if rows else None
+
+
+def brier_table(results: Mapping[str, Any]) -> Table | None:
+    """The parts of the Brier score of each kind of confidence."""
+    rows = [
+        [where, kind.label, word, *(number(kind.brier_parts[role].get(part)) for part in BRIER_PARTS)]
+        for where, block in domain_blocks(results)
+        for kind in confidences(block)
+        for role, word in (("base", "before"), ("trained", "after"))
+        if role in kind.brier_parts
+    ]
+    columns = ["Domain", "Confidence", "Training", *(part.capitalize() for part in BRIER_PARTS)]
+    note = "Brier score = reliability (small is good) − resolution (large is good) + uncertainty."
+    caption = "Parts of the Brier score"
+    return Table(caption, columns, rows, note, num_text_columns=3, folded=True) if rows else None
 
 
 def _ideal(entry: Mapping[str, Any] | None) -> str:

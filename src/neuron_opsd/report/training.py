@@ -13,7 +13,7 @@ from neuron_opsd.report.parts import missing, present
 # Training numbers that get a curve, in this order; others follow. Times differ between equal runs: no curve.
 CURVES = {
     "loss": "Loss",
-    "divergence": "Divergence from the teacher (nats per token)",
+    "divergence": "Divergence (nats per token)",
     "student_entropy": "Student's entropy (nats per token)",
     "teacher_entropy": "Teacher's entropy (nats per token)",
     "grad_norm": "Gradient norm",
@@ -22,8 +22,14 @@ CURVES = {
     "truncated_fraction": "Truncated share",
     "parse_rate": "Share with a readable answer",
     "vote_share": "Vote share of the majority answer",
+    "captured_mass_fraction": "Probability mass compared",
+    "importance_ratio": "Importance ratio",
 }
-_NO_CURVE = ("step", "epoch", "seed", "num_completion_tokens")
+ONLY_WHERE_IT_MOVES = (
+    "captured_mass_fraction",
+    "importance_ratio",
+)  # 1 throughout under the default settings
+_NO_CURVE = ("step", "epoch", "seed", "num_completion_tokens", "num_loss_tokens")
 _TIME_WORDS = ("second", "time", "per_sec", "memory", "date")
 
 
@@ -39,7 +45,8 @@ def training_section(inputs: ReportInputs) -> list[Block]:
     drawn = []
     for key in keys:
         steps, values = _series(rows, key)
-        if values and not _is_hidden(key):
+        is_flat = key in ONLY_WHERE_IT_MOVES and len(set(values)) == 1
+        if values and not is_flat and not _is_hidden(key):
             label = CURVES.get(key, key.replace("_", " "))
             limits = (summary.get("limits") or {}).get(key) or (None, None)
             drawn.append(figures.training_curve(key, label, steps, values, limits=limits, marks=marks))
@@ -75,7 +82,7 @@ def _rollout_cost(inputs: ReportInputs) -> list[str] | None:
 
 
 def _training_cost(inputs: ReportInputs) -> list[str] | None:
-    batch = inputs.setting("training.batch_size", 0)
+    batch = inputs.setting("training.batch_size", 0) * inputs.setting("training.num_rollouts", 1)
     _, tokens = _series(inputs.training_metrics, "num_completion_tokens")
     if not tokens:
         _, means = _series(inputs.training_metrics, "completion_tokens_mean")
@@ -88,11 +95,24 @@ def _training_cost(inputs: ReportInputs) -> list[str] | None:
 def _evaluation_cost(inputs: ReportInputs) -> list[list[str]]:
     if not inputs.results:
         return []
-    rows, samples = [], inputs.results["num_samples"]
+    general = inputs.results.get("general") or {}
+    num_samples = inputs.results["num_samples"]
+    blocks = [
+        (
+            block,
+            general.get("num_samples", num_samples)
+            if block in general.get("domains", {}).values()
+            else num_samples,
+        )
+        for _, block in tables.domain_blocks(inputs.results)
+    ]
+    rows = []
     for role, word in (("base", "before"), ("trained", "after")):
-        blocks = [block for _, block in tables.domain_blocks(inputs.results)]
-        count = sum(block["num_questions"] for block in blocks) * samples
-        mean_of = [(b["metrics"]["completion_tokens"][role]["value"], b["num_questions"]) for b in blocks]
-        tokens = sum(mean * number * samples for mean, number in mean_of)
+        sampled = [
+            (block["num_questions"] * samples, block["metrics"]["completion_tokens"][role])
+            for block, samples in blocks
+        ]
+        count = sum(number for number, _ in sampled)
+        tokens = sum(number * mean["value"] for number, mean in sampled)
         rows.append([f"Evaluation {word} training", f"{count:,}", f"{round(tokens):,}"])
     return rows
