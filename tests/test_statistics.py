@@ -7,6 +7,8 @@ from scipy import stats
 from neuron_opsd.statistics import (
     bootstrap_draws,
     bootstrap_interval,
+    bootstrap_p_value,
+    holm,
     paired_mean_difference,
     pearson,
     spearman,
@@ -104,3 +106,16 @@ def test_correlation_laws(pairs):
             assert -1 <= there.low <= there.value <= there.high <= 1
     if np.isfinite(spearman(first, second).value):
         assert spearman(first, 3 * second + 1).value == pytest.approx(spearman(first, second).value, abs=1e-9)
+
+
+def test_holm_by_hand() -> None:
+    # sorted .01 .03 .04: 3 x .01 = .03; 2 x .03 = .06; 1 x .04 = .04, raised to .06
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_bootstrap_p_value_by_hand() -> None:
+    draws = np.array([0.1] * 97 + [-0.3] * 3)  # 3 of 100 on the far side: 2 (3 + 1) / 101
+    assert bootstrap_p_value(draws, float(draws.mean())) == pytest.approx(8 / 101)
+    assert bootstrap_p_value(np.zeros(50), 0.0) == 1.0

@@ -243,6 +243,55 @@ _stage_command("report", "Write report.html and report.md of what is there.")
 
 
 @app.command()
+def compare(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where the comparison lies, or is to lie.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[section.key=value]...", help="Settings that win over every recipe."),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="A shipped recipe's name, or a YAML file; repeatable.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="As in `run`.", show_default=False)] = None,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option(help="One domain's questions; repeatable: each is trained on, and all tested."),
+    ] = None,
+    answers: Annotated[
+        list[str] | None, typer.Option(help="Gold answers of held-out questions; repeatable.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; 0, 1 and 2 by default.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps of every recipe that trains; 150 by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and what became of them, and stop.")
+    ] = False,
+    cache: Annotated[str | None, typer.Option(help="As in `run`.", show_default=False)] = None,
+) -> None:
+    """Compare recipes on the same questions, trained on each domain and tested on all. The same command resumes."""
+    from neuron_opsd.comparison.run import compare_recipes, describe_cells
+
+    if cache:
+        os.environ[CACHE_VARIABLE] = cache
+    given = {
+        "recipes": recipe, "model": model, "questions": questions, "answers": answers, "seeds": seed,
+        "num_steps": steps, "overrides": overrides,
+    }  # fmt: skip
+    given = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value
+    }
+    if dry_run:
+        for line in describe_cells(folder, given):
+            typer.echo(line)
+        return
+    _quieten_libraries()
+    typer.echo(compare_recipes(folder, given))
+
+
+@app.command()
 def show(
     run: RunArgument,
     question_id: Annotated[str, typer.Argument(help="A selected question; see contexts/records.jsonl.")],

@@ -260,7 +260,12 @@ def make_trained_model(bench: Workbench) -> None:
         rows = read_json_lines(stage.path / "metrics.jsonl")
         run.num_tokens = sum(row["num_completion_tokens"] for row in rows)
         stage.finish(
-            {"num_steps": steps, "num_completion_tokens": run.num_tokens, **trained.summary},
+            {
+                "num_steps": steps,
+                "num_completion_tokens": run.num_tokens,
+                "num_loss_tokens": sum(row["num_loss_tokens"] for row in rows),
+                **trained.summary,
+            },
             files=[stage.path / "metrics.jsonl", *_model_files(bench)],
         )
 

@@ -5,7 +5,7 @@ these weights, so one set of resamples serves every metric of two models and the
 pairing).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,29 @@ def bootstrap_interval(value: float, draws: NDArray[Any], *, level: float = LEVE
     tail = (1 - level) / 2
     low, high = np.quantile(draws, [tail, 1 - tail]) + (value - draws.mean())
     return Interval(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def bootstrap_p_value(draws: NDArray[Any], value: float) -> float:
+    """Two-sided, against no difference: twice the smaller share of the draws on either side of 0.
+
+    Draws are moved so that their mean is the value, as in `bootstrap_interval`. One draw more on each side keeps it
+    above 0; no spread at 0 gives 1.
+    """
+    moved = draws[np.isfinite(draws)]
+    moved = moved + (value - moved.mean())
+    below, above = ((np.sum(side) + 1) / (moved.size + 1) for side in (moved <= 1e-12, moved >= -1e-12))
+    return float(min(1.0, 2 * min(below, above)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values of a family (Holm 1979): the i-th smallest of m times (m - i), i from 0, made monotone."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.zeros(len(p_values))
+    largest = 0.0
+    for i, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - i) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted.tolist()
 
 
 def paired_mean_difference(

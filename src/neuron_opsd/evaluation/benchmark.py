@@ -263,6 +263,7 @@ def _question_rows(domain: str, base: Votes, trained: Votes) -> list[dict[str, A
             row[f"{role}_answer"] = votes.majority[i]
             row[f"{role}_vote_share"] = float(votes.vote_share[i])
             row[f"{role}_correct_fraction"] = float(votes.correct_fraction[i]) if votes.has_gold[i] else None
+            row[f"{role}_majority_correct"] = float(votes.majority_correct[i]) if votes.has_gold[i] else None
         rows.append(row)
     return rows
 

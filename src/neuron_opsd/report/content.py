@@ -50,6 +50,10 @@ def sections(inputs: ReportInputs) -> list[Section]:
         Section("configuration", "Configuration", _configuration(inputs)),
         Section("cite", "How to cite", [Text("The method's paper, as BibTeX", CITATION)]),
     ]
+    if inputs.comparison and not inputs.questions:  # of many runs, none of which is this one
+        made = [
+            section for section in made if section.name in ("comparison", "reading", "configuration", "cite")
+        ]
     return [section for section in made if section.blocks]
 
 

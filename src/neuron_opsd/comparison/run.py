@@ -1,0 +1,82 @@
+"""`neuron-opsd compare`: from a plan to tables, cell by cell; the same command goes on where it stopped."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neuron_opsd.comparison.cells import run_cells, status
+from neuron_opsd.comparison.plan import (
+    BASE,
+    Plan,
+    cell_folder,
+    cells_of,
+    list_domains,
+    prepare_questions,
+    read_plan,
+)
+from neuron_opsd.comparison.write import write_comparison
+from neuron_opsd.errors import RunFolderError
+from neuron_opsd.files import explain_disk_errors
+from neuron_opsd.run_folder import RunFolder
+
+DEFAULT_RECIPES = (BASE, "base_context", "neuron_opsd", "random_selection", "random_context")
+
+
+def compare_recipes(folder: Path, given: Mapping[str, Any]) -> str:
+    """Run every unfinished cell, and write the tables after each.
+
+    Args:
+        folder: The comparison's own folder.
+        given: Fields of `Plan`; what is left out is as the folder has it, or the default.
+
+    Returns:
+        The Markdown table, or a sentence on why there is none.
+
+    Raises:
+        NeuronOpsdError: what is wrong before any cell has run.
+    """
+    plan = plan_of(folder, given)
+    with explain_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    own = RunFolder(folder)
+    with own.locked():
+        domains, notes = prepare_questions(plan, folder)
+        own.write_json("comparison.json", dataclasses.asdict(plan))
+        cells = cells_of(plan, [domain.name for domain in domains])
+        run_cells(plan, domains, cells, folder, on_cell=lambda: write_comparison(plan, cells, folder, notes))
+        has_table = write_comparison(plan, cells, folder, notes)
+    states = [status(cell_folder(folder, cell))[0] for cell in cells]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    where = f"{len(cells)} cells: {counts}. Page: {folder / 'report.html'}"
+    if not has_table:
+        return f"No cell is finished, so there is no table. {where}"
+    return f"{(folder / 'table.md').read_text(encoding='utf-8')}\n{where}"
+
+
+def plan_of(folder: Path, given: Mapping[str, Any]) -> Plan:
+    """The folder's plan with what is given now; base is always compared with.
+
+    Raises:
+        ConfigError: what is missing or wrong.
+        RunFolderError: the folder holds something else.
+    """
+    saved = read_plan(folder)
+    if saved is None and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+        raise RunFolderError(f"{folder} is not empty and is no comparison. Give an empty or new folder.")
+    empty = Plan(recipes=DEFAULT_RECIPES, model="", questions=(), answers=())
+    plan = dataclasses.replace(saved or empty, **given)
+    plan = dataclasses.replace(plan, recipes=tuple(dict.fromkeys((BASE, *plan.recipes))))
+    plan.check()
+    return plan
+
+
+def describe_cells(folder: Path, given: Mapping[str, Any]) -> list[str]:
+    """Every cell, its folder and what became of it; nothing is written."""
+    plan = plan_of(folder, given)
+    cells = cells_of(plan, list_domains(plan))
+    states = [status(cell_folder(folder, cell))[0] for cell in cells]
+    return [
+        f"{cell.recipe}, trained on {cell.source or 'nothing'}, seed {cell.seed}: {state}"
+        for cell, state in zip(cells, states, strict=True)
+    ]

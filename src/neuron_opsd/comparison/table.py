@@ -1,0 +1,375 @@
+"""Results of finished cells -> the figures of a comparison, each with its interval and its honest marks.
+
+Everything is paired over questions: one set of bootstrap resamples for each test domain serves every recipe, source and
+seed, so a difference is taken on the same questions. A figure of several seeds is the mean of each seed's; the interval
+is over questions, and does not cover what another seed would change (the spread over seeds stands beside it).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuron_opsd.comparison.cells import FAILED, FINISHED, status
+from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder, label_of
+from neuron_opsd.errors import DataError
+from neuron_opsd.evaluation.calibration import ece
+from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
+from neuron_opsd.files import read_json
+from neuron_opsd.report.comparison import pooled
+from neuron_opsd.statistics import LEVEL, bootstrap_draws, bootstrap_interval, bootstrap_p_value, holm
+
+Array = NDArray[np.float64]
+Key = tuple[str, str | None, str]  # method, source, target
+PLACES = ("in", "cross")
+SIGNIFICANT = 1 - LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure that the table shows."""
+
+    name: str
+    label: str
+    is_better_high: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One model on the questions of one domain that have a gold answer; rows by question id."""
+
+    question_ids: list[str]
+    correct_fraction: Array
+    majority_correct: Array
+    vote_share: Array
+
+    def statistic(self, metric: str, weights: Array, num_bins: int) -> Array:
+        """A metric under weights over the questions."""
+        if metric == "ece":
+            return ece(self.vote_share, self.majority_correct, num_bins=num_bins, weights=weights)
+        values = self.correct_fraction if metric == "avg" else self.majority_correct
+        return weights @ values / weights.sum(axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A value and its bootstrap draws."""
+
+    value: float
+    draws: Array
+    num_questions: int
+    seeds: tuple[float, ...] = ()
+
+    def minus(self, other: "Figure") -> "Figure":
+        """The paired difference."""
+        fewest = min(self.num_questions, other.num_questions)
+        return Figure(self.value - other.value, self.draws - other.draws, fewest)
+
+    def entry(self) -> dict[str, Any]:
+        """Value and interval; no interval for too few questions."""
+        interval = bootstrap_interval(self.value, self.draws)
+        if self.num_questions < MIN_QUESTIONS or not np.isfinite(interval.low):
+            return {"value": self.value, "low": None, "high": None}
+        return {"value": self.value, "low": interval.low, "high": interval.high}
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What the finished cells say, and what became of the others."""
+
+    answers: dict[Key, dict[int, Answers]] = field(default_factory=dict)  # by seed
+    reliability: dict[Key, list[Any]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    num_cells: dict[str, dict[str, int]] = field(default_factory=dict)
+    costs: dict[str, dict[str, int]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: Key, seed: int, answers: Answers, bins: Any) -> None:
+        """One cell's answers on one test domain."""
+        self.answers.setdefault(key, {})[seed] = answers
+        self.reliability.setdefault(key, []).append(bins)
+
+
+def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
+    """Read the results of every finished cell; the base model's are in each."""
+    found = Gathered()
+    for cell in cells:
+        path = cell_folder(folder, cell)
+        state, error = status(path)
+        counts = found.num_cells.setdefault(cell.recipe, {FINISHED: 0, FAILED: 0, "all": 0})
+        counts["all"] += 1
+        if state == FAILED:
+            counts[FAILED] += 1
+            found.failures.setdefault(cell.recipe, []).append(error)
+        results = read_json(path / "evaluation" / "results.json") if state == FINISHED else None
+        if results is None:
+            continue
+        counts[FINISHED] += 1
+        found.settings = found.settings or {
+            name: results[name] for name in ("num_samples", "num_bins", "num_bootstrap")
+        }
+        blocks = {results["train_domain"]: results["in"], **results["cross"]["domains"]}
+        for target, block in blocks.items():
+            roles = {"base": (BASE, None)} | (
+                {} if cell.recipe == BASE else {"trained": (cell.recipe, cell.source)}
+            )
+            for role, (method, source) in roles.items():
+                answers = _read_answers(results["questions"], target, role)
+                bins = ((block or {}).get("reliability") or {}).get(role)
+                if answers.question_ids and cell.seed not in found.answers.get((method, source, target), {}):
+                    found.add((method, source, target), cell.seed, answers, bins)
+        _add_costs(found.costs.setdefault(cell.recipe, {}), path)
+    return found
+
+
+def _read_answers(rows: Iterable[Mapping[str, Any]], target: str, role: str) -> Answers:
+    own = [row for row in rows if row["domain"] == target and row[f"{role}_correct_fraction"] is not None]
+    own.sort(key=lambda row: row["question_id"])
+
+    def column(name: str) -> Array:
+        return np.array([row[f"{role}_{name}"] for row in own], dtype=np.float64)
+
+    ids = [row["question_id"] for row in own]
+    return Answers(ids, column("correct_fraction"), column("majority_correct"), column("vote_share"))
+
+
+def _add_costs(costs: dict[str, int], path: Path) -> None:
+    """Tokens of every stage that the recipe needs, also where another recipe had made it: the cost as if alone."""
+    for stage in ("rollouts", "demonstrations", "training"):
+        manifest = read_json(path / stage / "manifest.json") or {}
+        tokens = int((manifest.get("summary") or {}).get("num_completion_tokens") or 0)
+        costs["tokens_generated"] = costs.get("tokens_generated", 0) + tokens
+        if stage == "training":
+            trained = (manifest.get("summary") or {}).get("num_loss_tokens", tokens)
+            costs["tokens_trained"] = costs.get("tokens_trained", 0) + int(trained)
+
+
+def _mean(own: Sequence[Figure]) -> Figure | None:
+    """Over domains, each counted once."""
+    if not own:
+        return None
+    draws = np.mean([figure.draws for figure in own], axis=0)
+    num_seeds = min(len(figure.seeds) for figure in own)
+    seeds = tuple(float(np.mean([figure.seeds[i] for figure in own])) for i in range(num_seeds))
+    return Figure(float(np.mean([f.value for f in own])), draws, min(f.num_questions for f in own), seeds)
+
+
+class Table:
+    """The figures of every recipe, source and target, and their means in-domain and cross-domain."""
+
+    def __init__(self, plan: Plan, found: Gathered) -> None:
+        self.plan, self.found = plan, found
+        self.num_bins = int(found.settings.get("num_bins", 15))
+        k = found.settings.get("num_samples", 8)
+        self.metrics = (
+            Metric("avg", f"Avg@{k}", True),
+            Metric("maj", f"Maj@{k}", True),
+            Metric("ece", f"ECE-{self.num_bins}", False),
+        )
+        self.methods = [BASE, *(recipe for recipe in plan.recipes if recipe != BASE)]
+        self._weights = {target: self._resamples(target) for target in self.targets}
+        self.figures = {
+            (*key, metric.name): self._figure(key, metric.name)
+            for key in found.answers
+            for metric in self.metrics
+        }
+
+    @property
+    def targets(self) -> list[str]:
+        """Test domains that anyone answered."""
+        return list(dict.fromkeys(target for _, _, target in self.found.answers))
+
+    def _resamples(self, target: str) -> Array:
+        """How often each question of a domain is drawn, the same for everyone."""
+        groups = [group for key, group in self.found.answers.items() if key[2] == target]
+        ids = {tuple(answers.question_ids) for group in groups for answers in group.values()}
+        if len(ids) > 1:
+            raise DataError(
+                f"Cells of this comparison were tested on different questions of {target}. Give the questions as they "
+                "were, or another folder."
+            )
+        kept: list[Array] = []
+
+        def keep(weights: Array) -> dict[str, Array]:
+            kept.append(weights)
+            return {"": weights.sum(axis=-1)}
+
+        count = int(self.found.settings.get("num_bootstrap", 2000))
+        bootstrap_draws(keep, num_items=len(ids.pop()), num_resamples=count, seed=[0, *target.encode()])
+        return np.concatenate(kept)
+
+    def _figure(self, key: Key, metric: str, seeds: frozenset[int] | None = None) -> Figure:
+        """The mean over these seeds, or over all there are."""
+        weights = self._weights[key[2]]
+        ones = np.ones(weights.shape[1])
+        groups = [group for seed, group in self.found.answers[key].items() if seeds is None or seed in seeds]
+        values = [float(group.statistic(metric, ones, self.num_bins)) for group in groups]
+        draws = np.mean([group.statistic(metric, weights, self.num_bins) for group in groups], axis=0)
+        return Figure(float(np.mean(values)), draws, len(ones), tuple(values))
+
+    def places_of(self, method: str, place: str) -> list[tuple[str | None, str]]:
+        """The (source, target) pairs over which a method's figure is a mean; a base has no source."""
+        pairs = [(source, target) for name, source, target in self.found.answers if name == method]
+        if place == "in":
+            return [(s, t) for s, t in pairs if s is None or s == t]
+        return [(s, t) for s, t in pairs if (s is None or s != t) and len(self.targets) > 1]
+
+    def mean(self, method: str, place: str, metric: str) -> Figure | None:
+        """Over domains, each pair counted once; None where nothing is finished."""
+        return _mean([self.figures[(method, s, t, metric)] for s, t in self.places_of(method, place)])
+
+    def difference(self, method: str, other: str, place: str, metric: str) -> Figure | None:
+        """Method minus other on the same test domains, seeds and questions; trained on the same source, if trained."""
+        changes = []
+        for source, target in self.places_of(method, place):
+            own, theirs = (method, source, target), (other, None, target)
+            if theirs not in self.found.answers:
+                theirs = (other, source, target)
+            common = frozenset(self.found.answers[own]) & frozenset(self.found.answers.get(theirs, {}))
+            if common:
+                changes.append(self._figure(own, metric, common).minus(self._figure(theirs, metric, common)))
+        return _mean(changes)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each method, place and metric, with its difference from base, and its marks."""
+        rows = [row for place in PLACES for metric in self.metrics for row in self._rows_of(place, metric)]
+        order = {method: i for i, method in enumerate(self.methods)}
+        return sorted(rows, key=lambda row: (order[row["method"]], row["place"] != "in"))
+
+    def _rows_of(self, place: str, metric: Metric) -> list[dict[str, Any]]:
+        means = {method: self.mean(method, place, metric.name) for method in self.methods}
+        changes = {
+            method: self.difference(method, BASE, place, metric.name)
+            for method in self.methods
+            if method != BASE
+        }
+        told = {method: change for method, change in changes.items() if change is not None}
+        enough = [method for method, change in told.items() if change.num_questions >= MIN_QUESTIONS]
+        p_values = [bootstrap_p_value(told[method].draws, told[method].value) for method in enough]
+        adjusted = dict(zip(enough, zip(p_values, holm(p_values), strict=True), strict=True))
+        best = self._best(means, metric)
+        rows = []
+        for method, mean in means.items():
+            if mean is None:
+                continue
+            row: dict[str, Any] = {"method": method, "place": place, "metric": metric.name, **mean.entry()}
+            row["seeds_sd"] = float(np.std(mean.seeds, ddof=1)) if len(mean.seeds) > 1 else None
+            row["difference"] = told[method].entry() if method in told else None
+            row["p"], row["p_holm"] = adjusted.get(method, (None, None))
+            row["marks"] = self._marks(method, best, place, metric, row)
+            rows.append(row)
+        return rows
+
+    @staticmethod
+    def _best(means: Mapping[str, Figure | None], metric: Metric) -> str | None:
+        there = {method: mean.value for method, mean in means.items() if mean is not None}
+        if not there:
+            return None
+        return (max if metric.is_better_high else min)(there, key=lambda method: there[method])
+
+    def _marks(
+        self, method: str, best: str | None, place: str, metric: Metric, row: Mapping[str, Any]
+    ) -> list[str]:
+        marks = []
+        if best == method:
+            marks.append("best")
+        elif best is not None:
+            first, second = (best, method) if method == BASE else (method, best)
+            gap = self.difference(first, second, place, metric.name)
+            ends = gap.entry() if gap else None
+            if ends and ends["low"] is not None and ends["low"] <= 0 <= ends["high"]:
+                marks.append("best within noise")
+        if row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT:
+            is_higher = row["difference"]["value"] > 0
+            marks.append("better than base" if is_higher == metric.is_better_high else "worse than base")
+        return marks
+
+    def note(self, method: str) -> str:
+        """What became of a method's cells, its marks in words, and what it cost."""
+        counts = self.found.num_cells.get(method)
+        if counts is None:
+            return ""
+        parts = []
+        if counts[FAILED]:
+            parts.append(
+                f"failed: {counts[FAILED]} of {counts['all']} cells ({self.found.failures[method][0]})"
+            )
+        waiting = counts["all"] - counts[FINISHED] - counts[FAILED]
+        if waiting:
+            parts.append(f"not run: {waiting} of {counts['all']} cells")
+        return "; ".join(parts)
+
+    def cost(self, method: str) -> dict[str, int]:
+        """Tokens generated and trained on, a finished cell on average."""
+        count = self.found.num_cells.get(method, {}).get(FINISHED, 0)
+        costs = self.found.costs.get(method, {})
+        return {
+            name: round(costs.get(name, 0) / count) if count else 0
+            for name in ("tokens_generated", "tokens_trained")
+        }
+
+    def report(self, notes: Sequence[str]) -> dict[str, Any]:
+        """As `ReportInputs.comparison` has it."""
+        rows = self.rows()
+        there = {row["method"] for row in rows}
+        missing = [
+            f"{label_of(method)}: {self.note(method)}" for method in self.methods if method not in there
+        ]
+        return {
+            "metrics": [
+                {"name": m.name, "label": m.label, "better": "higher" if m.is_better_high else "lower"}
+                for m in self.metrics
+            ],
+            "methods": [
+                {"name": method, "label": label_of(method), "note": self._remark(method, rows)}
+                for method in self.methods
+            ],
+            "cells": [self._cell(key) for key in sorted(self.found.answers, key=self._key_order)],
+            "summary": [
+                {
+                    "method": method,
+                    "place": place,
+                    "metrics": {
+                        row["metric"]: {end: row[end] for end in ("value", "low", "high")}
+                        for row in rows
+                        if (row["method"], row["place"]) == (method, place)
+                    },
+                }
+                for method in self.methods
+                for place in PLACES
+                if any((row["method"], row["place"]) == (method, place) for row in rows)
+            ],
+            "notes": [*missing, *notes],
+        }
+
+    def _remark(self, method: str, rows: Iterable[Mapping[str, Any]]) -> str:
+        labels = {metric.name: metric.label for metric in self.metrics}
+        places = {"in": "in-domain", "cross": "cross-domain"}
+        marks = [
+            f"{mark} ({labels[row['metric']]}, {places[row['place']]})"
+            for row in rows
+            if row["method"] == method
+            for mark in row["marks"]
+        ]
+        return "; ".join([*marks, *filter(None, [self.note(method)])])
+
+    def _key_order(self, key: Key) -> tuple[int, str, int]:
+        return self.methods.index(key[0]), key[1] or "", self.targets.index(key[2])
+
+    def _cell(self, key: Key) -> dict[str, Any]:
+        method, source, target = key
+        cell: dict[str, Any] = {
+            "method": method,
+            "source": source,
+            "target": target,
+            "num_seeds": len(self.found.answers[key]),
+            "metrics": {metric.name: self.figures[(*key, metric.name)].entry() for metric in self.metrics},
+        }
+        diagrams = [bins for bins in self.found.reliability[key] if bins]
+        if diagrams:
+            cell["reliability"] = {"vote_share": pooled(diagrams)}
+        return cell

@@ -1,0 +1,128 @@
+"""Figures of a comparison, from results of a few questions worked by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from neuron_opsd.comparison.plan import Cell, Plan, cell_folder
+from neuron_opsd.comparison.table import Table, gather
+from neuron_opsd.comparison.write import write_comparison
+
+PLAN = Plan(
+    recipes=("base", "neuron_opsd", "random_context", "full_pool"),
+    model="m",
+    questions=("a", "b"),
+    answers=("k",),
+    seeds=(0,),
+)
+CELLS = [
+    Cell("base", None, 0),
+    *(Cell(recipe, source, 0) for recipe in PLAN.recipes[1:] for source in ("a", "b")),
+]
+NUM = 40
+
+
+def rows(base: float, trained: dict[str, float]) -> list[dict]:
+    """40 questions of each domain; the first of them are right, in the shares given."""
+    made = []
+    for domain in ("a", "b"):
+        for i in range(NUM):
+            row = {"question_id": f"{domain}{i:02}", "domain": domain}
+            for role, share in (("base", base), ("trained", trained[domain])):
+                right = float(i < share * NUM)
+                row |= {
+                    f"{role}_correct_fraction": right,
+                    f"{role}_majority_correct": right,
+                    f"{role}_vote_share": 0.75,
+                }
+            made.append(row)
+    return made
+
+
+def save(
+    folder: Path, cell: Cell, *, base: float = 0.5, trained: dict[str, float] | None = None, **more
+) -> None:
+    path = cell_folder(folder, cell)
+    (path / "evaluation").mkdir(parents=True)
+    source = cell.source or "a"
+    results = {
+        "num_samples": 8, "num_bins": 15, "num_bootstrap": 400, "train_domain": source, "in": {},
+        "cross": {"domains": {"b" if source == "a" else "a": {}}},
+        "questions": rows(base, trained or {"a": base, "b": base}),
+    }  # fmt: skip
+    (path / "evaluation" / "results.json").write_text(json.dumps(results | more))
+    (path / "cell.json").write_text("{}")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save(tmp_path, CELLS[0])
+    for source, other in (("a", "b"), ("b", "a")):
+        save(tmp_path, Cell("neuron_opsd", source, 0), trained={source: 0.9, other: 0.6})
+        save(tmp_path, Cell("random_context", source, 0), trained={source: 0.1, other: 0.5})
+    failed = cell_folder(tmp_path, Cell("full_pool", "a", 0))
+    failed.mkdir(parents=True)
+    (failed / "error.json").write_text('{"error": "DataError: too_long & 100%"}')
+    return tmp_path
+
+
+def found(folder: Path) -> dict[tuple[str, str, str], dict]:
+    table = Table(PLAN, gather(PLAN, CELLS, folder))
+    return {(row["method"], row["place"], row["metric"]): row for row in table.rows()}
+
+
+def test_means_in_domain_and_cross_domain(folder: Path) -> None:
+    by_key = found(folder)
+    assert by_key["base", "in", "avg"]["value"] == pytest.approx(0.5)
+    assert by_key["neuron_opsd", "in", "avg"]["value"] == pytest.approx(0.9)
+    assert by_key["neuron_opsd", "cross", "avg"]["value"] == pytest.approx(0.6)
+    assert by_key["neuron_opsd", "in", "avg"]["difference"]["value"] == pytest.approx(0.4)
+    assert by_key["neuron_opsd", "in", "ece"]["value"] == pytest.approx(0.15)  # |0.9 - 0.75|
+    assert by_key["random_context", "in", "ece"]["value"] == pytest.approx(0.65)
+
+
+def test_marks(folder: Path) -> None:
+    by_key = found(folder)
+    assert by_key["neuron_opsd", "in", "avg"]["marks"] == ["best", "better than base"]
+    assert by_key["random_context", "in", "avg"]["marks"] == ["worse than base"]
+    assert by_key["random_context", "cross", "avg"]["marks"] == []  # as base: no difference, p = 1
+    assert by_key["random_context", "cross", "avg"]["p_holm"] == 1.0
+    assert by_key["base", "in", "avg"]["marks"] == []
+
+
+def test_holm_is_over_the_recipes_of_a_column(folder: Path) -> None:
+    by_key = found(folder)
+    first, second = (by_key[name, "in", "avg"] for name in ("neuron_opsd", "random_context"))
+    assert first["p"] == second["p"] == pytest.approx(2 / 401)
+    assert first["p_holm"] == second["p_holm"] == pytest.approx(4 / 401)
+
+
+def test_the_best_within_noise(tmp_path: Path) -> None:
+    save(tmp_path, CELLS[0])
+    save(tmp_path, Cell("neuron_opsd", "a", 0), trained={"a": 0.525, "b": 0.5})
+    by_key = found(tmp_path)
+    assert by_key["neuron_opsd", "in", "avg"]["marks"] == ["best"]
+    assert by_key["base", "in", "avg"]["marks"] == ["best within noise"]  # one question of forty
+
+
+def test_failed_and_missing_cells_are_named_in_every_table(folder: Path) -> None:
+    assert write_comparison(PLAN, CELLS, folder, ["A note."])
+    text, tex, page = ((folder / name).read_text() for name in ("table.md", "table.tex", "report.html"))
+    line = next(line for line in text.splitlines() if line.startswith("| full_pool"))
+    assert "failed: 1 of 2 cells (DataError: too_long & 100%)" in line
+    assert "not run: 1 of 2 cells" in line
+    assert r"too\_long \& 100\%" in tex
+    assert "not run: 1 of 2 cells" in page
+    assert "No evaluation yet" not in page
+    assert (folder / "table.csv").read_text().count("neuron_opsd,in,") == 3
+    assert (folder / "grid.csv").read_text().count("neuron_opsd,a,b,1,avg") == 1
+
+
+def test_different_questions_are_not_compared(folder: Path) -> None:
+    file = cell_folder(folder, Cell("neuron_opsd", "a", 0)) / "evaluation" / "results.json"
+    results = json.loads(file.read_text())
+    results["questions"] = results["questions"][1:]
+    file.write_text(json.dumps(results))
+    with pytest.raises(Exception, match="different questions of a"):
+        found(folder)

@@ -1,0 +1,89 @@
+"""`neuron-opsd compare` on two domains with a tiny model: tables, failures, resumption."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from end_to_end.conftest import write_questions
+from end_to_end.test_pipeline import run
+from end_to_end.tiny_run import SMALL
+from neuron_opsd.comparison.run import describe_cells
+
+ALONE = ("--recipe", "random_context", "--seed", "0", "--steps", "1")
+
+
+@pytest.fixture
+def line(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("NEURON_OPSD_STAGES", str(tmp_path / "cache"))
+    key = tmp_path / "answers.jsonl"
+    rows, files = [], []
+    for domain in ("sums", "other"):
+        path = write_questions(tmp_path / f"{domain}.jsonl", domain, 14)
+        files += ["--questions", str(path)]
+        rows += [{"question_id": json.loads(text)["question_id"], "answer": "B"} for text in path.open()]
+    key.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [option for option in SMALL if not option.startswith("training.num_steps")]
+    start = ["compare", str(tmp_path / "comparison"), "evaluation.option_probability=false", *options]
+    return [*start, "--model", str(tiny_model_folder), *files, "--answers", str(key)]
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    names = ("table.csv", "grid.csv", "table.md", "table.tex", "report.md")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_compare_two_domains(
+    line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, broken = tmp_path / "comparison", tmp_path / "broken.yaml"
+    broken.write_text("description: cannot fit any question\ncontexts: {max_prompt_tokens: 1}\n")
+    assert run([*line, *ALONE, "--recipe", str(broken)], monkeypatch) == 0
+    with (folder / "grid.csv").open() as file:
+        grid = {(r["method"], r["source"], r["target"]) for r in csv.DictReader(file)}
+    domains = ("other", "sums")
+    assert grid == {("base", "", t) for t in domains} | {
+        ("random_context", s, t) for s in domains for t in domains
+    }
+    text = (folder / "table.md").read_text()
+    assert "failed: 2 of 2 cells (DataError: Question" in text
+    assert "1 optimiser steps" in text
+    assert "seconds" in (folder / "timings.csv").read_text()
+    assert "Methods compared" in (folder / "report.html").read_text()
+    # The base model answers the held-out questions of all domains once, whatever it is compared with.
+    sampled = [
+        row for row in csv.DictReader((folder / "timings.csv").open()) if row["stage"] == "evaluation/base"
+    ]
+    assert len(sampled) == 1
+
+    before = tables(folder)
+    caplog.clear()
+    caplog.set_level("INFO")
+    assert run(["compare", str(folder)], monkeypatch) == 0  # the plan is the folder's own
+    cells = [record.message for record in caplog.records if record.message.startswith("cell ")]
+    assert sum(message.endswith("finished before") for message in cells) == 3
+    assert tables(folder) == before
+
+    victim = folder / "cells" / "random_context" / "sums" / "seed-0"
+    (victim / "cell.json").unlink()  # as if killed in the evaluation of the trained model
+    (victim / "evaluation" / "results.json").unlink()
+    (victim / "evaluation" / "trained" / "part-00000.parquet").unlink()
+    assert "random_context, trained on sums, seed 0: not run" in describe_cells(folder, {})
+    weights = (victim / "model" / "model.safetensors").stat().st_mtime_ns
+    assert run(["compare", str(folder)], monkeypatch) == 0
+    assert (victim / "model" / "model.safetensors").stat().st_mtime_ns == weights  # not trained again
+    assert tables(folder) == before
+
+
+def test_what_cannot_be_compared_is_refused(
+    line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*line, "--recipe", "neuron_opds"], monkeypatch) == 2
+    assert "neuron_opsd" in capsys.readouterr().err
+    assert run([*line[:-2]], monkeypatch) == 2
+    assert "--answers is missing" in capsys.readouterr().err
+    (tmp_path / "comparison").mkdir(exist_ok=True)
+    (tmp_path / "comparison" / "mine.txt").write_text("mine")
+    assert run([*line, *ALONE], monkeypatch) == 2
+    assert "is no comparison" in capsys.readouterr().err
