@@ -1,0 +1,46 @@
+"""Every setting of every stage: typed, range-checked, with its source. No torch here, so `--help` starts at once.
+
+A recipe is a YAML file of these sections; `section.key=value` on the command line overrides it; one validator reads
+both. The model and the questions have no default; everything else has the paper's, or says "ours". Sources: [N]
+Neuron-OPSD (arXiv 2607.02460), [F] NeuFS (2607.02423), [P] the first author's prototype, [ours] measured or chosen
+here.
+"""
+
+from neuron_opsd.config.load import check_config, list_recipes, load_config, read_config
+from neuron_opsd.config.run import Config
+from neuron_opsd.config.section import Section
+from neuron_opsd.config.stages import (
+    ContextSettings,
+    EngineSettings,
+    EvaluationSettings,
+    ModelSettings,
+    NeuronSettings,
+    PreflightSettings,
+    PromptSettings,
+    QuestionSettings,
+    RolloutSettings,
+    SelectionSettings,
+)
+from neuron_opsd.config.training import GuardRailSettings, LoraSettings, TrainingSettings
+
+__all__ = [
+    "Config",
+    "ContextSettings",
+    "EngineSettings",
+    "EvaluationSettings",
+    "GuardRailSettings",
+    "LoraSettings",
+    "ModelSettings",
+    "NeuronSettings",
+    "PreflightSettings",
+    "PromptSettings",
+    "QuestionSettings",
+    "RolloutSettings",
+    "Section",
+    "SelectionSettings",
+    "TrainingSettings",
+    "check_config",
+    "list_recipes",
+    "load_config",
+    "read_config",
+]

@@ -1,0 +1,171 @@
+"""Recipes, overrides and run folders -> `Config`, with errors that name the setting, its value and what is allowed."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from neuron_opsd.config.run import Config
+from neuron_opsd.errors import ConfigError
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("neuron_opsd") / "recipes"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load_config(
+    recipe: str, *, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a recipe (a shipped name or a YAML file), apply overrides, and check everything.
+
+    Args:
+        recipe: A name from `list_recipes()`, or the path of a YAML file.
+        overrides: `section.key=value` strings; the value is read as YAML.
+        values: Dotted key to value, applied after the recipe and before the overrides.
+
+    Raises:
+        ConfigError: unknown recipe, malformed YAML or override, unknown key, wrong type, value out of range.
+    """
+    tree = _read_recipe(recipe)
+    for key, value in (values or {}).items():
+        _set_dotted(tree, key, value)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(
+                f"'{override}' is not an override. Write section.key=value, e.g. selection.fraction=0.3."
+            )
+        _set_dotted(tree, key, _parse_yaml(value, where=f"the value of {key}"))
+    return check_config(tree)
+
+
+def read_config(file: Path) -> Config:
+    """Read a whole configuration, as a run folder keeps it.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    try:
+        return check_config(_parse_sections(_read_text(file), where=str(file)))
+    except ConfigError as error:
+        raise ConfigError(f"The settings of this run, {file}, are damaged. {error}") from None
+
+
+def check_config(tree: Mapping[str, Any]) -> Config:
+    """Validate a tree of settings, with errors that name the setting, its value and what is allowed."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(detail) for detail in error.errors())) from None
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    shipped = resources.files("neuron_opsd") / "recipes" / f"{recipe}.yaml"
+    if recipe in list_recipes():
+        text, where = shipped.read_text(encoding="utf-8"), f"recipe {recipe}"
+    elif Path(recipe).is_file():
+        text, where = _read_text(Path(recipe)), recipe
+    else:
+        raise ConfigError(
+            f"No recipe '{recipe}'.{_suggest(recipe, list_recipes())} "
+            f"Use one of {', '.join(list_recipes())}, or the path of a YAML file."
+        )
+    tree = _parse_sections(text, where=where)
+    if "recipe" not in tree:
+        tree["recipe"] = Path(recipe).stem
+    return tree
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read as UTF-8 text: {error}") from None
+
+
+def _parse_sections(text: str, *, where: str) -> dict[str, Any]:
+    tree = _parse_yaml(text, where=where)
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{where} holds {type(tree).__name__}, not sections of settings. See docs/recipes.md."
+        )
+    return tree
+
+
+def _parse_yaml(text: str, *, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of month 13
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents):
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise ConfigError(
+                f"'{'.'.join(parents[: depth + 1])}' is a single value, so '{key}' cannot be set below it."
+            )
+    tree[last] = value
+
+
+def _describe(detail: ErrorDetails) -> str:
+    """One validation error as a sentence a user can act on."""
+    path = [str(part) for part in detail["loc"]]
+    name = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        return f"Unknown setting '{name}'.{_suggest(path[-1], known)} Known here: {', '.join(known)}."
+    if detail["type"] == "missing":
+        hint = {
+            "model": "--model",
+            "model.name": "--model",
+            "questions": "--questions",
+            "questions.path": "--questions",
+        }
+        return f"'{name}' is missing and has no default. Set it with {hint.get(name, name + '=...')}."
+    message = detail["msg"].removeprefix("Value error, ")
+    if not name:
+        return message
+    about = _field_description(path)
+    return f"{name} is {detail['input']!r}: {message[:1].lower()}{message[1:]}.{' It means: ' + about if about else ''}"
+
+
+def _section_of(path: list[str]) -> type[BaseModel] | None:
+    section: type[BaseModel] = Config
+    for part in path:
+        field = section.model_fields.get(part)
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return None
+        section = field.annotation
+    return section
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    section = _section_of(path)
+    return list(section.model_fields) if section else []
+
+
+def _field_description(path: list[str]) -> str:
+    section = _section_of(path[:-1])
+    field = section.model_fields.get(path[-1]) if section else None
+    return (field.description or "") if field else ""
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{match[0]}'?" if match else ""

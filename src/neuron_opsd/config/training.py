@@ -1,0 +1,180 @@
+"""Settings of training."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from neuron_opsd.config.section import Count, Fraction, Section
+
+
+class LoraSettings(Section):
+    """Low-rank adapters on all linear layers."""
+
+    rank: Count = Field(default=64, description="[2601.18734]")
+    alpha: Count = Field(default=128, description="[2601.18734]")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="[ours]")
+
+
+class GuardRailSettings(Section):
+    """When training stops by itself: the last rows of metrics.jsonl against the first. Heuristics of ours."""
+
+    enabled: bool = Field(default=True, description="Off, only the report tells. [ours]")
+    baseline_steps: Count = Field(default=10, description="First rows, compared with. [ours]")
+    window_steps: Count = Field(default=10, description="Last rows, compared. [ours]")
+    max_length_ratio: float | None = Field(
+        default=2.0, gt=1, description="Of mean completion length, longer or shorter; null: never. [ours]"
+    )
+    max_end_rate_drop: float | None = Field(
+        default=0.2, gt=0, le=1, description="Of the share of completions that end by themselves. [ours]"
+    )
+    max_entropy_ratio: float | None = Field(
+        default=3.0, gt=1, description="Of the student's token entropy, higher or lower. [ours]"
+    )
+    max_parse_rate_drop: float | None = Field(
+        default=0.2, gt=0, le=1, description="Of the share of completions with a readable answer. [ours]"
+    )
+    max_vote_share_drop: float | None = Field(
+        default=0.2, gt=0, le=1, description="Of the majority answer's share, with several rollouts. [ours]"
+    )
+    max_divergence_ratio: float | None = Field(
+        default=3.0, gt=1, description="Of the divergence between the roles. [ours]"
+    )
+    max_grad_norm_ratio: float | None = Field(
+        default=10.0, gt=1, description="Of the gradient norm before clipping. [ours]"
+    )
+
+
+class TrainingSettings(Section):
+    """On-policy distillation (docs/method.md, section 6)."""
+
+    objective: Literal["distillation", "none"] = Field(
+        default="distillation",
+        description="What training does: the method's distillation [N], or nothing: the second model is the base.",
+    )
+    method: Literal["lora", "full"] = Field(default="lora", description="What is trained. [ours]")
+    lora: LoraSettings = LoraSettings()
+    quantization: Literal["none", "4bit"] = Field(
+        default="none",
+        description="Hold the base's linear layers in 4 bits under the adapter (QLoRA, 2305.14314); GPU only.",
+    )
+    divergence: Literal["reverse_kl", "forward_kl", "jsd", "sampled_token"] = Field(
+        default="reverse_kl",
+        description="KL(student || teacher) [N], KL(teacher || student), JSD(jsd_beta), or the reverse KL estimated on "
+        "the sampled token alone.",
+    )
+    jsd_beta: float = Field(
+        default=0.5, ge=0, le=1, description="Weight of the teacher in the mixture; 0 and 1 are the KLs."
+    )
+    support: Literal["full", "teacher_top_k", "student_top_k"] = Field(
+        default="full",
+        description="Vocabulary entries compared: all [N], or the top_k of one side and a bucket with the rest.",
+    )
+    top_k: Count = Field(default=100, description="For support=..._top_k. [ours]")
+    pointwise_clip: float | None = Field(
+        default=None,
+        gt=0,
+        description="Upper bound of each vocabulary entry's term of the divergence; 0.05 in 2601.18734. Off. [N]",
+    )
+    skip_first_tokens: int = Field(
+        default=0, ge=0, description="Completion tokens at the start that carry no loss. [ours]"
+    )
+    loss_temperature: float = Field(
+        default=1.0, gt=0, description="Divides both roles' logits in the loss; sampling has its own. [ours]"
+    )
+    teacher: Literal["ema", "frozen", "live"] = Field(default="ema", description="The teacher's weights. [N]")
+    ema_rate: Fraction = Field(
+        default=0.01, description="teacher <- (1 - rate) teacher + rate student, per step. [N]"
+    )
+    num_steps: Count = Field(default=150, description="Optimiser steps, at most. [N]")
+    max_epochs: float | None = Field(
+        default=3.4,
+        gt=0,
+        description="Steps are also at most this many passes over the selection, as in the paper. [ours]",
+    )
+    batch_size: Count = Field(default=16, description="Questions per optimiser step, over all processes. [N]")
+    micro_batch_size: Count = Field(
+        default=4, description="Completions per forward pass; changes memory, not the result."
+    )
+    num_rollouts: Count = Field(default=1, description="Completions of each question in a step. [N]")
+    distil: Literal["all", "disagreeing"] = Field(
+        default="all",
+        description="Completions that carry loss: all [N], or those that disagree with their group's majority answer "
+        "(2608.06296).",
+    )
+    min_vote_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="For distil=disagreeing: groups whose majority is smaller carry no loss; 0.5 in 2608.06296.",
+    )
+    rollout_steps: Count = Field(
+        default=1, description="Steps sampled for at once; above 1 the later ones are stale. Fresh is [N]."
+    )
+    max_importance_ratio: float = Field(
+        default=2.0, ge=1, description="Cap of p_now / p_sampled, the weight of a stale token. As TRL's SDPO."
+    )
+    truncated: Literal["keep", "mask"] = Field(
+        default="keep", description="Completions cut at max_new_tokens: keep their loss, or none. [ours]"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="Of the student's samples. [ours]")
+    max_new_tokens: Count = Field(default=2048, description="Length limit of the student's samples. [ours]")
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="Default 5e-6 for LoRA, 1e-5 full; small models need more. [2601.18734, 2608.06296]",
+    )
+    warmup_steps: int = Field(default=10, ge=0, description="[2601.18734]")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="[2601.18734]")
+    loss_chunk_tokens: Count = Field(
+        default=256, description="Tokens whose vocabulary logits are held at once."
+    )
+    save_steps: Count = Field(default=10, description="A resumable checkpoint every this many steps.")
+    save: Literal["merged", "adapter"] = Field(
+        default="merged", description="The published model; full is always merged."
+    )
+    guard_rails: GuardRailSettings = GuardRailSettings()
+    trainer: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to transformers.TrainingArguments and checked by it."
+    )
+
+    @model_validator(mode="after")
+    def _sampled_token_has_no_support(self) -> "TrainingSettings":
+        if self.divergence == "sampled_token":
+            for name, value, only in (
+                ("support", self.support, "full"),
+                ("pointwise_clip", self.pointwise_clip, None),
+            ):
+                if value != only:
+                    raise ValueError(
+                        f"training.{name} is {value}, but divergence=sampled_token reads the sampled token alone. "
+                        "Leave it out, or use divergence=reverse_kl."
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_carry_an_adapter(self) -> "TrainingSettings":
+        if self.quantization == "4bit":
+            for name, value, needed in (("method", self.method, "lora"), ("save", self.save, "adapter")):
+                if value != needed:
+                    raise ValueError(
+                        f"training.quantization is 4bit, but training.{name} is {value}. 4-bit weights are neither "
+                        f"trained nor merged into. Use training.{name}={needed}."
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _disagreeing_needs_a_group(self) -> "TrainingSettings":
+        if self.distil == "disagreeing" and self.num_rollouts < 2:
+            raise ValueError(
+                "training.distil is disagreeing, but training.num_rollouts is 1; a vote needs at least 2. "
+                "Use training.num_rollouts=8."
+            )
+        return self
+
+    def completions_per_step(self) -> int:
+        """Of all questions of a step, over all processes."""
+        return self.batch_size * self.num_rollouts
+
+    def resolved_learning_rate(self) -> float:
+        """The learning rate, with the method's default filled in."""
+        return self.learning_rate or (5e-6 if self.method == "lora" else 1e-5)
