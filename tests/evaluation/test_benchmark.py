@@ -224,6 +224,14 @@ def test_cross_mean_counts_each_domain_once():
     assert cross["mean"]["num_domains"] == 2
 
 
+def test_flipped_answers_are_told_of_each_domain():
+    data = [made_up(20, 0.5, seed=seed, domain=domain) for seed, domain in enumerate("abc")]
+    questions, rollouts = [q for d in data for q in d[0]], [r for d in data for r in d[1]]
+    verdicts = compare(questions, rollouts, rollouts, {}, SETTINGS, train_domain="a", seed=0)["verdicts"]
+    told = [sentence.partition(": ")[0] for sentence in verdicts if "majority answers flipped" in sentence]
+    assert told == ["In-domain (a)", "Cross-domain (b)", "Cross-domain (c)"]
+
+
 def test_sampling_alone_flips_about_as_many_answers_as_two_samples_of_one_model():
     generator = np.random.default_rng(0)
     questions = [question(f"q{i:03}") for i in range(150)]

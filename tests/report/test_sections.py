@@ -268,7 +268,13 @@ def test_general_questions_with_an_answer_key_where_the_run_has_none(inputs):
     results = {**results, "general": {"domains": {"trivia": trivia}, "mean": trivia, "num_samples": 3}}
     made = {section.name: section.blocks for section in sections(ReportInputs(results=results))}
     assert "On general questions, accuracy" in made["summary"][0].text
-    assert "In the trained domain, physics, the vote share" in made["summary"][0].text
+    assert (
+        "In the trained domain, physics, without gold answers: the vote share rose (0.525"
+        in made["summary"][0].text
+    )
+    assert ", the share of readable answers shows no sure change (1.000 before" in made["summary"][0].text
+    drawn = [figure.name for figure in figures_of(made["results"])]
+    assert drawn == [f"difference-{name}" for name in ("avg", "ece", "vote_share", "completion_tokens")]
     grid = blocks_of(made["results"], "Table")[0]
     assert list(grid.columns)[-1] == "trivia (general, 3 samples)"
     cells = {(row[0], row[1]): row[-1] for row in grid.rows}

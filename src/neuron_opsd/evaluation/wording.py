@@ -35,6 +35,8 @@ def verdict_sentences(results: Mapping[str, Any]) -> list[str]:
             f"the mean over {number} other domains" if number > 1 else next(iter(results["cross"]["domains"]))
         )
         sentences += block_sentences(f"Cross-domain ({where})", mean)
+        for domain, block in results["cross"]["domains"].items():  # they have no mean
+            sentences += _flips(f"Cross-domain ({domain})", block)
     return sentences
 
 
@@ -48,14 +50,18 @@ def block_sentences(where: str, block: Mapping[str, Any]) -> list[str]:
     # Beside accuracy, what needs no answers is worth a sentence only where it changed.
     names += [name for name in LABEL_FREE if not names or entries[name]["verdict"] != NO_DIFFERENCE]
     sentences += [f"{where}: {_sentence(entries[name])}" for name in names]
+    return sentences + _flips(where, block)
+
+
+def _flips(where: str, block: Mapping[str, Any]) -> list[str]:
     flips = block.get("changes", {}).get("answers_flipped")
-    if flips:
-        chance = flips["by_chance"]
-        sentences.append(
-            f"{where}: {flips['value']:.1%} of majority answers flipped; sampling alone would flip "
-            f"{chance['mean']:.1%} ({chance['low']:.1%} to {chance['high']:.1%})."
-        )
-    return sentences
+    if not flips:
+        return []
+    chance = flips["by_chance"]
+    return [
+        f"{where}: {flips['value']:.1%} of majority answers flipped; sampling alone would flip "
+        f"{chance['mean']:.1%} ({chance['low']:.1%} to {chance['high']:.1%})."
+    ]
 
 
 def _sentence(entry: Mapping[str, Any]) -> str:

@@ -29,7 +29,8 @@ def results_section(inputs: ReportInputs) -> list[Block]:
             Paragraph("No other domain was evaluated, so nothing is known of cross-domain effects.")
         )
     drawn = [_difference_figure(results, name) for name in ("avg", "ece", "vote_share", "completion_tokens")]
-    blocks.append(Figures([figure for figure in drawn if figure][:2]))
+    has_gold = all(block["num_with_gold"] for _, block in tables.domain_blocks(results))
+    blocks.append(Figures([figure for figure in drawn if figure][: 2 if has_gold else 4]))
     blocks += general_tables(results)
     blocks += present(tables.changes_table(results), tables.distribution_table(results))
     if results.get("num_not_scored"):

@@ -115,7 +115,12 @@ def _evaluation(inputs: ReportInputs) -> str:
     )
 
 
-HEADLINES = {"avg": "accuracy", "ece": "the calibration error", "vote_share": "the vote share"}
+HEADLINES = {"avg": "accuracy", "ece": "the calibration error"}
+HEADLINES_WITHOUT_GOLD = {
+    "vote_share": "the vote share",
+    "parse_rate": "the share of readable answers",
+    "completion_tokens": "the length in tokens",
+}
 
 
 def headline(results: Mapping[str, Any]) -> Paragraph:
@@ -128,13 +133,21 @@ def headline(results: Mapping[str, Any]) -> Paragraph:
 
 
 def _headline(where: str, metrics: Mapping[str, Any]) -> str:
-    names = [name for name in ("avg", "ece") if name in metrics] or ["vote_share"]
-    parts = [f"{HEADLINES[name]} {_change(metrics[name])}" for name in names if name in metrics]
-    return f"{where}, {' and '.join(parts)}." if parts else ""
+    known = {name: words for name, words in HEADLINES.items() if name in metrics}
+    lead = "" if known else " without gold answers"
+    known = known or {name: words for name, words in HEADLINES_WITHOUT_GOLD.items() if name in metrics}
+    parts = [f"{words} {_change(metrics[name])}" for name, words in known.items()]
+    return f"{where},{lead}{':' if lead else ''} {_listed(parts)}." if parts else ""
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _change(entry: Mapping[str, Any]) -> str:
-    before, after = (number(entry[role]["value"]) for role in ("base", "trained"))
+    values = [entry[role]["value"] for role in ("base", "trained")]
+    digits = 1 if max(abs(value or 0.0) for value in values) >= 10 else 3
+    before, after = (number(value, digits=digits) for value in values)
     verdict, better = entry["verdict"], entry["better"]
     if verdict not in ("higher", "lower"):
         return f"shows no sure change ({before} before, {after} after)"

@@ -58,8 +58,7 @@ def headline_cards(block: Mapping[str, Any]) -> list[Card]:
     return [
         Card(
             entry["label"],
-            number(entry["base"]["value"]),
-            number(entry["trained"]["value"]),
+            *(number(entry[role]["value"], digits=_shared_digits(entry)) for role in ("base", "trained")),
             *_difference(entry),
         )
         for entry in entries
