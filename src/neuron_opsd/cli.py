@@ -1,5 +1,6 @@
 """The command line: parses a command, loads a recipe, calls the pipeline or one stage. No torch until work begins."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -321,6 +322,32 @@ def explain(
     from neuron_opsd.explain import describe, explain_run
 
     typer.echo(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
+
+
+@app.command()
+def status(
+    run: RunArgument,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[section.key=value]...", help="What would be made again with these settings?"
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare checksums too: finds every damage.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
+) -> None:
+    """Say what a run holds, what is outdated and why, and how long finishing takes. Nothing is written."""
+    from neuron_opsd.status import describe_status, run_status
+
+    logging.getLogger("neuron_opsd.questions").setLevel(logging.ERROR)  # said when the run began
+    folder = RunFolder.open(run)
+    config = folder.config()
+    if overrides:
+        config = load_config(str(folder.config_file), overrides=overrides)
+    found = run_status(folder, config, verify=verify)
+    typer.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else describe_status(found))
 
 
 @app.command()

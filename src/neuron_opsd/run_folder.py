@@ -18,9 +18,10 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -153,19 +154,28 @@ class RunFolder:
             self._remove_leftovers()
             yield
 
+    def holder(self) -> str | None:
+        """Who holds the run now, if anybody does."""
+        try:
+            file = (self.path / ".lock").open("rb")
+        except OSError:
+            return None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _name_holder(file)
+        return None
+
     @contextlib.contextmanager
     def _open_lock(self) -> Iterator[None]:
         with explain_disk_errors(self.path):
             file = (self.path / ".lock").open("a+b", buffering=0)  # closing must not write what failed before
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().decode(errors="replace").strip() or "another process"
+            if not _take_lock(file):
                 raise RunFolderError(
-                    f"{self.path} is in use by {holder}. Wait for it, or use another folder."
-                ) from None
+                    f"{self.path} is in use by {_name_holder(file)}. Wait for it, or use another folder."
+                )
             with explain_disk_errors(self.path):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -177,6 +187,22 @@ class RunFolder:
             for path in list(self.path.rglob(pattern)):
                 # One may lie in another, which took it along.
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _take_lock(file: BinaryIO) -> bool:
+    """Whether the lock is ours now. `holder`, which looks for an instant, does not count as a holder."""
+    for attempt in range(5):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.02 * (attempt < 4))
+    return False
+
+
+def _name_holder(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip() or "another process"
 
 
 def _is_own_trace(path: Path) -> bool:

@@ -94,7 +94,14 @@ class StageFolder:
             return False
         if inputs is not None and manifest["fingerprint"] != fingerprint_of(inputs):
             return False
-        return all(self._is_intact(file) for file in [*manifest["shards"], *manifest["files"]])
+        return not self.wrong_files()
+
+    def wrong_files(self, *, at_a_glance: bool = False) -> list[str]:
+        """The files that are missing or not as the manifest has them; at a glance: missing or cut short."""
+        manifest = self._manifest_or_raise()
+        files = [*manifest["shards"], *manifest["files"]]
+        is_right = self._looks_whole if at_a_glance else self._is_intact
+        return [file["file"] for file in files if not is_right(file)]
 
     def begin(self, inputs: JsonDict) -> int:
         """Make the stage ready to be (re)made from these inputs, keeping intact shards made from the same.
@@ -188,6 +195,14 @@ class StageFolder:
                 f"{self.name} in {self.path.parent} is not finished. Run it again; it resumes."
             )
         return manifest
+
+    def _looks_whole(self, file: JsonDict) -> bool:
+        path = self.path / file["file"]
+        if path.suffix != ".parquet" or not path.is_file():
+            return path.is_file()
+        with path.open("rb") as content:
+            content.seek(-min(4, path.stat().st_size), os.SEEK_END)
+            return content.read() == b"PAR1"  # Parquet's last bytes
 
     def _is_intact(self, shard: JsonDict) -> bool:
         path = self.path / shard["file"]

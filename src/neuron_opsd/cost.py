@@ -1,0 +1,132 @@
+"""How much work a stage is, and how long the rest of it takes by the rates of this run. No torch here."""
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neuron_opsd.config import Config
+from neuron_opsd.files import JsonDict
+from neuron_opsd.records import Question
+from neuron_opsd.selection.score import num_kept
+from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.stage_inputs import stages_made
+from neuron_opsd.training.schedule import num_steps
+
+# Stages that sample from a model of the same size: one's tokens per second serve for another.
+SAMPLED = (
+    "rollouts",
+    "demonstrations",
+    "evaluation/base",
+    "evaluation/trained",
+    "evaluation/general_base",
+    "evaluation/general_trained",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds that a stage still takes; None where no rate is known."""
+
+    seconds: float | None
+    is_upper_bound: bool = False  # lengths are not known yet: as if every completion ran to max_new_tokens
+
+
+def count_records(
+    config: Config, questions: Sequence[Question], general: Sequence[Question], other: Sequence[Question]
+) -> dict[str, int]:
+    """How many records each stage that the settings make has when it is finished; of training, its completions."""
+    pool = sum(question.split == "train" for question in questions)
+    test = [question for question in questions if question.split == "test"]
+    kept = num_kept(pool, config.selection.fraction)
+    counts = {
+        "questions": len(questions),
+        "rollouts": pool * config.rollouts.num_rollouts,
+        "neurons": pool,
+        "selection": pool,
+        "demonstrations": len(other),
+        "contexts": kept,
+        "preflight": min(kept, config.preflight.num_questions),
+        "training": num_steps(kept, config.training) * config.training.completions_per_step(),
+        "evaluation/contexts": len(test),
+        "evaluation/general_kl": len(general),
+    }
+    samples, general_samples = config.evaluation.num_samples, config.evaluation.for_general().num_samples
+    for role in ("base", "trained"):
+        counts |= _count_samples(config, f"evaluation/{role}", test, samples)
+        counts |= _count_samples(config, f"evaluation/general_{role}", general, general_samples)
+    return {name: count for name, count in counts.items() if name in stages_made(config)}
+
+
+def _count_samples(config: Config, name: str, asked: Sequence[Question], num_samples: int) -> dict[str, int]:
+    with_choices = sum(bool(question.choices) for question in asked)
+    options = with_choices if config.evaluation.option_probability else 0
+    return {name: len(asked) * num_samples, f"{name}_options": options}
+
+
+class Rates:
+    """What this run has taken until now: lengths from summaries, tokens per second from timings.jsonl."""
+
+    def __init__(self, config: Config, timings: Sequence[JsonDict], lengths: dict[str, float]) -> None:
+        """Of the settings, the rows of timings.jsonl, and each stage's mean tokens a completion, where told."""
+        self.config, self.lengths = config, lengths
+        self.rows = {row["stage"]: row for row in timings if _is_sound(row)}  # the newest of each stage
+
+    def cost(self, stage: StageFolder, num_left: int) -> Cost:
+        """Of the records that a stage lacks."""
+        if not num_left:
+            return Cost(0.0)
+        if (pace := shard_pace(stage)) is not None:
+            return Cost(pace * num_left)
+        row, length = self.rows.get(stage.name), self._length(stage.name)
+        if length is None:
+            return Cost(row["seconds"] / row["num_items"] * num_left if row and row["num_items"] else None)
+        rate, (tokens, is_upper_bound) = self._tokens_per_second(stage.name), length
+        return Cost(None if rate is None else tokens * num_left / rate, is_upper_bound)
+
+    def _tokens_per_second(self, name: str) -> float | None:
+        others = () if name == "training" else SAMPLED
+        for row in map(self.rows.get, (name, *others)):
+            if row and row["num_tokens"]:
+                return row["num_tokens"] / row["seconds"]
+        return None
+
+    def _length(self, name: str) -> tuple[float, bool] | None:
+        """Tokens sampled for one record, and whether that is an upper bound; None for a stage that samples none."""
+        config = self.config
+        limits = dict.fromkeys(SAMPLED, config.evaluation.max_new_tokens) | {
+            "rollouts": config.rollouts.max_new_tokens,
+            "demonstrations": config.rollouts.max_new_tokens,
+            "training": config.training.max_new_tokens,
+            "preflight": min(config.rollouts.max_new_tokens, config.training.max_new_tokens),
+        }
+        if name not in limits:
+            return None
+        known = next((self.lengths[one] for one in (name, *SAMPLED) if one in self.lengths), None)
+        length = limits[name] if known is None else min(known, limits[name])
+        completions = 2 * config.preflight.num_samples if name == "preflight" else 1
+        return completions * length, known is None
+
+
+def _is_sound(row: JsonDict) -> bool:
+    """Whether a row of timings.jsonl has what is read of it, and a time to divide by."""
+    numbers = [row.get(key) for key in ("seconds", "num_items", "num_tokens")]
+    return (
+        isinstance(row.get("stage"), str)
+        and all(isinstance(n, int | float) for n in numbers)
+        and bool(numbers[0])
+    )
+
+
+def shard_pace(stage: StageFolder) -> float | None:
+    """Seconds a record between the shards of an unfinished stage; the median, so that a pause does not count."""
+    manifest = stage.manifest()
+    if not manifest or manifest["complete"]:
+        return None
+    files = [stage.path / shard["file"] for shard in manifest["shards"]]
+    if len(files) < 3 or not all(file.is_file() for file in files):
+        return None
+    times = [file.stat().st_mtime for file in files]
+    counts = [shard["num_records"] for shard in manifest["shards"]][1:]
+    gaps = (after - before for before, after in itertools.pairwise(times))
+    return statistics.median(gap / max(count, 1) for gap, count in zip(gaps, counts, strict=True))
