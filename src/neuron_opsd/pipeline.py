@@ -54,6 +54,7 @@ from neuron_opsd.teacher.preflight import PromptPair, answer_prompts, score_unde
 from neuron_opsd.teacher.preflight import make_item as make_preflight_item
 from neuron_opsd.teacher.verdict import UNLIKELY, same_template_share
 from neuron_opsd.teacher.verdict import judge as judge_preflight
+from neuron_opsd.training.estimate import describe_memory
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.train import publish, train
 from neuron_opsd.workbench import Workbench, stages_of
@@ -234,6 +235,8 @@ def make_trained_model(bench: Workbench) -> None:
             stage.begin(inputs)
         processes.wait_for_all()
         items = bench.training_items(total)
+        if processes.is_main():
+            logger.info("train: %s", describe_memory(config, *bench.longest_prompts()))
         model, tokenizer = bench.take_base_model()
         with track("train", total=steps, unit="steps") as progress:
             trained = train(

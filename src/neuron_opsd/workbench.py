@@ -275,6 +275,14 @@ class Workbench:
 
         return LazyItems(num_items, make_item)
 
+    def longest_prompts(self) -> tuple[int, int]:
+        """Tokens of the selection's longest student prompt, and of its longest teacher prompt."""
+        contexts = [self.context(question_id) for question_id in self.selected_ids()]
+        return (
+            max(context.num_student_prompt_tokens for context in contexts),
+            max(context.num_teacher_prompt_tokens for context in contexts),
+        )
+
     def training_choices(self, question_id: str, group: int) -> tuple[int, ...]:
         """The order of the choices for the completions of one group of the schedule."""
         return choice_orders(

@@ -11,14 +11,13 @@ COMPLETIONS = [[10, 11], [12, 13, 14]]
 
 
 def test_places_by_hand():
-    ids, mask, predicting = pad_right(PROMPTS, COMPLETIONS)
+    ids, predicting = pad_right(PROMPTS, COMPLETIONS)
     assert ids.tolist() == [[5, 6, 7, 10, 11], [8, 12, 13, 14, 0]]
-    assert mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
     assert predicting.int().tolist() == [[0, 0, 1, 1, 0], [1, 1, 1, 0, 0]]
 
 
 def test_each_row_has_as_many_places_as_completion_tokens():
-    _, _, predicting = pad_right([[1] * n for n in (4, 1, 9)], [[2] * n for n in (1, 6, 3)])
+    _, predicting = pad_right([[1] * n for n in (4, 1, 9)], [[2] * n for n in (1, 6, 3)])
     assert predicting.sum(dim=1).tolist() == [1, 6, 3]
 
 

@@ -10,6 +10,7 @@ from training_runs import make_item, rows, run, settings, tiny_train, weights
 
 from neuron_opsd.config import GuardRailSettings
 from neuron_opsd.errors import TrainingError
+from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.guard_rails import RAILS, find_stop, limits
 
 FIVE = GuardRailSettings(baseline_steps=5, window_steps=5)
@@ -166,9 +167,19 @@ def test_weights_that_overflow_stop_the_run_with_a_plain_error(tmp_path):
             trainer={"optim": "sgd"},
             max_grad_norm=1e30,
         )
-    assert not math.isfinite(
-        json.loads((Path(tmp_path) / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
-    )
+    last = (Path(tmp_path) / "metrics.jsonl").read_text().splitlines()[-1]
+    row = json.loads(last, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert row["loss"] in ("nan", "inf")
+
+
+def test_what_is_no_number_comes_back_from_a_checkpoint(tmp_path):
+    """A resumed run tells the same reason to stop."""
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", checkpoint=None)
+    metrics.append({"step": 1, "loss": math.nan, "grad_norm": math.inf, "num_loss_tokens": 3})
+    again = MetricsFile(tmp_path / "resumed" / "metrics.jsonl", checkpoint=tmp_path)
+    assert again.rows[0]["num_loss_tokens"] == 3
+    assert find_stop(again.rows, FIVE) == find_stop(metrics.rows, FIVE) is not None
+    assert (tmp_path / "resumed/metrics.jsonl").read_text() == (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_on_by_default_and_silent_on_a_run_that_goes_well(tmp_path):

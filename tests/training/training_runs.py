@@ -114,3 +114,30 @@ EXACT = {
     "ema_rate": 0.3,
     "trainer": {"optim": "sgd"},
 }
+
+
+def _answer(item: TrainingItem) -> str | None:
+    return [None, "A", "B"][item.completion_ids[0] % 3]
+
+
+def groups_and_votes(folder: Path, *, method: str) -> torch.nn.Module:
+    """Groups, votes and stale completions that processes share; some micro-batches carry no loss at all."""
+    options = {**EXACT, "micro_batch_size": 2, "num_rollouts": 2, "distil": "disagreeing", "rollout_steps": 2}
+    return run(folder, steps=3, item=grouped_item(2), read_answer=_answer, method=method, **options)
+
+
+def with_adam(folder: Path, *, steps: int) -> torch.nn.Module:
+    """Adam, whose moments a checkpoint must hold; a large epsilon, because small moments would enlarge rounding."""
+    trainer = {"optim": "adamw_torch", "adam_epsilon": 0.01}
+    return run(
+        folder, steps=steps, **{**EXACT, "learning_rate": 1e-3, "micro_batch_size": 2, "trainer": trainer}
+    )
+
+
+# What one process and two must do alike, by name.
+RUNS = {
+    "full": lambda folder: groups_and_votes(folder, method="full"),
+    "lora": lambda folder: groups_and_votes(folder, method="lora"),
+    "adam, 2 steps": lambda folder: with_adam(folder, steps=2),
+    "adam, 4 steps": lambda folder: with_adam(folder, steps=4),
+}

@@ -3,6 +3,9 @@
 A sequence is prompt + completion, padded on the right. The state that predicts completion token t sits one place before
 it, so for a prompt of p and a completion of n tokens the states are p-1 ... p+n-2. Student and teacher rows have other
 prompts and so other places, yet the gathered states line up token by token.
+
+Padding comes after all that is read, so causal order alone hides it: no mask is made, of which attention would keep a
+copy of batch x seq x seq for each layer, and rows of unequal length take the fast kernel of rows of equal length.
 """
 
 from collections.abc import Sequence
@@ -22,25 +25,22 @@ def pad_right(
     completions: Sequence[Sequence[int]],
     *,
     device: torch.device | str = "cpu",
-) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
-    """Token ids, attention mask, and the places whose hidden state predicts a completion token."""
+) -> tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
+    """Token ids, and the places whose hidden state predicts a completion token."""
     width = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
     predicting = torch.zeros_like(ids, dtype=torch.bool)
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         sequence = [*prompt, *completion]
         ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = 1
         predicting[row, len(prompt) - 1 : len(sequence) - 1] = True
-    return ids.to(device), mask.to(device), predicting.to(device)
+    return ids.to(device), predicting.to(device)
 
 
 def predicting_states(
     model: nn.Module,
     unwrapped: CausalLM,
     ids: Int[Tensor, "batch seq"],
-    mask: Int[Tensor, "batch seq"],
     predicting: Bool[Tensor, "batch seq"],
 ) -> Float[Tensor, "tokens hidden"]:
     """Last hidden states at the predicting places, row by row; no vocabulary logits are made for the others.
@@ -49,11 +49,10 @@ def predicting_states(
         model: What the trainer calls: wrapped (DDP) or not, so that its own hooks run.
         unwrapped: The same without the wrapper; its backbone's output is what we keep.
         ids: Token ids, padded on the right.
-        mask: 1 at real tokens.
         predicting: From `pad_right`.
     """
     with _kept_output(backbone(unwrapped)) as kept:
-        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        model(input_ids=ids, use_cache=False, logits_to_keep=1)
     return kept[-1][predicting]
 
 

@@ -1,6 +1,7 @@
 """The figures of training: one row a step, gathered over processes, and their mean over a logging interval."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,19 @@ def interval_row(steps: list[dict[str, float]]) -> dict[str, float]:
     return row
 
 
+def _words(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is no finite number as the word for it ("nan", "inf", "-inf"): JSON has no such numbers."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row that `_words` was given."""
+    return {name: float(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
 class MetricsFile:
     """metrics.jsonl. Resuming goes on from the rows that the checkpoint holds, whatever became of the file.
 
@@ -30,7 +44,7 @@ class MetricsFile:
     def __init__(self, path: Path, *, checkpoint: Path | None, is_writer: bool = True) -> None:
         self.path, self.is_writer = path, is_writer
         kept = (checkpoint / path.name).read_bytes() if checkpoint else b""
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in kept.splitlines()]
+        self.rows: list[dict[str, Any]] = [_numbers(json.loads(line)) for line in kept.splitlines()]
         if is_writer:
             with explain_disk_errors(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +55,7 @@ class MetricsFile:
         self.rows.append(dict(row))
         if self.is_writer:
             with explain_disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, sort_keys=True) + "\n")
+                file.write(json.dumps(_words(row), sort_keys=True, allow_nan=False) + "\n")
 
     def copy_into(self, checkpoint: Path) -> None:
         """Keep the rows so far with a checkpoint."""

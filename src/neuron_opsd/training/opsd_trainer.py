@@ -175,9 +175,9 @@ class OpsdTrainer(Trainer):
             [place for item in items for place in loss_places(item, self.settings)], device=device
         )
         if not places.any():
-            return (
-                student_hidden.sum() * 0.0
-            )  # still in the graph: every process makes the same backward passes
+            # All that is trained is in the graph still: every process makes the same backward passes.
+            heads = [tensor.sum() for tensor in head_tensors(self.unwrapped) if tensor.requires_grad]
+            return sum(heads, student_hidden.sum()) * 0.0
         tokens = torch.tensor([token for item in items for token in item.completion_ids], device=device)
         stale = None
         if self.settings.rollout_steps > 1:

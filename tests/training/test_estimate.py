@@ -1,0 +1,103 @@
+"""The memory estimate against what two training steps take, and the parts that can be worked out by hand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import settings
+
+from helpers import build_tiny_model
+from neuron_opsd.training.estimate import (
+    Lengths,
+    MemoryEstimate,
+    _Allocations,
+    _peak_of_learning,
+    _peak_of_sampling,
+    estimate_memory,
+)
+from neuron_opsd.training.train import trainable
+
+LENGTHS = Lengths(student_prompt=10, teacher_prompt=20, sampling_rows=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["deep, lora", "wide vocabulary, full"])
+def test_within_a_quarter_of_what_a_process_takes(shape):
+    here = Path(__file__).parent
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH")])),
+        "MALLOC_MMAP_THRESHOLD_": "65536",  # the allocator gives freed memory back, so that what is measured is used
+    }
+    done = subprocess.run(
+        [sys.executable, str(here / "memory_process.py"), shape],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    measured, estimated = map(float, done.stdout.split()[-2:])
+    assert measured > 150  # MB: enough for small things not to count
+    assert estimated == pytest.approx(measured, rel=0.25)
+
+
+def made(**changes) -> MemoryEstimate:
+    return estimate_memory(build_tiny_model().config, torch.float32, settings(**changes), LENGTHS)
+
+
+def test_parts_by_hand():
+    count = sum(parameter.numel() for parameter in build_tiny_model().parameters())
+    full = made(teacher="ema")
+    assert (full.weights, full.teacher, full.optimiser) == (4 * count, 4 * count, 8 * count)
+    assert full.learning > 4 * count  # gradients and more
+    assert made(teacher="live").teacher == 0
+    lora = made(method="lora", teacher="frozen")
+    assert lora.teacher == 0  # the model without its adapter
+    assert lora.optimiser < full.optimiser / 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "lora"},
+        {"method": "full", "num_rollouts": 4, "loss_chunk_tokens": 1000},
+        {"method": "full", "micro_batch_size": 2, "support": "teacher_top_k", "top_k": 8},
+    ],
+)
+def test_tensors_without_contents_take_what_real_ones_do(changes):
+    chosen = settings(**changes)
+    real = trainable(build_tiny_model(), chosen, seed=0)
+    found = made(**changes)
+    assert found.learning == pytest.approx(_peak_of_learning(real, chosen, LENGTHS), rel=0.02)
+    assert found.sampling == pytest.approx(_peak_of_sampling(real, chosen, LENGTHS), rel=0.02)
+
+
+def test_what_is_alive_is_counted():
+    model = torch.nn.Linear(2, 2)
+    with _Allocations(model) as allocations:
+        first = torch.zeros(100)  # 400 bytes
+        second = first + 1
+        view = second[:50]  # nothing new
+        del first
+        third = torch.ones(10)
+        assert (allocations.now, allocations.peak) == (440, 800)
+        model.weight.detach().mul_(1)  # was there before
+        del second, view, third
+    assert allocations.now == 0
+
+
+def test_gradients_of_the_micro_batch_before_are_there_too():
+    assert made(micro_batch_size=2).learning < made(micro_batch_size=8).learning
+    assert made(micro_batch_size=2).learning > made(micro_batch_size=2, batch_size=2).learning
+
+
+def test_gradient_checkpointing_takes_less():
+    less = made(trainer={"gradient_checkpointing": True}, micro_batch_size=8, max_new_tokens=100)
+    assert less.learning < made(micro_batch_size=8, max_new_tokens=100).learning
+
+
+def test_the_larger_of_what_follows_one_another_counts():
+    estimate = MemoryEstimate(weights=10, teacher=1, optimiser=2, sampling=9, learning=3)
+    assert estimate.peak == 22
+    assert "weights 0 MB" in estimate.describe()
