@@ -1,5 +1,7 @@
 """The transformers engine: greedy, sampled and scored as the model itself says."""
 
+import gc
+
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -7,6 +9,7 @@ from scipy.stats import chisquare
 from helpers import build_tiny_model
 from neuron_opsd.engines.base import Completion, Request, Sampling
 from neuron_opsd.engines.hf import HFEngine, pad_left, sample_tokens
+from neuron_opsd.engines.slot_cache import SlotCache
 from neuron_opsd.errors import EngineError
 
 LENGTHS = (3, 11, 1, 7, 29, 5, 13)
@@ -217,3 +220,14 @@ def test_what_stands_in_the_padding_does_not_matter(tiny_model, tiny_tokenizer, 
         lambda sequences, device: pad_left(sequences, device=device, pad_id=123),
     )
     assert run(engine, requests(), GREEDY) == expected
+
+
+def test_the_cache_is_given_back_at_once(tiny_model, tiny_tokenizer):
+    """No cycle holds it: the loss that follows sampling needs the memory."""
+    gc.collect()
+    gc.disable()
+    try:
+        run(HFEngine(tiny_model, tiny_tokenizer), requests(2), SAMPLED)
+        assert [found for found in gc.get_objects() if isinstance(found, SlotCache)] == []
+    finally:
+        gc.enable()

@@ -47,7 +47,8 @@ class HFEngine:
         for request in requests:
             _check_room(len(request.prompt_ids), sampling.max_new_tokens, max_context_tokens(self.model))
         waiting = deque(sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i)))
-        num_slots = max([self.batch_size, *(len(request.seeds) for request in requests)])
+        counts = [len(request.seeds) for request in requests]
+        num_slots = max([min(self.batch_size, sum(counts)), *counts])
         batch = _RunningBatch(self.model, self.end_ids, sampling, num_slots)
         finished: dict[int, list[_Row]] = defaultdict(list)
         while waiting or batch.rows:

@@ -12,6 +12,7 @@ A finished row is overwritten by the last one. Columns before the longest row (`
 when the buffer is full.
 """
 
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -115,7 +116,7 @@ class _SlotLayer(DynamicLayer):
 
     def __init__(self, cache: SlotCache, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.cache = cache
+        self.cache = weakref.proxy(cache)  # a cycle would keep the buffers until the garbage collector comes
         self.dtype, self.device = keys.dtype, keys.device
         self.keys = _zeros(keys, cache.num_slots, cache.capacity)
         self.values = _zeros(values, cache.num_slots, cache.capacity)
