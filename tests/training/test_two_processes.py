@@ -33,7 +33,7 @@ def environment(kind: str) -> dict[str, str]:
     return found
 
 
-@pytest.fixture(scope="module", params=["ddp"])
+@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
 def two(request, tmp_path_factory) -> Path:
     """The runs as two processes made them."""
     folder = tmp_path_factory.mktemp(request.param)

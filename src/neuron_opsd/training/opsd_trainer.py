@@ -240,6 +240,11 @@ class OpsdTrainer(Trainer):
                 self.on_save(staged)
                 publish_checkpoint(staged, folder, limit=self.args.save_total_limit)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Sharded weights are saved from the whole copy, which has them already."""
+        is_copied = self.reader is not self.unwrapped
+        super()._save(output_dir, state_dict=self.reader.state_dict() if is_copied else state_dict)
+
     def held_state(self) -> dict[str, Any]:
         """What a checkpoint must hold beyond weights: completions whose step has not come, and the open interval."""
         self._close_step()
