@@ -52,7 +52,7 @@ def test_finished_shards_are_readable_while_more_are_written(tmp_path):
     stage.add_shard(first, NeuronSets)
     assert_equal(stage.read(NeuronSets), first)
     assert pq.read_table(tmp_path / "neurons" / "part-00000.parquet").num_rows == 3  # by anybody's reader
-    stage.add_shard(second, NeuronSets)
+    stage.add_shard(second, NeuronSets, 1)
     assert_equal(stage.read(NeuronSets), [*first, *second])
 
 

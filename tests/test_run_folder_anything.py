@@ -35,8 +35,8 @@ RECORDS = [record for shard in SHARDS for record in shard]
 
 
 def make(stage: StageFolder) -> None:
-    for shard in SHARDS[stage.begin(INPUTS) :]:
-        stage.add_shard(shard, Rollout)
+    for index in stage.begin(INPUTS, len(SHARDS)):
+        stage.add_shard(SHARDS[index], Rollout, index)
     stage.finish({"num": len(RECORDS)}, Rollout)
 
 

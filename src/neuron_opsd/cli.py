@@ -8,7 +8,7 @@ import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -19,6 +19,9 @@ from neuron_opsd import processes
 from neuron_opsd.config import Config, list_recipes, load_config
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
 from neuron_opsd.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from neuron_opsd.runners import Runner
 
 app = typer.Typer(
     help="Make an open-weight language model better at your field from unlabelled questions alone.",
@@ -33,6 +36,24 @@ CACHE_VARIABLE = (
 )
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
+ProcessesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Make rollouts, neurons and evaluation in N processes, each on a GPU or a share of the cores.",
+    ),
+]
+RunnerOption = Annotated[
+    str, typer.Option(help="Where these processes are: local (this machine) or ray (RAY_ADDRESS's cluster).")
+]
+SharesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K/N",
+        help="Make the K-th of N shares (K from 0), beside others; the command without it gathers them.",
+        show_default=False,
+    ),
+]
 STAGE_NAMES = (
     "questions",
     "rollouts",
@@ -119,6 +140,8 @@ def run(
             "--stop-if-unlikely", help="End with status 3 where the preflight says: unlikely to help."
         ),
     ] = False,
+    num_processes: ProcessesOption = 1,
+    runner: RunnerOption = "local",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings and the work there is, and stop.")
     ] = False,
@@ -151,8 +174,9 @@ def run(
     if output is None:
         raise ConfigError("--output is missing: name the folder that the run is to lie in.")
     _check_inputs(config)
+    workers = _workers(runner, num_processes)
     folder = RunFolder.create(output)
-    _run_stages(folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely)
+    _run_stages(folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely, runner=workers)
 
 
 def _check_inputs(config: Config) -> None:
@@ -162,6 +186,15 @@ def _check_inputs(config: Config) -> None:
     check_early(config)
 
 
+def _workers(name: str, num_processes: int) -> "Runner":
+    """The runner of the options."""
+    from neuron_opsd.runners import RUNNERS, make_runner
+
+    if name not in RUNNERS:
+        raise ConfigError(f"--runner is {name!r}; it must be one of {', '.join(RUNNERS)}.")
+    return make_runner(name, num_processes)
+
+
 def _run_stages(
     folder: RunFolder,
     *,
@@ -169,6 +202,7 @@ def _run_stages(
     only: bool = False,
     config: Config | None = None,
     stop_if_unlikely: bool = False,
+    runner: "Runner | None" = None,
 ) -> None:
     from neuron_opsd.pipeline import STAGES, run_stages
     from neuron_opsd.workbench import Workbench
@@ -182,7 +216,7 @@ def _run_stages(
     with folder.locked() if processes.is_main() else nullcontext():
         if config is not None and processes.is_main():
             folder.write_config(config)
-        bench = Workbench(folder)
+        bench = Workbench(folder, runner=runner)
         if only:
             STAGES[until](bench)
         else:
@@ -232,14 +266,48 @@ def _stage_command(name: str, text: str) -> None:
     app.command(name=name, help=text)(command)
 
 
+def _sharded_command(name: str, text: str) -> None:
+    def command(
+        run: RunArgument,
+        num_processes: ProcessesOption = 1,
+        runner: RunnerOption = "local",
+        shards: SharesOption = None,
+    ) -> None:
+        folder, workers = RunFolder.open(run), _workers(runner, num_processes)
+        if shards is None:
+            _run_stages(folder, until=name, only=True, runner=workers)
+        else:
+            _make_shares(folder, name, _parse_share(shards), workers)
+
+    app.command(name=name, help=text)(command)
+
+
+def _make_shares(folder: RunFolder, name: str, share: tuple[int, int], runner: "Runner") -> None:
+    from neuron_opsd.pipeline import make_shares
+    from neuron_opsd.workbench import Workbench
+
+    _quieten_libraries()
+    with folder.locked(shared=True):
+        make_shares(Workbench(folder, runner=runner), name, *share)
+
+
+def _parse_share(text: str) -> tuple[int, int]:
+    part, _, num_parts = text.partition("/")
+    if not (part.isdecimal() and num_parts.isdecimal() and int(part) < int(num_parts)):
+        raise ConfigError(
+            f"--shards is {text!r}; it must be K/N with K from 0 to N - 1, such as 0/8 for the first of eight."
+        )
+    return int(part), int(num_parts)
+
+
 _stage_command("questions", "Read, de-duplicate and split the questions.")
-_stage_command("rollouts", "Answer every question of the pool zero-shot.")
-_stage_command("neurons", "Find the neurons behind each answer.")
+_sharded_command("rollouts", "Answer every question of the pool zero-shot.")
+_sharded_command("neurons", "Find the neurons behind each answer.")
 _stage_command("select", "Keep the questions with the highest consensus.")
 _stage_command("contexts", "Build what the teacher reads.")
 _stage_command("preflight", "Tell, without labels, whether training is likely to help.")
 _stage_command("train", "Distil the teacher into the student.")
-_stage_command("evaluate", "Compare base and trained model on the test questions.")
+_sharded_command("evaluate", "Compare base and trained model on the test questions.")
 _stage_command("report", "Write report.html and report.md of what is there.")
 
 

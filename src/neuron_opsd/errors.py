@@ -7,6 +7,7 @@
     +-- RunFolderError       a run folder: missing, busy, damaged, or not writable
     +-- TrainingError        training that ended with no model to keep
     +-- EngineError          an inference engine that fails or does not answer
+    +-- WorkerError          a process that made shards and died
     +-- UnlikelyToHelpError  exit status 3: no error, but a stop that the user asked for with --stop-if-unlikely
 
 A message names the thing, the value, what is allowed, and the next step. The command line prints it without a
@@ -42,6 +43,10 @@ class TrainingError(NeuronOpsdError):
 
 class EngineError(NeuronOpsdError):
     """An inference engine failed, or does not offer what was asked of it."""
+
+
+class WorkerError(NeuronOpsdError):
+    """A process that made shards died before it had written its shard."""
 
 
 class UnlikelyToHelpError(NeuronOpsdError):

@@ -8,9 +8,8 @@ Gold answers are opened by `make_evaluation`, and after the preflight's verdict 
 later stage reads.
 """
 
-import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,14 @@ from numpy.typing import NDArray
 
 from neuron_opsd import processes
 from neuron_opsd.demonstrations import demonstrating_replies, find_neighbours
-from neuron_opsd.engines.base import Sampling, sampling_of
+from neuron_opsd.engines.base import Sampling
 from neuron_opsd.errors import UnlikelyToHelpError
 from neuron_opsd.evaluation.evaluate import evaluate, teacher_gap
 from neuron_opsd.evaluation.general import GeneralSamples
-from neuron_opsd.evaluation.options import score_options
 from neuron_opsd.files import read_json_lines, write_text
 from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.neurons.overlap import nearest_neighbours
-from neuron_opsd.neurons.sets import resolve_sizes
 from neuron_opsd.progress import track
 from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.random_state import derive_seed
@@ -43,11 +40,12 @@ from neuron_opsd.records import (
     TeacherContext,
 )
 from neuron_opsd.report import ReportInputs, model_card, write_report
-from neuron_opsd.rollouts.pseudo_label import group_by_question, vote
-from neuron_opsd.rollouts.sample import sample_rollouts
+from neuron_opsd.rollouts.pseudo_label import vote
 from neuron_opsd.selection.select import select_questions
+from neuron_opsd.sharded import make_sharded, make_share
+from neuron_opsd.sharded_stages import NeuronStage, SampledStage, evaluation_stages
 from neuron_opsd.stage_folder import StageFolder
-from neuron_opsd.stage_inputs import preflight_sampling, reads_neurons
+from neuron_opsd.stage_inputs import ROLES, preflight_sampling, reads_neurons
 from neuron_opsd.statistics import pearson
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.teacher.preflight import PromptPair, answer_prompts, score_under_both
@@ -80,48 +78,12 @@ def make_questions(bench: Workbench) -> None:
 
 def make_rollouts(bench: Workbench) -> None:
     """Zero-shot answers of the frozen model to every question of the pool."""
-    settings = bench.config.rollouts
-    _sample_stage(
-        bench,
-        "rollouts",
-        questions=bench.pool,
-        settings=settings,
-        num_rollouts=settings.num_rollouts,
-        shard_size=settings.shard_size,
-        model_name=bench.config.model.name,
-        random_path="rollouts",
-    )
+    make_sharded(SampledStage(bench, "rollouts"))
 
 
 def make_neurons(bench: Workbench) -> None:
     """The neurons behind each question's first rollout."""
-    stage, settings = bench.folder.stage("neurons"), bench.config.neurons
-    inputs = bench.inputs_of("neurons")
-    with bench.stage_run(stage, inputs) as run:
-        if not run.is_needed:
-            return
-        model, tokenizer = bench.base_model()
-        sizes = resolve_sizes(model, settings)
-        logger.info(
-            "neurons: top %d (token, neuron) entries a chunk and layer, overlap sets of %d, of %d layers x %d neurons",
-            sizes.num_entries, sizes.overlap_size, sizes.num_layers, sizes.d_ff,
-        )  # fmt: skip
-        rollouts = list(bench.first_rollouts().values())
-        size = bench.config.rollouts.shard_size
-        done = stage.begin(inputs) * size
-        with track(
-            "neurons", total=len(rollouts), unit="completions", done=min(done, len(rollouts))
-        ) as progress:
-
-            def on_read(completions: int, tokens: int) -> None:
-                progress.advance(completions, tokens=tokens)
-                run.num_tokens += tokens
-
-            for start in range(done, len(rollouts), size):
-                shard = rollouts[start : start + size]
-                captured = capture_neurons(model, tokenizer, shard, settings, on_read=on_read)
-                stage.add_shard(list(captured), NeuronSets)
-        stage.finish({**dataclasses.asdict(sizes), **_length_correlation(stage.read(NeuronSets))})
+    make_sharded(NeuronStage(bench, "neurons"))
 
 
 def make_selection(bench: Workbench) -> None:
@@ -169,18 +131,8 @@ def make_contexts(bench: Workbench) -> None:
 
 def make_other_replies(bench: Workbench) -> None:
     """The frozen model's replies to the questions of another domain, where these are to demonstrate."""
-    settings, questions = bench.config.rollouts, bench.other_questions
-    if questions:
-        _sample_stage(
-            bench,
-            "demonstrations",
-            questions=questions,
-            settings=settings,
-            num_rollouts=1,
-            shard_size=settings.shard_size,
-            model_name=bench.config.model.name,
-            random_path="rollouts",
-        )
+    if bench.other_questions:
+        make_sharded(SampledStage(bench, "demonstrations"))
 
 
 def make_preflight(bench: Workbench) -> None:
@@ -193,13 +145,15 @@ def make_preflight(bench: Workbench) -> None:
     with bench.stage_run(stage, inputs, outdates_results=False) as run:
         if run.is_needed:
             pairs, step = bench.preflight_pairs(), PREFLIGHT_SHARD * config.preflight.num_samples
-            done = min(stage.begin(inputs) * step, len(pairs))
+            shards = [pairs[start : start + step] for start in range(0, len(pairs), step)]
+            missing = stage.begin(inputs, len(shards))
+            done = len(pairs) - sum(len(shards[index]) for index in missing)
             with track("preflight", total=len(pairs), unit="samples", done=done) as progress:
-                for start in range(done, len(pairs), step):
-                    items, num_tokens = _look_ahead(bench, pairs[start : start + step], sampling)
-                    stage.add_shard(items, PreflightItem)
-                    run.num_tokens += num_tokens
-                    progress.advance(len(pairs[start : start + step]), tokens=num_tokens)
+                for index in missing:
+                    items, num_tokens = _look_ahead(bench, shards[index], sampling)
+                    stage.add_shard(items, PreflightItem, index)
+                    progress.advance(len(shards[index]), tokens=num_tokens)
+            run.num_tokens = progress.num_tokens
             verdict = judge_preflight(stage.read(PreflightItem), **_pool_figures(bench), seed=config.seed)
             bench.folder.write_json("preflight/verdict.json", verdict)
             stage.finish(verdict, PreflightItem)
@@ -281,62 +235,27 @@ def _model_files(bench: Workbench) -> list[Path]:
 
 def make_evaluation(bench: Workbench) -> None:
     """Base and trained model on the test questions; gold answers, where there are any, are opened here."""
-    config, settings = bench.config, bench.config.evaluation
-    is_trained = config.training.objective != "none"
-    models = {
-        "base": config.model.name,
-        "trained": str(bench.folder.path / "model") if is_trained else config.model.name,
-    }
-    general = bench.inputs.general_questions
-    rollouts: dict[str, list[Rollout]] = {}
-    options: dict[str, list[OptionScores]] = {}
-    for role, model_name in models.items():
-        reads_context = role == "trained" and settings.context
-        if role == "trained" and not is_trained and not reads_context:  # the base itself
-            rollouts[role], options[role] = rollouts["base"], options["base"]
-            continue
-        if reads_context:
+    names: set[str] = set()
+    for work in evaluation_stages(bench):
+        if work.reads_context:
             make_other_replies(bench)
             make_test_contexts(bench)
-        _sample_stage(
-            bench,
-            f"evaluation/{role}",
-            questions=bench.test_questions,
-            contexts="evaluation/contexts" if reads_context else None,
-            settings=settings,
-            num_rollouts=settings.num_samples,
-            shard_size=config.rollouts.shard_size,
-            model_name=model_name,
-            random_path="evaluation",  # base and trained draw alike, which narrows the paired difference
-        )
-        rollouts[role] = bench.folder.stage(f"evaluation/{role}").read(Rollout)
-        has_options = settings.option_probability and not reads_context
-        options[role] = (
-            _score_options_stage(bench, role, model_name, bench.test_questions) if has_options else []
-        )
-        if general and is_trained:
-            _sample_stage(
-                bench,
-                f"evaluation/general_{role}",
-                questions=general,
-                settings=settings,
-                num_rollouts=settings.for_general().num_samples,
-                shard_size=config.rollouts.shard_size,
-                model_name=model_name,
-                random_path="general",
-            )
-            options[f"general_{role}"] = _score_options_stage(bench, f"general_{role}", model_name, general)
+        make_sharded(work)
+        names.add(work.name)
+    # A run that trains nothing and reads no context compares the base model with itself.
+    roles = ROLES if "evaluation/trained" in names else ("base", "base")
+    folder, is_trained = bench.folder, bench.config.training.objective != "none"
     results = evaluate(
         bench.test_questions,
-        rollouts["base"],
-        rollouts["trained"],
-        settings,
+        folder.stage(f"evaluation/{roles[0]}").read(Rollout),
+        folder.stage(f"evaluation/{roles[1]}").read(Rollout),
+        bench.config.evaluation,
         train_domain=bench.train_domain,
-        seed=config.seed,
-        options=(options["base"], options["trained"]),
-        general=_general_samples(bench, general, models, options) if general and is_trained else None,
+        seed=bench.config.seed,
+        options=_option_scores(bench, names, *roles),
+        general=_general_samples(bench, names) if bench.inputs.general_questions and is_trained else None,
         pool=bench.pool,
-        pool_rollouts=bench.folder.stage("rollouts").read(Rollout) if "rollouts" in bench.inputs.made else (),
+        pool_rollouts=folder.stage("rollouts").read(Rollout) if "rollouts" in bench.inputs.made else (),
     )
     # In the order in which reports show the metrics.
     bench.folder.write_json("evaluation/results.json", results, is_ordered=True)
@@ -417,6 +336,17 @@ def run_stages(bench: Workbench, *, until: str = "report", stop_if_unlikely: boo
             return
 
 
+def make_shares(bench: Workbench, name: str, part: int, num_parts: int) -> None:
+    """One array task's share of rollouts, neurons or evaluation, for the command without --shards to gather."""
+    kinds = {"rollouts": SampledStage, "neurons": NeuronStage}
+    works = [kinds[name](bench, name)] if name in kinds else evaluation_stages(bench)
+    for work in works:
+        if work.is_ready():
+            make_share(work, part, num_parts)
+        else:
+            logger.info("%s: not yet; it reads what this command gathers without --shards", work.name)
+
+
 def stop_where_unlikely(bench: Workbench) -> None:
     """Stop a run whose preflight is against it.
 
@@ -433,117 +363,38 @@ def stop_where_unlikely(bench: Workbench) -> None:
 
 def _add_only_shard(stage: StageFolder, inputs: dict[str, Any], records: list[Any], kind: type) -> None:
     """The shard of a stage that has one; a run killed just after writing it has it already."""
-    if not stage.begin(inputs):
+    if stage.begin(inputs):
         stage.add_shard(records, kind)
 
 
-def _sample_stage(
-    bench: Workbench,
-    name: str,
-    *,
-    questions: list[Question],
-    settings: Any,
-    num_rollouts: int,
-    shard_size: int,
-    model_name: str,
-    random_path: str,
-    contexts: str | None = None,
-) -> None:
-    """Sample rollouts of questions into a stage folder, shard by shard; `contexts`: the stage that is read before."""
-    stage, config = bench.folder.stage(name), bench.config
-    sampling, shuffle = sampling_of(settings), settings.shuffle_choices
-    inputs = bench.inputs_of(name)
-    with bench.stage_run(stage, inputs) as run:
-        if not run.is_needed:
-            return
-        done = min(stage.begin(inputs) * shard_size, len(questions))
-        engine = bench.engine(model_name, batch_size=settings.batch_size)
-        total, finished = len(questions) * num_rollouts, done * num_rollouts
-        with track(name, total=total, unit="completions", done=finished) as progress:
-
-            def on_finished(completions: int, tokens: int) -> None:
-                progress.advance(completions, tokens=tokens)
-                run.num_tokens += tokens
-
-            for start in range(done, len(questions), shard_size):
-                rollouts = sample_rollouts(
-                    questions[start : start + shard_size],
-                    engine,
-                    bench.encoder(),
-                    prompts=config.prompts,
-                    sampling=sampling,
-                    num_rollouts=num_rollouts,
-                    shuffle_choices=shuffle,
-                    seed=config.seed,
-                    stage=random_path,
-                    messages_of=bench.teacher_messages_of(contexts, questions) if contexts else None,
-                    max_context=bench.max_context(),
-                    on_finished=on_finished,
-                )
-                stage.add_shard(rollouts, Rollout)
-        summary = _rollout_summary(stage.read(Rollout))
-        stage.finish({**summary, "engine": engine.identity()}, Rollout)
-
-
-def _general_samples(
-    bench: Workbench,
-    questions: list[Question],
-    models: dict[str, str],
-    options: dict[str, list[OptionScores]],
-) -> GeneralSamples:
+def _general_samples(bench: Workbench, names: Container[str]) -> GeneralSamples:
     """Both models' samples of the general questions, and their KL on the base model's first sample of each."""
-    base, trained = (bench.folder.stage(f"evaluation/general_{role}").read(Rollout) for role in models)
+    base, trained = (bench.folder.stage(f"evaluation/general_{role}").read(Rollout) for role in ROLES)
     stage = bench.folder.stage("evaluation/general_kl")
     inputs = bench.inputs_of("evaluation/general_kl")
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
             first = [rollout for rollout in base if rollout.rollout_index == 0]
             texts = [(rollout.prompt_ids, rollout.completion_ids) for rollout in first]
-            kept = keep_base_states(bench.model(models["base"]), texts)
-            sums = kl_from_base(bench.model(models["trained"]), texts, kept)
+            kept = keep_base_states(bench.base_model()[0], texts)
+            sums = kl_from_base(bench.model(str(bench.folder.path / "model")), texts, kept)
             records = [
                 BaseDivergence(question_id=rollout.question_id, num_tokens=len(rollout.completion_ids), kl=kl)
                 for rollout, kl in zip(first, sums, strict=True)
             ]
             _add_only_shard(stage, inputs, records, BaseDivergence)
             stage.finish({}, BaseDivergence)
-    return GeneralSamples(
-        questions,
-        base,
-        trained,
-        stage.read(BaseDivergence),
-        (options["general_base"], options["general_trained"]),
-    )
+    options = _option_scores(bench, names, "general_base", "general_trained")
+    return GeneralSamples(bench.inputs.general_questions, base, trained, stage.read(BaseDivergence), options)
 
 
-def _score_options_stage(
-    bench: Workbench, role: str, model_name: str, asked: list[Question]
-) -> list[OptionScores]:
-    """The probability that one model gives to each choice of the questions it was asked; none where not wanted."""
-    config, stage = bench.config, bench.folder.stage(f"evaluation/{role}_options")
-    if not config.evaluation.option_probability:
-        return []
-    inputs = bench.inputs_of(stage.name)
-    questions, size = [q for q in asked if q.choices], config.rollouts.shard_size
-    with bench.stage_run(stage, inputs) as run:
-        if run.is_needed:
-            done = min(stage.begin(inputs) * size, len(questions))
-            groups = group_by_question(bench.folder.stage(f"evaluation/{role}").read(Rollout))
-            with track(stage.name, total=len(questions), unit="questions", done=done) as progress:
-                for start in range(done, len(questions), size):
-                    part = questions[start : start + size]
-                    scores = score_options(
-                        part, groups, bench.model(model_name), bench.encoder(),
-                        prompts=config.prompts,
-                        batch_size=config.evaluation.batch_size,
-                    )  # fmt: skip
-                    stage.add_shard(scores, OptionScores)
-                    progress.advance(len(part))
-            left_out = len(asked) - stage.num_records()
-            stage.finish({"num_not_scored": left_out}, OptionScores)
-            if left_out:
-                logger.info("%s: %d questions have no options that can be scored", stage.name, left_out)
-    return stage.read(OptionScores)
+def _option_scores(
+    bench: Workbench, names: Container[str], first: str, second: str
+) -> tuple[list[OptionScores], list[OptionScores]]:
+    """Of what two models were asked; none where `names`, the stages of this run, has none."""
+    stages = [f"evaluation/{asked}_options" for asked in (first, second)]
+    one, other = (bench.folder.stage(name).read(OptionScores) if name in names else [] for name in stages)
+    return one, other
 
 
 def _look_ahead(
@@ -588,31 +439,6 @@ def _pool_figures(bench: Workbench) -> dict[str, Any]:
             np.array([float(item.num_completion_tokens) for item in sets]),
         ),
     }
-
-
-def _rollout_summary(rollouts: list[Rollout]) -> dict[str, float]:
-    total = max(len(rollouts), 1)
-    parsed = sum(rollout.answer is not None for rollout in rollouts)
-    cut = sum(rollout.finish_reason == "length" for rollout in rollouts)
-    tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
-    return {
-        "num_completions": len(rollouts),
-        "num_completion_tokens": tokens,
-        "parse_rate": parsed / total,
-        "truncated_fraction": cut / total,
-        "completion_tokens_mean": tokens / total,
-    }
-
-
-def _length_correlation(sets: list[NeuronSets]) -> dict[str, float | None]:
-    """Pearson r of s(x) with completion length, said aloud: a selection by raw s can be one by length."""
-    scores = [float(item.consensus_score) for item in sets]
-    lengths = [float(item.num_completion_tokens) for item in sets]
-    if len(sets) < 3 or len(set(scores)) < 2 or len(set(lengths)) < 2:
-        return {"correlation_with_length": None}
-    r = pearson(np.array(scores), np.array(lengths))
-    logger.info("neurons: correlation of s(x) with length r = %.2f [%.2f, %.2f]", r.value, r.low, r.high)
-    return {"correlation_with_length": r.value}
 
 
 def _report_inputs(bench: Workbench) -> ReportInputs:

@@ -144,14 +144,18 @@ class RunFolder:
         return read_json_lines(self.path / "timings.jsonl")
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the run for this process. The kernel frees the lock when the holder dies, however it dies.
+
+        Args:
+            shared: Hold it beside others that share it too, and write to inboxes alone.
 
         Raises:
             RunFolderError: another process holds it; the message names it.
         """
-        with self._open_lock(), explain_full_disk(self.path):
-            self._remove_leftovers()
+        with self._open_lock(shared=shared), explain_full_disk(self.path):
+            if not shared:  # the others may be writing
+                self._remove_leftovers()
             yield
 
     def holder(self) -> str | None:
@@ -168,11 +172,11 @@ class RunFolder:
         return None
 
     @contextlib.contextmanager
-    def _open_lock(self) -> Iterator[None]:
+    def _open_lock(self, *, shared: bool) -> Iterator[None]:
         with explain_disk_errors(self.path):
             file = (self.path / ".lock").open("a+b", buffering=0)  # closing must not write what failed before
         with file:
-            if not _take_lock(file):
+            if not _take_lock(file, shared=shared):
                 raise RunFolderError(
                     f"{self.path} is in use by {_name_holder(file)}. Wait for it, or use another folder."
                 )
@@ -189,11 +193,11 @@ class RunFolder:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _take_lock(file: BinaryIO) -> bool:
+def _take_lock(file: BinaryIO, *, shared: bool) -> bool:
     """Whether the lock is ours now. `holder`, which looks for an instant, does not count as a holder."""
     for attempt in range(5):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             time.sleep(0.02 * (attempt < 4))

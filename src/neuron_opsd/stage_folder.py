@@ -1,11 +1,10 @@
 """The records of one stage on disk: a manifest and Parquet shards.
 
 A stage's fingerprint covers all that it depends on. A stage whose fingerprint changed is remade, and says why; one that
-was interrupted goes on at its first missing shard.
+was interrupted goes on with the shards that are missing.
 """
 
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from neuron_opsd.arrow import Record, from_table, readable, to_table, write_parquet
+from neuron_opsd.arrow import Record, from_table, readable
 from neuron_opsd.errors import RunFolderError
 from neuron_opsd.files import (
     JsonDict,
@@ -25,9 +24,9 @@ from neuron_opsd.files import (
     explain_disk_errors,
     file_digest,
     read_json,
-    write_atomically,
     write_text,
 )
+from neuron_opsd.shard_inbox import ShardInbox, shard_index, write_shard_file
 
 logger = logging.getLogger(__name__)
 _HASH = re.compile("[0-9a-f]{16}")
@@ -103,38 +102,58 @@ class StageFolder:
         is_right = self._looks_whole if at_a_glance else self._is_intact
         return [file["file"] for file in files if not is_right(file)]
 
-    def begin(self, inputs: JsonDict) -> int:
+    def begin(self, inputs: JsonDict, num_shards: int = 1) -> list[int]:
         """Make the stage ready to be (re)made from these inputs, keeping intact shards made from the same.
 
         Returns:
-            The number of leading shards that are finished.
+            The indices of the shards that are missing.
         """
         manifest = self.manifest()
         if manifest and manifest["fingerprint"] != fingerprint_of(inputs):
             logger.info("%s: remade, because %s", self.name, describe_change(manifest["inputs"], inputs))
             manifest = None
-        shards, files = (manifest["shards"], manifest["files"]) if manifest else ([], [])
-        damaged = [file for file in [*shards, *files] if not self._is_intact(file)]
-        for file in damaged:
-            logger.warning("%s: %s is missing or damaged and is remade", self.name, self.path / file["file"])
-        intact = list(itertools.takewhile(lambda shard: shard not in damaged, shards))
         with explain_disk_errors(self.path):
             if manifest is None:
                 shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write_manifest(inputs, intact, complete=False, summary={})
-        return len(intact)
+            before = manifest or {"shards": [], "files": []}
+            shards, _ = self._intact(before["shards"]), self._intact(before["files"])
+            known = {shard_index(shard) for shard in shards}
+            shards += self._intact(self.inbox(inputs).move_to(self.path, known=known))
+            self._write_manifest(inputs, shards, complete=False, summary={})
+        self.clear_inboxes()
+        return sorted(set(range(num_shards)) - {shard_index(shard) for shard in shards})
 
-    def add_shard(self, records: Sequence[Any], record_type: type) -> None:
-        """Write one more shard and enter it in the manifest."""
+    def add_shard(self, records: Sequence[Any], record_type: type, index: int = 0) -> None:
+        """Write one shard and enter it in the manifest."""
+        self.enter(self.write_shard(index, records, record_type))
+
+    def write_shard(self, index: int, records: Sequence[Any], record_type: type) -> JsonDict:
+        """Write the file of one shard; any process may.
+
+        Returns:
+            Its entry, for `enter`.
+        """
+        return write_shard_file(self.path, index, records, record_type)
+
+    def enter(self, entry: JsonDict) -> None:
+        """Enter a written shard in the manifest; the process that holds the run's lock alone may."""
         manifest = self._manifest_or_raise()
-        shards = manifest["shards"]
-        file = f"part-{len(shards):05d}.parquet"
+        others = [shard for shard in manifest["shards"] if shard["file"] != entry["file"]]
         with explain_disk_errors(self.path):
-            table = to_table(records, record_type)
-            write_atomically(self.path / file, lambda path: write_parquet(table, path, record_type))
-            entry = {"file": file, "num_records": len(records), "sha256": file_digest(self.path / file)}
-            self._write_manifest(manifest["inputs"], [*shards, entry], complete=False, summary={})
+            self._write_manifest(manifest["inputs"], [*others, entry], complete=False, summary={})
+
+    @property
+    def _inboxes(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.inbox")
+
+    def inbox(self, inputs: JsonDict) -> ShardInbox:
+        """Where processes that do not hold the lock leave shards made from these inputs."""
+        return ShardInbox(self._inboxes / fingerprint_of(inputs))
+
+    def clear_inboxes(self) -> None:
+        """Remove what was left there, for these inputs and others; call it under the lock."""
+        shutil.rmtree(self._inboxes, ignore_errors=True)
 
     def finish(
         self, summary: JsonDict, record_type: type | None = None, *, files: Sequence[Path] = ()
@@ -166,15 +185,30 @@ class StageFolder:
         Raises:
             RunFolderError: a shard is damaged.
         """
-        records: list[Record] = []
-        for shard in self._manifest_or_raise()["shards"]:
-            if not self._is_intact(shard):
-                raise RunFolderError(
-                    f"{self.path / shard['file']} is missing or damaged. Run `neuron-opsd {self.command} RUN` again: "
-                    "it remakes the shard."
-                )
-            records += from_table(pq.read_table(self.path / shard["file"]), record_type)
-        return records
+        shards = self._manifest_or_raise()["shards"]
+        return [record for shard in shards for record in self._read_file(shard, record_type)]
+
+    def read_shard(self, index: int, record_type: type[Record]) -> list[Record]:
+        """The records of one finished shard.
+
+        Raises:
+            RunFolderError: it is not there, or damaged.
+        """
+        shards = self._manifest_or_raise()["shards"]
+        shard = next((shard for shard in shards if shard_index(shard) == index), None)
+        if shard is None:
+            raise RunFolderError(
+                f"{self.path} has no shard {index} yet. Run `neuron-opsd {self.command} RUN` first."
+            )
+        return self._read_file(shard, record_type)
+
+    def _read_file(self, shard: JsonDict, record_type: type[Record]) -> list[Record]:
+        if not self._is_intact(shard):
+            raise RunFolderError(
+                f"{self.path / shard['file']} is missing or damaged. Run `neuron-opsd {self.command} RUN` again: "
+                "it remakes the shard."
+            )
+        return from_table(pq.read_table(self.path / shard["file"]), record_type)
 
     def num_records(self) -> int:
         """Records in the finished shards."""
@@ -204,6 +238,16 @@ class StageFolder:
             content.seek(-min(4, path.stat().st_size), os.SEEK_END)
             return content.read() == b"PAR1"  # Parquet's last bytes
 
+    def _intact(self, files: Sequence[JsonDict]) -> list[JsonDict]:
+        """Those that are as they were written; the log names the others."""
+        intact = [file for file in files if self._is_intact(file)]
+        for file in files:
+            if file not in intact:
+                logger.warning(
+                    "%s: %s is missing or damaged and is remade", self.name, self.path / file["file"]
+                )
+        return intact
+
     def _is_intact(self, shard: JsonDict) -> bool:
         path = self.path / shard["file"]
         return path.is_file() and file_digest(path) == shard["sha256"]
@@ -222,7 +266,7 @@ class StageFolder:
             "fingerprint": fingerprint_of(inputs),
             "complete": complete,
             "num_records": sum(shard["num_records"] for shard in shards),
-            "shards": shards,
+            "shards": sorted(shards, key=shard_index),
             "files": list(files),
             "summary": summary,
             "inputs": inputs,

@@ -1,5 +1,6 @@
 """What the stages of one run share: the folder, the settings, and a model that is loaded at most once at a time."""
 
+import gc
 import importlib.util
 import logging
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -43,6 +45,7 @@ from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.rollouts.sample import MessagesOf, check_fits, choice_orders, map_answer_back
 from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.runners import InProcessRunner, Runner
 from neuron_opsd.selection.score import num_kept
 from neuron_opsd.stage_cache import default_cache
 from neuron_opsd.stage_folder import StageFolder
@@ -74,8 +77,9 @@ class StageRun:
 class Workbench:
     """One run in this process."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, runner: Runner | None = None) -> None:
         self.folder = folder
+        self.runner = runner or InProcessRunner()
         self.cache = default_cache()
         self.config = folder.config()
         self.inputs = StageInputs(self.config, folder)
@@ -197,6 +201,18 @@ class Workbench:
         """The frozen model, loaded if it is not."""
         return self._load(self.config.model.name)
 
+    def model_config(self) -> PretrainedConfig:
+        """The base model's configuration, without its weights."""
+        return load_model_config(self.config.model)
+
+    def release_model(self) -> None:
+        """Free the memory of whatever model is loaded here, for other processes."""
+        self._close_engine()
+        if self._loaded is not None:
+            self._loaded = None
+            gc.collect()
+            torch.cuda.empty_cache()
+
     def take_base_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The frozen model for training, which changes it: this workbench forgets it."""
         quantization = self.config.training.quantization
@@ -209,8 +225,7 @@ class Workbench:
 
     def engine(self, model_name: str, *, batch_size: int) -> Engine:
         """An engine on a model by name. A server has the base model alone: the trained one is sampled here."""
-        is_base = model_name == self.config.model.name
-        if self.config.engine.name == "hf" or (self.config.engine.name == "server" and not is_base):
+        if self._is_sampled_here(model_name):
             model, tokenizer = self._load(model_name)
             return HFEngine(model, tokenizer, batch_size=batch_size)
         if self._engine is None or self._engine[0] != model_name:
@@ -221,6 +236,20 @@ class Workbench:
                 other_engine(self.config, self.tokenizer, model_name=model_name),
             )
         return self._engine[1]
+
+    def engine_identity(self, model_name: str) -> dict[str, str]:
+        """Name and version of the engine on a model, for the record; no model is loaded."""
+        if self._is_sampled_here(model_name):
+            return HFEngine.identity()
+        if self.config.engine.name == "vllm":
+            from neuron_opsd.engines.vllm import VLLMEngine
+
+            return VLLMEngine.identity()
+        return self.engine(model_name, batch_size=1).identity()
+
+    def _is_sampled_here(self, model_name: str) -> bool:
+        name = self.config.engine.name
+        return name == "hf" or (name == "server" and model_name != self.config.model.name)
 
     def model(self, model_name: str) -> PreTrainedModel:
         """A model by name, loaded if it is not."""

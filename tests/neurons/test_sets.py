@@ -17,9 +17,10 @@ from neuron_opsd.neurons.sets import (
     merge_top_entries,
     merge_top_per_token,
     resolve_sizes,
+    sizes_of_config,
 )
 from neurons.naive import naive_sets
-from neurons.tiny_models import build
+from neurons.tiny_models import FAMILIES, build
 
 
 def test_both_sets_by_hand():
@@ -164,3 +165,9 @@ def test_sizes_scale_to_the_model_and_absolute_numbers_win():
     absolute = NeuronSettings(num_entries=2_000, overlap_size=5_000)
     assert resolve_sizes(smollm2, absolute) == NeuronSizes(30, 1_536, 2_000, 5_000)
     assert resolve_sizes(build("llama"), NeuronSettings()) == NeuronSizes(2, 40, 8, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_configuration_alone_gives_the_same_sizes(family):
+    model = build(family)
+    assert sizes_of_config(model.config, NeuronSettings()) == resolve_sizes(model, NeuronSettings())

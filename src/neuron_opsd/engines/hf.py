@@ -30,7 +30,8 @@ class HFEngine:
         self.batch_size = batch_size
         self.end_ids = torch.tensor(sorted(end_token_ids(model, tokenizer)), device=model.device)
 
-    def identity(self) -> dict[str, str]:
+    @staticmethod
+    def identity() -> dict[str, str]:
         """Name and version, for the record."""
         return {"engine": "hf", "transformers": transformers.__version__, "torch": torch.__version__}
 

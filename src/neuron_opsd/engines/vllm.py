@@ -69,9 +69,10 @@ class VLLMEngine:
             **options,
         )
 
-    def identity(self) -> dict[str, str]:
+    @staticmethod
+    def identity() -> dict[str, str]:
         """Name and version, for the record."""
-        return {"engine": "vllm", "vllm": self.vllm.__version__}
+        return {"engine": "vllm", "vllm": _import_vllm().__version__}
 
     def refresh(self) -> None:
         """Load the student's adapter as it now is; a new id, because vLLM caches adapters by id."""

@@ -117,6 +117,12 @@ def check_architecture(config: PretrainedConfig) -> None:
         )
 
 
+def ffn_shape(config: PretrainedConfig) -> tuple[int, int]:
+    """(layers, d_ff) of a model that is not loaded."""
+    config = config.get_text_config()
+    return config.num_hidden_layers, _ffn_width(config)
+
+
 def _ffn_width(config: PretrainedConfig) -> int:
     """d_ff; GPT-2 and Bloom leave it unset and mean four times the hidden size."""
     width = next(

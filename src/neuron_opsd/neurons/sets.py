@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from neuron_opsd.config import NeuronSettings
-from neuron_opsd.model.ffn import FeedForward, find_ffns
+from neuron_opsd.model.ffn import FeedForward, ffn_shape, find_ffns
 
 BLOCK_TOKENS = 32  # entries searched together; changes speed alone
 NO_ENTRY = float("-inf")
@@ -40,7 +41,15 @@ class NeuronSizes:
 def resolve_sizes(model_or_ffns: nn.Module | Sequence[FeedForward], settings: NeuronSettings) -> NeuronSizes:
     """Absolute sizes for this model: 2,004 entries, K = 5,008 in Qwen3-4B; 316 and 659 in SmolLM2-135M."""
     ffns = model_or_ffns if isinstance(model_or_ffns, Sequence) else find_ffns(model_or_ffns)
-    num_layers, d_ff = len(ffns), ffns[0].d_ff
+    return _resolve(len(ffns), ffns[0].d_ff, settings)
+
+
+def sizes_of_config(config: PretrainedConfig, settings: NeuronSettings) -> NeuronSizes:
+    """`resolve_sizes` of a model that is not loaded."""
+    return _resolve(*ffn_shape(config), settings)
+
+
+def _resolve(num_layers: int, d_ff: int, settings: NeuronSettings) -> NeuronSizes:
     num_entries = settings.num_entries or max(1, round(settings.entries_fraction * d_ff))
     overlap_size = settings.overlap_size or max(1, round(settings.overlap_fraction * num_layers * d_ff))
     return NeuronSizes(num_layers, d_ff, num_entries, overlap_size)

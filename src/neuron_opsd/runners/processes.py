@@ -1,0 +1,191 @@
+"""Several processes of one machine, each with a model of its own on a GPU or a share of the cores.
+
+Fresh interpreters (spawn): a forked process can neither use CUDA nor trust the locks of torch's threads. A worker is
+given one shard at a time over a pipe, so that its death is seen at once and names the shard.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cache
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from neuron_opsd.errors import NeuronOpsdError, WorkerError
+from neuron_opsd.runners.base import Entry, OnProgress, ShardWork
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessRunner:
+    """`num_processes` workers on this machine."""
+
+    is_here = False
+
+    def __init__(self, num_processes: int) -> None:
+        self.num_processes = num_processes
+
+    def run(
+        self, work: ShardWork, indices: Sequence[int], on_progress: OnProgress
+    ) -> Generator[Entry, None, None]:
+        """See `Runner.run`. Workers end with the generator, whether it is finished, fails or is closed."""
+        todo = deque(indices)
+        workers: list[_Worker] = []
+        try:
+            # Threads by the number asked for, not by the shards left: a resumed run must give the same bytes.
+            options = worker_options(work, self.num_processes)
+            with _interrupts_held_back():
+                workers += [_Worker(work, **option) for option in options[: len(todo)]]
+            logger.info("%s: %d shards over %d processes", work.name, len(todo), len(workers))
+            for worker in workers:
+                worker.give(todo)
+            while busy := {worker.pipe: worker for worker in workers if worker.shard is not None}:
+                for pipe in wait(list(busy)):
+                    kind, value = busy[pipe].receive()  # pyright: ignore[reportArgumentType]
+                    if kind == "progress":
+                        on_progress(*value)
+                    else:
+                        yield value
+                        busy[pipe].give(todo)  # pyright: ignore[reportArgumentType]
+        finally:
+            for worker in workers:
+                worker.process.terminate()
+            for worker in workers:
+                worker.stop()
+
+
+def worker_options(work: ShardWork, num_processes: int) -> list[dict[str, Any]]:
+    """CPU threads and GPU of each worker: the cores are shared out, the GPUs go round."""
+    num_threads = work.num_threads or max(1, _num_cores() // num_processes)
+    gpus = _visible_gpus() if work.device in ("auto", "cuda") else []
+    if gpus and num_processes > len(gpus):
+        logger.warning("%s: %d processes share %d GPUs", work.name, num_processes, len(gpus))
+    return [
+        {"num_threads": num_threads, "gpu": gpus[place % len(gpus)] if gpus else None}
+        for place in range(num_processes)
+    ]
+
+
+class _Worker:
+    """The parent's side of one worker."""
+
+    def __init__(self, work: ShardWork, *, num_threads: int, gpu: str | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.work_name, self.shard = work.name, None
+        self.pipe, theirs = context.Pipe()
+        arguments = (theirs, pickle.dumps(work), num_threads, gpu)
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()  # so that the pipe ends when the worker does
+
+    def give(self, todo: "deque[int]") -> None:
+        """Hand over the next shard, or nothing more."""
+        self.shard = todo.popleft() if todo else None
+        with contextlib.suppress(BrokenPipeError):  # it died: `receive` says so
+            self.pipe.send(self.shard)
+
+    def receive(self) -> tuple[str, Any]:
+        """Its next message.
+
+        Raises:
+            WorkerError: it died.
+            NeuronOpsdError: what it met.
+        """
+        try:
+            kind, value = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join(10)
+            raise WorkerError(
+                f"{self.work_name}: the process that made shard {self.shard} died ({_cause(self.process.exitcode)}). "
+                "Finished shards are kept, and the same command resumes; with fewer --num-processes each has more."
+            ) from None
+        if kind == "error":
+            raise type(value)(f"{self.work_name}, shard {self.shard}: {value}")
+        if kind == "bug":
+            raise RuntimeError(f"{self.work_name}, shard {self.shard}, in a worker process:\n{value}")
+        return kind, value
+
+    def stop(self) -> None:
+        """Wait for its end, whatever it does: its files appear by rename, whole."""
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.pipe.close()
+
+
+def _cause(exitcode: int | None) -> str:
+    if exitcode is None or exitcode >= 0:
+        return f"exit status {exitcode}"
+    hint = "; often the machine ran out of memory" if exitcode == -signal.SIGKILL else ""
+    return f"{signal.Signals(-exitcode).name}{hint}"
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C reaches the whole group, but workers are the parent's to end: they inherit that SIGINT is blocked."""
+    resource_tracker.ensure_running()  # its start would unblock it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: Connection, pickled: bytes, num_threads: int, gpu: str | None) -> None:
+    """A worker's life: shards in, entries out, until None or until its parent is gone."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA starts, which is with the first model
+
+    @cache
+    def open_work() -> ShardWork:
+        work = pickle.loads(pickled)  # from our own parent; imports torch
+        work.use_threads(num_threads)
+        return work
+
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        for index in iter(pipe.recv, None):
+            pipe.send(_attempt(pipe, open_work, index))
+
+
+def _attempt(pipe: Connection, open_work: Callable[[], ShardWork], index: int) -> tuple[str, Any]:
+    try:
+        report = lambda items, tokens: pipe.send(("progress", (items, tokens)))  # noqa: E731
+        return "done", open_work().write_shard(index, report)
+    except NeuronOpsdError as error:
+        return "error", error
+    except BrokenPipeError:
+        raise
+    except Exception:
+        return "bug", traceback.format_exc()
+
+
+def _die_with_parent() -> None:
+    """A killed parent cannot end its workers."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _num_cores() -> int:
+    """Cores this process may use, which a scheduler or a container can limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()  # asks the driver; starts no CUDA in this process
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named[:count] if named else [str(i) for i in range(count)]
