@@ -126,7 +126,9 @@ def shard_pace(stage: StageFolder) -> float | None:
     files = [stage.path / shard["file"] for shard in manifest["shards"]]
     if len(files) < 3 or not all(file.is_file() for file in files):
         return None
-    times = [file.stat().st_mtime for file in files]
-    counts = [shard["num_records"] for shard in manifest["shards"]][1:]
-    gaps = (after - before for before, after in itertools.pairwise(times))
-    return statistics.median(gap / max(count, 1) for gap, count in zip(gaps, counts, strict=True))
+    counts = [shard["num_records"] for shard in manifest["shards"]]
+    ended = sorted(
+        zip((file.stat().st_mtime for file in files), counts, strict=True)
+    )  # by any process, in any order
+    gaps = ((after[0] - before[0], after[1]) for before, after in itertools.pairwise(ended))
+    return statistics.median(gap / max(count, 1) for gap, count in gaps)
