@@ -181,7 +181,7 @@ def run(
 
 def _check_inputs(config: Config) -> None:
     """What can fail at once fails before a folder is made: the questions, the model's tokenizer, the answers' path."""
-    from neuron_opsd.workbench import check_early
+    from neuron_opsd.early_checks import check_early
 
     check_early(config)
 
@@ -470,7 +470,7 @@ def recipes() -> None:
 
 def _print_plan(config: Config, output: Path | None) -> None:
     """The resolved settings and the work; nothing is written."""
-    from neuron_opsd.workbench import describe_work
+    from neuron_opsd.early_checks import describe_work
 
     typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     for line in describe_work(config, RunFolder(output) if output else None):

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.questions.duplicates import near_duplicates
 from neuron_opsd.records import Question, Rollout
+from neuron_opsd.sharded import make_sharded
+from neuron_opsd.sharded_stages import SampledStage
 from neuron_opsd.teacher.context import can_demonstrate, permuted_replies, random_neighbours
 from neuron_opsd.teacher.words import nearest_by_words
 from neuron_opsd.workbench import Workbench
@@ -89,3 +91,9 @@ def _excluded(
     can_be_shown = {question.question_id for question in shown}
     silent = {i for i, question in enumerate(everyone) if question.question_id not in can_be_shown}
     return lambda place: alike[place] | silent
+
+
+def make_other_replies(bench: Workbench) -> None:
+    """The frozen model's replies to the questions of another domain, where these are to demonstrate."""
+    if bench.other_questions:
+        make_sharded(SampledStage(bench, "demonstrations"))

@@ -303,3 +303,9 @@ def _flatten(tree: JsonDict, prefix: str = "") -> JsonDict:
         name = f"{prefix}{key}"
         flat.update(_flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
     return flat
+
+
+def add_only_shard(stage: StageFolder, inputs: dict[str, Any], records: list[Any], kind: type) -> None:
+    """The shard of a stage that has one; a run killed just after writing it has it already."""
+    if stage.begin(inputs):
+        stage.add_shard(records, kind)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from neuron_opsd.comparison.plan import Cell, Domain, Plan, answers_digest, cell_config, cell_folder
 from neuron_opsd.config import Config
+from neuron_opsd.early_checks import check_early
 from neuron_opsd.errors import NeuronOpsdError
 from neuron_opsd.files import read_json
 from neuron_opsd.pipeline import run_stages
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import fingerprint_of
-from neuron_opsd.workbench import Workbench, check_early
+from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,136 @@
+"""What can be refused, and told, before any work: settings, questions and model against one another."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuron_opsd.config import Config
+from neuron_opsd.errors import ConfigError, DataError
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.ffn import check_architecture
+from neuron_opsd.model.load import check_quantization, configured_context, load_model_config, load_tokenizer
+from neuron_opsd.questions.load import load_questions
+from neuron_opsd.records import Question
+from neuron_opsd.rollouts.sample import check_fits
+from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.selection.score import num_kept
+from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.stage_inputs import general_questions, other_questions, stages_made
+from neuron_opsd.text.prompts import student_messages
+from neuron_opsd.training.schedule import num_steps
+
+
+def check_early(config: Config) -> list[Question]:
+    """Everything that can be refused before any work: questions, one domain, tokenizer, question lengths, answers.
+
+    Returns:
+        The questions, read.
+
+    Raises:
+        NeuronOpsdError: what is wrong, and the next step.
+    """
+    questions = load_questions(config.questions)
+    single_domain(questions)
+    for name in ("answers", "general_answers"):
+        for path in getattr(config.evaluation, name):
+            if not Path(path).is_file():
+                raise DataError(
+                    f"evaluation.{name} names {path}, which is no file. Leave it out if you have none."
+                )
+    check_architecture(load_model_config(config.model))
+    if config.training.quantization != "none":
+        check_quantization(config.model)
+    tokenizer = load_tokenizer(config.model)
+    encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
+    check_retrieval(config, questions)
+    check_lengths([*questions, *general_questions(config, questions)], encoder, config)
+    return questions
+
+
+def check_retrieval(config: Config, questions: Sequence[Question]) -> None:
+    """Refuse a retrieval whose package or file is missing.
+
+    Raises:
+        ConfigError: names what is missing.
+        DataError: the file of the other domain adds no question.
+    """
+    other_questions(config, questions)
+    if config.contexts.retrieval == "tfidf" and importlib.util.find_spec("sklearn") is None:
+        raise ConfigError(
+            "contexts.retrieval is tfidf, which needs scikit-learn. Install it with pip install neuron-opsd[baselines]."
+        )
+
+
+def check_lengths(questions: Sequence[Question], encoder: ChatEncoder, config: Config) -> None:
+    """Refuse a question that leaves no room for its answer in the model's context.
+
+    Raises:
+        DataError: names the question and the numbers.
+    """
+    limit = configured_context(config.model)
+    if limit is None:
+        return
+    prompts = config.prompts
+    for question in questions:
+        new = (
+            max(config.rollouts.max_new_tokens, config.training.max_new_tokens)
+            if question.split == "train"
+            else config.evaluation.max_new_tokens
+        )
+        order = tuple(range(len(question.choices)))
+        messages = student_messages(
+            question, choice_order=order, answer_format=prompts.answer_format, system=prompts.system
+        )
+        check_fits(question, len(encoder.encode(messages)), new, limit)
+
+
+def stages_of(config: Config) -> tuple[str, ...]:
+    """The stages, by command, that a run of these settings needs."""
+    made = stages_made(config)
+    folders = {"select": "selection", "train": "training"}
+    optional = ("rollouts", "neurons", "select", "contexts", "preflight", "train")
+    needed = (command for command in optional if folders.get(command, command) in made)
+    return ("questions", *needed, "evaluate", "report")
+
+
+def describe_work(config: Config, folder: RunFolder | None) -> list[str]:
+    """What `run` would do: counts of questions, completions and steps, and which stages are finished."""
+    questions = check_early(config)
+    pool = sum(question.split == "train" for question in questions)
+    test = len(questions) - pool
+    kept = num_kept(pool, config.selection.fraction)
+    steps = num_steps(kept, config.training)
+    sampled = pool * config.rollouts.num_rollouts
+    work = {
+        "questions": f"{pool} in the pool, {test} held out or of other domains",
+        "rollouts": f"{sampled} completions of up to {config.rollouts.max_new_tokens} tokens",
+        "neurons": f"{pool} forward passes",
+        "selection": f"{kept} questions kept",
+        "contexts": f"{kept} contexts of up to {config.contexts.num_demonstrations} demonstrations",
+        "preflight": f"{min(kept, config.preflight.num_questions)} questions answered with and without their context",
+        "training": f"{steps} steps of {config.training.batch_size}",
+        "evaluation/base": f"{test * config.evaluation.num_samples} completions",
+        "evaluation/trained": f"{test * config.evaluation.num_samples} completions",
+    }
+    needed = {name for name in work if StageFolder(Path(name), name).command in stages_of(config)}
+    finished = {name for name in needed if folder and folder.stage(name).is_finished()}
+    return [
+        f"{name}: {text}{' (there already)' if name in finished else ''}"
+        for name, text in work.items()
+        if name in needed
+    ]
+
+
+def single_domain(questions: Sequence[Question]) -> str:
+    """The one domain of the pool.
+
+    Raises:
+        ConfigError: the pool spans several, so "in-domain" would have no meaning.
+    """
+    domains = sorted({question.domain for question in questions if question.split == "train"})
+    if len(domains) != 1:
+        raise ConfigError(
+            f"The pool holds {len(domains)} domains ({', '.join(domains[:6])}). Train on one at a time: set "
+            f"questions.domain={domains[0] if domains else '...'}; the others become cross-domain sets."
+        )
+    return domains[0]

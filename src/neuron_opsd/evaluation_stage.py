@@ -1,0 +1,121 @@
+"""Evaluation: both models on the test and the general questions, and what the second reads before them."""
+
+from collections.abc import Container
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuron_opsd.demonstrations import demonstrating_replies, find_neighbours, make_other_replies
+from neuron_opsd.evaluation.evaluate import evaluate
+from neuron_opsd.evaluation.general import GeneralSamples
+from neuron_opsd.files import write_text
+from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
+from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.records import BaseDivergence, NeuronSets, OptionScores, Rollout, TeacherContext
+from neuron_opsd.report_stage import card_of
+from neuron_opsd.sharded import make_sharded
+from neuron_opsd.sharded_stages import evaluation_stages
+from neuron_opsd.stage_folder import add_only_shard
+from neuron_opsd.stage_inputs import ROLES, reads_neurons
+from neuron_opsd.teacher.context import build_contexts
+from neuron_opsd.workbench import Workbench
+
+
+def make_evaluation(bench: Workbench) -> None:
+    """Base and trained model on the test questions; gold answers, where there are any, are opened here."""
+    names: set[str] = set()
+    for work in evaluation_stages(bench):
+        if work.reads_context:
+            make_other_replies(bench)
+            make_test_contexts(bench)
+        make_sharded(work)
+        names.add(work.name)
+    # A run that trains nothing and reads no context compares the base model with itself.
+    roles = ROLES if "evaluation/trained" in names else ("base", "base")
+    folder, is_trained = bench.folder, bench.config.training.objective != "none"
+    results = evaluate(
+        bench.test_questions,
+        folder.stage(f"evaluation/{roles[0]}").read(Rollout),
+        folder.stage(f"evaluation/{roles[1]}").read(Rollout),
+        bench.config.evaluation,
+        train_domain=bench.train_domain,
+        seed=bench.config.seed,
+        options=_option_scores(bench, names, *roles),
+        general=_general_samples(bench, names) if bench.inputs.general_questions and is_trained else None,
+        pool=bench.pool,
+        pool_rollouts=folder.stage("rollouts").read(Rollout) if "rollouts" in bench.inputs.made else (),
+    )
+    # In the order in which reports show the metrics.
+    bench.folder.write_json("evaluation/results.json", results, is_ordered=True)
+    if is_trained:
+        write_text(bench.folder.path / "model" / "README.md", card_of(bench))
+
+
+def make_test_contexts(bench: Workbench) -> None:
+    """What the second model reads before each test question: the teacher's context, from the pool.
+
+    The test question's own neurons are those of the base model's first sample of it.
+    """
+    stage, config, settings = (
+        bench.folder.stage("evaluation/contexts"),
+        bench.config,
+        bench.context_settings(),
+    )
+    inputs, questions = bench.inputs_of("evaluation/contexts"), bench.test_questions
+    with bench.stage_run(stage, inputs) as run:
+        if run.is_needed:
+            replies = demonstrating_replies(bench)
+            neighbours = find_neighbours(bench, questions, replies, _all_overlap_sets(bench))
+            contexts = build_contexts(
+                [question.question_id for question in questions],
+                neighbours,
+                bench.shown_by_id | {question.question_id: question for question in questions},
+                replies,
+                bench.encoder(teacher=True),
+                settings=settings,
+                prompts=config.prompts,
+            )
+            add_only_shard(stage, inputs, contexts, TeacherContext)
+            dropped = sum(context.num_demonstrations_dropped for context in contexts)
+            stage.finish({"num_demonstrations_dropped": dropped}, TeacherContext)
+
+
+def _all_overlap_sets(bench: Workbench) -> dict[str, NDArray[np.int32]]:
+    """Overlap sets of the pool and of the test questions; none where no neuron is read."""
+    if not reads_neurons(bench.config):
+        return {}
+    samples = bench.folder.stage("evaluation/base").read(Rollout)
+    first = [rollout for rollout in samples if rollout.rollout_index == 0]
+    own = capture_neurons(*bench.base_model(), first, bench.config.neurons)
+    pool = bench.folder.stage("neurons").read(NeuronSets)
+    return {item.question_id: item.overlap_set for item in [*pool, *own]}
+
+
+def _general_samples(bench: Workbench, names: Container[str]) -> GeneralSamples:
+    """Both models' samples of the general questions, and their KL on the base model's first sample of each."""
+    base, trained = (bench.folder.stage(f"evaluation/general_{role}").read(Rollout) for role in ROLES)
+    stage = bench.folder.stage("evaluation/general_kl")
+    inputs = bench.inputs_of("evaluation/general_kl")
+    with bench.stage_run(stage, inputs) as run:
+        if run.is_needed:
+            first = [rollout for rollout in base if rollout.rollout_index == 0]
+            texts = [(rollout.prompt_ids, rollout.completion_ids) for rollout in first]
+            kept = keep_base_states(bench.base_model()[0], texts)
+            sums = kl_from_base(bench.model(str(bench.folder.path / "model")), texts, kept)
+            records = [
+                BaseDivergence(question_id=rollout.question_id, num_tokens=len(rollout.completion_ids), kl=kl)
+                for rollout, kl in zip(first, sums, strict=True)
+            ]
+            add_only_shard(stage, inputs, records, BaseDivergence)
+            stage.finish({}, BaseDivergence)
+    options = _option_scores(bench, names, "general_base", "general_trained")
+    return GeneralSamples(bench.inputs.general_questions, base, trained, stage.read(BaseDivergence), options)
+
+
+def _option_scores(
+    bench: Workbench, names: Container[str], first: str, second: str
+) -> tuple[list[OptionScores], list[OptionScores]]:
+    """Of what two models were asked; none where `names`, the stages of this run, has none."""
+    stages = [f"evaluation/{asked}_options" for asked in (first, second)]
+    one, other = (bench.folder.stage(name).read(OptionScores) if name in names else [] for name in stages)
+    return one, other

@@ -1,0 +1,118 @@
+"""The preflight: whether the teacher is worth learning from, told before training."""
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from neuron_opsd.engines.base import Sampling
+from neuron_opsd.errors import UnlikelyToHelpError
+from neuron_opsd.evaluation.evaluate import teacher_gap
+from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.progress import track
+from neuron_opsd.questions.duplicates import template_key
+from neuron_opsd.random_state import derive_seed
+from neuron_opsd.records import NeuronSets, PreflightItem, TeacherContext
+from neuron_opsd.report_stage import TEACHER_GAP
+from neuron_opsd.stage_inputs import preflight_sampling
+from neuron_opsd.statistics import pearson
+from neuron_opsd.teacher.preflight import PromptPair, answer_prompts, score_under_both
+from neuron_opsd.teacher.preflight import make_item as make_preflight_item
+from neuron_opsd.teacher.verdict import UNLIKELY, same_template_share
+from neuron_opsd.teacher.verdict import judge as judge_preflight
+from neuron_opsd.workbench import Workbench
+
+logger = logging.getLogger(__name__)
+
+PREFLIGHT_SHARD = 8  # questions a file: what a kill can lose
+DIVERSITY_SAMPLE = 200  # questions whose pairwise distances the preflight averages
+
+
+def make_preflight(bench: Workbench) -> None:
+    """Whether the teacher is worth learning from, told by a sample of the selected questions and no label."""
+    stage, config = bench.folder.stage("preflight"), bench.config
+    if not config.preflight.num_questions:
+        logger.info("preflight: left out, because preflight.num_questions is 0")
+        return
+    sampling, inputs = preflight_sampling(config), bench.inputs_of("preflight")
+    with bench.stage_run(stage, inputs, outdates_results=False) as run:
+        if run.is_needed:
+            pairs, step = bench.preflight_pairs(), PREFLIGHT_SHARD * config.preflight.num_samples
+            shards = [pairs[start : start + step] for start in range(0, len(pairs), step)]
+            missing = stage.begin(inputs, len(shards))
+            done = len(pairs) - sum(len(shards[index]) for index in missing)
+            with track("preflight", total=len(pairs), unit="samples", done=done) as progress:
+                for index in missing:
+                    items, num_tokens = _look_ahead(bench, shards[index], sampling)
+                    stage.add_shard(items, PreflightItem, index)
+                    progress.advance(len(shards[index]), tokens=num_tokens)
+            run.num_tokens = progress.num_tokens
+            verdict = judge_preflight(stage.read(PreflightItem), **_pool_figures(bench), seed=config.seed)
+            bench.folder.write_json("preflight/verdict.json", verdict)
+            stage.finish(verdict, PreflightItem)
+    verdict = stage.summary()
+    logger.info("preflight: %s, because %s", verdict["verdict"], "; ".join(verdict["reasons"]))
+    # After the verdict, and in evaluation's folder: training reads neither.
+    gap = teacher_gap(bench.questions, stage.read(PreflightItem), config.evaluation, seed=config.seed)
+    if gap is None:
+        (bench.folder.path / TEACHER_GAP).unlink(missing_ok=True)
+    else:
+        bench.folder.write_json(TEACHER_GAP, gap)
+
+
+def stop_where_unlikely(bench: Workbench) -> None:
+    """Stop a run whose preflight is against it.
+
+    Raises:
+        UnlikelyToHelpError: the verdict, its reasons and what can be done.
+    """
+    verdict = bench.folder.stage("preflight").summary()
+    if verdict["verdict"] == UNLIKELY:
+        raise UnlikelyToHelpError(
+            f"stopped before training: {UNLIKELY}, because {'; '.join(verdict['reasons'])}. Everything so far is kept "
+            f"in {bench.folder.path}. Run the same command without --stop-if-unlikely to train all the same."
+        )
+
+
+def _look_ahead(
+    bench: Workbench, pairs: list[PromptPair], sampling: Sampling
+) -> tuple[list[PreflightItem], int]:
+    """Both roles' answers to some questions, the student's first scored under both prompts; and the tokens sampled."""
+    config, step = bench.config, bench.config.preflight.num_samples
+    engine = bench.engine(config.model.name, batch_size=config.rollouts.batch_size)
+    seeds = [pair.seed for pair in pairs]
+    student = answer_prompts([pair.student_ids for pair in pairs], seeds, engine, sampling)
+    teacher = answer_prompts([pair.teacher_ids for pair in pairs], seeds, engine, sampling)
+    scores = score_under_both(
+        bench.base_model()[0],
+        pairs[::step],
+        [completion.token_ids for completion in student[::step]],
+        chunk_tokens=config.training.loss_chunk_tokens,
+    )
+    items = []
+    for start, sums in zip(range(0, len(pairs), step), scores, strict=True):
+        own = slice(start, start + step)
+        question = bench.questions_by_id[pairs[start].question_id]
+        items.append(
+            make_preflight_item(
+                question, pairs[own], student[own], teacher[own], sums, bench.encoder(),
+                answer_format=config.prompts.answer_format,
+            )
+        )  # fmt: skip
+    return items, sum(len(completion.token_ids) for completion in (*student, *teacher))
+
+
+def _pool_figures(bench: Workbench) -> dict[str, Any]:
+    """What the stages before already know of the pool, for the preflight."""
+    sets = bench.folder.stage("neurons").read(NeuronSets)
+    some = sorted(sets, key=lambda item: derive_seed(bench.config.seed, "diversity", item.question_id))
+    some = [item.overlap_set for item in some[:DIVERSITY_SAMPLE]]
+    contexts = bench.folder.stage("contexts").read(TeacherContext)
+    return {
+        "pool_diversity": float(nearest_neighbours(some, len(some) - 1)[1].mean()) if len(some) > 1 else None,
+        "same_template": same_template_share(contexts, bench.shown_by_id, template_key),
+        "length_correlation": pearson(
+            np.array([float(item.consensus_score) for item in sets]),
+            np.array([float(item.num_completion_tokens) for item in sets]),
+        ),
+    }

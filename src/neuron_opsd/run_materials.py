@@ -1,0 +1,134 @@
+"""What the stages of a run find: its settings, and the records that earlier stages made."""
+
+import logging
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from neuron_opsd.config import ContextSettings
+from neuron_opsd.early_checks import single_domain
+from neuron_opsd.errors import DataError, ModelError, RunFolderError
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.load import load_tokenizer
+from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
+from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.stage_inputs import StageInputs, test_questions
+
+logger = logging.getLogger(__name__)
+
+
+class RunMaterials:
+    """The settings of a run and the records of its stages, as later stages read them; nothing here loads a model."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.config = folder.config()
+        self.inputs = StageInputs(self.config, folder)
+        self._contexts: dict[str, TeacherContext] = {}
+
+    def inputs_of(self, name: str) -> dict[str, Any]:
+        """What a stage depends on, once those that it reads are there.
+
+        Raises:
+            RunFolderError: one of them is missing, unfinished or made from other settings; says which, and why.
+        """
+        for before in self.inputs.before(name):
+            self.folder.stage(before).require(self.inputs.of(before))
+        return self.inputs.of(name)
+
+    def is_current(self, name: str) -> bool:
+        """Whether a stage is finished, and made from the settings as they are."""
+        if not self.folder.stage(name).manifest():
+            return False
+        try:
+            inputs = self.inputs.of(name)
+        except (ModelError, DataError) as error:  # a report is still possible where the model is not
+            logger.warning("%s: not compared with the settings: %s", name, error)
+            return self.folder.is_current(name)
+        return self.folder.stage(name).is_finished(inputs)
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """All questions of the run."""
+        return self.folder.stage("questions").read(Question)
+
+    @property
+    def questions_by_id(self) -> dict[str, Question]:
+        """The pool by id."""
+        return {question.question_id: question for question in self.pool}
+
+    @property
+    def pool(self) -> list[Question]:
+        """The unlabelled questions that training may use."""
+        return [question for question in self.questions if question.split == "train"]
+
+    @property
+    def test_questions(self) -> list[Question]:
+        """The questions that only evaluation asks, in an order that does not depend on the domain trained on."""
+        return test_questions(self.questions)
+
+    @property
+    def train_domain(self) -> str:
+        """The one domain of the pool.
+
+        Raises:
+            ConfigError: the pool spans several, so "in-domain" would have no meaning.
+        """
+        return single_domain(self.pool)
+
+    @cached_property
+    def other_questions(self) -> list[Question]:
+        """The questions of `contexts.other_path`, where they are to demonstrate; none of them is in the run."""
+        return self.inputs.other_questions
+
+    @property
+    def shown_by_id(self) -> dict[str, Question]:
+        """Every question that a demonstration may show, and those of the pool, by id."""
+        return self.questions_by_id | {question.question_id: question for question in self.other_questions}
+
+    def first_rollouts(self) -> dict[str, Rollout]:
+        """The rollout of each pool question that gives the neuron signal and demonstrates."""
+        rollouts = self.folder.stage("rollouts").read(Rollout)
+        return {rollout.question_id: rollout for rollout in rollouts if rollout.rollout_index == 0}
+
+    def selected_ids(self) -> list[str]:
+        """The questions that training keeps, best first."""
+        records = self.folder.stage("selection").read(SelectedQuestion)
+        return [
+            record.question_id
+            for record in sorted(records, key=lambda r: (r.domain, r.rank))
+            if record.selected
+        ]
+
+    def context_settings(self) -> ContextSettings:
+        """`contexts.*`, its token budget lowered where prompt and completion would not fit the model's context."""
+        return self.inputs.context_settings
+
+    def context(self, question_id: str) -> TeacherContext:
+        """The teacher context of one selected question.
+
+        Raises:
+            RunFolderError: the question was not selected, or does not exist.
+        """
+        if not self._contexts:
+            contexts = self.folder.stage("contexts").read(TeacherContext)
+            self._contexts = {context.question_id: context for context in contexts}
+        if question_id not in self._contexts:
+            known = {question.question_id for question in self.questions}
+            what = "was not selected for training" if question_id in known else "is no question of this run"
+            raise RunFolderError(
+                f"{question_id!r} {what}. The selected ones are in {self.folder.path / 'contexts' / 'records.jsonl'}."
+            )
+        return self._contexts[question_id]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer."""
+        return load_tokenizer(self.config.model)
+
+    def encoder(self, *, teacher: bool = False) -> ChatEncoder:
+        """The one door from messages to token ids; the teacher's prompt may have template arguments of its own."""
+        model = self.config.model
+        own = model.teacher_template_args if teacher else {}
+        return ChatEncoder(self.tokenizer, template_args={**model.template_args, **own})
