@@ -43,6 +43,11 @@ def check_early(config: Config) -> list[Question]:
     tokenizer = load_tokenizer(config.model)
     encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
     check_retrieval(config, questions)
+    if config.training.objective not in ("distillation", "none") and importlib.util.find_spec("trl") is None:
+        raise ConfigError(
+            f"training.objective is {config.training.objective}, which needs TRL. Install it with "
+            "pip install neuron-opsd[baselines]."
+        )
     check_lengths([*questions, *general_questions(config, questions)], encoder, config)
     return questions
 

@@ -9,10 +9,13 @@ later stage reads.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
 from neuron_opsd import processes
+from neuron_opsd.baselines.train import train_rival
 from neuron_opsd.demonstrations import demonstrating_replies, find_neighbours, make_other_replies
 from neuron_opsd.early_checks import stages_of
 from neuron_opsd.evaluation_stage import make_evaluation
@@ -29,7 +32,7 @@ from neuron_opsd.stage_folder import add_only_shard
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.training.estimate import describe_memory
 from neuron_opsd.training.schedule import num_steps
-from neuron_opsd.training.train import publish, train
+from neuron_opsd.training.train import Trained, publish, train
 from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -110,9 +113,8 @@ def make_trained_model(bench: Workbench) -> None:
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:
             return
-        num_selected = len(bench.selected_ids())
+        num_selected = len(bench.training_ids())
         steps = num_steps(num_selected, config.training)
-        total = steps * config.training.completions_per_step()
         if steps < config.training.num_steps:
             logger.info(
                 "train: %d steps (%g epochs of %d selected questions), not training.num_steps=%d",
@@ -121,23 +123,12 @@ def make_trained_model(bench: Workbench) -> None:
         if processes.is_main():
             stage.begin(inputs)
         processes.wait_for_all()
-        items = bench.training_items(total)
-        if processes.is_main():
-            logger.info("train: %s", describe_memory(config, *bench.longest_prompts()))
-        model, tokenizer = bench.take_base_model()
         with track("train", total=steps, unit="steps") as progress:
-            trained = train(
-                model,
-                bench.make_engine,
-                items,
-                config.training,
-                folder=stage.path,
-                num_steps=steps,
-                seed=config.seed,
-                read_answer=bench.read_answer,
-                callbacks=[bench.progress_callback(progress)],
-                on_first_batch=bench.log_first_item,
-            )
+            callbacks = [bench.progress_callback(progress)]
+            if config.training.objective == "distillation":
+                trained, tokenizer = _distil(bench, stage.path, steps, callbacks)
+            else:
+                trained, tokenizer = train_rival(bench, stage.path, steps, callbacks)
         if not processes.is_main():
             return
         publish(
@@ -158,6 +149,29 @@ def make_trained_model(bench: Workbench) -> None:
             },
             files=[stage.path / "metrics.jsonl", *_model_files(bench)],
         )
+
+
+def _distil(
+    bench: Workbench, folder: Path, steps: int, callbacks: Sequence[TrainerCallback]
+) -> tuple[Trained, PreTrainedTokenizerBase]:
+    settings = bench.config.training
+    items = bench.training_items(steps * settings.completions_per_step())
+    if processes.is_main():
+        logger.info("train: %s", describe_memory(bench.config, *bench.longest_prompts()))
+    model, tokenizer = bench.take_base_model()
+    trained = train(
+        model,
+        bench.make_engine,
+        items,
+        settings,
+        folder=folder,
+        num_steps=steps,
+        seed=bench.config.seed,
+        read_answer=bench.read_answer,
+        callbacks=callbacks,
+        on_first_batch=bench.log_first_item,
+    )
+    return trained, tokenizer
 
 
 def _model_files(bench: Workbench) -> list[Path]:

@@ -92,6 +92,12 @@ class RunMaterials:
         rollouts = self.folder.stage("rollouts").read(Rollout)
         return {rollout.question_id: rollout for rollout in rollouts if rollout.rollout_index == 0}
 
+    def training_ids(self) -> list[str]:
+        """The questions that training may use: the selected ones, or the pool where nothing is selected."""
+        if "selection" in self.inputs.made:
+            return self.selected_ids()
+        return [question.question_id for question in self.pool]
+
     def selected_ids(self) -> list[str]:
         """The questions that training keeps, best first."""
         records = self.folder.stage("selection").read(SelectedQuestion)

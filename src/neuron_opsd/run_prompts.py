@@ -25,7 +25,7 @@ class RunPrompts(RunMaterials):
     def training_items(self, num_items: int) -> LazyItems:
         """The schedule, a place for each completion: both prompts, the choices in the same order for both roles."""
         num_rollouts = self.config.training.num_rollouts
-        order = question_order(self.selected_ids(), num_items // num_rollouts, seed=self.config.seed)
+        order = question_order(self.training_ids(), num_items // num_rollouts, seed=self.config.seed)
 
         @lru_cache(maxsize=64)  # the completions of one question follow one another
         def prompts(group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -257,7 +257,12 @@ class StageInputs:
     def _training(self) -> JsonDict:
         settings = self.config.training
         named = settings.model_dump(mode="json", exclude={"save_steps", "loss_chunk_tokens"})
-        return {"training": named, **self._both_roles()}
+        if settings.objective == "distillation":
+            return {"training": named, **self._both_roles()}
+        pool = [question for question in self.questions if question.split == "train"]
+        read = self._records("rollouts") if "rollouts" in self.made else {}
+        shuffle = {"rollouts.shuffle_choices": self.config.rollouts.shuffle_choices}
+        return {"training": named, **read, **shuffle, **self._asked(pool, self.config.model.name)}
 
     def _both_roles(self) -> JsonDict:
         """What student and teacher read: the contexts' fingerprint covers wording, demonstrations and choices."""
@@ -279,8 +284,11 @@ def stages_made(config: Config) -> frozenset[str]:
     made = {"questions", *(name for name in STAGES_BEFORE if name.startswith("evaluation/"))} - {
         "evaluation/contexts"
     }
+    made |= {"training"} if config.training.objective != "none" else set()
     if config.training.objective == "distillation":
-        made |= {*TRAINED_FROM, "preflight", "training"}
+        made |= {*TRAINED_FROM, "preflight"}
+    if config.training.objective == "majority_sft":
+        made |= {"rollouts"}
     if config.evaluation.context:
         made |= {"rollouts", "demonstrations", "evaluation/contexts"}
         made |= {"neurons"} if reads_neurons(config) else set()

@@ -53,4 +53,9 @@ class Config(Section):
                 "selection.score is vote_share, but rollouts.num_rollouts is 1; a vote needs at least 2. "
                 "Use rollouts.num_rollouts=8."
             )
+        if self.training.objective == "majority_sft" and self.rollouts.num_rollouts < 2:
+            raise ValueError(
+                "training.objective is majority_sft, but rollouts.num_rollouts is 1; a vote needs at least 2. "
+                "Use rollouts.num_rollouts=8."
+            )
         return self

@@ -47,9 +47,14 @@ class GuardRailSettings(Section):
 class TrainingSettings(Section):
     """On-policy distillation (docs/method.md, section 6)."""
 
-    objective: Literal["distillation", "none"] = Field(
+    objective: Literal["distillation", "majority_sft", "majority_reward", "self_certainty", "none"] = Field(
         default="distillation",
-        description="What training does: the method's distillation [N], or nothing: the second model is the base.",
+        description="What training does: the method's distillation [N]; fine-tuning on rollouts that agree with the "
+        "majority [2210.11610]; GRPO rewarded for the majority answer [2504.16084] or for self-certainty [2505.19590] "
+        "(all three need neuron-opsd[baselines]); or nothing: the second model is the base.",
+    )
+    kl_weight: float = Field(
+        default=0.0, ge=0, description="Of the KL from the initial model, in GRPO; 0.005 in 2505.19590."
     )
     method: Literal["lora", "full"] = Field(default="lora", description="What is trained. [ours]")
     lora: LoraSettings = LoraSettings()
@@ -169,6 +174,21 @@ class TrainingSettings(Section):
                 "training.distil is disagreeing, but training.num_rollouts is 1; a vote needs at least 2. "
                 "Use training.num_rollouts=8."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_compare_a_group(self) -> "TrainingSettings":
+        if self.objective in ("majority_reward", "self_certainty"):
+            if self.num_rollouts < 2:
+                raise ValueError(
+                    f"training.objective is {self.objective}, but training.num_rollouts is 1; completions are compared "
+                    "within a group of at least 2. Use training.num_rollouts=8."
+                )
+            if self.kl_weight and self.method == "full":
+                raise ValueError(
+                    "training.kl_weight with training.method=full would need a second copy of the model. Use "
+                    "training.method=lora, or training.kl_weight=0."
+                )
         return self
 
     def completions_per_step(self) -> int:

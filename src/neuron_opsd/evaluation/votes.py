@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_opsd.records import OptionScores, Question, Rollout
-from neuron_opsd.text.answers import LETTERS, answers_match, majority_answer
+from neuron_opsd.text.answers import LETTERS, answers_match, majority_answer, unify_answers
 
 Array = NDArray[np.float64]
 
@@ -111,22 +111,6 @@ def count_votes(
 def likeliest_option(score: OptionScores) -> str:
     """Its letter; of equally likely choices the first."""
     return LETTERS[score.probabilities.index(max(score.probabilities))]
-
-
-def unify_answers(answers: Sequence[str | None]) -> tuple[str | None, ...]:
-    """Replace each answer by the first one equivalent to it, so that equal strings are equal answers.
-
-    The gold answer has no part in this: it could merge two answers that only match it, and so win votes.
-    """
-    known: list[str] = []
-    unified: list[str | None] = []
-    for answer in answers:
-        same = next((other for other in known if answers_match(answer, other)), None)
-        if answer is not None and same is None:
-            known.append(answer)
-            same = answer
-        unified.append(same)
-    return tuple(unified)
 
 
 def answers_flipped(before: Votes, after: Votes) -> Array:

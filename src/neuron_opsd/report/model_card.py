@@ -18,11 +18,22 @@ HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 def model_card(inputs: ReportInputs) -> str:
     """The card's text. The licence is left out: it is the base model's, which we do not know."""
     front = yaml.safe_dump(_front_matter(inputs), sort_keys=False, allow_unicode=True)
-    parts = [f"# {inline(story.title(inputs))}, self-distilled with Neuron-OPSD", _introduction(inputs)]
+    parts = [f"# {inline(story.title(inputs))}, {_how(inputs)}", _introduction(inputs)]
     parts += ["## Results", *_results(inputs)]
     parts += ["## How it was made", *(text for text in map(render, story.what_was_done(inputs)) if text)]
     parts += ["## Limits", _limits(inputs), "## How to cite", fenced(CITATION).replace("text", "bibtex", 1)]
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _is_distilled(inputs: ReportInputs) -> bool:
+    """Whether the model is the method's, or an ablation's; else it is a rival's, trained for comparison."""
+    return inputs.setting("training.objective", "distillation") == "distillation"
+
+
+def _how(inputs: ReportInputs) -> str:
+    if _is_distilled(inputs):
+        return "self-distilled with Neuron-OPSD"
+    return f"trained by {inline(str(inputs.setting('recipe')))}, a rival of Neuron-OPSD"
 
 
 def _front_matter(inputs: ReportInputs) -> dict[str, Any]:
@@ -34,7 +45,7 @@ def _front_matter(inputs: ReportInputs) -> dict[str, Any]:
         front["base_model_relation"] = "adapter" if is_adapter else "finetune"
     front["library_name"] = "peft" if is_adapter else "transformers"
     front["pipeline_tag"] = "text-generation"
-    front["tags"] = TAGS
+    front["tags"] = TAGS if _is_distilled(inputs) else ["label-free"]
     return front
 
 
@@ -48,6 +59,9 @@ def hub_name(name: str) -> str | None:
 
 def _introduction(inputs: ReportInputs) -> str:
     where = f" in the domain {inline(inputs.train_domain)}" if inputs.train_domain else ""
+    if not _is_distilled(inputs):
+        what = inline(str(inputs.setting("description", "")).strip())
+        return f"{inline(inputs.model_name)}{where}. {what} No gold answer was used in training."
     return (
         f"{inline(inputs.model_name)}, trained by on-policy self-distillation on unlabelled questions{where} "
         "(Neuron-OPSD, arXiv 2607.02460). No gold answer was used in training."

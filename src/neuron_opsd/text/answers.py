@@ -167,6 +167,22 @@ def answers_match(first: str | None, second: str | None) -> bool:
     return _format_number(numbers[0][0]) == _format_number(numbers[1][0])
 
 
+def unify_answers(answers: Sequence[str | None]) -> tuple[str | None, ...]:
+    """Replace each answer by the first one equivalent to it, so that equal strings are equal answers.
+
+    The gold answer has no part in this: it could merge two answers that only match it, and so win votes.
+    """
+    known: list[str] = []
+    unified: list[str | None] = []
+    for answer in answers:
+        same = next((other for other in known if answers_match(answer, other)), None)
+        if answer is not None and same is None:
+            known.append(answer)
+            same = answer
+        unified.append(same)
+    return tuple(unified)
+
+
 def majority_answer(answers: Sequence[str | None], *, skip_unparsable: bool) -> Vote:
     """The plurality answer; of tied answers the one given first.
 

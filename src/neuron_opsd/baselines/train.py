@@ -1,0 +1,148 @@
+"""A rival's training stage: what it learns from, its figures, the model it leaves."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+
+from neuron_opsd.baselines.rewards import MajorityReward, Reward, SelfCertaintyReward
+from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
+from neuron_opsd.baselines.votes import majority
+from neuron_opsd.errors import DataError
+from neuron_opsd.model.load import CausalLM
+from neuron_opsd.records import Rollout
+from neuron_opsd.rollouts.pseudo_label import group_by_question
+from neuron_opsd.text.answers import answers_match
+from neuron_opsd.text.prompts import student_messages
+from neuron_opsd.training.figures import MetricsFile
+from neuron_opsd.training.items import TrainingItem
+from neuron_opsd.training.schedule import question_order
+from neuron_opsd.training.train import Trained, trainable
+from neuron_opsd.workbench import Workbench
+
+logger = logging.getLogger(__name__)
+
+
+def train_rival(
+    bench: Workbench, folder: Path, num_steps: int, callbacks: Sequence[TrainerCallback] = ()
+) -> tuple[Trained, PreTrainedTokenizerBase]:
+    """Train by `training.objective`, from the beginning; metrics.jsonl has a row for each step.
+
+    Raises:
+        DataError: nothing to learn from, or a question that TRL would encode otherwise than we do.
+    """
+    config = bench.config
+    metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=None)
+    set_seed(config.seed)
+    model, tokenizer = bench.take_base_model()
+    student = trainable(model, config.training, seed=config.seed)
+    how: dict[str, Any] = {"folder": folder / "trl", "num_steps": num_steps, "seed": config.seed}
+    if config.training.objective == "majority_sft":
+        texts = agreeing_texts(bench.folder.stage("rollouts").read(Rollout))
+        tokens = sum(len(completion) for _, completion in texts) / len(texts)
+        rows = _LossRows(metrics, tokens_a_step=round(tokens * config.training.batch_size))
+        fine_tune(student, tokenizer, texts, config.training, callbacks=[rows, *callbacks], **how)
+    else:
+        prompts = prompts_in_order(bench, num_steps)
+        reward = make_reward(bench, student, prompts, metrics)
+        reinforce(
+            student, tokenizer, prompts, reward, config.training,
+            template_args=config.model.template_args, callbacks=callbacks, **how,
+        )  # fmt: skip
+    summary = {"stopped_because": None, "stop_step": None, "best_step": num_steps, "limits": {}}
+    return Trained(student, summary), tokenizer
+
+
+def agreeing_texts(rollouts: Sequence[Rollout]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(prompt ids, completion ids) of every rollout that gives its question's majority answer (LMSI).
+
+    A rollout that was cut is left out: its end is not the model's. A question in which nothing can be read has none.
+
+    Raises:
+        DataError: no rollout is left.
+    """
+    kept = []
+    for group in group_by_question(rollouts).values():
+        vote = majority([rollout.answer for rollout in group])
+        kept += [
+            (rollout.prompt_ids, rollout.completion_ids)
+            for rollout in group
+            if answers_match(rollout.answer, vote.answer) and rollout.finish_reason != "length"
+        ]
+    if not kept:
+        raise DataError(
+            f"None of {len(rollouts)} rollouts agrees with its question's majority and ends by itself, so there is "
+            "nothing to learn from. Raise rollouts.max_new_tokens, or choose another prompts.answer_format."
+        )
+    logger.info("train: %d of %d rollouts agree with their majority", len(kept), len(rollouts))
+    return kept
+
+
+def prompts_in_order(bench: Workbench, num_steps: int) -> list[dict[str, Any]]:
+    """The prompts of every step in order, both as messages, for TRL, and as the ids that we would read.
+
+    Raises:
+        DataError: TRL's encoding of a prompt is another one; ours takes a special token's spelling as text.
+    """
+    config, encoder = bench.config, bench.encoder()
+    order = question_order(bench.training_ids(), num_steps * config.training.batch_size, seed=config.seed)
+    rows = []
+    for group, question_id in enumerate(order):
+        messages = student_messages(
+            bench.questions_by_id[question_id],
+            choice_order=bench.training_choices(question_id, group),
+            answer_format=config.prompts.answer_format,
+            system=config.prompts.system,
+        )
+        ids = encoder.encode(messages)
+        theirs: Any = bench.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True, **config.model.template_args
+        )
+        if list(theirs["input_ids"]) != ids:
+            raise DataError(
+                f"Question {question_id}: TRL would encode its prompt otherwise than the other recipes do, probably "
+                "because its text spells a special token. Remove the question."
+            )
+        rows.append({"prompt": messages, "prompt_ids": ids, "group": group, "question_id": question_id})
+    return rows
+
+
+def make_reward(
+    bench: Workbench, student: CausalLM, prompts: Sequence[dict[str, Any]], metrics: MetricsFile
+) -> Reward:
+    """The reward of `training.objective`."""
+    settings = bench.config.training
+
+    def read_answer(group: int, completion_ids: Sequence[int]) -> str | None:
+        item = TrainingItem(
+            prompts[group]["question_id"],
+            (),
+            (),
+            0,
+            tuple(completion_ids),
+            place=group * settings.num_rollouts,
+        )
+        return bench.read_answer(item)
+
+    given: dict[str, Any] = {"num_rollouts": settings.num_rollouts, "on_row": metrics.append}
+    if settings.objective == "self_certainty":
+        sizes = {"chunk_tokens": settings.loss_chunk_tokens, "micro_batch_size": settings.micro_batch_size}
+        return SelfCertaintyReward(read_answer, model=student, **sizes, **given)
+    return MajorityReward(read_answer, **given)
+
+
+class _LossRows(TrainerCallback):
+    """A row for each step of fine-tuning."""
+
+    def __init__(self, metrics: MetricsFile, *, tokens_a_step: int) -> None:
+        self.metrics, self.tokens_a_step = metrics, tokens_a_step
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if logs and "loss" in logs:
+            row = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
+            tokens = {"num_completion_tokens": 0, "num_loss_tokens": self.tokens_a_step}
+            self.metrics.append({"step": state.global_step, **row, **tokens})

@@ -1,0 +1,169 @@
+"""TRL's stable trainers by their public surface: constructor, config, reward functions, callbacks, columns.
+
+TRL is an optional package and is imported here alone. These trainings leave no checkpoint: one that is interrupted
+begins again.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+
+from neuron_opsd.baselines.rewards import Reward
+from neuron_opsd.config import TrainingSettings
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.model.load import CausalLM
+from neuron_opsd.training.train import OWNED
+
+IGNORED = -100  # the label of a token without loss
+
+
+def fine_tune(
+    student: CausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+    settings: TrainingSettings,
+    *,
+    folder: Path,
+    num_steps: int,
+    seed: int,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> None:
+    """Cross-entropy on the completions, as they were sampled: nothing is decoded and encoded again.
+
+    Args:
+        student: What is trained.
+        tokenizer: For padding.
+        texts: (prompt ids, completion ids).
+        settings: `training.*`; `batch_size` texts a step.
+        folder: TRL's own files.
+        num_steps: Optimiser steps.
+        seed: Of the order.
+        callbacks: Further Trainer callbacks.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
+
+    rows = [
+        {"input_ids": [*prompt, *completion], "labels": [*([IGNORED] * len(prompt)), *completion]}
+        for prompt, completion in texts
+    ]
+    options = _options(
+        settings, settings.batch_size, folder=folder, num_steps=num_steps, seed=seed, model=student
+    )
+    config = _config(SFTConfig, {**options, "max_length": None, "packing": False})
+    trainer = SFTTrainer(
+        model=student,  # pyright: ignore[reportArgumentType]
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+def reinforce(
+    student: CausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[dict[str, Any]],
+    reward: Reward,
+    settings: TrainingSettings,
+    *,
+    template_args: dict[str, Any],
+    folder: Path,
+    num_steps: int,
+    seed: int,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> None:
+    """GRPO: `num_rollouts` completions of each prompt a step, rewarded, advantages within the group.
+
+    Args:
+        student: What is trained.
+        tokenizer: With its chat template.
+        prompts: Rows {"prompt": messages, "prompt_ids", "group": its number}, in the order of the steps.
+        reward: Called with each step's completions.
+        settings: `training.*`.
+        template_args: For the chat template.
+        folder: TRL's own files.
+        num_steps: Optimiser steps.
+        seed: Of the samples.
+        callbacks: Further Trainer callbacks.
+    """
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
+
+    per_step = settings.completions_per_step()
+    options = _options(settings, per_step, folder=folder, num_steps=num_steps, seed=seed, model=student)
+    config = _config(
+        GRPOConfig,
+        {
+            **options,
+            "num_generations": settings.num_rollouts,
+            "max_completion_length": settings.max_new_tokens,
+            "temperature": settings.temperature,
+            "beta": settings.kl_weight,
+            "shuffle_dataset": False,
+            "chat_template_kwargs": template_args,
+        },
+    )
+    trainer = GRPOTrainer(
+        model=student,  # pyright: ignore[reportArgumentType]
+        reward_funcs=reward,  # pyright: ignore[reportArgumentType]
+        args=config,
+        train_dataset=Dataset.from_list(list(prompts)),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    if "ref" in getattr(student, "peft_config", {}):  # TRL's copy of the initial adapter, for the KL
+        student.delete_adapter("ref")  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+
+
+def _options(
+    settings: TrainingSettings, per_step: int, *, folder: Path, num_steps: int, seed: int, model: CausalLM
+) -> dict[str, Any]:
+    """What both trainers take from our settings."""
+    for name, ours in OWNED.items():
+        if name in settings.trainer:
+            raise ConfigError(f"training.trainer.{name} is decided by {ours}. Set that instead.")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    accumulation, rest = divmod(per_step, settings.micro_batch_size * world_size)
+    if rest or not accumulation:
+        raise ConfigError(
+            f"A step has {per_step} completions (training.batch_size is {settings.batch_size}); that must be a "
+            f"multiple of training.micro_batch_size ({settings.micro_batch_size}) times the number of processes "
+            f"({world_size})."
+        )
+    return {
+        "output_dir": str(folder),
+        "max_steps": num_steps,
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": settings.resolved_learning_rate(),
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": min(settings.warmup_steps, num_steps // 2),
+        "weight_decay": 0.0,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": seed,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "use_cpu": model.device.type == "cpu",
+        "bf16": model.dtype == torch.bfloat16,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        **settings.trainer,
+    }
+
+
+def _config(make: Callable[..., Any], options: dict[str, Any]) -> Any:
+    try:
+        return make(**options)
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"The settings of training are not accepted by TRL: {error}") from None
