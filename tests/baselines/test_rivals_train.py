@@ -48,18 +48,18 @@ def letter_shares(model) -> torch.Tensor:
     return torch.stack([probabilities[:, k::4].sum(dim=1) for k in range(4)], dim=1)
 
 
-def run_grpo(folder: Path, make_reward, **changes):
+def run_grpo(folder: Path, make_reward, *, steps: int = STEPS, **changes):
     chosen = settings(**changes)
     student = trainable(build_tiny_model(), chosen, seed=0)
     rows: list[dict] = []
     reward = make_reward(student, rows, chosen)
-    schedule = [step % 4 for step in range(STEPS * chosen.batch_size)]
+    schedule = [step % 4 for step in range(steps * chosen.batch_size)]
     prompts = [
         {"prompt": MESSAGES[i], "prompt_ids": PROMPTS[i], "group": group} for group, i in enumerate(schedule)
     ]
     before = letter_shares(student), certainty(student)
     reinforce(
-        student, TOKENIZER, prompts, reward, chosen, template_args={}, folder=folder, num_steps=STEPS, seed=0
+        student, TOKENIZER, prompts, reward, chosen, template_args={}, folder=folder, num_steps=steps, seed=0
     )
     student.eval()
     return before, (letter_shares(student), certainty(student)), rows, student
@@ -110,11 +110,11 @@ class Noise(SelfCertaintyReward):
         return self.state.sample(found := super().values(*args), len(found))
 
 
-CERTAIN = {"objective": "self_certainty", "max_new_tokens": 4}
+CERTAIN = {"objective": "self_certainty", "max_new_tokens": 2, "learning_rate": 0.001}
 
 
 def test_intuitor_makes_the_model_certain(tmp_path: Path) -> None:
-    _, _, rows, _ = run_grpo(tmp_path, certain(), **CERTAIN)
+    _, _, rows, _ = run_grpo(tmp_path, certain(), steps=40, **CERTAIN)
     first, last = (sum(row["reward"] for row in part) / 3 for part in (rows[:3], rows[-3:]))
     assert last > 1.5 * first
 
@@ -126,7 +126,7 @@ def test_the_kl_holds_the_model_and_leaves_no_reference_adapter(tmp_path: Path) 
 
 
 def test_intuitor_with_shuffled_rewards_does_not(tmp_path: Path) -> None:
-    _, _, rows, _ = run_grpo(tmp_path, certain(Noise), **CERTAIN)
+    _, _, rows, _ = run_grpo(tmp_path, certain(Noise), steps=40, **CERTAIN)
     first, last = (sum(row["reward"] for row in part) / 3 for part in (rows[:3], rows[-3:]))
     assert last < 1.3 * first
 
@@ -180,7 +180,7 @@ def lmsi(folder: Path, texts) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_lmsi_learns_the_majority_and_nothing_else_of_shuffled_texts(tmp_path: Path) -> None:
     own = rollouts(build_tiny_model())
-    texts = agreeing_texts(own)
+    texts = agreeing_texts(own, settings())
     assert 4 <= len(texts) < len(own)
     voted = {tuple(prompt): "ABCD".index(letter(0, completion)) for prompt, completion in texts}
     places = [voted[tuple(ids)] for ids in PROMPTS]
@@ -195,9 +195,10 @@ def test_lmsi_learns_the_majority_and_nothing_else_of_shuffled_texts(tmp_path: P
 
 
 def test_lmsi_leaves_out_what_was_cut_and_refuses_to_learn_from_nothing() -> None:
-    own = rollouts(build_tiny_model())
+    cut = [replace(rollout, finish_reason="length") for rollout in rollouts(build_tiny_model())]
+    assert agreeing_texts(cut, settings())
     with pytest.raises(DataError, match="nothing to learn from"):
-        agreeing_texts([replace(rollout, finish_reason="length") for rollout in own])
+        agreeing_texts(cut, settings(truncated="mask"))
 
 
 def test_metrics_rows_are_json(tmp_path: Path) -> None:

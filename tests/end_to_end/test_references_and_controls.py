@@ -120,3 +120,24 @@ def test_every_shipped_recipe_is_valid_and_says_what_it_is() -> None:
     for name in list_recipes():
         config = load_config(name, values={"model.name": "m", "questions.path": "q"})
         assert len(config.description) > 20, name
+
+
+@pytest.mark.parametrize("recipe", ["lmsi", "ttrl", pytest.param("intuitor", marks=pytest.mark.slow)])
+def test_a_rival_trains_from_questions_to_a_model_and_says_what_it_is(
+    made, recipe: str, tmp_path: Path
+) -> None:
+    if recipe == "lmsi":  # free-form: the tiny model's noise is an answer then, and answers can agree
+        file = tmp_path / "sums.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(row | {"choices": []}) + "\n" for row in rows))
+    more = ["training.batch_size=2", "training.truncated=keep"]
+    folder = made(recipe, "training.num_steps=1", *more, until="report")
+    assert (folder / "rollouts").exists() == (recipe == "lmsi")
+    assert not (folder / "selection").exists()
+    rows = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1]
+    assert (rows[0]["num_completion_tokens"] == 0) == (recipe == "lmsi")  # it samples nothing while it trains
+    assert rows[0]["num_loss_tokens"] > 0
+    card = (folder / "model" / "README.md").read_text()
+    assert f"trained by {recipe}, a rival of Neuron-OPSD" in card
+    assert (folder / "evaluation" / "results.json").is_file()

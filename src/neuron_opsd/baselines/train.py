@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from neuron_opsd.baselines.rewards import MajorityReward, Reward, SelfCertaintyReward
 from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
 from neuron_opsd.baselines.votes import majority
+from neuron_opsd.config import TrainingSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.records import Rollout
@@ -40,7 +41,7 @@ def train_rival(
     student = trainable(model, config.training, seed=config.seed)
     how: dict[str, Any] = {"folder": folder / "trl", "num_steps": num_steps, "seed": config.seed}
     if config.training.objective == "majority_sft":
-        texts = agreeing_texts(bench.folder.stage("rollouts").read(Rollout))
+        texts = agreeing_texts(bench.folder.stage("rollouts").read(Rollout), config.training)
         tokens = sum(len(completion) for _, completion in texts) / len(texts)
         rows = _LossRows(metrics, tokens_a_step=round(tokens * config.training.batch_size))
         fine_tune(student, tokenizer, texts, config.training, callbacks=[rows, *callbacks], **how)
@@ -55,10 +56,13 @@ def train_rival(
     return Trained(student, summary), tokenizer
 
 
-def agreeing_texts(rollouts: Sequence[Rollout]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def agreeing_texts(
+    rollouts: Sequence[Rollout], settings: TrainingSettings
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(prompt ids, completion ids) of every rollout that gives its question's majority answer (LMSI).
 
-    A rollout that was cut is left out: its end is not the model's. A question in which nothing can be read has none.
+    With `truncated: mask`, a rollout that was cut is left out: its end is not the model's. A question in which nothing
+    can be read has none.
 
     Raises:
         DataError: no rollout is left.
@@ -69,12 +73,14 @@ def agreeing_texts(rollouts: Sequence[Rollout]) -> list[tuple[tuple[int, ...], t
         kept += [
             (rollout.prompt_ids, rollout.completion_ids)
             for rollout in group
-            if answers_match(rollout.answer, vote.answer) and rollout.finish_reason != "length"
+            if answers_match(rollout.answer, vote.answer)
+            and not (settings.truncated == "mask" and rollout.finish_reason == "length")
         ]
     if not kept:
         raise DataError(
-            f"None of {len(rollouts)} rollouts agrees with its question's majority and ends by itself, so there is "
-            "nothing to learn from. Raise rollouts.max_new_tokens, or choose another prompts.answer_format."
+            f"None of {len(rollouts)} rollouts gives its question's majority answer and may be learnt from, so there is "
+            "nothing to learn from. Raise rollouts.max_new_tokens, choose another prompts.answer_format, or set "
+            "training.truncated=keep."
         )
     logger.info("train: %d of %d rollouts agree with their majority", len(kept), len(rollouts))
     return kept
