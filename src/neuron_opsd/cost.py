@@ -38,7 +38,8 @@ def count_records(
     """How many records each stage that the settings make has when it is finished; of training, its completions."""
     pool = sum(question.split == "train" for question in questions)
     test = [question for question in questions if question.split == "test"]
-    kept = num_kept(pool, config.selection.fraction)
+    is_selected = "selection" in stages_made(config)
+    kept = num_kept(pool, config.selection.fraction) if is_selected else pool
     counts = {
         "questions": len(questions),
         "rollouts": pool * config.rollouts.num_rollouts,

@@ -78,9 +78,9 @@ def agreeing_texts(
         ]
     if not kept:
         raise DataError(
-            f"None of {len(rollouts)} rollouts gives its question's majority answer and may be learnt from, so there is "
-            "nothing to learn from. Raise rollouts.max_new_tokens, choose another prompts.answer_format, or set "
-            "training.truncated=keep."
+            f"None of {len(rollouts)} rollouts gives its question's majority answer and may be learnt from: "
+            "there is nothing to learn from. Raise rollouts.max_new_tokens, choose another prompts.answer_format, or "
+            "set training.truncated=keep."
         )
     logger.info("train: %d of %d rollouts agree with their majority", len(kept), len(rollouts))
     return kept
