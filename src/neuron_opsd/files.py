@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,16 @@ def read_json_lines(path: Path) -> list[JsonDict]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file by rename."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file by rename, a line (with its end) at a time."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+
+    write_atomically(path, write)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -66,7 +66,7 @@ def make_selection(bench: Workbench) -> None:
     inputs = bench.inputs_of("selection")
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
-            votes = vote(bench.folder.stage("rollouts").read(Rollout))
+            votes = vote(bench.folder.stage("rollouts").iterate(Rollout))
             sets = bench.folder.stage("neurons").read(NeuronSets)
             records = select_questions(bench.pool, sets, votes, settings, seed=bench.config.seed)
             add_only_shard(stage, inputs, records, SelectedQuestion)

@@ -89,7 +89,7 @@ class RunMaterials:
 
     def first_rollouts(self) -> dict[str, Rollout]:
         """The rollout of each pool question that gives the neuron signal and demonstrates."""
-        rollouts = self.folder.stage("rollouts").read(Rollout)
+        rollouts = self.folder.stage("rollouts").iterate(Rollout)
         return {rollout.question_id: rollout for rollout in rollouts if rollout.rollout_index == 0}
 
     def training_ids(self) -> list[str]:

@@ -10,13 +10,11 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from neuron_opsd.arrow import Record, from_table, readable
+from neuron_opsd.arrow import Record, iterate_file, readable
 from neuron_opsd.errors import RunFolderError
 from neuron_opsd.files import (
     JsonDict,
@@ -24,6 +22,7 @@ from neuron_opsd.files import (
     explain_disk_errors,
     file_digest,
     read_json,
+    write_lines,
     write_text,
 )
 from neuron_opsd.shard_inbox import ShardInbox, shard_index, write_shard_file
@@ -169,9 +168,10 @@ class StageFolder:
         with explain_disk_errors(self.path):
             if record_type is not None:
                 lines = (
-                    json.dumps(readable(record), ensure_ascii=False) for record in self.read(record_type)
+                    json.dumps(readable(record), ensure_ascii=False) + "\n"
+                    for record in self.iterate(record_type)
                 )
-                write_text(self.path / "records.jsonl", "".join(line + "\n" for line in lines))
+                write_lines(self.path / "records.jsonl", lines)
             entries = [
                 {"file": os.path.relpath(file, self.path), "sha256": file_digest(file)} for file in files
             ]
@@ -185,8 +185,12 @@ class StageFolder:
         Raises:
             RunFolderError: a shard is damaged.
         """
-        shards = self._manifest_or_raise()["shards"]
-        return [record for shard in shards for record in self._read_file(shard, record_type)]
+        return list(self.iterate(record_type))
+
+    def iterate(self, record_type: type[Record]) -> Iterator[Record]:
+        """The same one by one, a shard in memory at a time: a stage of rollouts may be larger than memory."""
+        for shard in self._manifest_or_raise()["shards"]:
+            yield from self._read_file(shard, record_type)
 
     def read_shard(self, index: int, record_type: type[Record]) -> list[Record]:
         """The records of one finished shard.
@@ -200,15 +204,15 @@ class StageFolder:
             raise RunFolderError(
                 f"{self.path} has no shard {index} yet. Run `neuron-opsd {self.command} RUN` first."
             )
-        return self._read_file(shard, record_type)
+        return list(self._read_file(shard, record_type))
 
-    def _read_file(self, shard: JsonDict, record_type: type[Record]) -> list[Record]:
+    def _read_file(self, shard: JsonDict, record_type: type[Record]) -> Iterator[Record]:
         if not self._is_intact(shard):
             raise RunFolderError(
                 f"{self.path / shard['file']} is missing or damaged. Run `neuron-opsd {self.command} RUN` again: "
                 "it remakes the shard."
             )
-        return from_table(pq.read_table(self.path / shard["file"]), record_type)
+        yield from iterate_file(self.path / shard["file"], record_type)
 
     def num_records(self) -> int:
         """Records in the finished shards."""

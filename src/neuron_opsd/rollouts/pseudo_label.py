@@ -19,8 +19,12 @@ def group_by_question(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
 
 def vote(rollouts: Iterable[Rollout]) -> dict[str, Vote]:
     """The pseudo-label of each question, with its votes; answer None where nothing was parsable."""
-    groups = group_by_question(rollouts)
+    answers: dict[str, list[tuple[int, str | None]]] = {}  # without the rollouts, which may not fit in memory
+    for rollout in rollouts:
+        answers.setdefault(rollout.question_id, []).append((rollout.rollout_index, rollout.answer))
     return {
-        key: majority_answer([rollout.answer for rollout in group], skip_unparsable=True)
-        for key, group in groups.items()
+        key: majority_answer(
+            [answer for _, answer in sorted(group, key=lambda pair: pair[0])], skip_unparsable=True
+        )
+        for key, group in answers.items()
     }
