@@ -46,12 +46,12 @@ def measure(folder: Path, num_questions: int, num_rollouts: int, num_tokens: int
     """Write a stage and read it record by record; peak memory is the process's, from its start."""
     stage, before = StageFolder(folder / "rollouts", "rollouts"), peak_megabytes()
     making = writing = 0.0
-    stage.begin({})
+    stage.begin({}, -(-num_questions // SHARD_SIZE))
     for start in range(0, num_questions, SHARD_SIZE):
         began = time.perf_counter()
         records = list(make_rollouts(start, min(start + SHARD_SIZE, num_questions), num_rollouts, num_tokens))
         made = time.perf_counter()
-        stage.add_shard(records, Rollout)
+        stage.add_shard(records, Rollout, index=start // SHARD_SIZE)
         making, writing = making + made - began, writing + time.perf_counter() - made
         tell(start, num_questions, writing)
     began = time.perf_counter()

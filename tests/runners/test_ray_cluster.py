@@ -1,5 +1,6 @@
 """A Ray cluster of this machine: an actor killed at its shard is replaced, an actor's error is the user's."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from runners.toy_work import ToyWork
 
 
 @pytest.mark.slow
-def test_a_killed_actor_is_replaced_and_an_error_names_its_shard(tmp_path: Path) -> None:
+def test_a_killed_actor_is_replaced_and_an_error_names_its_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # actors unpickle the toy work
     seen: list[tuple[int, int]] = []
     work = ToyWork(tmp_path, dies=1, sleeps=0.2)
     entries = list(RayRunner(2).run(work, [0, 1, 2, 3], lambda *counts: seen.append(counts)))
