@@ -55,7 +55,7 @@ def test_the_pace_of_shards_takes_no_notice_of_a_pause(tmp_path: Path, make_sets
     folder = StageFolder(tmp_path / "neurons", "neurons")
     folder.begin({})
     for number, moment in enumerate((100, 104, 112, 1000, 1008)):  # 2, 4, 444 and 4 seconds a record
-        folder.add_shard([make_sets(number), make_sets(number)], NeuronSets)
+        folder.add_shard([make_sets(number), make_sets(number)], NeuronSets, index=number)
         os.utime(folder.path / f"part-{number:05d}.parquet", (moment, moment))
     assert shard_pace(folder) == 4.0
     assert Rates(settings(), [ROW], {}).cost(folder, 10) == Cost(40.0)

@@ -1,6 +1,7 @@
 """Exports hold what both roles read and no answer; each is read by the loader of the trainer it is for."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,7 @@ def _verl_reads(file: Path, tmp_path: Path, student: list[dict[str, str]]) -> No
         from omegaconf import OmegaConf
         from verl.utils.dataset.rl_dataset import RLHFDataset
     except ImportError:
+        warnings.warn("verl is not installed: its loader did not read the export", stacklevel=2)
         return
     from helpers import build_tiny_tokenizer
 
@@ -125,6 +127,7 @@ def _swift_reads(row: dict, student: list[dict[str, str]]) -> None:
     try:
         from swift.rl_core.data import OnPolicySample
     except ImportError:
+        warnings.warn("ms-swift is not installed: its loader did not read the export", stacklevel=2)
         return
     sample = OnPolicySample(messages=row["messages"], teacher_prompt=row["teacher_prompt"])
     assert sample.build_teacher_view()

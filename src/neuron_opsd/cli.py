@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -392,6 +393,18 @@ def explain(
     typer.echo(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
 
 
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Errors alone from one logger, for a while."""
+    named = logging.getLogger(name)
+    before = named.level
+    named.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        named.setLevel(before)
+
+
 @app.command()
 def status(
     run: RunArgument,
@@ -409,12 +422,12 @@ def status(
     """Say what a run holds, what is outdated and why, and how long finishing takes. Nothing is written."""
     from neuron_opsd.status import describe_status, run_status
 
-    logging.getLogger("neuron_opsd.questions").setLevel(logging.ERROR)  # said when the run began
     folder = RunFolder.open(run)
     config = folder.config()
     if overrides:
         config = load_config(str(folder.config_file), overrides=overrides)
-    found = run_status(folder, config, verify=verify)
+    with _quiet("neuron_opsd.questions"):  # said when the run began
+        found = run_status(folder, config, verify=verify)
     typer.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else describe_status(found))
 
 

@@ -133,11 +133,19 @@ def _cause(exitcode: int | None) -> str:
 def _interrupts_held_back() -> Iterator[None]:
     """Ctrl-C reaches the whole group, but workers are the parent's to end: they inherit that SIGINT is blocked."""
     resource_tracker.ensure_running()  # its start would unblock it
+    held: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    # Another thread may still take the signal, and Python would interrupt this one with a worker half started.
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number)) if is_main else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 def _serve(pipe: Connection, pickled: bytes, num_threads: int, gpu: str | None) -> None:
