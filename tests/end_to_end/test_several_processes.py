@@ -116,7 +116,7 @@ def test_interrupted_workers_end_and_the_command_resumes(
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130, said
         assert "Traceback" not in said
-        assert not any(is_running(pid) for pid in workers)
+        wait_until(lambda: not any(is_running(pid) for pid in workers), 10)  # noqa: B023
     finish(arguments, tmp_path / "log")
     assert differences(whole_run.folder, copy) == []
 
