@@ -51,6 +51,11 @@ def test_seconds_by_the_record_where_nothing_is_sampled() -> None:
     )
 
 
+def test_a_stage_too_short_to_time_has_a_rate() -> None:
+    row = {"stage": "contexts", "seconds": 0.0, "num_items": 5, "num_tokens": 0}
+    assert Rates(settings(), [row], {}).cost(stage("contexts"), 10) == Cost(0.1)
+
+
 def test_the_pace_of_shards_takes_no_notice_of_a_pause(tmp_path: Path, make_sets) -> None:
     folder = StageFolder(tmp_path / "neurons", "neurons")
     folder.begin({})

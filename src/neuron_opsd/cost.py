@@ -23,6 +23,8 @@ SAMPLED = (
     "evaluation/general_trained",
 )
 
+SHORTEST = 0.05  # seconds that timings.jsonl rounds to 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -81,7 +83,9 @@ class Rates:
             return Cost(pace * num_left)
         row, length = self.rows.get(stage.name), self._length(stage.name)
         if length is None:
-            return Cost(row["seconds"] / row["num_items"] * num_left if row and row["num_items"] else None)
+            if row is None or not row["num_items"]:
+                return Cost(None)
+            return Cost(max(row["seconds"], SHORTEST) / row["num_items"] * num_left)
         rate, (tokens, is_upper_bound) = self._tokens_per_second(stage.name), length
         return Cost(None if rate is None else tokens * num_left / rate, is_upper_bound)
 
@@ -89,7 +93,7 @@ class Rates:
         others = () if name == "training" else SAMPLED
         for row in map(self.rows.get, (name, *others)):
             if row and row["num_tokens"]:
-                return row["num_tokens"] / row["seconds"]
+                return row["num_tokens"] / max(row["seconds"], SHORTEST)
         return None
 
     def _length(self, name: str) -> tuple[float, bool] | None:
@@ -110,13 +114,9 @@ class Rates:
 
 
 def _is_sound(row: JsonDict) -> bool:
-    """Whether a row of timings.jsonl has what is read of it, and a time to divide by."""
+    """Whether a row of timings.jsonl has what is read of it."""
     numbers = [row.get(key) for key in ("seconds", "num_items", "num_tokens")]
-    return (
-        isinstance(row.get("stage"), str)
-        and all(isinstance(n, int | float) for n in numbers)
-        and bool(numbers[0])
-    )
+    return isinstance(row.get("stage"), str) and all(isinstance(n, int | float) and n >= 0 for n in numbers)
 
 
 def shard_pace(stage: StageFolder) -> float | None:

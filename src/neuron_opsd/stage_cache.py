@@ -150,7 +150,7 @@ def fingerprints_in(run: Path) -> Iterator[tuple[str, str]]:
     """(stage, fingerprint) of what a run folder holds."""
     for file in run.glob("**/manifest.json"):
         manifest = read_json(file)
-        if manifest:
+        if isinstance(manifest, dict) and {"stage", "fingerprint"} <= manifest.keys():  # else a damaged one
             yield manifest["stage"], manifest["fingerprint"]
 
 
