@@ -1,13 +1,10 @@
 """The command line: parses a command, loads a recipe, calls the pipeline or one stage. No torch until work begins."""
 
-import dataclasses
-import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +14,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from neuron_opsd import processes
-from neuron_opsd.config import Config, list_recipes, load_config
+from neuron_opsd.cli_views import RunArgument, print_end, print_preflight, quieten_libraries, views
+from neuron_opsd.config import Config, load_config
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
 from neuron_opsd.run_folder import RunFolder
 
@@ -30,13 +28,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(views)
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = (
-    "NEURON_OPSD_STAGES"  # read by stage_cache, which is not imported here: --help starts at once
-)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Folder, hub name, .gguf file or embedded:smollm2-135m.", show_default=False),
+]
+CacheOption = Annotated[
+    str | None,
+    typer.Option(help="Folder through which runs share finished stages; `off` for none.", show_default=False),
+]
 ProcessesOption = Annotated[
     int,
     typer.Option(
@@ -118,10 +121,7 @@ def run(
         list[str] | None,
         typer.Argument(metavar="[section.key=value]...", help="Settings that win over the recipe."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Folder, hub name, .gguf file or embedded:smollm2-135m.", show_default=False),
-    ] = None,
+    model: ModelOption = None,
     questions: Annotated[
         str | None, typer.Option(help="JSONL, CSV or Parquet file, or a data set's name.", show_default=False)
     ] = None,
@@ -146,18 +146,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings and the work there is, and stop.")
     ] = False,
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder through which runs share finished stages; `off` for none.", show_default=False
-        ),
-    ] = None,
+    cache: CacheOption = None,
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
-    if cache:
-        from neuron_opsd.stage_cache import VARIABLE
+    from neuron_opsd.early_checks import check_early
 
-        os.environ[VARIABLE] = cache
+    _use_cache(cache)
     values: dict[str, Any] = {"model.name": model, "questions.path": questions}
     values |= {"questions.cross_paths": cross, "evaluation.answers": answers}
     config = load_config(
@@ -174,17 +168,17 @@ def run(
         return
     if output is None:
         raise ConfigError("--output is missing: name the folder that the run is to lie in.")
-    _check_inputs(config)
+    check_early(config)  # what can fail at once fails before a folder is made
     workers = _workers(runner, num_processes)
     folder = RunFolder.create(output)
     _run_stages(folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely, runner=workers)
 
 
-def _check_inputs(config: Config) -> None:
-    """What can fail at once fails before a folder is made: the questions, the model's tokenizer, the answers' path."""
-    from neuron_opsd.early_checks import check_early
+def _use_cache(place: str | None) -> None:
+    if place:
+        from neuron_opsd.stage_cache import VARIABLE
 
-    check_early(config)
+        os.environ[VARIABLE] = place
 
 
 def _workers(name: str, num_processes: int) -> "Runner":
@@ -208,7 +202,7 @@ def _run_stages(
     from neuron_opsd.pipeline import STAGES, run_stages
     from neuron_opsd.workbench import Workbench
 
-    _quieten_libraries()
+    quieten_libraries()
     if processes.num_processes() > 1 and until != "train":
         raise ConfigError(
             f"accelerate launch started {processes.num_processes()} processes, but only `train` shares its work. Run "
@@ -223,41 +217,9 @@ def _run_stages(
         else:
             run_stages(bench, until=until, stop_if_unlikely=stop_if_unlikely)
     if until == "preflight":
-        _print_preflight(folder)
+        print_preflight(folder)
     if until == "report":
-        _print_end(folder)
-
-
-def _quieten_libraries() -> None:
-    from transformers.utils import logging as transformers_logging
-
-    if logging.getLogger("transformers").level >= logging.ERROR:
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-
-def _print_preflight(folder: RunFolder) -> None:
-    """The verdict and what it rests on."""
-    verdict = folder.read_json("preflight/verdict.json")
-    if verdict is None:
-        typer.echo("No preflight: preflight.num_questions is 0.")
-        return
-    gap = folder.read_json("evaluation/teacher_gap.json") or {"measures": []}
-    for entry in [*verdict["measures"], *gap["measures"]]:
-        ends = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
-        value = "not defined" if entry["value"] is None else f"{entry['value']:.3f}"
-        typer.echo(f"- {entry['label']}: {value}{ends}. {entry['note']}")
-    typer.echo(f"{verdict['verdict'].capitalize()}, because {'; '.join(verdict['reasons'])}.")
-
-
-def _print_end(folder: RunFolder) -> None:
-    """The verdicts and where things lie."""
-    results = folder.read_json("evaluation/results.json")
-    for verdict in (results or {}).get("verdicts", []):
-        typer.echo(f"- {verdict}")
-    if (folder.path / "model").is_dir():
-        typer.echo(f"model:  {folder.path / 'model'}")
-    typer.echo(f"report: {folder.path / 'report.html'}")
+        print_end(folder)
 
 
 def _stage_command(name: str, text: str) -> None:
@@ -287,7 +249,7 @@ def _make_shares(folder: RunFolder, name: str, share: tuple[int, int], runner: "
     from neuron_opsd.pipeline import make_shares
     from neuron_opsd.workbench import Workbench
 
-    _quieten_libraries()
+    quieten_libraries()
     with folder.locked(shared=True):
         make_shares(Workbench(folder, runner=runner), name, *share)
 
@@ -324,7 +286,7 @@ def compare(
     recipe: Annotated[
         list[str] | None, typer.Option(help="A shipped recipe's name, or a YAML file; repeatable.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="As in `run`.", show_default=False)] = None,
+    model: ModelOption = None,
     questions: Annotated[
         list[str] | None,
         typer.Option(help="One domain's questions; repeatable: each is trained on, and all tested."),
@@ -339,13 +301,12 @@ def compare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and what became of them, and stop.")
     ] = False,
-    cache: Annotated[str | None, typer.Option(help="As in `run`.", show_default=False)] = None,
+    cache: CacheOption = None,
 ) -> None:
     """Compare recipes on the same questions, trained on each domain and tested on all. The same command resumes."""
     from neuron_opsd.comparison.run import compare_recipes, describe_cells
 
-    if cache:
-        os.environ[CACHE_VARIABLE] = cache
+    _use_cache(cache)
     given = {
         "recipes": recipe, "model": model, "questions": questions, "answers": answers, "seeds": seed,
         "num_steps": steps, "overrides": overrides,
@@ -357,128 +318,8 @@ def compare(
         for line in describe_cells(folder, given):
             typer.echo(line)
         return
-    _quieten_libraries()
+    quieten_libraries()
     typer.echo(compare_recipes(folder, given))
-
-
-@app.command()
-def show(
-    run: RunArgument,
-    question_id: Annotated[str, typer.Argument(help="A selected question; see contexts/records.jsonl.")],
-) -> None:
-    """Print exactly what student and teacher read for one question."""
-    from neuron_opsd.workbench import Workbench
-
-    folder = RunFolder.open(run)
-    _quieten_libraries()
-    shown = Workbench(folder).show(question_id)
-    for role in ("student", "teacher"):
-        typer.echo(
-            f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}"
-        )
-    typer.echo(
-        f"=== {shown['num_demonstrations']} demonstrations shown, {shown['num_demonstrations_dropped']} dropped ==="
-    )
-
-
-@app.command()
-def explain(
-    run: RunArgument,
-    question_id: Annotated[str, typer.Argument(help="A question of the pool; see selection/records.jsonl.")],
-    neighbours: Annotated[int, typer.Option(min=1, help="How many of the nearest questions.")] = 10,
-) -> None:
-    """Print one question's scores and ranks, the layers of its neurons, and whose answers used the same ones."""
-    from neuron_opsd.explain import describe, explain_run
-
-    typer.echo(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Errors alone from one logger, for a while."""
-    named = logging.getLogger(name)
-    before = named.level
-    named.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        named.setLevel(before)
-
-
-@app.command()
-def status(
-    run: RunArgument,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[section.key=value]...", help="What would be made again with these settings?"
-        ),
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare checksums too: finds every damage.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
-) -> None:
-    """Say what a run holds, what is outdated and why, and how long finishing takes. Nothing is written."""
-    from neuron_opsd.status import describe_status, run_status
-
-    folder = RunFolder.open(run)
-    config = folder.config()
-    if overrides:
-        config = load_config(str(folder.config_file), overrides=overrides)
-    with _quiet("neuron_opsd.questions"):  # said when the run began
-        found = run_status(folder, config, verify=verify)
-    typer.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else describe_status(found))
-
-
-@app.command()
-def free(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would be.")] = False,
-) -> None:
-    """Remove finished stages from the shared cache that no run refers to."""
-    from neuron_opsd.stage_cache import default_cache
-
-    cache = default_cache()
-    entries, total = cache.unused(), len(cache.entries())
-    for entry in entries:
-        typer.echo(f"{entry.stage}/{entry.fingerprint}: {entry.num_bytes / 1e6:.1f} MB")
-    size = sum(entry.num_bytes for entry in entries) / 1e6
-    if yes:
-        cache.free(entries)
-    done = "removed" if yes else "would be removed; --yes removes them"
-    typer.echo(f"{len(entries)} of {total} finished stages, {size:.1f} MB, {done}")
-
-
-@app.command()
-def export(
-    run: RunArgument,
-    format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift or verl.")],
-    output: Annotated[Path, typer.Option(help="The file: JSON lines, or Parquet for verl.")],
-) -> None:
-    """Write the selected questions and their teacher contexts for another trainer."""
-    from neuron_opsd.export import export as write
-    from neuron_opsd.workbench import Workbench
-
-    folder = RunFolder.open(run)
-    _quieten_libraries()
-    count = write(Workbench(folder), format_name=format_name, output=output)
-    typer.echo(f"{count} questions: {output}")
-
-
-@app.command()
-def env() -> None:
-    """Print versions and devices, for a bug report."""
-    from neuron_opsd.environment import describe_environment
-
-    typer.echo(json.dumps(describe_environment(), indent=2))
-
-
-@app.command()
-def recipes() -> None:
-    """List the recipes that ship with the package."""
-    for name in list_recipes():
-        config = load_config(name, values={"model.name": "any", "questions.path": "any"})
-        typer.echo(f"{name}: {config.description.strip()}")
 
 
 def _print_plan(config: Config, output: Path | None) -> None:

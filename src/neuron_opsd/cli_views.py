@@ -1,0 +1,171 @@
+"""The commands that look at a run, or hand on what it holds; `cli` takes them in beside those that work."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuron_opsd.config import list_recipes, load_config
+from neuron_opsd.run_folder import RunFolder
+
+views = typer.Typer()
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
+
+
+def quieten_libraries() -> None:
+    """What transformers says and shows of itself, unless --verbose asks for it."""
+    from transformers.utils import logging as transformers_logging
+
+    if logging.getLogger("transformers").level >= logging.ERROR:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def print_preflight(folder: RunFolder) -> None:
+    """The verdict and what it rests on."""
+    verdict = folder.read_json("preflight/verdict.json")
+    if verdict is None:
+        typer.echo("No preflight: preflight.num_questions is 0.")
+        return
+    gap = folder.read_json("evaluation/teacher_gap.json") or {"measures": []}
+    for entry in [*verdict["measures"], *gap["measures"]]:
+        ends = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
+        value = "not defined" if entry["value"] is None else f"{entry['value']:.3f}"
+        typer.echo(f"- {entry['label']}: {value}{ends}. {entry['note']}")
+    typer.echo(f"{verdict['verdict'].capitalize()}, because {'; '.join(verdict['reasons'])}.")
+
+
+def print_end(folder: RunFolder) -> None:
+    """The verdicts and where things lie."""
+    results = folder.read_json("evaluation/results.json")
+    for verdict in (results or {}).get("verdicts", []):
+        typer.echo(f"- {verdict}")
+    if (folder.path / "model").is_dir():
+        typer.echo(f"model:  {folder.path / 'model'}")
+    typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+@views.command()
+def show(
+    run: RunArgument,
+    question_id: Annotated[str, typer.Argument(help="A selected question; see contexts/records.jsonl.")],
+) -> None:
+    """Print exactly what student and teacher read for one question."""
+    from neuron_opsd.workbench import Workbench
+
+    folder = RunFolder.open(run)
+    quieten_libraries()
+    shown = Workbench(folder).show(question_id)
+    for role in ("student", "teacher"):
+        typer.echo(
+            f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}"
+        )
+    typer.echo(
+        f"=== {shown['num_demonstrations']} demonstrations shown, {shown['num_demonstrations_dropped']} dropped ==="
+    )
+
+
+@views.command()
+def explain(
+    run: RunArgument,
+    question_id: Annotated[str, typer.Argument(help="A question of the pool; see selection/records.jsonl.")],
+    neighbours: Annotated[int, typer.Option(min=1, help="How many of the nearest questions.")] = 10,
+) -> None:
+    """Print one question's scores and ranks, the layers of its neurons, and whose answers used the same ones."""
+    from neuron_opsd.explain import describe, explain_run
+
+    typer.echo(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
+
+
+@views.command()
+def status(
+    run: RunArgument,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[section.key=value]...", help="What would be made again with these settings?"
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare checksums too: finds every damage.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
+) -> None:
+    """Say what a run holds, what is outdated and why, and how long finishing takes. Nothing is written."""
+    from neuron_opsd.status import describe_status, run_status
+
+    folder = RunFolder.open(run)
+    config = folder.config()
+    if overrides:
+        config = load_config(str(folder.config_file), overrides=overrides)
+    with _quiet("neuron_opsd.questions"):  # said when the run began
+        found = run_status(folder, config, verify=verify)
+    typer.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else describe_status(found))
+
+
+@views.command()
+def free(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would be.")] = False,
+) -> None:
+    """Remove finished stages from the shared cache that no run refers to."""
+    from neuron_opsd.stage_cache import default_cache
+
+    cache = default_cache()
+    entries, total = cache.unused(), len(cache.entries())
+    for entry in entries:
+        typer.echo(f"{entry.stage}/{entry.fingerprint}: {entry.num_bytes / 1e6:.1f} MB")
+    size = sum(entry.num_bytes for entry in entries) / 1e6
+    if yes:
+        cache.free(entries)
+    done = "removed" if yes else "would be removed; --yes removes them"
+    typer.echo(f"{len(entries)} of {total} finished stages, {size:.1f} MB, {done}")
+
+
+@views.command()
+def export(
+    run: RunArgument,
+    format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift or verl.")],
+    output: Annotated[Path, typer.Option(help="The file: JSON lines, or Parquet for verl.")],
+) -> None:
+    """Write the selected questions and their teacher contexts for another trainer."""
+    from neuron_opsd.export import export as write
+    from neuron_opsd.workbench import Workbench
+
+    folder = RunFolder.open(run)
+    quieten_libraries()
+    count = write(Workbench(folder), format_name=format_name, output=output)
+    typer.echo(f"{count} questions: {output}")
+
+
+@views.command()
+def env() -> None:
+    """Print versions and devices, for a bug report."""
+    from neuron_opsd.environment import describe_environment
+
+    typer.echo(json.dumps(describe_environment(), indent=2))
+
+
+@views.command()
+def recipes() -> None:
+    """List the recipes that ship with the package."""
+    for name in list_recipes():
+        config = load_config(name, values={"model.name": "any", "questions.path": "any"})
+        typer.echo(f"{name}: {config.description.strip()}")
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Errors alone from one logger, for a while."""
+    named = logging.getLogger(name)
+    before = named.level
+    named.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        named.setLevel(before)
