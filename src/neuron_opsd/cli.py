@@ -324,10 +324,12 @@ def compare(
 
 def _print_plan(config: Config, output: Path | None) -> None:
     """The resolved settings and the work; nothing is written."""
-    from neuron_opsd.early_checks import describe_work
+    from neuron_opsd.cost import describe_work
+    from neuron_opsd.early_checks import check_early
 
+    questions = check_early(config)
     typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    for line in describe_work(config, RunFolder(output) if output else None):
+    for line in describe_work(config, questions, RunFolder(output) if output else None):
         typer.echo(line)
 
 

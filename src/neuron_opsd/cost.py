@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from neuron_opsd.config import Config
 from neuron_opsd.files import JsonDict
 from neuron_opsd.records import Question
+from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.selection.score import num_kept
 from neuron_opsd.stage_folder import StageFolder
-from neuron_opsd.stage_inputs import stages_made
+from neuron_opsd.stage_graph import ROLES, stages_made
+from neuron_opsd.stage_inputs import general_questions, other_questions
 from neuron_opsd.training.schedule import num_steps
 
 # Stages that sample from a model of the same size: one's tokens per second serve for another.
@@ -55,10 +57,31 @@ def count_records(
         "evaluation/general_kl": len(general),
     }
     samples, general_samples = config.evaluation.num_samples, config.evaluation.for_general().num_samples
-    for role in ("base", "trained"):
+    for role in ROLES:
         counts |= _count_samples(config, f"evaluation/{role}", test, samples)
         counts |= _count_samples(config, f"evaluation/general_{role}", general, general_samples)
     return {name: count for name, count in counts.items() if name in stages_made(config)}
+
+
+def describe_work(config: Config, questions: Sequence[Question], folder: RunFolder | None) -> list[str]:
+    """What `run` would do, a line for each stage that takes long or is chosen, and which of them are finished."""
+    others = (general_questions(config, questions), other_questions(config, questions))
+    counts = count_records(config, questions, *others)
+    pool = sum(question.split == "train" for question in questions)
+    kept = counts.get("contexts", pool)
+    completions = f"completions of up to {config.evaluation.max_new_tokens} tokens"
+    work = {
+        "questions": f"{pool} in the pool, {len(questions) - pool} held out or of other domains",
+        "rollouts": f"{{}} completions of up to {config.rollouts.max_new_tokens} tokens",
+        "neurons": "{} forward passes",
+        "selection": f"{kept} questions kept",
+        "contexts": f"{{}} contexts of up to {config.contexts.num_demonstrations} demonstrations",
+        "preflight": "{} questions answered with and without their context",
+        "training": f"{num_steps(kept, config.training)} steps of {config.training.batch_size}",
+    } | {f"evaluation/{prefix}{role}": f"{{}} {completions}" for role in ROLES for prefix in ("", "general_")}
+    made = {name: text.format(counts[name]) for name, text in work.items() if counts.get(name)}
+    finished = {name for name in made if folder and folder.stage(name).is_finished()}
+    return [f"{name}: {text}{' (there already)' if name in finished else ''}" for name, text in made.items()]
 
 
 def _count_samples(config: Config, name: str, asked: Sequence[Question], num_samples: int) -> dict[str, int]:

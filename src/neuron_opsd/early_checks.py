@@ -1,4 +1,4 @@
-"""What can be refused, and told, before any work: settings, questions and model against one another."""
+"""What can be refused before any work: settings, questions and model against one another."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -12,12 +12,8 @@ from neuron_opsd.model.load import check_quantization, configured_context, load_
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.records import Question
 from neuron_opsd.rollouts.sample import check_fits
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.selection.score import num_kept
-from neuron_opsd.stage_folder import StageFolder
-from neuron_opsd.stage_inputs import general_questions, other_questions, stages_made
+from neuron_opsd.stage_inputs import general_questions, other_questions
 from neuron_opsd.text.prompts import student_messages
-from neuron_opsd.training.schedule import num_steps
 
 
 def check_early(config: Config) -> list[Question]:
@@ -87,43 +83,6 @@ def check_lengths(questions: Sequence[Question], encoder: ChatEncoder, config: C
             question, choice_order=order, answer_format=prompts.answer_format, system=prompts.system
         )
         check_fits(question, len(encoder.encode(messages)), new, limit)
-
-
-def stages_of(config: Config) -> tuple[str, ...]:
-    """The stages, by command, that a run of these settings needs."""
-    made = stages_made(config)
-    folders = {"select": "selection", "train": "training"}
-    optional = ("rollouts", "neurons", "select", "contexts", "preflight", "train")
-    needed = (command for command in optional if folders.get(command, command) in made)
-    return ("questions", *needed, "evaluate", "report")
-
-
-def describe_work(config: Config, folder: RunFolder | None) -> list[str]:
-    """What `run` would do: counts of questions, completions and steps, and which stages are finished."""
-    questions = check_early(config)
-    pool = sum(question.split == "train" for question in questions)
-    test = len(questions) - pool
-    kept = num_kept(pool, config.selection.fraction)
-    steps = num_steps(kept, config.training)
-    sampled = pool * config.rollouts.num_rollouts
-    work = {
-        "questions": f"{pool} in the pool, {test} held out or of other domains",
-        "rollouts": f"{sampled} completions of up to {config.rollouts.max_new_tokens} tokens",
-        "neurons": f"{pool} forward passes",
-        "selection": f"{kept} questions kept",
-        "contexts": f"{kept} contexts of up to {config.contexts.num_demonstrations} demonstrations",
-        "preflight": f"{min(kept, config.preflight.num_questions)} questions answered with and without their context",
-        "training": f"{steps} steps of {config.training.batch_size}",
-        "evaluation/base": f"{test * config.evaluation.num_samples} completions",
-        "evaluation/trained": f"{test * config.evaluation.num_samples} completions",
-    }
-    needed = {name for name in work if StageFolder(Path(name), name).command in stages_of(config)}
-    finished = {name for name in needed if folder and folder.stage(name).is_finished()}
-    return [
-        f"{name}: {text}{' (there already)' if name in finished else ''}"
-        for name, text in work.items()
-        if name in needed
-    ]
 
 
 def single_domain(questions: Sequence[Question]) -> str:

@@ -16,7 +16,7 @@ from neuron_opsd.report_stage import card_of
 from neuron_opsd.sharded import make_sharded
 from neuron_opsd.sharded_stages import evaluation_stages
 from neuron_opsd.stage_folder import add_only_shard
-from neuron_opsd.stage_inputs import ROLES, reads_neurons
+from neuron_opsd.stage_graph import ROLES, reads_neurons
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.workbench import Workbench
 

@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from neuron_opsd import processes
 from neuron_opsd.baselines.train import train_rival
 from neuron_opsd.demonstrations import demonstrating_replies, find_neighbours, make_other_replies
-from neuron_opsd.early_checks import stages_of
 from neuron_opsd.evaluation_stage import make_evaluation
 from neuron_opsd.files import read_json_lines
 from neuron_opsd.preflight_stage import make_preflight, stop_where_unlikely
@@ -29,6 +28,7 @@ from neuron_opsd.selection.select import select_questions
 from neuron_opsd.sharded import make_sharded, make_share
 from neuron_opsd.sharded_stages import NeuronStage, SampledStage, evaluation_stages
 from neuron_opsd.stage_folder import add_only_shard
+from neuron_opsd.stage_graph import stages_of
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.training.estimate import describe_memory
 from neuron_opsd.training.schedule import num_steps

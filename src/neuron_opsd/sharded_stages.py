@@ -19,7 +19,7 @@ from neuron_opsd.rollouts.sample import MessagesOf, sample_rollouts
 from neuron_opsd.runners import OnProgress
 from neuron_opsd.sharded import ShardedStage
 from neuron_opsd.stage_folder import StageFolder
-from neuron_opsd.stage_inputs import ROLES
+from neuron_opsd.stage_graph import ROLES
 from neuron_opsd.statistics import pearson
 from neuron_opsd.workbench import Workbench
 

@@ -25,39 +25,12 @@ from neuron_opsd.questions.load import load_general_questions, load_other_questi
 from neuron_opsd.records import Question
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import fingerprint_of
+from neuron_opsd.stage_graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE, stages_made
 
 logger = logging.getLogger(__name__)
 
 # Of a stage's code, 1 where it is not named: raise it when the stage makes other records from equal inputs.
 CODE_VERSIONS: dict[str, int] = {}
-
-TRAINED_FROM = ("questions", "rollouts", "neurons", "selection", "demonstrations", "contexts")
-ROLES = ("base", "trained")
-# Each stage with those whose records it reads, in the order of a run; of these, a run makes `stages_made`.
-STAGES_BEFORE: dict[str, tuple[str, ...]] = {
-    "questions": (),
-    "rollouts": ("questions",),
-    "neurons": ("questions", "rollouts"),
-    "selection": ("questions", "rollouts", "neurons"),
-    "demonstrations": (),
-    "contexts": ("questions", "rollouts", "neurons", "selection", "demonstrations"),
-    "preflight": TRAINED_FROM,
-    "training": TRAINED_FROM,
-    "evaluation/base": ("questions",),
-    "evaluation/base_options": ("questions", "evaluation/base"),
-    "evaluation/general_base": ("questions",),
-    "evaluation/general_base_options": ("questions", "evaluation/general_base"),
-    "evaluation/contexts": ("questions", "rollouts", "neurons", "demonstrations", "evaluation/base"),
-    "evaluation/trained": (*TRAINED_FROM, "training", "evaluation/contexts"),
-    "evaluation/trained_options": (*TRAINED_FROM, "training", "evaluation/trained"),
-    "evaluation/general_trained": (*TRAINED_FROM, "training"),
-    "evaluation/general_trained_options": (*TRAINED_FROM, "training", "evaluation/general_trained"),
-    "evaluation/general_kl": (
-        *TRAINED_FROM, "training", "evaluation/general_base", "evaluation/general_trained",
-    ),
-}  # fmt: skip
-# Their inputs hold the trained weights, which appear while a run goes on.
-OF_THE_TRAINED_MODEL = tuple(name for name, before in STAGES_BEFORE.items() if "training" in before)
 
 
 class StageInputs:
@@ -277,29 +250,6 @@ class StageInputs:
             if engine.name == "hf"
             else {"engine": {"name": engine.name, "served_model": engine.served_model}}
         )
-
-
-def stages_made(config: Config) -> frozenset[str]:
-    """The folders of the stages before evaluation that a run of these settings makes, and what evaluation reads."""
-    made = {"questions", *(name for name in STAGES_BEFORE if name.startswith("evaluation/"))} - {
-        "evaluation/contexts"
-    }
-    made |= {"training"} if config.training.objective != "none" else set()
-    if config.training.objective == "distillation":
-        made |= {*TRAINED_FROM, "preflight"}
-    if config.training.objective == "majority_sft":
-        made |= {"rollouts"}
-    if config.evaluation.context:
-        made |= {"rollouts", "demonstrations", "evaluation/contexts"}
-        made |= {"neurons"} if reads_neurons(config) else set()
-    if config.contexts.retrieval != "other_domain":
-        made.discard("demonstrations")
-    return frozenset(made)
-
-
-def reads_neurons(config: Config) -> bool:
-    """Whether neighbours are found by their neurons."""
-    return config.contexts.retrieval == "neuron_overlap"
 
 
 def _longest_completion(config: Config) -> tuple[str, int]:

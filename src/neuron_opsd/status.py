@@ -10,7 +10,8 @@ from neuron_opsd.cost import Cost, Rates, count_records
 from neuron_opsd.files import JsonDict, read_json_lines
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import StageFolder, describe_change
-from neuron_opsd.stage_inputs import OF_THE_TRAINED_MODEL, STAGES_BEFORE, StageInputs
+from neuron_opsd.stage_graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
+from neuron_opsd.stage_inputs import StageInputs
 
 FINISHED, OUTDATED, UNFINISHED, DAMAGED, MISSING = (
     "finished",

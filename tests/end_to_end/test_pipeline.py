@@ -14,6 +14,7 @@ from end_to_end.fork_run import NEVER_EQUAL, artefacts
 from neuron_opsd import cli
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.stage_graph import STAGES_BEFORE
 
 # What may know gold answers.
 KNOWS_ANSWERS = {"results.json", "teacher_gap.json", "report.md", "README.md", "config.yaml"}
@@ -148,7 +149,13 @@ def test_dry_run_writes_nothing(
 ) -> None:
     assert run([*command, "--output", str(tmp_path / "run"), "--dry-run"], monkeypatch) == 0
     assert not (tmp_path / "run").exists()
-    assert "training: 3 steps of 4" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "training: 3 steps of 4" in lines
+    told = [line.partition(":")[0] for line in lines[lines.index("evaluation:") :]]  # after the settings
+    assert [name for name in told if name in STAGES_BEFORE] == [
+        "questions", "rollouts", "neurons", "selection", "contexts", "preflight", "training",
+        "evaluation/base", "evaluation/trained",
+    ]  # fmt: skip
 
 
 def test_a_run_that_another_process_holds_is_not_touched(

@@ -10,7 +10,7 @@ import pytest
 from end_to_end.fork_run import WholeRun
 from neuron_opsd import records
 from neuron_opsd.arrow import schema_of
-from neuron_opsd.stage_inputs import STAGES_BEFORE
+from neuron_opsd.stage_graph import STAGES_BEFORE
 
 TEXT = (Path(__file__).parents[2] / "docs" / "run_folder.md").read_text(encoding="utf-8")
 

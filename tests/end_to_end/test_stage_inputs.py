@@ -8,7 +8,8 @@ import pytest
 from end_to_end.test_pipeline import run
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_inputs import OF_THE_TRAINED_MODEL, STAGES_BEFORE, StageInputs
+from neuron_opsd.stage_graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
+from neuron_opsd.stage_inputs import StageInputs
 
 # What reads the trained weights can be told after training alone; two stages are made by some recipes alone.
 LEFT_OUT = {*OF_THE_TRAINED_MODEL, "demonstrations", "evaluation/contexts"}

@@ -13,7 +13,7 @@ from end_to_end.test_pipeline import run
 from end_to_end.test_stage_inputs import REMADE
 from neuron_opsd.config import load_config
 from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_inputs import OF_THE_TRAINED_MODEL, STAGES_BEFORE
+from neuron_opsd.stage_graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
 from neuron_opsd.status import OUTDATED, describe_status, run_status
 
 # What none of these runs has, though other settings would.

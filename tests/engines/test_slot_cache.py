@@ -1,4 +1,4 @@
-"""The cache of the transformers engine: rows that come and go, a buffer that grows and shifts, and no trace of either."""
+"""The transformers engine's cache: rows that come and go, a buffer that grows and shifts, and no trace of either."""
 
 from collections import Counter
 

@@ -1,0 +1,63 @@
+"""The stages of a run: which reads the records of which, and which of them given settings make."""
+
+from neuron_opsd.config import Config
+
+TRAINED_FROM = ("questions", "rollouts", "neurons", "selection", "demonstrations", "contexts")
+ROLES = ("base", "trained")
+# Each stage with those whose records it reads, in the order of a run; of these, a run makes `stages_made`.
+STAGES_BEFORE: dict[str, tuple[str, ...]] = {
+    "questions": (),
+    "rollouts": ("questions",),
+    "neurons": ("questions", "rollouts"),
+    "selection": ("questions", "rollouts", "neurons"),
+    "demonstrations": (),
+    "contexts": ("questions", "rollouts", "neurons", "selection", "demonstrations"),
+    "preflight": TRAINED_FROM,
+    "training": TRAINED_FROM,
+    "evaluation/base": ("questions",),
+    "evaluation/base_options": ("questions", "evaluation/base"),
+    "evaluation/general_base": ("questions",),
+    "evaluation/general_base_options": ("questions", "evaluation/general_base"),
+    "evaluation/contexts": ("questions", "rollouts", "neurons", "demonstrations", "evaluation/base"),
+    "evaluation/trained": (*TRAINED_FROM, "training", "evaluation/contexts"),
+    "evaluation/trained_options": (*TRAINED_FROM, "training", "evaluation/trained"),
+    "evaluation/general_trained": (*TRAINED_FROM, "training"),
+    "evaluation/general_trained_options": (*TRAINED_FROM, "training", "evaluation/general_trained"),
+    "evaluation/general_kl": (
+        *TRAINED_FROM, "training", "evaluation/general_base", "evaluation/general_trained",
+    ),
+}  # fmt: skip
+# Their inputs hold the trained weights, which appear while a run goes on.
+OF_THE_TRAINED_MODEL = tuple(name for name, before in STAGES_BEFORE.items() if "training" in before)
+
+
+def stages_made(config: Config) -> frozenset[str]:
+    """The folders of the stages before evaluation that a run of these settings makes, and what evaluation reads."""
+    made = {"questions", *(name for name in STAGES_BEFORE if name.startswith("evaluation/"))} - {
+        "evaluation/contexts"
+    }
+    made |= {"training"} if config.training.objective != "none" else set()
+    if config.training.objective == "distillation":
+        made |= {*TRAINED_FROM, "preflight"}
+    if config.training.objective == "majority_sft":
+        made |= {"rollouts"}
+    if config.evaluation.context:
+        made |= {"rollouts", "demonstrations", "evaluation/contexts"}
+        made |= {"neurons"} if reads_neurons(config) else set()
+    if config.contexts.retrieval != "other_domain":
+        made.discard("demonstrations")
+    return frozenset(made)
+
+
+def reads_neurons(config: Config) -> bool:
+    """Whether neighbours are found by their neurons."""
+    return config.contexts.retrieval == "neuron_overlap"
+
+
+def stages_of(config: Config) -> tuple[str, ...]:
+    """The stages, by command, that a run of these settings needs."""
+    made = stages_made(config)
+    folders = {"select": "selection", "train": "training"}
+    optional = ("rollouts", "neurons", "select", "contexts", "preflight", "train")
+    needed = (command for command in optional if folders.get(command, command) in made)
+    return ("questions", *needed, "evaluate", "report")
