@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from neuron_opsd.comparison.gather import gather
 from neuron_opsd.comparison.plan import Cell, Plan, cell_folder
-from neuron_opsd.comparison.table import Table, gather
+from neuron_opsd.comparison.table import Table
 from neuron_opsd.comparison.write import write_comparison
 
 PLAN = Plan(

@@ -4,7 +4,6 @@ TRL is an optional package and is imported here alone. These trainings leave no 
 begins again.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from neuron_opsd.baselines.rewards import Reward
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.training.train import OWNED
+from neuron_opsd.training.train import trainer_options
 
 IGNORED = -100  # the label of a token without loss
 
@@ -127,37 +126,14 @@ def reinforce(
 def _options(
     settings: TrainingSettings, per_step: int, *, folder: Path, num_steps: int, seed: int, model: CausalLM
 ) -> dict[str, Any]:
-    """What both trainers take from our settings."""
-    for name, ours in OWNED.items():
-        if name in settings.trainer:
-            raise ConfigError(f"training.trainer.{name} is decided by {ours}. Set that instead.")
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    accumulation, rest = divmod(per_step, settings.micro_batch_size * world_size)
-    if rest or not accumulation:
-        raise ConfigError(
-            f"A step has {per_step} completions (training.batch_size is {settings.batch_size}); that must be a "
-            f"multiple of training.micro_batch_size ({settings.micro_batch_size}) times the number of processes "
-            f"({world_size})."
-        )
+    """Those of our own trainer, and what TRL must not decide."""
     return {
-        "output_dir": str(folder),
-        "max_steps": num_steps,
-        "per_device_train_batch_size": settings.micro_batch_size,
-        "gradient_accumulation_steps": accumulation,
-        "learning_rate": settings.resolved_learning_rate(),
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": min(settings.warmup_steps, num_steps // 2),
-        "weight_decay": 0.0,
-        "max_grad_norm": settings.max_grad_norm,
-        "seed": seed,
+        **trainer_options(
+            settings, per_step, folder=folder, num_steps=num_steps, seed=seed, device=model.device
+        ),
         "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "report_to": "none",
-        "use_cpu": model.device.type == "cpu",
         "bf16": model.dtype == torch.bfloat16,
         "gradient_checkpointing": False,
-        "dataloader_pin_memory": False,
         **settings.trainer,
     }
 

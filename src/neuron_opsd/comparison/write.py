@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from neuron_opsd.comparison.gather import gather
 from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder, label_of
-from neuron_opsd.comparison.table import PLACES, Table, gather
+from neuron_opsd.comparison.table import PLACES, Table
 from neuron_opsd.files import write_text
 from neuron_opsd.report import ReportInputs, write_report
 from neuron_opsd.run_folder import RunFolder

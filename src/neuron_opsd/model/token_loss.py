@@ -138,21 +138,30 @@ def sum_in_chunks(
             measured = (values.divergence, *entropies, values.captured, ratio)
         return (values.loss * ratio).sum(), torch.stack([value.sum() for value in measured]).detach()
 
-    rows = [teacher_hidden, tokens]
+    rows = [student_hidden, teacher_hidden, tokens]
     rows += [] if sampled_log_probs is None else [sampled_log_probs]
     trained = [tensor for tensor in (student_hidden, *head) if tensor.requires_grad]
-    if not (trained and torch.is_grad_enabled()):
-        chunks = zip(*(row.split(chunk_tokens) for row in (student_hidden, *rows)), strict=True)
-        parts = [one_chunk(*chunk) for chunk in chunks]
-        return torch.stack([part[0] for part in parts]).sum(), torch.stack([part[1] for part in parts]).sum(
-            dim=0
-        )
+    if trained and torch.is_grad_enabled():
+        return _sum_with_gradients(one_chunk, rows, trained, chunk_tokens)
+    parts = [one_chunk(*chunk) for chunk in zip(*(row.split(chunk_tokens) for row in rows), strict=True)]
+    totals, measured = zip(*parts, strict=True)
+    return torch.stack(totals).sum(), torch.stack(measured).sum(dim=0)
+
+
+def _sum_with_gradients(
+    one_chunk: Callable[..., tuple[Tensor, Tensor]],
+    rows: Sequence[Tensor],
+    trained: Sequence[Tensor],
+    chunk_tokens: int,
+) -> tuple[Tensor, Tensor]:
+    """The sums over chunks, with each chunk's gradient taken at once; the first of `rows` are the student's states."""
+    student_hidden, *others = rows
     gradients = [torch.zeros_like(tensor) for tensor in trained]
     totals, sums = [], []
-    for start in range(0, len(tokens), chunk_tokens):
+    for start in range(0, len(student_hidden), chunk_tokens):
         places = slice(start, start + chunk_tokens)
         leaf = student_hidden[places].detach().requires_grad_(student_hidden.requires_grad)
-        total, measured = one_chunk(leaf, *(row[places] for row in rows))
+        total, measured = one_chunk(leaf, *(row[places] for row in others))
         inputs = [leaf if tensor is student_hidden else tensor for tensor in trained]
         for tensor, whole, part in zip(trained, gradients, torch.autograd.grad(total, inputs), strict=True):
             (whole[places] if tensor is student_hidden else whole).add_(part)

@@ -128,9 +128,9 @@ def train(
         trainer.restore_held(read_held_state(checkpoint))
     if rails.stop is None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if rails.stop is not None:
-        return Trained(reader, _go_back(trainer, folder, rails.stop, metrics, settings))
-    return Trained(reader, how_it_ended(None, num_steps, metrics, settings))
+    if rails.stop is None:
+        return Trained(reader, how_it_ended(None, num_steps, metrics, settings))
+    return Trained(reader, _go_back(trainer, folder, rails.stop, metrics, settings))
 
 
 def _go_back(
@@ -195,38 +195,20 @@ def training_arguments(
     Raises:
         ConfigError: a pass-through setting that is unknown, wrong, or decided by another section.
     """
-    for name, ours in OWNED.items():
-        if name in settings.trainer:
-            raise ConfigError(f"training.trainer.{name} is decided by {ours}. Set that instead.")
-    world_size = processes.num_processes()
-    per_step, rest = divmod(settings.completions_per_step(), settings.micro_batch_size * world_size)
-    if rest or not per_step:
-        raise ConfigError(
-            f"training.batch_size is {settings.batch_size}, with num_rollouts {settings.num_rollouts}; their product "
-            f"must be a multiple of training.micro_batch_size ({settings.micro_batch_size}) times the number of "
-            f"processes ({world_size})."
-        )
     options: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": num_steps,
-        "per_device_train_batch_size": settings.micro_batch_size,
-        "gradient_accumulation_steps": per_step,
-        "learning_rate": settings.resolved_learning_rate(),
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": min(settings.warmup_steps, num_steps // 2),
-        "weight_decay": 0.0,
-        "max_grad_norm": settings.max_grad_norm,
-        "seed": seed,
+        **trainer_options(
+            settings,
+            settings.completions_per_step(),
+            folder=folder,
+            num_steps=num_steps,
+            seed=seed,
+            device=device,
+        ),
         "save_steps": settings.save_steps,
         "save_total_limit": num_kept_checkpoints(settings),
-        "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "report_to": "none",
         "remove_unused_columns": False,
         "train_sampling_strategy": "sequential",
-        "dataloader_pin_memory": False,
-        "use_cpu": device.type == "cpu",
         **settings.trainer,
     }
     try:
@@ -235,6 +217,58 @@ def training_arguments(
         raise ConfigError(
             f"training.trainer is not accepted by transformers.TrainingArguments: {error}"
         ) from None
+
+
+def trainer_options(
+    settings: TrainingSettings,
+    per_step: int,
+    *,
+    folder: Path,
+    num_steps: int,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What every trainer that stands on `transformers.Trainer` takes from the settings, ours and the rivals'.
+
+    Args:
+        settings: `training.*`.
+        per_step: Rows of an optimiser step, over all processes.
+        folder: The trainer's own.
+        num_steps: Optimiser steps.
+        seed: The run's.
+        device: Of the model.
+
+    Raises:
+        ConfigError: a pass-through setting that another section decides, or rows that no micro-batches make up.
+    """
+    for name, ours in OWNED.items():
+        if name in settings.trainer:
+            raise ConfigError(f"training.trainer.{name} is decided by {ours}. Set that instead.")
+    world_size = processes.num_processes()
+    accumulation, rest = divmod(per_step, settings.micro_batch_size * world_size)
+    if rest or not accumulation:
+        raise ConfigError(
+            f"training.batch_size is {settings.batch_size}, with num_rollouts {settings.num_rollouts}: {per_step} rows "
+            f"a step, which must be a multiple of training.micro_batch_size ({settings.micro_batch_size}) times the "
+            f"number of processes ({world_size})."
+        )
+    return {
+        "output_dir": str(folder),
+        "max_steps": num_steps,
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": settings.resolved_learning_rate(),
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": min(settings.warmup_steps, num_steps // 2),
+        "weight_decay": 0.0,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": seed,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+        "use_cpu": device.type == "cpu",
+    }
 
 
 def publish(

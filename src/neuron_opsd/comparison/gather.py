@@ -1,0 +1,106 @@
+"""Finished cells -> every model's answers, and what became of the other cells."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuron_opsd.comparison.cells import FAILED, FINISHED, status
+from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder
+from neuron_opsd.evaluation.calibration import ece
+from neuron_opsd.files import read_json
+
+Array = NDArray[np.float64]
+Key = tuple[str, str | None, str]  # method, source, target
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One model on the questions of one domain that have a gold answer; rows by question id."""
+
+    question_ids: list[str]
+    correct_fraction: Array
+    majority_correct: Array
+    vote_share: Array
+
+    def statistic(self, metric: str, weights: Array, num_bins: int) -> Array:
+        """A metric under weights over the questions."""
+        if metric == "ece":
+            return ece(self.vote_share, self.majority_correct, num_bins=num_bins, weights=weights)
+        values = self.correct_fraction if metric == "avg" else self.majority_correct
+        return weights @ values / weights.sum(axis=-1)
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What the finished cells say, and what became of the others."""
+
+    answers: dict[Key, dict[int, Answers]] = field(default_factory=dict)  # by seed
+    reliability: dict[Key, list[Any]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    num_cells: dict[str, dict[str, int]] = field(default_factory=dict)
+    costs: dict[str, dict[str, int]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: Key, seed: int, answers: Answers, bins: Any) -> None:
+        """One cell's answers on one test domain."""
+        self.answers.setdefault(key, {})[seed] = answers
+        self.reliability.setdefault(key, []).append(bins)
+
+
+def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
+    """Read the results of every finished cell; the base model's are in each."""
+    found = Gathered()
+    for cell in cells:
+        path = cell_folder(folder, cell)
+        state, error = status(path)
+        counts = found.num_cells.setdefault(cell.recipe, {FINISHED: 0, FAILED: 0, "all": 0})
+        counts["all"] += 1
+        if state == FAILED:
+            counts[FAILED] += 1
+            found.failures.setdefault(cell.recipe, []).append(error)
+        results = read_json(path / "evaluation" / "results.json") if state == FINISHED else None
+        if results is None:
+            continue
+        counts[FINISHED] += 1
+        found.settings = found.settings or {
+            name: results[name] for name in ("num_samples", "num_bins", "num_bootstrap")
+        }
+        blocks = {results["train_domain"]: results["in"], **results["cross"]["domains"]}
+        for target, block in blocks.items():
+            roles = {"base": (BASE, None)} | (
+                {} if cell.recipe == BASE else {"trained": (cell.recipe, cell.source)}
+            )
+            for role, (method, source) in roles.items():
+                answers = _read_answers(results["questions"], target, role)
+                bins = ((block or {}).get("reliability") or {}).get(role)
+                if answers.question_ids and cell.seed not in found.answers.get((method, source, target), {}):
+                    found.add((method, source, target), cell.seed, answers, bins)
+        _add_costs(found.costs.setdefault(cell.recipe, {}), path)
+    return found
+
+
+def _read_answers(rows: Iterable[Mapping[str, Any]], target: str, role: str) -> Answers:
+    own = [row for row in rows if row["domain"] == target and row[f"{role}_correct_fraction"] is not None]
+    own.sort(key=lambda row: row["question_id"])
+
+    def column(name: str) -> Array:
+        return np.array([row[f"{role}_{name}"] for row in own], dtype=np.float64)
+
+    ids = [row["question_id"] for row in own]
+    return Answers(ids, column("correct_fraction"), column("majority_correct"), column("vote_share"))
+
+
+def _add_costs(costs: dict[str, int], path: Path) -> None:
+    """Tokens of every stage that the recipe needs, also where another recipe had made it: the cost as if alone."""
+    for stage in ("rollouts", "demonstrations", "training"):
+        manifest = read_json(path / stage / "manifest.json") or {}
+        tokens = int((manifest.get("summary") or {}).get("num_completion_tokens") or 0)
+        costs["tokens_generated"] = costs.get("tokens_generated", 0) + tokens
+        if stage == "training":
+            trained = (manifest.get("summary") or {}).get("num_loss_tokens", tokens)
+            costs["tokens_trained"] = costs.get("tokens_trained", 0) + int(trained)
