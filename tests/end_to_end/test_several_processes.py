@@ -30,6 +30,7 @@ def finish(arguments: list[str], log: Path) -> str:
     return log.read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_missing_shards_alike(whole_run: WholeRun, copy: Path, tmp_path: Path) -> None:
     lost = [copy / "rollouts" / f"part-0000{index}.parquet" for index in (0, 2)]
     lost += [copy / "evaluation" / "trained" / "part-00001.parquet"]
@@ -44,6 +45,7 @@ def test_two_processes_make_the_missing_shards_alike(whole_run: WholeRun, copy: 
     assert kept.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_array_tasks_leave_shards_for_the_next_run(whole_run: WholeRun, copy: Path, tmp_path: Path) -> None:
     for name in ("rollouts", "neurons", "evaluation"):
         shutil.rmtree(copy / name)
