@@ -1,10 +1,11 @@
 """The transformers engine: greedy, sampled and scored as the model itself says."""
 
 import gc
+from collections import Counter
 
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency, chisquare
 
 from helpers import build_tiny_model
 from neuron_opsd.engines.base import Completion, Request, Sampling
@@ -77,9 +78,10 @@ def test_a_lower_limit_gives_a_prefix(tiny_model, tiny_tokenizer):
 
 
 def test_greedy_is_what_generate_gives(tiny_model, tiny_tokenizer):
-    asked = requests()
-    found = run(HFEngine(tiny_model, tiny_tokenizer), asked, GREEDY)
-    for request, (completion,) in zip(asked, found, strict=True):
+    """Prompts of unequal length, several samples each, and places that change hands."""
+    asked = requests(num_completions=3)
+    found = run(HFEngine(tiny_model, tiny_tokenizer, batch_size=7), asked, GREEDY)
+    for request, group in zip(asked, found, strict=True):
         ids = torch.tensor([request.prompt_ids])
         expected = tiny_model.generate(
             ids,
@@ -89,7 +91,7 @@ def test_greedy_is_what_generate_gives(tiny_model, tiny_tokenizer):
             eos_token_id=2,
             pad_token_id=0,
         )
-        assert completion.token_ids == tuple(expected[0, ids.shape[1] :].tolist())
+        assert [c.token_ids for c in group] == [tuple(expected[0, ids.shape[1] :].tolist())] * 3
 
 
 @pytest.mark.parametrize(
@@ -179,6 +181,58 @@ def test_engine_draws_follow_the_models_own_softmax(tiny_model, tiny_tokenizer):
     observed = torch.cat([observed[large], observed[~large].sum()[None]])
     expected = torch.cat([probs[large], probs[~large].sum()[None]]) * len(group)
     assert chisquare(observed.numpy(), expected.numpy()).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=t, top_p=p, max_new_tokens=2) for t, p in [(1.0, 1.0), (0.7, 0.9)]]
+)
+def test_two_tokens_are_distributed_as_those_of_generate(tiny_model, tiny_tokenizer, sampling):
+    """Chi-square of two samples, on each token and on the pair; seeds are fixed, so it holds for good or never."""
+    num_samples = 8000
+    prompts = [prompt for prompt in make_prompts() if len(prompt) in (3, 11)]
+    asked = [Request(prompt_ids=prompt, seeds=tuple(range(num_samples))) for prompt in prompts]
+    engine = HFEngine(tiny_model, tiny_tokenizer, batch_size=num_samples)
+    for prompt, group in zip(prompts, run(engine, asked, sampling), strict=True):
+        ours = [completion.token_ids for completion in group]
+        theirs = pairs_of_generate(tiny_model, prompt, sampling, num_samples)
+        for view in (slice(0, 1), slice(1, 2), slice(0, 2)):
+            assert (
+                homogeneity([pair[view] for pair in ours], [pair[view] for pair in theirs]) > 0.001
+            )  # of 12 such tests
+
+
+def homogeneity(*samples: list[tuple[int, ...]]) -> float:
+    """The chi-square test's p-value that samples are of one distribution; what is rare is one cell."""
+    counts = [Counter(sample) for sample in samples]
+    common = [value for value, count in sum(counts, Counter()).items() if count >= 10]
+    table = [
+        [*(count[value] for value in common), count.total() - sum(count[v] for v in common)]
+        for count in counts
+    ]
+    table = [row for row in zip(*table, strict=True) if sum(row)]
+    return float(chi2_contingency(table).pvalue)
+
+
+def pairs_of_generate(
+    model, prompt: tuple[int, ...], sampling: Sampling, num_samples: int
+) -> list[tuple[int, ...]]:
+    torch.manual_seed(5)
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=0,
+            max_new_tokens=2,
+            num_return_sequences=num_samples,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    rows = output[:, len(prompt) :].tolist()
+    return [tuple(row[:1] if row[0] == 2 else row) for row in rows]
 
 
 def test_nucleus_by_hand():
