@@ -2,11 +2,13 @@
 
 import csv
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from end_to_end.conftest import write_questions
+from end_to_end.fork_run import ForkedRun
 from end_to_end.test_pipeline import run
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.comparison.run import describe_cells
@@ -74,6 +76,47 @@ def test_compare_two_domains(
     assert run(["compare", str(folder)], monkeypatch) == 0
     assert (victim / "model" / "model.safetensors").stat().st_mtime_ns == weights  # not trained again
     assert tables(folder) == before
+
+
+@pytest.mark.slow
+def test_killed_in_a_cell_and_started_again(line: list[str], tmp_path: Path) -> None:
+    steps = (
+        "--steps",
+        "6",
+        "--seed",
+        "0",
+        "training.save_steps=2",
+        "training.num_rollouts=2",
+        "num_threads=1",
+    )
+    options = [*steps, "--recipe", "random_context", "--recipe", "ttrl"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def compare(folder: Path) -> ForkedRun:
+        named = ["compare", str(folder), *line[2:], *options, "--cache", str(folder) + "-cache"]
+        return ForkedRun(
+            named if not folder.exists() else ["compare", str(folder)], folder.with_suffix(".log")
+        )
+
+    assert compare(whole).wait() == 0
+    for place in (
+        "random_context/sums/seed-0/training/checkpoint-2",
+        "ttrl/other/seed-0/training/metrics.jsonl",
+    ):
+        moment = killed / "cells" / place
+        run = compare(killed)
+        assert run.wait_for(moment), run.log.read_text()
+        assert run.send(signal.SIGKILL) == -signal.SIGKILL
+        assert not (moment.parents[1] / "model").exists()  # in the middle of training, not after it
+        assert tables(killed).keys() == tables(whole).keys()  # a table of what there is, at every moment
+    last = compare(killed)
+    assert last.wait() == 0, last.log.read_text()
+    assert tables(killed) == tables(whole)
+    weights = [path.relative_to(whole) for path in whole.rglob("model/model.safetensors")]
+    assert len(weights) == 4
+    assert [str(path) for path in weights if (killed / path).read_bytes() != (whole / path).read_bytes()] == []
+    said = last.log.read_text()
+    assert said.count("finished before") >= 3
 
 
 def test_what_cannot_be_compared_is_refused(
