@@ -292,7 +292,10 @@ def compare(
         typer.Option(help="One domain's questions; repeatable: each is trained on, and all tested."),
     ] = None,
     answers: Annotated[
-        list[str] | None, typer.Option(help="Gold answers of held-out questions; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Gold answers of held-out questions (of the pool for gold_upper_bound); repeatable."
+        ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable; 0, 1 and 2 by default.")] = None,
     steps: Annotated[

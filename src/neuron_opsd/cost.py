@@ -11,7 +11,7 @@ from neuron_opsd.records import Question
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.selection.score import num_kept
 from neuron_opsd.stage_folder import StageFolder
-from neuron_opsd.stage_graph import ROLES, stages_made
+from neuron_opsd.stage_graph import GOLD_LABELS, ROLES, stages_made
 from neuron_opsd.stage_inputs import general_questions, other_questions
 from neuron_opsd.training.schedule import num_steps
 
@@ -52,6 +52,7 @@ def count_records(
         "demonstrations": len(other),
         "contexts": kept,
         "preflight": min(kept, config.preflight.num_questions),
+        GOLD_LABELS: pool,
         "training": num_steps(kept, config.training) * config.training.completions_per_step(),
         "evaluation/contexts": len(test),
         "evaluation/general_kl": len(general),

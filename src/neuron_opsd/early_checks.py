@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuron_opsd.config import Config
+from neuron_opsd.config import USES_GOLD, Config
 from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.ffn import check_architecture
@@ -43,6 +43,10 @@ def check_early(config: Config) -> list[Question]:
         raise ConfigError(
             f"training.objective is {config.training.objective}, which needs TRL. Install it with "
             "pip install neuron-opsd[baselines]."
+        )
+    if config.training.uses_gold() and not config.evaluation.answers:
+        raise ConfigError(
+            f"training.objective is gold_sft ({USES_GOLD}), which needs the pool's gold answers. Give --answers FILE."
         )
     check_lengths([*questions, *general_questions(config, questions)], encoder, config)
     return questions

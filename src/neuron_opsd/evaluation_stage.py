@@ -1,24 +1,28 @@
 """Evaluation: both models on the test and the general questions, and what the second reads before them."""
 
+import logging
 from collections.abc import Container
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuron_opsd.config import USES_GOLD
 from neuron_opsd.demonstrations import demonstrating_replies, find_neighbours, make_other_replies
-from neuron_opsd.evaluation.evaluate import evaluate
+from neuron_opsd.evaluation.evaluate import evaluate, gold_labels
 from neuron_opsd.evaluation.general import GeneralSamples
 from neuron_opsd.files import write_text
 from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
 from neuron_opsd.neurons.capture import capture_neurons
-from neuron_opsd.records import BaseDivergence, NeuronSets, OptionScores, Rollout, TeacherContext
+from neuron_opsd.records import BaseDivergence, GoldLabel, NeuronSets, OptionScores, Rollout, TeacherContext
 from neuron_opsd.report_stage import card_of
 from neuron_opsd.sharded import make_sharded
 from neuron_opsd.sharded_stages import evaluation_stages
 from neuron_opsd.stage_folder import add_only_shard
-from neuron_opsd.stage_graph import ROLES, reads_neurons
+from neuron_opsd.stage_graph import GOLD_LABELS, ROLES, reads_neurons
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.workbench import Workbench
+
+logger = logging.getLogger(__name__)
 
 
 def make_evaluation(bench: Workbench) -> None:
@@ -49,6 +53,17 @@ def make_evaluation(bench: Workbench) -> None:
     bench.folder.write_json("evaluation/results.json", results, is_ordered=True)
     if is_trained:
         write_text(bench.folder.path / "model" / "README.md", card_of(bench))
+
+
+def make_gold_labels(bench: Workbench) -> None:
+    """USES GOLD ANSWERS: the pool's, for the upper bound; no other recipe has this stage."""
+    logger.warning("train: %s. The model is not label-free.", USES_GOLD)
+    stage, inputs = bench.folder.stage(GOLD_LABELS), bench.inputs_of(GOLD_LABELS)
+    with bench.stage_run(stage, inputs) as run:
+        if run.is_needed:
+            labels = gold_labels(bench.pool, bench.config.evaluation)
+            add_only_shard(stage, inputs, labels, GoldLabel)
+            stage.finish({"mark": USES_GOLD, "num_without": len(bench.pool) - len(labels)}, GoldLabel)
 
 
 def make_test_contexts(bench: Workbench) -> None:

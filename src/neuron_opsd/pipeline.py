@@ -5,7 +5,7 @@
 Each `make_*` function runs one stage on a run folder: it reads the records of earlier stages, calls the stage's pure
 functions, and saves. A stage that is finished and was made from the same inputs is skipped; an interrupted one resumes.
 Gold answers are opened by `make_evaluation`, and after the preflight's verdict for the teacher's accuracy, which no
-later stage reads.
+later stage reads. One reference, the upper bound, is trained on the pool's (`make_gold_labels`), and is marked so.
 """
 
 import logging
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from neuron_opsd import processes
 from neuron_opsd.baselines.train import train_rival
 from neuron_opsd.demonstrations import demonstrating_replies, find_neighbours, make_other_replies
-from neuron_opsd.evaluation_stage import make_evaluation
+from neuron_opsd.evaluation_stage import make_evaluation, make_gold_labels
 from neuron_opsd.files import read_json_lines
 from neuron_opsd.preflight_stage import make_preflight, stop_where_unlikely
 from neuron_opsd.progress import track
@@ -109,6 +109,8 @@ def make_trained_model(bench: Workbench) -> None:
     if config.training.objective == "none":
         logger.info("train: nothing to do, because training.objective is none")
         return
+    if config.training.uses_gold():
+        make_gold_labels(bench)
     inputs = bench.inputs_of("training")
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:

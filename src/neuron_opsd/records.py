@@ -3,8 +3,9 @@
     Question -> Rollout -> NeuronSets -> SelectedQuestion -> TeacherContext -> PreflightItem -> (training) -> Rollout
     -> metrics
 
-No record before `evaluation` has a place for a gold answer: that is how training stays label-free. Records are plain
-frozen dataclasses (no torch); `stage_folder.py` writes them as Parquet and JSON lines, a column for each field.
+No record before `evaluation` has a place for a gold answer: that is how training stays label-free. (`GoldLabel` is the
+upper bound's alone.) Records are plain frozen dataclasses (no torch); `stage_folder.py` writes them as Parquet and JSON
+lines, a column for each field.
 """
 
 from dataclasses import dataclass
@@ -132,3 +133,11 @@ class BaseDivergence:
     question_id: str
     num_tokens: int
     kl: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldLabel:
+    """The gold answer of one question of the pool. USES GOLD ANSWERS: for the upper bound `gold_sft` alone."""
+
+    question_id: str
+    answer: str  # a letter of the original order of the choices, or normalised free text

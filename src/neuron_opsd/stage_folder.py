@@ -46,6 +46,7 @@ class StageFolder:
             "training": "train",
             "evaluation": "evaluate",
             "demonstrations": "contexts",
+            "gold_labels": "train",
         }
         return renamed.get(stage, stage)
 

@@ -4,6 +4,7 @@ from neuron_opsd.config import Config
 
 TRAINED_FROM = ("questions", "rollouts", "neurons", "selection", "demonstrations", "contexts")
 ROLES = ("base", "trained")
+GOLD_LABELS = "gold_labels"  # made by evaluation, for the upper bound alone
 # Each stage with those whose records it reads, in the order of a run; of these, a run makes `stages_made`.
 STAGES_BEFORE: dict[str, tuple[str, ...]] = {
     "questions": (),
@@ -13,7 +14,8 @@ STAGES_BEFORE: dict[str, tuple[str, ...]] = {
     "demonstrations": (),
     "contexts": ("questions", "rollouts", "neurons", "selection", "demonstrations"),
     "preflight": TRAINED_FROM,
-    "training": TRAINED_FROM,
+    GOLD_LABELS: ("questions",),
+    "training": (*TRAINED_FROM, GOLD_LABELS),
     "evaluation/base": ("questions",),
     "evaluation/base_options": ("questions", "evaluation/base"),
     "evaluation/general_base": ("questions",),
@@ -39,8 +41,10 @@ def stages_made(config: Config) -> frozenset[str]:
     made |= {"training"} if config.training.objective != "none" else set()
     if config.training.objective == "distillation":
         made |= {*TRAINED_FROM, "preflight"}
-    if config.training.objective == "majority_sft":
+    if config.training.objective in ("majority_sft", "gold_sft"):
         made |= {"rollouts"}
+    if config.training.uses_gold():
+        made |= {GOLD_LABELS}
     if config.evaluation.context:
         made |= {"rollouts", "demonstrations", "evaluation/contexts"}
         made |= {"neurons"} if reads_neurons(config) else set()

@@ -25,7 +25,7 @@ from neuron_opsd.questions.load import load_general_questions, load_other_questi
 from neuron_opsd.records import Question
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import fingerprint_of
-from neuron_opsd.stage_graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE, stages_made
+from neuron_opsd.stage_graph import GOLD_LABELS, OF_THE_TRAINED_MODEL, STAGES_BEFORE, stages_made
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class StageInputs:
             "demonstrations": self._demonstrations,
             "contexts": self._contexts,
             "preflight": self._preflight,
+            GOLD_LABELS: self._gold_labels,
             "training": self._training,
             "evaluation/base": lambda: self._evaluation("base"),
             "evaluation/base_options": lambda: self._options("base"),
@@ -233,9 +234,22 @@ class StageInputs:
         if settings.objective == "distillation":
             return {"training": named, **self._both_roles()}
         pool = [question for question in self.questions if question.split == "train"]
-        read = self._records("rollouts") if "rollouts" in self.made else {}
+        read = self._records(*(name for name in ("rollouts", GOLD_LABELS) if name in self.made))
         shuffle = {"rollouts.shuffle_choices": self.config.rollouts.shuffle_choices}
         return {"training": named, **read, **shuffle, **self._asked(pool, self.config.model.name)}
+
+    def _gold_labels(self) -> JsonDict:
+        """The one stage before evaluation that depends on gold answers."""
+        pool = [question for question in self.questions if question.split == "train"]
+        files = [str(path) for path in self.config.evaluation.answers if not Path(path).is_file()]
+        if files:
+            raise DataError(
+                f"evaluation.answers names {files[0]}, which is no file. Give the gold answers again."
+            )
+        return {
+            "evaluation": {"answers": [file_digest(Path(path)) for path in self.config.evaluation.answers]},
+            "questions": {"asked": _digest(pool)},
+        }
 
     def _both_roles(self) -> JsonDict:
         """What student and teacher read: the contexts' fingerprint covers wording, demonstrations and choices."""

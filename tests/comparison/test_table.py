@@ -1,6 +1,7 @@
 """Figures of a comparison, from results of a few questions worked by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,26 @@ def test_the_best_within_noise(tmp_path: Path) -> None:
     by_key = found(tmp_path)
     assert by_key["neuron_opsd", "in", "avg"]["marks"] == ["best"]
     assert by_key["base", "in", "avg"]["marks"] == ["best within noise"]  # one question of forty
+
+
+def test_an_upper_bound_with_gold_answers_is_marked_and_no_candidate(folder: Path) -> None:
+    without = found(folder)
+    bound = "gold_upper_bound"
+    plan = replace(PLAN, recipes=(*PLAN.recipes, bound))
+    cells = [*CELLS, *(Cell(bound, source, 0) for source in ("a", "b"))]
+    for cell in cells[-2:]:
+        save(folder, cell, trained={"a": 1.0, "b": 1.0})
+    table = Table(plan, gather(plan, cells, folder))
+    rows = {(row["method"], row["place"], row["metric"]): row for row in table.rows()}
+    assert rows[bound, "in", "avg"]["value"] == 1.0
+    assert rows[bound, "in", "avg"]["marks"] == []
+    assert {
+        key: row for key, row in rows.items() if key[0] != bound
+    } == without  # best, marks and Holm as before
+    write_comparison(plan, cells, folder, [])
+    mark = "gold_upper_bound (USES GOLD ANSWERS: upper bound)"
+    for name in ("table.csv", "grid.csv", "table.md", "table.tex", "report.md", "report.html"):
+        assert mark in (folder / name).read_text().replace("\\_", "_"), name
 
 
 def test_failed_and_missing_cells_are_named_in_every_table(folder: Path) -> None:

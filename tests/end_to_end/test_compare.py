@@ -114,7 +114,9 @@ def test_killed_in_a_cell_and_started_again(line: list[str], tmp_path: Path) -> 
     assert tables(killed) == tables(whole)
     weights = [path.relative_to(whole) for path in whole.rglob("model/model.safetensors")]
     assert len(weights) == 4
-    assert [str(path) for path in weights if (killed / path).read_bytes() != (whole / path).read_bytes()] == []
+    assert [
+        str(path) for path in weights if (killed / path).read_bytes() != (whole / path).read_bytes()
+    ] == []
     said = last.log.read_text()
     assert said.count("finished before") >= 3
 

@@ -7,8 +7,11 @@ import pytest
 
 from end_to_end.conftest import write_questions
 from end_to_end.test_pipeline import run
+from end_to_end.tiny_run import SMALL
 from neuron_opsd.config import list_recipes, load_config
 from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.stage_graph import TRAINED_FROM
+from neuron_opsd.stage_inputs import StageInputs
 
 
 def records(run: Path, stage: str) -> list[dict]:
@@ -120,6 +123,80 @@ def test_every_shipped_recipe_is_valid_and_says_what_it_is() -> None:
     for name in list_recipes():
         config = load_config(name, values={"model.name": "m", "questions.path": "q"})
         assert len(config.description) > 20, name
+
+
+GOLD = "USES GOLD ANSWERS: upper bound"
+TRAINS_FROM = (*TRAINED_FROM, "gold_labels", "training")
+
+
+def inputs_before_evaluation(recipe: str, line: list[str], answers: Path, folder: Path) -> dict[str, object]:
+    """What each stage before the evaluation depends on, with these gold answers."""
+    values = {"model.name": line[3], "questions.path": line[5], "evaluation.answers": [str(answers)]}
+    if recipe == "other_domain_context":
+        values["contexts.other_path"] = line[7]
+    inputs = StageInputs(load_config(recipe, overrides=SMALL, values=values), RunFolder(folder))
+    return {name: inputs.of(name) for name in TRAINS_FROM if name in inputs.made}
+
+
+def write_answers(path: Path, questions: Path, letter: str) -> Path:
+    ids = [json.loads(line)["question_id"] for line in questions.read_text().splitlines()]
+    path.write_text("".join(json.dumps({"question_id": i, "answer": letter}) + "\n" for i in ids))
+    return path
+
+
+@pytest.mark.parametrize("recipe", [name for name in list_recipes() if name != "demo"])
+def test_no_recipe_but_the_upper_bound_depends_on_gold_answers(
+    command: list[str], tmp_path: Path, recipe: str
+) -> None:
+    key = [write_answers(tmp_path / f"{letter}.jsonl", Path(command[5]), letter) for letter in "AD"]
+    right, poisoned = (inputs_before_evaluation(recipe, command, answers, tmp_path) for answers in key)
+    differing = {name for name in right if right[name] != poisoned[name]}
+    assert differing == ({"gold_labels", "training"} if recipe == "gold_upper_bound" else set())
+
+
+@pytest.mark.slow
+def test_the_upper_bound_learns_gold_answers_of_the_pool_and_says_so(
+    made,
+    command: list[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, options = Path(command[5]), ["training.batch_size=2", "training.truncated=keep"]
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text(
+        "".join(json.dumps(row | {"choices": []}) + "\n" for row in rows)
+    )  # its noise is an answer then
+    zero_shot = {
+        row["question_id"]: row["answer"] for row in records(made("lmsi", until="rollouts"), "rollouts")
+    }
+    for kind in ("right", "empty"):
+        answers = [
+            {"question_id": i, "answer": a if kind == "right" else ""} for i, a in zero_shot.items() if a
+        ]
+        (tmp_path / kind).with_suffix(".jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
+    folder = made("gold_upper_bound", *options, "--answers", str(tmp_path / "right.jsonl"), until="report")
+    labels = {row["question_id"] for row in records(folder, "gold_labels")}
+    pool = {row["question_id"] for row in records(folder, "questions") if row["split"] == "train"}
+    assert labels
+    assert labels <= pool
+    for name in (
+        "gold_labels/manifest.json",
+        "training/manifest.json",
+        "model/README.md",
+        "report.md",
+        "report.html",
+    ):
+        assert GOLD in (folder / name).read_text(), name
+    assert "No gold answer was used" not in (folder / "model" / "README.md").read_text()
+    assert "label-free" not in (folder / "model" / "README.md").read_text().split("---")[1]
+    assert f"train: {GOLD}" in caplog.text
+    line = [*with_recipe(command, "gold_upper_bound"), *options, "--output", str(tmp_path / "other")]
+    with pytest.MonkeyPatch.context() as patch:
+        assert run([*line, "--answers", str(tmp_path / "empty.jsonl")], patch) == 2
+        assert "of the pool has a gold answer" in capsys.readouterr().err
+        assert run(line, patch) == 2
+        assert "needs the pool's gold answers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["lmsi", "ttrl", pytest.param("intuitor", marks=pytest.mark.slow)])

@@ -11,8 +11,8 @@ from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
 from neuron_opsd.stage_inputs import StageInputs
 
-# What reads the trained weights can be told after training alone; two stages are made by some recipes alone.
-LEFT_OUT = {*OF_THE_TRAINED_MODEL, "demonstrations", "evaluation/contexts"}
+# What reads the trained weights can be told after training alone; some stages are made by some recipes alone.
+LEFT_OUT = {*OF_THE_TRAINED_MODEL, "demonstrations", "gold_labels", "evaluation/contexts"}
 STAGES = [name for name in STAGES_BEFORE if name not in LEFT_OUT]
 ALL = set(STAGES)
 AFTER_SELECTION = {"contexts", "preflight", "training"}

@@ -17,7 +17,11 @@ from neuron_opsd.stage_graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
 from neuron_opsd.status import OUTDATED, describe_status, run_status
 
 # What none of these runs has, though other settings would.
-ABSENT = {name for name in STAGES_BEFORE if "general" in name} | {"evaluation/contexts", "demonstrations"}
+ABSENT = {name for name in STAGES_BEFORE if "general" in name} | {
+    "evaluation/contexts",
+    "demonstrations",
+    "gold_labels",
+}
 
 
 def outdated(folder: Path, override: str) -> set[str]:

@@ -1,7 +1,7 @@
 """A rival's training stage: what it learns from, its figures, the model it leaves."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from neuron_opsd.baselines.rewards import MajorityReward, Reward, SelfCertaintyReward
 from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
 from neuron_opsd.baselines.votes import majority
-from neuron_opsd.config import TrainingSettings
+from neuron_opsd.config import USES_GOLD, TrainingSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.records import Rollout
+from neuron_opsd.records import GoldLabel, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
+from neuron_opsd.stage_graph import GOLD_LABELS
 from neuron_opsd.text.answers import answers_match
 from neuron_opsd.text.prompts import student_messages
 from neuron_opsd.training.figures import MetricsFile
@@ -40,8 +41,10 @@ def train_rival(
     model, tokenizer = bench.take_base_model()
     student = trainable(model, config.training, seed=config.seed)
     how: dict[str, Any] = {"folder": folder / "trl", "num_steps": num_steps, "seed": config.seed}
-    if config.training.objective == "majority_sft":
-        texts = agreeing_texts(bench.folder.stage("rollouts").read(Rollout), config.training)
+    if config.training.objective in ("majority_sft", "gold_sft"):
+        texts = agreeing_texts(
+            bench.folder.stage("rollouts").read(Rollout), config.training, gold=_gold_labels(bench)
+        )
         tokens = sum(len(completion) for _, completion in texts) / len(texts)
         rows = _LossRows(metrics, tokens_a_step=round(tokens * config.training.batch_size))
         fine_tune(student, tokenizer, texts, config.training, callbacks=[rows, *callbacks], **how)
@@ -53,14 +56,23 @@ def train_rival(
             template_args=config.model.template_args, callbacks=callbacks, **how,
         )  # fmt: skip
     summary = {"stopped_because": None, "stop_step": None, "best_step": num_steps, "limits": {}}
+    summary |= {"mark": USES_GOLD} if config.training.uses_gold() else {}
     return Trained(student, summary), tokenizer
 
 
+def _gold_labels(bench: Workbench) -> dict[str, str] | None:
+    """USES GOLD ANSWERS: those that evaluation wrote for the upper bound; None for every other recipe."""
+    if not bench.config.training.uses_gold():
+        return None
+    return {label.question_id: label.answer for label in bench.folder.stage(GOLD_LABELS).read(GoldLabel)}
+
+
 def agreeing_texts(
-    rollouts: Sequence[Rollout], settings: TrainingSettings
+    rollouts: Sequence[Rollout], settings: TrainingSettings, *, gold: Mapping[str, str] | None = None
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(prompt ids, completion ids) of every rollout that gives its question's majority answer (LMSI).
 
+    With `gold`, the answer wanted is the question's label there, and a question without one teaches nothing.
     With `truncated: mask`, a rollout that was cut is left out: its end is not the model's. A question in which nothing
     can be read has none.
 
@@ -68,21 +80,22 @@ def agreeing_texts(
         DataError: no rollout is left.
     """
     kept = []
-    for group in group_by_question(rollouts).values():
-        vote = majority([rollout.answer for rollout in group])
+    for question_id, group in group_by_question(rollouts).items():
+        label = majority([r.answer for r in group]).answer if gold is None else gold.get(question_id)
         kept += [
             (rollout.prompt_ids, rollout.completion_ids)
             for rollout in group
-            if answers_match(rollout.answer, vote.answer)
+            if answers_match(rollout.answer, label)
             and not (settings.truncated == "mask" and rollout.finish_reason == "length")
         ]
+    wanted = "majority" if gold is None else "gold"
     if not kept:
         raise DataError(
-            f"None of {len(rollouts)} rollouts gives its question's majority answer and may be learnt from: "
+            f"None of {len(rollouts)} rollouts gives its question's {wanted} answer and may be learnt from: "
             "there is nothing to learn from. Raise rollouts.max_new_tokens, choose another prompts.answer_format, or "
             "set training.truncated=keep."
         )
-    logger.info("train: %d of %d rollouts agree with their majority", len(kept), len(rollouts))
+    logger.info("train: %d of %d rollouts give the %s answer", len(kept), len(rollouts), wanted)
     return kept
 
 

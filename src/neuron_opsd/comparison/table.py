@@ -14,6 +14,7 @@ import numpy as np
 from neuron_opsd.comparison.cells import FAILED, FINISHED
 from neuron_opsd.comparison.gather import Array, Gathered, Key
 from neuron_opsd.comparison.plan import BASE, Plan, label_of
+from neuron_opsd.config import USES_GOLD
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.report.comparison import pooled
@@ -76,6 +77,7 @@ class Table:
             Metric("maj", f"Maj@{k}", True),
             Metric("ece", f"ECE-{self.num_bins}", False),
         )
+        self.bounds = frozenset(recipe for recipe in plan.recipes if plan.uses_gold(recipe))
         self.methods = [BASE, *(recipe for recipe in plan.recipes if recipe != BASE)]
         self._weights = {target: self._resamples(target) for target in self.targets}
         self.figures = {
@@ -154,7 +156,11 @@ class Table:
             if method != BASE
         }
         told = {method: change for method, change in changes.items() if change is not None}
-        enough = [method for method, change in told.items() if change.num_questions >= MIN_QUESTIONS]
+        enough = [
+            method
+            for method, change in told.items()
+            if change.num_questions >= MIN_QUESTIONS and method not in self.bounds
+        ]
         p_values = [bootstrap_p_value(told[method].draws, told[method].value) for method in enough]
         adjusted = dict(zip(enough, zip(p_values, holm(p_values), strict=True), strict=True))
         best = self._best(means, metric)
@@ -170,9 +176,12 @@ class Table:
             rows.append(row)
         return rows
 
-    @staticmethod
-    def _best(means: Mapping[str, Figure | None], metric: Metric) -> str | None:
-        there = {method: mean.value for method, mean in means.items() if mean is not None}
+    def _best(self, means: Mapping[str, Figure | None], metric: Metric) -> str | None:
+        there = {
+            method: mean.value
+            for method, mean in means.items()
+            if mean is not None and method not in self.bounds
+        }
         if not there:
             return None
         return (max if metric.is_better_high else min)(there, key=lambda method: there[method])
@@ -180,7 +189,9 @@ class Table:
     def _marks(
         self, method: str, best: str | None, place: str, metric: Metric, row: Mapping[str, Any]
     ) -> list[str]:
-        marks = []
+        marks: list[str] = []
+        if method in self.bounds:
+            return marks
         if best == method:
             marks.append("best")
         elif best is not None:
@@ -193,6 +204,10 @@ class Table:
             is_higher = row["difference"]["value"] > 0
             marks.append("better than base" if is_higher == metric.is_better_high else "worse than base")
         return marks
+
+    def label(self, method: str) -> str:
+        """A recipe's name; an upper bound's with its mark."""
+        return label_of(method) + (f" ({USES_GOLD})" if method in self.bounds else "")
 
     def note(self, method: str) -> str:
         """What became of a method's cells, its marks in words, and what it cost."""
@@ -223,7 +238,7 @@ class Table:
         rows = self.rows()
         there = {row["method"] for row in rows}
         missing = [
-            f"{label_of(method)}: {self.note(method)}" for method in self.methods if method not in there
+            f"{self.label(method)}: {self.note(method)}" for method in self.methods if method not in there
         ]
         return {
             "metrics": [
@@ -231,7 +246,7 @@ class Table:
                 for m in self.metrics
             ],
             "methods": [
-                {"name": method, "label": label_of(method), "note": self._remark(method, rows)}
+                {"name": method, "label": self.label(method), "note": self._remark(method, rows)}
                 for method in self.methods
             ],
             "cells": [self._cell(key) for key in sorted(self.found.answers, key=self._key_order)],

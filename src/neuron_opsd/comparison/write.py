@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from neuron_opsd.comparison.gather import gather
-from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder, label_of
+from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder
 from neuron_opsd.comparison.table import PLACES, Table
+from neuron_opsd.config import USES_GOLD
 from neuron_opsd.files import write_text
 from neuron_opsd.report import ReportInputs, write_report
 from neuron_opsd.run_folder import RunFolder
@@ -47,6 +48,7 @@ def write_comparison(plan: Plan, cells: Sequence[Cell], folder: Path, notes: Seq
 def how_to_read(plan: Plan) -> list[str]:
     """What every reader must know of the numbers."""
     seeds = ", ".join(map(str, plan.seeds))
+    has_bound = any(map(plan.uses_gold, plan.recipes))
     return [
         f"Budget: {plan.num_steps} optimiser steps for every recipe that trains; how many tokens those take is a "
         f"recipe's own, and stands beside it. Seeds: {seeds}.",
@@ -54,6 +56,10 @@ def how_to_read(plan: Plan) -> list[str]:
         "Intervals (95 %) are paired over questions. A mark against base is a two-sided bootstrap test at 5 %, by Holm "
         "over the recipes of each column. Best within noise: the interval of its difference from the best holds 0.",
         "Tokens are a cell's, as if it ran alone: rollouts that recipes share count for each of them.",
+        *(
+            [f"{USES_GOLD}: such a recipe is no candidate. It has no marks, and counts in those of none."]
+            * has_bound
+        ),
         "ECE is that of vote shares; at few questions a perfectly calibrated model has one well above 0 too.",
     ]
 
@@ -61,7 +67,8 @@ def how_to_read(plan: Plan) -> list[str]:
 def _flat(row: Mapping[str, Any], table: Table) -> dict[str, Any]:
     change = row["difference"] or {"value": None, "low": None, "high": None}
     return {
-        **{name: row[name] for name in ("method", "place", "metric", "value", "low", "high", "seeds_sd")},
+        "method": table.label(row["method"]),
+        **{name: row[name] for name in ("place", "metric", "value", "low", "high", "seeds_sd")},
         **{
             f"difference_{end}" if end != "value" else "difference": change[end]
             for end in ("value", "low", "high")
@@ -76,7 +83,8 @@ def _flat(row: Mapping[str, Any], table: Table) -> dict[str, Any]:
 def _grid(table: Table) -> list[dict[str, Any]]:
     return [
         {
-            **{name: cell[name] for name in ("method", "source", "target", "num_seeds")},
+            "method": table.label(cell["method"]),
+            **{name: cell[name] for name in ("source", "target", "num_seeds")},
             "metric": metric,
             **values,
         }
@@ -110,7 +118,7 @@ def _body(table: Table, rows: Iterable[Mapping[str, Any]], number: Any) -> tuple
         tokens = [
             f"{cost[name]:,}" if method != BASE else "0" for name in ("tokens_generated", "tokens_trained")
         ]
-        body.append([label_of(method), *cells, *tokens, table.note(method)])
+        body.append([table.label(method), *cells, *tokens, table.note(method)])
     return header, body
 
 

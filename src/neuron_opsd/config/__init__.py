@@ -21,9 +21,10 @@ from neuron_opsd.config.stages import (
     RolloutSettings,
     SelectionSettings,
 )
-from neuron_opsd.config.training import GuardRailSettings, LoraSettings, TrainingSettings
+from neuron_opsd.config.training import USES_GOLD, GuardRailSettings, LoraSettings, TrainingSettings
 
 __all__ = [
+    "USES_GOLD",
     "Config",
     "ContextSettings",
     "EngineSettings",

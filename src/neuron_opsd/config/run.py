@@ -53,9 +53,10 @@ class Config(Section):
                 "selection.score is vote_share, but rollouts.num_rollouts is 1; a vote needs at least 2. "
                 "Use rollouts.num_rollouts=8."
             )
-        if self.training.objective == "majority_sft" and self.rollouts.num_rollouts < 2:
+        objective = self.training.objective
+        if objective in ("majority_sft", "gold_sft") and self.rollouts.num_rollouts < 2:
             raise ValueError(
-                "training.objective is majority_sft, but rollouts.num_rollouts is 1; a vote needs at least 2. "
+                f"training.objective is {objective}, but rollouts.num_rollouts is 1; it learns from some of several. "
                 "Use rollouts.num_rollouts=8."
             )
         return self

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from neuron_opsd.config.section import Count, Fraction, Section
 
+USES_GOLD = "USES GOLD ANSWERS: upper bound"  # marks whatever gold answers have trained
+
 
 class LoraSettings(Section):
     """Low-rank adapters on all linear layers."""
@@ -47,11 +49,14 @@ class GuardRailSettings(Section):
 class TrainingSettings(Section):
     """On-policy distillation (docs/method.md, section 6)."""
 
-    objective: Literal["distillation", "majority_sft", "majority_reward", "self_certainty", "none"] = Field(
+    objective: Literal[
+        "distillation", "majority_sft", "majority_reward", "self_certainty", "gold_sft", "none"
+    ] = Field(
         default="distillation",
         description="What training does: the method's distillation [N]; fine-tuning on rollouts that agree with the "
         "majority [2210.11610]; GRPO rewarded for the majority answer [2504.16084] or for self-certainty [2505.19590] "
-        "(all three need neuron-opsd[baselines]); or nothing: the second model is the base.",
+        "(all three need neuron-opsd[baselines]); an upper bound that USES GOLD ANSWERS, fine-tuning on rollouts that "
+        "agree with them; or nothing: the second model is the base.",
     )
     kl_weight: float = Field(
         default=0.0, ge=0, description="Of the KL from the initial model, in GRPO; 0.005 in 2505.19590."
@@ -190,6 +195,10 @@ class TrainingSettings(Section):
                     "training.method=lora, or training.kl_weight=0."
                 )
         return self
+
+    def uses_gold(self) -> bool:
+        """Whether training reads gold answers: not label-free, an upper bound."""
+        return self.objective == "gold_sft"
 
     def completions_per_step(self) -> int:
         """Of all questions of a step, over all processes."""

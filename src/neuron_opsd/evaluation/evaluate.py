@@ -1,15 +1,19 @@
-"""The stage's one entry: gold answers are opened here, after all training is done, and go no further than results."""
+"""The stage's one entry: gold answers are opened here, after all training is done, and go no further than results.
+
+One reference is no exception by oversight: the upper bound is trained on `gold_labels`, and says so wherever it stands.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
-from neuron_opsd.config import EvaluationSettings
+from neuron_opsd.config import USES_GOLD, EvaluationSettings
+from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation.answer_key import load_answer_key
 from neuron_opsd.evaluation.benchmark import compare
 from neuron_opsd.evaluation.general import GeneralSamples, compare_general
 from neuron_opsd.evaluation.pool import score_pool
 from neuron_opsd.evaluation.teacher_gap import measure_gap
-from neuron_opsd.records import OptionScores, PreflightItem, Question, Rollout
+from neuron_opsd.records import GoldLabel, OptionScores, PreflightItem, Question, Rollout
 
 
 def evaluate(
@@ -49,3 +53,21 @@ def teacher_gap(
     """What the context does to accuracy, for people to read; it decides nothing. None without an answer to any item."""
     key = load_answer_key(settings.answers, questions) if settings.answers else {}
     return measure_gap(items, key, settings, seed=seed)
+
+
+def gold_labels(pool: Sequence[Question], settings: EvaluationSettings) -> list[GoldLabel]:
+    """USES GOLD ANSWERS: the pool's own, as pseudo-labels of the upper bound. Held-out questions have none here.
+
+    Raises:
+        DataError: no question of the pool has an answer.
+    """
+    key = load_answer_key(settings.answers, pool)
+    if not key:
+        raise DataError(
+            f"{USES_GOLD}: none of the {len(pool)} questions of the pool has a gold answer in evaluation.answers "
+            f"({', '.join(settings.answers) or 'no file'}). Give an answer file that covers the pool, or leave this "
+            "recipe out."
+        )
+    return [
+        GoldLabel(question_id=q.question_id, answer=key[q.question_id]) for q in pool if q.question_id in key
+    ]

@@ -67,6 +67,11 @@ class ReportInputs:
         return name.removeprefix("embedded:")
 
     @property
+    def uses_gold(self) -> bool:
+        """Whether gold answers trained the model: an upper bound, marked wherever it is shown."""
+        return self.setting("training.objective") == "gold_sft"
+
+    @property
     def train_domain(self) -> str | None:
         """The domain trained on, from the results, the selection or the pool."""
         if self.results and self.results.get("train_domain"):

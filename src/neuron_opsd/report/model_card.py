@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from neuron_opsd.config import USES_GOLD
 from neuron_opsd.report import story, tables
 from neuron_opsd.report.content import CITATION
 from neuron_opsd.report.inputs import ReportInputs
@@ -33,7 +34,8 @@ def _is_distilled(inputs: ReportInputs) -> bool:
 def _how(inputs: ReportInputs) -> str:
     if _is_distilled(inputs):
         return "self-distilled with Neuron-OPSD"
-    return f"trained by {inline(str(inputs.setting('recipe')))}, a rival of Neuron-OPSD"
+    what = "an upper bound with gold answers" if inputs.uses_gold else "a rival of Neuron-OPSD"
+    return f"trained by {inline(str(inputs.setting('recipe')))}, {what}"
 
 
 def _front_matter(inputs: ReportInputs) -> dict[str, Any]:
@@ -45,7 +47,9 @@ def _front_matter(inputs: ReportInputs) -> dict[str, Any]:
         front["base_model_relation"] = "adapter" if is_adapter else "finetune"
     front["library_name"] = "peft" if is_adapter else "transformers"
     front["pipeline_tag"] = "text-generation"
-    front["tags"] = TAGS if _is_distilled(inputs) else ["label-free"]
+    front["tags"] = (
+        TAGS if _is_distilled(inputs) else ["uses-gold-answers" if inputs.uses_gold else "label-free"]
+    )
     return front
 
 
@@ -61,7 +65,8 @@ def _introduction(inputs: ReportInputs) -> str:
     where = f" in the domain {inline(inputs.train_domain)}" if inputs.train_domain else ""
     if not _is_distilled(inputs):
         what = inline(str(inputs.setting("description", "")).strip())
-        return f"{inline(inputs.model_name)}{where}. {what} No gold answer was used in training."
+        gold = f"{USES_GOLD}." if inputs.uses_gold else "No gold answer was used in training."
+        return f"{inline(inputs.model_name)}{where}. {what} {gold}"
     return (
         f"{inline(inputs.model_name)}, trained by on-policy self-distillation on unlabelled questions{where} "
         "(Neuron-OPSD, arXiv 2607.02460). No gold answer was used in training."

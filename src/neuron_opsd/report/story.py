@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from neuron_opsd.config import USES_GOLD
 from neuron_opsd.records import TeacherContext
 from neuron_opsd.report.blocks import Block, Bullets, Paragraph
 from neuron_opsd.report.inputs import ReportInputs
@@ -29,7 +30,8 @@ RETRIEVALS = {
 def title(inputs: ReportInputs) -> str:
     """The report's name: model and domain."""
     where = f" on {inputs.train_domain}" if inputs.train_domain else ""
-    return f"{inputs.model_name}{where}"
+    mark = f" ({USES_GOLD})" if inputs.uses_gold else ""
+    return f"{inputs.model_name}{where}{mark}"
 
 
 def what_was_done(inputs: ReportInputs) -> list[Block]:
@@ -53,6 +55,8 @@ def _questions(inputs: ReportInputs) -> str:
         return ""
     pool = sum(question.split == "train" for question in inputs.questions)
     held_out = len(inputs.questions) - pool
+    if inputs.uses_gold:
+        return f"Questions: {pool:,} with their gold answers form the pool, {held_out:,} are held out. {USES_GOLD}."
     return (
         f"Questions: {pool:,} without answers form the pool, {held_out:,} are held out for evaluation. "
         "No answer was readable before the evaluation."
