@@ -144,6 +144,20 @@ def export(
 
 
 @views.command()
+def push(
+    run: RunArgument,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everyone see a repository that is made now.")
+    ] = False,
+) -> None:
+    """Send the trained model, with its card, to the Hugging Face hub."""
+    from neuron_opsd.hub import push as upload
+
+    typer.echo(upload(RunFolder.open(run), repository, public=public))
+
+
+@views.command()
 def env() -> None:
     """Print versions and devices, for a bug report."""
     from neuron_opsd.environment import describe_environment

@@ -7,6 +7,7 @@
     +-- RunFolderError       a run folder: missing, busy, damaged, or not writable
     +-- TrainingError        training that ended with no model to keep
     +-- EngineError          an inference engine that fails or does not answer
+    +-- HubError             the hub cannot be reached, or does not take the model
     +-- WorkerError          a process that made shards and died
     +-- UnlikelyToHelpError  exit status 3: no error, but a stop that the user asked for with --stop-if-unlikely
 
@@ -43,6 +44,10 @@ class TrainingError(NeuronOpsdError):
 
 class EngineError(NeuronOpsdError):
     """An inference engine failed, or does not offer what was asked of it."""
+
+
+class HubError(NeuronOpsdError):
+    """The hub cannot be reached, or does not take the model."""
 
 
 class WorkerError(NeuronOpsdError):

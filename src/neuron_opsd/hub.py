@@ -1,0 +1,60 @@
+"""The published model on the Hugging Face hub: the files of RUN/model, and nothing else of the run."""
+
+import os
+
+from huggingface_hub import HfApi
+from huggingface_hub.constants import is_offline_mode
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
+
+from neuron_opsd.errors import ConfigError, HubError, RunFolderError
+from neuron_opsd.run_folder import RunFolder
+
+
+def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
+    """Upload the trained model; a repository of that name is made where there is none.
+
+    Args:
+        folder: A run whose training is finished.
+        repository: OWNER/NAME. The token is read from HF_TOKEN, or from `hf auth login`.
+        public: Whether a new repository can be seen by everyone; one that is there stays as it is.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        RunFolderError: no trained model, or files that are not as they were written.
+        ConfigError: no such name can be.
+        HubError: offline, no token, no right, no answer.
+    """
+    _require_model(folder)
+    if is_offline_mode():
+        raise HubError("HF_HUB_OFFLINE is set, so nothing is sent. Unset it to push the model to the hub.")
+    api = HfApi(library_name="neuron-opsd")
+    try:
+        api.create_repo(repository, private=not public, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder.path / "model", commit_message="Model of neuron-opsd"
+        )
+    except HFValidationError as error:
+        raise ConfigError(f"The hub accepts no repository named {repository!r}: {error}") from None
+    except LocalTokenNotFoundError:
+        raise HubError("The hub asks for a token. Set HF_TOKEN, or run `hf auth login`.") from None
+    except (HTTPError, OSError) as error:  # that of httpx or httpx2, as the hub's client has it
+        why = " ".join(str(error).split())
+        token = "" if os.environ.get("HF_TOKEN") else " HF_TOKEN is not set."
+        raise HubError(
+            f"{repository} was not pushed to {api.endpoint}: {why}.{token} The run is as it was; push it again."
+        ) from None
+    return str(commit.commit_url)
+
+
+def _require_model(folder: RunFolder) -> None:
+    """Refuse to send a model that is not there, or not as training wrote it."""
+    stage = folder.stage("training")
+    if stage.is_finished() and (folder.path / "model").is_dir():
+        return
+    wrong = stage.wrong_files() if stage.manifest() else []
+    what = f"{', '.join(wrong)} is not as it was written" if wrong else "training is not finished"
+    raise RunFolderError(
+        f"{folder.path} has no model to push: {what}. Run `neuron-opsd run` first; it goes on."
+    )
