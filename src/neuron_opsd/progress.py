@@ -46,10 +46,14 @@ class Tracker:
         """Count time from here: what came before (loading, reading a checkpoint) is not work that comes again."""
         self.started = time.monotonic()
 
-    def describe_left(self) -> str:
+    def seconds_left(self) -> float:
         """How long the rest takes at the rate until now."""
         per_item = (time.monotonic() - self.started) / max(self.done - self.resumed_from, 1)
-        seconds = per_item * (self.total - self.done)
+        return per_item * (self.total - self.done)
+
+    def describe_left(self) -> str:
+        """The same in words."""
+        seconds = self.seconds_left()
         return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
     def rate(self) -> str:

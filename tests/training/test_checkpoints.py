@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from training_runs import assert_same_bits, run
 
 from neuron_opsd.errors import RunFolderError
@@ -110,9 +111,15 @@ def test_metrics_go_on_from_the_rows_of_the_checkpoint(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_explained_in_torch_s_words_too(tmp_path):
     with (
-        pytest.raises(RunFolderError, match=r"Cannot write to .*PytorchStreamWriter failed.* resumes"),
+        pytest.raises(RunFolderError, match=r"Cannot write to .*inline_container.* resumes"),
         saving(tmp_path),
     ):
-        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+        torch.save({"weights": torch.zeros(1000)}, "/dev/full")
+
+
+def test_what_is_no_matter_of_the_disk_is_not_called_so(tmp_path):
+    with pytest.raises(RuntimeError, match="Connection closed by peer"), saving(tmp_path):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:3406")

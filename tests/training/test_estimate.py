@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from training_runs import settings
+from training_runs import settings, tiny_train
 
 from helpers import build_tiny_model
+from neuron_opsd.progress import Tracker
 from neuron_opsd.training.estimate import (
     Lengths,
     MemoryEstimate,
@@ -19,6 +21,7 @@ from neuron_opsd.training.estimate import (
     estimate_memory,
 )
 from neuron_opsd.training.train import trainable
+from neuron_opsd.workbench import Workbench
 
 LENGTHS = Lengths(student_prompt=10, teacher_prompt=20, sampling_rows=4)
 
@@ -101,3 +104,25 @@ def test_the_larger_of_what_follows_one_another_counts():
     estimate = MemoryEstimate(weights=10, teacher=1, optimiser=2, sampling=9, learning=3)
     assert estimate.peak == 22
     assert "weights 0 MB" in estimate.describe()
+
+
+@pytest.mark.slow
+def test_after_two_steps_the_time_left_is_known_within_a_half(tmp_path):
+    """Thrice at most: what else the machine does may halve its speed between the second step and the last."""
+    tiny_train(tmp_path / "warm-up", steps=1)
+    shares = []
+    for attempt in range(3):
+        tracker = _TimedTracker("train", 14, "steps")
+        callback = Workbench.progress_callback(tracker)
+        tiny_train(tmp_path / f"{attempt}", steps=14, max_new_tokens=40, callbacks=[callback])
+        estimated, at = tracker.told
+        shares.append(estimated / (time.monotonic() - at))
+        if 2 / 3 < shares[-1] < 3 / 2:
+            return
+    pytest.fail(f"estimated / actual: {shares}")
+
+
+class _TimedTracker(Tracker):
+    def describe_left(self) -> str:
+        self.told = (self.seconds_left(), time.monotonic())
+        return super().describe_left()

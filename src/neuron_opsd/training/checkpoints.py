@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 TEACHER_FILE = "teacher_weights.safetensors"
 STATE_FILE = "opsd_state.json"
 CHECKSUMS_FILE = "checksums.json"
+TORCH_CANNOT_WRITE = "PytorchStreamWriter|inline_container|Parent directory"  # in torch.save's words
 STAGING = ".checkpoints.partial"  # a name that the run folder clears of what a killed process left
 
 
@@ -44,8 +46,10 @@ def saving(folder: Path) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            # tokenizers raises a plain Exception; an error of any other kind is none of ours to explain
-            if not isinstance(error, (RuntimeError, SafetensorError)) and type(error) is not Exception:
+            # tokenizers raises a plain Exception, torch a RuntimeError as it does for so much else (a process of
+            # `accelerate launch` that is gone, say); an error of any other kind is none of ours to explain
+            is_torchs = isinstance(error, RuntimeError) and re.search(TORCH_CANNOT_WRITE, str(error))
+            if not is_torchs and not isinstance(error, SafetensorError) and type(error) is not Exception:
                 raise
             raise OSError(" ".join(str(error).split())) from error
 
