@@ -4,7 +4,11 @@ import os
 
 from huggingface_hub import HfApi
 from huggingface_hub.constants import is_offline_mode
-from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  (of httpx or httpx2, as the client has it)
+    LocalTokenNotFoundError,
+)
 
 from neuron_opsd.errors import ConfigError, HubError, RunFolderError
 from neuron_opsd.run_folder import RunFolder
@@ -39,7 +43,7 @@ def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
         raise ConfigError(f"The hub accepts no repository named {repository!r}: {error}") from None
     except LocalTokenNotFoundError:
         raise HubError("The hub asks for a token. Set HF_TOKEN, or run `hf auth login`.") from None
-    except (HTTPError, OSError) as error:  # that of httpx or httpx2, as the hub's client has it
+    except (HTTPError, OSError) as error:
         why = " ".join(str(error).split())
         token = "" if os.environ.get("HF_TOKEN") else " HF_TOKEN is not set."
         raise HubError(
