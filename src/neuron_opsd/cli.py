@@ -301,6 +301,10 @@ def compare(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps of every recipe that trains; 150 by default.")
     ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Instead of --steps: tokens that each recipe may generate and train on."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and what became of them, and stop.")
     ] = False,
@@ -312,7 +316,7 @@ def compare(
     _use_cache(cache)
     given = {
         "recipes": recipe, "model": model, "questions": questions, "answers": answers, "seeds": seed,
-        "num_steps": steps, "overrides": overrides,
+        "num_steps": steps, "num_tokens": tokens, "overrides": overrides,
     }  # fmt: skip
     given = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value

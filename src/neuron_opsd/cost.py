@@ -70,6 +70,7 @@ def describe_work(config: Config, questions: Sequence[Question], folder: RunFold
     counts = count_records(config, questions, *others)
     pool = sum(question.split == "train" for question in questions)
     kept = counts.get("contexts", pool)
+    at_most = "at most " if config.training.max_tokens else ""
     completions = f"completions of up to {config.evaluation.max_new_tokens} tokens"
     work = {
         "questions": f"{pool} in the pool, {len(questions) - pool} held out or of other domains",
@@ -78,7 +79,7 @@ def describe_work(config: Config, questions: Sequence[Question], folder: RunFold
         "selection": f"{kept} questions kept",
         "contexts": f"{{}} contexts of up to {config.contexts.num_demonstrations} demonstrations",
         "preflight": "{} questions answered with and without their context",
-        "training": f"{num_steps(kept, config.training)} steps of {config.training.batch_size}",
+        "training": f"{at_most}{num_steps(kept, config.training)} steps of {config.training.batch_size}",
     } | {f"evaluation/{prefix}{role}": f"{{}} {completions}" for role in ROLES for prefix in ("", "general_")}
     made = {name: text.format(counts[name]) for name, text in work.items() if counts.get(name)}
     finished = {name for name in made if folder and folder.stage(name).is_finished()}

@@ -32,6 +32,7 @@ from neuron_opsd.stage_graph import stages_of
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.training.estimate import describe_memory
 from neuron_opsd.training.schedule import num_steps
+from neuron_opsd.training.token_budget import tokens_left
 from neuron_opsd.training.train import Trained, publish, train
 from neuron_opsd.workbench import Workbench
 
@@ -117,7 +118,8 @@ def make_trained_model(bench: Workbench) -> None:
             return
         num_selected = len(bench.training_ids())
         steps = num_steps(num_selected, config.training)
-        if steps < config.training.num_steps:
+        budget = tokens_left(config.training.max_tokens, _num_tokens_before(bench))
+        if steps < config.training.num_steps and budget is None:
             logger.info(
                 "train: %d steps (%g epochs of %d selected questions), not training.num_steps=%d",
                 steps, config.training.max_epochs, num_selected, config.training.num_steps,
@@ -126,11 +128,11 @@ def make_trained_model(bench: Workbench) -> None:
             stage.begin(inputs)
         processes.wait_for_all()
         with track("train", total=steps, unit="steps") as progress:
-            callbacks = [bench.progress_callback(progress)]
+            callbacks = [bench.progress_callback(progress, tells_rest=budget is None)]
             if config.training.objective == "distillation":
-                trained, tokenizer = _distil(bench, stage.path, steps, callbacks)
+                trained, tokenizer = _distil(bench, stage.path, steps, callbacks, token_budget=budget)
             else:
-                trained, tokenizer = train_rival(bench, stage.path, steps, callbacks)
+                trained, tokenizer = train_rival(bench, stage.path, steps, callbacks, token_budget=budget)
         if not processes.is_main():
             return
         publish(
@@ -144,7 +146,7 @@ def make_trained_model(bench: Workbench) -> None:
         run.num_tokens = sum(row["num_completion_tokens"] for row in rows)
         stage.finish(
             {
-                "num_steps": steps,
+                "num_steps": steps if budget is None else trained.summary["best_step"],
                 "num_completion_tokens": run.num_tokens,
                 "num_loss_tokens": sum(row["num_loss_tokens"] for row in rows),
                 **trained.summary,
@@ -153,8 +155,19 @@ def make_trained_model(bench: Workbench) -> None:
         )
 
 
+def _num_tokens_before(bench: Workbench) -> int:
+    """Tokens generated in the stages that training stands on."""
+    sampled = [name for name in ("rollouts", "demonstrations") if name in bench.inputs.made]
+    return sum(bench.folder.stage(name).summary()["num_completion_tokens"] for name in sampled)
+
+
 def _distil(
-    bench: Workbench, folder: Path, steps: int, callbacks: Sequence[TrainerCallback]
+    bench: Workbench,
+    folder: Path,
+    steps: int,
+    callbacks: Sequence[TrainerCallback],
+    *,
+    token_budget: int | None,
 ) -> tuple[Trained, PreTrainedTokenizerBase]:
     settings = bench.config.training
     items = bench.training_items(steps * settings.completions_per_step())
@@ -169,6 +182,7 @@ def _distil(
         folder=folder,
         num_steps=steps,
         seed=bench.config.seed,
+        token_budget=token_budget,
         read_answer=bench.read_answer,
         callbacks=callbacks,
         on_first_batch=bench.log_first_item,

@@ -166,9 +166,9 @@ class Workbench(RunPrompts):
         return max_context_tokens(self._loaded[1]) if self._loaded else configured_context(self.config.model)
 
     @staticmethod
-    def progress_callback(tracker: Tracker) -> TrainerCallback:
-        """Shows steps as they end, with the divergence."""
-        return _ProgressCallback(tracker)
+    def progress_callback(tracker: Tracker, *, tells_rest: bool = True) -> TrainerCallback:
+        """Shows steps as they end, with the divergence; and how long the rest takes, where that is known."""
+        return _ProgressCallback(tracker, tells_rest=tells_rest)
 
     def _load(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None or self._loaded[0] != name:
@@ -184,8 +184,8 @@ class Workbench(RunPrompts):
 
 
 class _ProgressCallback(TrainerCallback):
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker, self.has_told = tracker, False
+    def __init__(self, tracker: Tracker, *, tells_rest: bool) -> None:
+        self.tracker, self.has_told = tracker, not tells_rest
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.tracker.done = self.tracker.resumed_from = state.global_step

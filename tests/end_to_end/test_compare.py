@@ -121,6 +121,46 @@ def test_killed_in_a_cell_and_started_again(line: list[str], tmp_path: Path) -> 
     assert said.count("finished before") >= 3
 
 
+def rows_of(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_equal_tokens(line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each recipe ends with the step that spends the budget, its rollouts paid for; also one killed at that moment."""
+    folder, budget = tmp_path / "comparison", 420
+    recipes = ("random_context", "ttrl", "lmsi")
+    for file in tmp_path.glob(
+        "*.jsonl"
+    ):  # free-form: the tiny model's noise is an answer then, and answers can agree
+        rows = [row | ({"choices": []} if "choices" in row else {}) for row in rows_of(file)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = [option for recipe in recipes for option in ("--recipe", recipe)]
+    settings = ["training.save_steps=1", "training.truncated=keep", "--seed", "0", "--tokens", str(budget)]
+    assert run([*line, *chosen, *settings], monkeypatch) == 0
+    for recipe in recipes:
+        cell = folder / "cells" / recipe / "other" / "seed-0"
+        rollouts = cell / "rollouts" / "manifest.json"
+        taken = (
+            json.loads(rollouts.read_text())["summary"]["num_completion_tokens"] if rollouts.exists() else 0
+        )
+        sums = [taken]
+        for row in rows_of(cell / "training" / "metrics.jsonl"):
+            sums.append(sums[-1] + row["num_completion_tokens"] + row["num_loss_tokens"])
+        assert sums[-2] < budget <= sums[-1], recipe
+        assert len(sums) > 2, recipe
+    assert f"Budget: {budget} tokens" in (folder / "table.md").read_text()
+
+    before, cell = tables(folder), folder / "cells" / "random_context" / "other" / "seed-0"
+    weights = (cell / "model" / "model.safetensors").read_bytes()
+    for file in ("training/manifest.json", "model/model.safetensors", "cell.json"):
+        (cell / file).unlink()  # as if killed after the last step, before the model was published
+    assert run(["compare", str(folder)], monkeypatch) == 0
+    assert (cell / "model" / "model.safetensors").read_bytes() == weights
+    assert tables(folder) == before
+    assert run(["compare", str(folder), "--steps", "1", "--tokens", "1"], monkeypatch) == 2
+
+
 def test_what_cannot_be_compared_is_refused(
     line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,10 +17,11 @@ from neuron_opsd.records import GoldLabel, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.stage_graph import GOLD_LABELS
 from neuron_opsd.text.answers import answers_match
-from neuron_opsd.text.prompts import student_messages
+from neuron_opsd.text.prompts import Message, student_messages
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.items import TrainingItem
 from neuron_opsd.training.schedule import question_order
+from neuron_opsd.training.token_budget import TokenBudget
 from neuron_opsd.training.train import Trained, trainable
 from neuron_opsd.workbench import Workbench
 
@@ -28,7 +29,12 @@ logger = logging.getLogger(__name__)
 
 
 def train_rival(
-    bench: Workbench, folder: Path, num_steps: int, callbacks: Sequence[TrainerCallback] = ()
+    bench: Workbench,
+    folder: Path,
+    num_steps: int,
+    callbacks: Sequence[TrainerCallback] = (),
+    *,
+    token_budget: int | None = None,
 ) -> tuple[Trained, PreTrainedTokenizerBase]:
     """Train by `training.objective`, from the beginning; metrics.jsonl has a row for each step.
 
@@ -37,6 +43,7 @@ def train_rival(
     """
     config = bench.config
     metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=None)
+    budget = TokenBudget(metrics.rows, token_budget)
     set_seed(config.seed)
     model, tokenizer = bench.take_base_model()
     student = trainable(model, config.training, seed=config.seed)
@@ -47,15 +54,16 @@ def train_rival(
         )
         tokens = sum(len(completion) for _, completion in texts) / len(texts)
         rows = _LossRows(metrics, tokens_a_step=round(tokens * config.training.batch_size))
-        fine_tune(student, tokenizer, texts, config.training, callbacks=[rows, *callbacks], **how)
+        fine_tune(student, tokenizer, texts, config.training, callbacks=[rows, budget, *callbacks], **how)
     else:
         prompts = prompts_in_order(bench, num_steps)
         reward = make_reward(bench, student, prompts, metrics)
         reinforce(
             student, tokenizer, prompts, reward, config.training,
-            template_args=config.model.template_args, callbacks=callbacks, **how,
+            template_args=config.model.template_args, callbacks=[budget, *callbacks], **how,
         )  # fmt: skip
-    summary = {"stopped_because": None, "stop_step": None, "best_step": num_steps, "limits": {}}
+    summary = {"stopped_because": None, "stop_step": None, "best_step": budget.last_step(num_steps)}
+    summary |= {"limits": {}}
     summary |= {"mark": USES_GOLD} if config.training.uses_gold() else {}
     return Trained(student, summary), tokenizer
 
@@ -105,27 +113,41 @@ def prompts_in_order(bench: Workbench, num_steps: int) -> list[dict[str, Any]]:
     Raises:
         DataError: TRL's encoding of a prompt is another one; ours takes a special token's spelling as text.
     """
-    config, encoder = bench.config, bench.encoder()
+    config, questions = bench.config, bench.questions_by_id
+    encoded: dict[tuple[str, tuple[int, ...]], list[int]] = {}  # a budget of tokens may need many passes
     order = question_order(bench.training_ids(), num_steps * config.training.batch_size, seed=config.seed)
     rows = []
     for group, question_id in enumerate(order):
+        choices = bench.training_choices(question_id, group)
         messages = student_messages(
-            bench.questions_by_id[question_id],
-            choice_order=bench.training_choices(question_id, group),
+            questions[question_id],
+            choice_order=choices,
             answer_format=config.prompts.answer_format,
             system=config.prompts.system,
         )
-        ids = encoder.encode(messages)
-        theirs: Any = bench.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True, **config.model.template_args
-        )
-        if list(theirs["input_ids"]) != ids:
-            raise DataError(
-                f"Question {question_id}: TRL would encode its prompt otherwise than the other recipes do, probably "
-                "because its text spells a special token. Remove the question."
-            )
+        if (question_id, choices) not in encoded:
+            encoded[question_id, choices] = _encode_as_trl(bench, question_id, messages)
+        ids = encoded[question_id, choices]
         rows.append({"prompt": messages, "prompt_ids": ids, "group": group, "question_id": question_id})
     return rows
+
+
+def _encode_as_trl(bench: Workbench, question_id: str, messages: list[Message]) -> list[int]:
+    """The ids of a prompt.
+
+    Raises:
+        DataError: TRL's encoding of it is another one.
+    """
+    ids = bench.encoder().encode(messages)
+    theirs: Any = bench.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True, **bench.config.model.template_args
+    )
+    if list(theirs["input_ids"]) != ids:
+        raise DataError(
+            f"Question {question_id}: TRL would encode its prompt otherwise than the other recipes do, probably "
+            "because its text spells a special token. Remove the question."
+        )
+    return ids
 
 
 def make_reward(

@@ -104,3 +104,5 @@ def _add_costs(costs: dict[str, int], path: Path) -> None:
         if stage == "training":
             trained = (manifest.get("summary") or {}).get("num_loss_tokens", tokens)
             costs["tokens_trained"] = costs.get("tokens_trained", 0) + int(trained)
+            steps = (manifest.get("summary") or {}).get("num_steps") or 0
+            costs["steps"] = costs.get("steps", 0) + int(steps)

@@ -55,6 +55,7 @@ class Plan:
     answers: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     num_steps: int = 150
+    num_tokens: int | None = None  # a budget of tokens instead of one of steps
     overrides: tuple[str, ...] = ()
 
     def check(self) -> None:
@@ -84,12 +85,13 @@ class Plan:
             self.config(recipe, seed=self.seeds[0])
 
     def config(self, recipe: str, *, seed: int, **values: Any) -> Config:
-        """The settings of a recipe under this plan: the same steps for all, and no preflight."""
+        """The settings of a recipe under this plan: the same budget for all, and no preflight."""
         shared = {
             "model.name": self.model,
             "questions.path": self.questions[0],
             "evaluation.answers": list(self.answers),
-            "training.num_steps": self.num_steps,
+            "training.num_steps": self.num_tokens or self.num_steps,  # a step takes a token
+            "training.max_tokens": self.num_tokens,
             "training.max_epochs": None,
             "preflight.num_questions": 0,
             "seed": seed,

@@ -16,7 +16,7 @@ from neuron_opsd.comparison.plan import (
     read_plan,
 )
 from neuron_opsd.comparison.write import write_comparison
-from neuron_opsd.errors import RunFolderError
+from neuron_opsd.errors import ConfigError, RunFolderError
 from neuron_opsd.files import explain_disk_errors
 from neuron_opsd.run_folder import RunFolder
 
@@ -65,7 +65,10 @@ def plan_of(folder: Path, given: Mapping[str, Any]) -> Plan:
     if saved is None and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
         raise RunFolderError(f"{folder} is not empty and is no comparison. Give an empty or new folder.")
     empty = Plan(recipes=DEFAULT_RECIPES, model="", questions=(), answers=())
-    plan = dataclasses.replace(saved or empty, **given)
+    if "num_steps" in given and "num_tokens" in given:
+        raise ConfigError("--steps and --tokens are both given; a budget is one or the other.")
+    budget = {"num_tokens": None} if "num_steps" in given else {}
+    plan = dataclasses.replace(saved or empty, **{**budget, **given})
     plan = dataclasses.replace(plan, recipes=tuple(dict.fromkeys((BASE, *plan.recipes))))
     plan.check()
     return plan

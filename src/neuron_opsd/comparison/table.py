@@ -225,12 +225,12 @@ class Table:
         return "; ".join(parts)
 
     def cost(self, method: str) -> dict[str, int]:
-        """Tokens generated and trained on, a finished cell on average."""
+        """Optimiser steps, and tokens generated and trained on, a finished cell on average."""
         count = self.found.num_cells.get(method, {}).get(FINISHED, 0)
         costs = self.found.costs.get(method, {})
         return {
             name: round(costs.get(name, 0) / count) if count else 0
-            for name in ("tokens_generated", "tokens_trained")
+            for name in ("steps", "tokens_generated", "tokens_trained")
         }
 
     def report(self, notes: Sequence[str]) -> dict[str, Any]:

@@ -50,8 +50,7 @@ def how_to_read(plan: Plan) -> list[str]:
     seeds = ", ".join(map(str, plan.seeds))
     has_bound = any(map(plan.uses_gold, plan.recipes))
     return [
-        f"Budget: {plan.num_steps} optimiser steps for every recipe that trains; how many tokens those take is a "
-        f"recipe's own, and stands beside it. Seeds: {seeds}.",
+        f"{_budget(plan)} Seeds: {seeds}.",
         "In-domain: tested on the domain trained on; cross-domain: on the others. Means over domains, each once.",
         "Intervals (95 %) are paired over questions. A mark against base is a two-sided bootstrap test at 5 %, by Holm "
         "over the recipes of each column. Best within noise: the interval of its difference from the best holds 0.",
@@ -62,6 +61,19 @@ def how_to_read(plan: Plan) -> list[str]:
         ),
         "ECE is that of vote shares; at few questions a perfectly calibrated model has one well above 0 too.",
     ]
+
+
+def _budget(plan: Plan) -> str:
+    if plan.num_tokens is None:
+        return (
+            f"Budget: {plan.num_steps} optimiser steps for every recipe that trains; how many tokens those take is a "
+            "recipe's own, and stands beside it."
+        )
+    return (
+        f"Budget: {plan.num_tokens:,} tokens for every recipe that trains: it stops with the step at which the tokens "
+        "that it generated, for its rollouts and in training, and those that carried loss together reach them. "
+        "Prompts, and what a teacher reads, count nothing; recipes without training have no budget."
+    )
 
 
 def _flat(row: Mapping[str, Any], table: Table) -> dict[str, Any]:
@@ -110,14 +122,19 @@ def _body(table: Table, rows: Iterable[Mapping[str, Any]], number: Any) -> tuple
         for place in PLACES
         if _is_there(by_key, place, metric.name)
     ]
-    header = ["Recipe", *(f"{m.label} {HEADINGS[p]}" for p, m in columns), "Generated", "Trained", "Remark"]
+    header = [
+        "Recipe",
+        *(f"{m.label} {HEADINGS[p]}" for p, m in columns),
+        "Steps",
+        "Generated",
+        "Trained",
+        "Remark",
+    ]
     body = []
     for method in table.methods:
         cells = [number(by_key.get((method, place, metric.name))) for place, metric in columns]
         cost = table.cost(method)
-        tokens = [
-            f"{cost[name]:,}" if method != BASE else "0" for name in ("tokens_generated", "tokens_trained")
-        ]
+        tokens = [f"{value:,}" if method != BASE else "0" for value in cost.values()]
         body.append([table.label(method), *cells, *tokens, table.note(method)])
     return header, body
 

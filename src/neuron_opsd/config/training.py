@@ -101,6 +101,11 @@ class TrainingSettings(Section):
         gt=0,
         description="Steps are also at most this many passes over the selection, as in the paper. [ours]",
     )
+    max_tokens: Count | None = Field(
+        default=None,
+        description="Training ends with the step at which the completion tokens generated for it, in earlier stages "
+        "too, and the tokens that carried loss reach this; num_steps and max_epochs hold as well. [ours]",
+    )
     batch_size: Count = Field(default=16, description="Questions per optimiser step, over all processes. [N]")
     micro_batch_size: Count = Field(
         default=4, description="Completions per forward pass; changes memory, not the result."

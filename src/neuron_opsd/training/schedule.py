@@ -9,12 +9,19 @@ from neuron_opsd.random_state import derive_seed
 
 
 def num_steps(num_questions: int, settings: TrainingSettings) -> int:
-    """min(training.num_steps, max_epochs passes over the selection), and at least one step."""
-    if settings.max_epochs is None:
-        return settings.num_steps
-    return max(
-        1, min(settings.num_steps, math.ceil(settings.max_epochs * num_questions / settings.batch_size))
-    )
+    """min(training.num_steps, max_epochs passes over the selection), and at least one step.
+
+    With `training.max_tokens`, also at most as many steps as that can pay for: a completion has a token.
+    """
+    limits: list[float] = [settings.num_steps]
+    if settings.max_epochs is not None:
+        limits.append(settings.max_epochs * num_questions / settings.batch_size)
+    if settings.max_tokens is not None:
+        samples = settings.objective not in ("majority_sft", "gold_sft")
+        limits.append(
+            settings.max_tokens / (settings.completions_per_step() if samples else settings.batch_size)
+        )
+    return max(1, math.ceil(min(limits)))
 
 
 def question_order(question_ids: Sequence[str], num_items: int, *, seed: int) -> list[str]:

@@ -37,6 +37,7 @@ from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.guard_rails import GuardRails, Stop, limits
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.opsd_trainer import OpsdTrainer, ReadAnswer
+from neuron_opsd.training.token_budget import TokenBudget
 from neuron_opsd.training.whole_copy import WholeCopy
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def train(
     folder: Path,
     num_steps: int,
     seed: int,
+    token_budget: int | None = None,
     read_answer: ReadAnswer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
@@ -87,6 +89,7 @@ def train(
         folder: Where checkpoints and metrics.jsonl go.
         num_steps: Optimiser steps in all.
         seed: The run's seed.
+        token_budget: Ends training with the step at which tokens generated and trained on reach it.
         read_answer: The answer in a completion, for votes and the parse rate; without it there are none.
         callbacks: Further Trainer callbacks, such as progress.
         on_first_batch: Called with the first item once sampled, for the log.
@@ -106,7 +109,7 @@ def train(
     checkpoint = processes.from_main(last_complete_checkpoint(folder) if processes.is_main() else None)
     metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=checkpoint, is_writer=processes.is_main())
     processes.wait_for_all()
-    rails = GuardRails(metrics.rows, settings.guard_rails)
+    rails, budget = GuardRails(metrics.rows, settings.guard_rails), TokenBudget(metrics.rows, token_budget)
     trainer = OpsdTrainer(
         model=student,
         args=training_arguments(settings, folder=folder, num_steps=num_steps, seed=seed, device=model.device),
@@ -119,17 +122,19 @@ def train(
         on_first_batch=on_first_batch,
         on_log=metrics.append,
         on_save=metrics.copy_into,
-        callbacks=[keeper, rails, *callbacks],
+        callbacks=[keeper, rails, budget, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
     if checkpoint is not None:
         logger.info("train: resumes at step %d of %d", step_of(checkpoint), num_steps)
         keeper.restore(checkpoint)
         trainer.restore_held(read_held_state(checkpoint))
-    if rails.stop is None:
+    if checkpoint is not None and budget.is_spent:  # killed between its last step and its end
+        trainer._load_from_checkpoint(str(checkpoint))
+    elif rails.stop is None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if rails.stop is None:
-        return Trained(reader, how_it_ended(None, num_steps, metrics, settings))
+        return Trained(reader, how_it_ended(None, budget.last_step(num_steps), metrics, settings))
     return Trained(reader, _go_back(trainer, folder, rails.stop, metrics, settings))
 
 
