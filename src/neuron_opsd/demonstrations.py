@@ -4,16 +4,18 @@ It stands above the stages, because overlap sets are one stage's records and con
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from numpy.typing import NDArray
 
 from neuron_opsd.neurons.overlap import nearest_neighbours
-from neuron_opsd.questions.duplicates import near_duplicates
-from neuron_opsd.records import Question, Rollout
+from neuron_opsd.questions.duplicates import near_duplicates, template_key
+from neuron_opsd.records import Question, Rollout, TeacherContext
 from neuron_opsd.sharded import make_sharded
 from neuron_opsd.sharded_stages import SampledStage
 from neuron_opsd.teacher.context import can_demonstrate, permuted_replies, random_neighbours
+from neuron_opsd.teacher.verdict import same_template_share
 from neuron_opsd.teacher.words import nearest_by_words
 from neuron_opsd.workbench import Workbench
 
@@ -91,6 +93,28 @@ def _excluded(
     can_be_shown = {question.question_id for question in shown}
     silent = {i for i, question in enumerate(everyone) if question.question_id not in can_be_shown}
     return lambda place: alike[place] | silent
+
+
+def template_shares(
+    bench: Workbench, queries: Sequence[Question], contexts: Sequence[TeacherContext]
+) -> dict[str, float | None]:
+    """How many demonstrations are of their question's own template, and how many random ones would be (1: all).
+
+    Of one template are questions that open with the same words once numbers and names are masked (`template_key`).
+    """
+    candidates = {question.question_id: question for question in bench.other_questions or bench.pool}
+    known = candidates | {question.question_id: question for question in queries}
+    counts = Counter(template_key(question.question) for question in candidates.values())
+    by_chance = []
+    for query in queries:
+        is_candidate = query.question_id in candidates
+        others = len(candidates) - is_candidate
+        if others:
+            by_chance.append((counts[template_key(query.question)] - is_candidate) / others)
+    return {
+        "same_template_fraction": same_template_share(contexts, known, template_key),
+        "same_template_by_chance": sum(by_chance) / len(by_chance) if by_chance else None,
+    }
 
 
 def make_other_replies(bench: Workbench) -> None:

@@ -7,7 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_opsd.config import USES_GOLD
-from neuron_opsd.demonstrations import demonstrating_replies, find_neighbours, make_other_replies
+from neuron_opsd.demonstrations import (
+    demonstrating_replies,
+    find_neighbours,
+    make_other_replies,
+    template_shares,
+)
 from neuron_opsd.evaluation.evaluate import evaluate, gold_labels
 from neuron_opsd.evaluation.general import GeneralSamples
 from neuron_opsd.files import write_text
@@ -92,7 +97,8 @@ def make_test_contexts(bench: Workbench) -> None:
             )
             add_only_shard(stage, inputs, contexts, TeacherContext)
             dropped = sum(context.num_demonstrations_dropped for context in contexts)
-            stage.finish({"num_demonstrations_dropped": dropped}, TeacherContext)
+            templates = template_shares(bench, questions, contexts)
+            stage.finish({"num_demonstrations_dropped": dropped, **templates}, TeacherContext)
 
 
 def _all_overlap_sets(bench: Workbench) -> dict[str, NDArray[np.int32]]:

@@ -16,7 +16,12 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from neuron_opsd import processes
 from neuron_opsd.baselines.train import train_rival
-from neuron_opsd.demonstrations import demonstrating_replies, find_neighbours, make_other_replies
+from neuron_opsd.demonstrations import (
+    demonstrating_replies,
+    find_neighbours,
+    make_other_replies,
+    template_shares,
+)
 from neuron_opsd.evaluation_stage import make_evaluation, make_gold_labels
 from neuron_opsd.files import read_json_lines
 from neuron_opsd.preflight_stage import make_preflight, stop_where_unlikely
@@ -101,7 +106,8 @@ def make_contexts(bench: Workbench) -> None:
                 dropped, settings.max_prompt_tokens,
             )  # fmt: skip
         add_only_shard(stage, inputs, contexts, TeacherContext)
-        stage.finish({"num_demonstrations_dropped": dropped}, TeacherContext)
+        templates = template_shares(bench, selected, contexts)
+        stage.finish({"num_demonstrations_dropped": dropped, **templates}, TeacherContext)
 
 
 def make_trained_model(bench: Workbench) -> None:

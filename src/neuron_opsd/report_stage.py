@@ -37,6 +37,7 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         neuron_sets=records("neurons", NeuronSets),
         selection=records("selection", SelectedQuestion),
         contexts=contexts,
+        contexts_summary=folder.stage("contexts").summary() if contexts else {},
         training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if contexts else [],
         training_summary=folder.stage("training").summary() if bench.is_current("training") else None,
         results=folder.read_json("evaluation/results.json"),

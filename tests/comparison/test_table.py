@@ -108,6 +108,18 @@ def test_the_best_within_noise(tmp_path: Path) -> None:
     assert by_key["base", "in", "avg"]["marks"] == ["best within noise"]  # one question of forty
 
 
+def test_the_share_of_demonstrations_of_the_own_template(folder: Path) -> None:
+    for source, share in (("a", 0.75), ("b", 0.5)):
+        stage = cell_folder(folder, Cell("neuron_opsd", source, 0)) / "contexts"
+        stage.mkdir()
+        summary = {"same_template_fraction": share, "same_template_by_chance": 0.25}
+        (stage / "manifest.json").write_text(json.dumps({"summary": summary}))
+    write_comparison(PLAN, CELLS, folder, [])
+    assert "| neuron_opsd | a | 75% | 25% |" in (folder / "table.md").read_text()
+    assert "neuron_opsd,b,0.5,0.25" in (folder / "templates.csv").read_text()
+    assert "75% (25%)" in (folder / "report.html").read_text()
+
+
 def test_an_upper_bound_with_gold_answers_is_marked_and_no_candidate(folder: Path) -> None:
     without = found(folder)
     bound = "gold_upper_bound"

@@ -51,6 +51,8 @@ def test_compare_two_domains(
     text = (folder / "table.md").read_text()
     assert "failed: 2 of 2 cells (DataError: Question" in text
     assert "1 optimiser steps" in text
+    # Every question is "sums: what is # + #?": a template of one in each domain.
+    assert "| random_context | sums | 100% | 100% |" in text
     assert "seconds" in (folder / "timings.csv").read_text()
     assert "Methods compared" in (folder / "report.html").read_text()
     # The base model answers the held-out questions of all domains once, whatever it is compared with.

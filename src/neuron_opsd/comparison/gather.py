@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neuron_opsd.comparison.cells import FAILED, FINISHED, status
 from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder
 from neuron_opsd.evaluation.calibration import ece
-from neuron_opsd.files import read_json
+from neuron_opsd.files import JsonDict, read_json
 
 Array = NDArray[np.float64]
 Key = tuple[str, str | None, str]  # method, source, target
@@ -43,6 +43,7 @@ class Gathered:
     failures: dict[str, list[str]] = field(default_factory=dict)
     num_cells: dict[str, dict[str, int]] = field(default_factory=dict)
     costs: dict[str, dict[str, int]] = field(default_factory=dict)
+    templates: dict[tuple[str, str], list[JsonDict]] = field(default_factory=dict)  # by recipe and source
     settings: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -50,6 +51,16 @@ class Gathered:
         """One cell's answers on one test domain."""
         self.answers.setdefault(key, {})[seed] = answers
         self.reliability.setdefault(key, []).append(bins)
+
+    def template_rows(self, methods: Sequence[str]) -> list[dict[str, Any]]:
+        """Shares of demonstrations of the question's own template, by recipe and source: means over the seeds."""
+        return [
+            {"method": method, "source": source}
+            | {name: float(np.mean([seed[name] for seed in seeds])) for name in ("value", "by_chance")}
+            for method in methods
+            for (recipe, source), seeds in sorted(self.templates.items())
+            if recipe == method
+        ]
 
 
 def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
@@ -80,6 +91,8 @@ def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
                 bins = ((block or {}).get("reliability") or {}).get(role)
                 if answers.question_ids and cell.seed not in found.answers.get((method, source, target), {}):
                     found.add((method, source, target), cell.seed, answers, bins)
+        if cell.source is not None and (shares := _template_shares(path)) is not None:
+            found.templates.setdefault((cell.recipe, cell.source), []).append(shares)
         _add_costs(found.costs.setdefault(cell.recipe, {}), path)
     return found
 
@@ -93,6 +106,16 @@ def _read_answers(rows: Iterable[Mapping[str, Any]], target: str, role: str) -> 
 
     ids = [row["question_id"] for row in own]
     return Answers(ids, column("correct_fraction"), column("majority_correct"), column("vote_share"))
+
+
+def _template_shares(path: Path) -> JsonDict | None:
+    """The figures of a cell's contexts, before its training or before test questions; None where it has none."""
+    for stage in ("contexts", "evaluation/contexts"):
+        summary = (read_json(path / stage / "manifest.json") or {}).get("summary") or {}
+        value, by_chance = (summary.get(f"same_template_{name}") for name in ("fraction", "by_chance"))
+        if value is not None and by_chance is not None:
+            return {"value": value, "by_chance": by_chance}
+    return None
 
 
 def _add_costs(costs: dict[str, int], path: Path) -> None:

@@ -5,6 +5,7 @@ COMPARE/questions/        each domain's questions, split once for all cells
 COMPARE/cells/RECIPE/SOURCE/seed-N/   one run; cell.json when it is finished, error.json when it failed
 COMPARE/table.csv         a row for each recipe, place and metric, with its difference from base
 COMPARE/grid.csv          a row for each recipe, source, target and metric
+COMPARE/templates.csv     by recipe and source: the share of demonstrations of the question's own template
 COMPARE/table.md, table.tex
 COMPARE/timings.csv       wall time of each cell's stages; these alone differ between equal comparisons
 COMPARE/report.html, report.md
@@ -38,6 +39,10 @@ def write_comparison(plan: Plan, cells: Sequence[Cell], folder: Path, notes: Seq
     rows, said = table.rows(), [*how_to_read(plan), *notes]
     write_text(folder / "table.csv", _csv([_flat(row, table) for row in rows]))
     write_text(folder / "grid.csv", _csv(_grid(table)))
+    if shares := found.template_rows(table.methods):
+        write_text(
+            folder / "templates.csv", _csv([{**row, "method": table.label(row["method"])} for row in shares])
+        )
     write_text(folder / "table.md", markdown(table, rows, said))
     write_text(folder / "table.tex", latex(table, rows, said))
     config = {"recipe": "comparison", "model": {"name": plan.model}, "comparison": asdict(plan)}
@@ -166,10 +171,30 @@ KEY = (
 def markdown(table: Table, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
     """The table for people."""
     header, body = _body(table, rows, _text)
+    parts = [
+        "# Recipes compared",
+        "",
+        *_lines(header, body),
+        "",
+        KEY,
+        "",
+        *(f"- {note}" for note in notes),
+        "",
+    ]
+    shares = [
+        [table.label(row["method"]), row["source"], f"{row['value']:.0%}", f"{row['by_chance']:.0%}"]
+        for row in table.found.template_rows(table.methods)
+    ]
+    if shares:
+        header = ["Recipe", "Source", "Share", "Of random questions"]
+        parts += ["## Demonstrations of the question's own template", "", *_lines(header, shares), ""]
+    return "\n".join(parts)
+
+
+def _lines(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [header, *body]]
     lines = ["| " + " | ".join(line) + " |" for line in escaped]
-    lines.insert(1, "|" + "---|" * len(header))
-    return "\n".join(["# Recipes compared", "", *lines, "", KEY, "", *(f"- {note}" for note in notes), ""])
+    return [lines[0], "|" + "---|" * len(header), *lines[1:]]
 
 
 _SPECIAL = {c: "\\" + c for c in "&%$#_{}"} | {

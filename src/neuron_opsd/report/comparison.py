@@ -28,6 +28,8 @@ def comparison_section(inputs: ReportInputs) -> list[Block]:
     for metric in comparison["metrics"]:
         grid = _grid(comparison, metric)
         blocks.append(grid if metric["name"] in MAIN else folded(grid))
+    if comparison.get("templates"):
+        blocks.append(_templates_table(comparison))
     for place, where in PLACES.items():
         diagrams = _reliability(comparison, place)
         if diagrams:
@@ -69,6 +71,25 @@ def _grid(comparison: Row, metric: Row) -> Table:
             rows.append([method["label"], source or "not trained", f"{seeds}", *values])
     columns = ["Method", "Trained on", "Seeds", *targets]
     return Table(f"{metric['label']} by training and test domain", columns, rows, num_text_columns=2)
+
+
+def _templates_table(comparison: Row) -> Table:
+    """Of each method that demonstrates, by training domain: demonstrations of the question's own template."""
+    labels = {method["name"]: method["label"] for method in comparison["methods"]}
+    shares = {(row["method"], row["source"]): row for row in comparison["templates"]}
+    sources = list(dict.fromkeys(row["source"] for row in comparison["templates"]))
+    rows = []
+    for name in dict.fromkeys(row["method"] for row in comparison["templates"]):
+        found = [shares.get((name, source)) for source in sources]
+        rows.append([labels[name], *(_share(row) for row in found)])
+    note = "In brackets: of random questions. Of one template are questions that open alike, numbers and names masked."
+    return Table("Demonstrations of the question's own template", ["Method", *sources], rows, note)
+
+
+def _share(row: Row | None) -> str:
+    if row is None or row["value"] is None:
+        return tables.NOT_DEFINED
+    return f"{row['value']:.0%}" + ("" if row["by_chance"] is None else f" ({row['by_chance']:.0%})")
 
 
 def _scatter(comparison: Row, place: str) -> Any:

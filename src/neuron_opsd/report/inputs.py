@@ -30,6 +30,7 @@ class ReportInputs:
                     "num_seeds": int, "metrics": {name: {"value", "low", "high"}},
                     "reliability": {confidence kind: bins}}],  # bins as in `results`; may be missing
          "summary": [{"method", "place": "in" | "cross", "metrics": {name: {"value", "low", "high"}}}],
+         "templates": [{"method", "source", "value", "by_chance"}],  # shares of demonstrations; may be missing
          "notes": [str]}  # sentences; may be missing
     The scatter needs the metrics `avg` and `ece`.
     """
@@ -41,6 +42,7 @@ class ReportInputs:
     neuron_sets: Sequence[NeuronSets] = ()
     selection: Sequence[SelectedQuestion] = ()
     contexts: Sequence[TeacherContext] = ()
+    contexts_summary: Mapping[str, Any] = field(default_factory=dict)  # their own figures
     training_metrics: Sequence[Mapping[str, Any]] = ()  # rows with `step` and whatever was measured
     results: Mapping[str, Any] | None = None  # of `evaluation.benchmark.compare`
     timings: Sequence[Mapping[str, Any]] = ()  # rows: stage, seconds, num_items, ...

@@ -94,8 +94,16 @@ def _contexts(inputs: ReportInputs) -> str:
     what = RETRIEVALS.get(inputs.setting("contexts.retrieval", "neuron_overlap"), "other questions")
     return (
         f"Teacher contexts: {shown:.1f} demonstrations on average, {what}, each with the model's own reply; "
-        f"{dropped:,} demonstrations dropped to fit the token budget."
+        f"{dropped:,} demonstrations dropped to fit the token budget.{_templates(inputs.contexts_summary)}"
     )
+
+
+def _templates(summary: Mapping[str, Any]) -> str:
+    """How much of a context is the question's own template: what a memory of its wording could explain."""
+    share, chance = summary.get("same_template_fraction"), summary.get("same_template_by_chance")
+    if share is None or chance is None:
+        return ""
+    return f" {share:.0%} of them open like their question, numbers and names masked; of random ones {chance:.0%}."
 
 
 def _training(inputs: ReportInputs) -> str:
