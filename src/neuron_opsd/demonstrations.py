@@ -1,4 +1,4 @@
-"""Which questions demonstrate to a question: the nearest by neurons or by words, or some at random.
+"""Which questions demonstrate to a question: the nearest by neurons, words or embeddings, or some at random.
 
 It stands above the stages, because overlap sets are one stage's records and contexts another's.
 """
@@ -15,6 +15,7 @@ from neuron_opsd.records import Question, Rollout, TeacherContext
 from neuron_opsd.sharded import make_sharded
 from neuron_opsd.sharded_stages import SampledStage
 from neuron_opsd.teacher.context import can_demonstrate, permuted_replies, random_neighbours
+from neuron_opsd.teacher.embeddings import nearest_by_embedding
 from neuron_opsd.teacher.verdict import same_template_share
 from neuron_opsd.teacher.words import nearest_by_words
 from neuron_opsd.workbench import Workbench
@@ -66,6 +67,11 @@ def find_neighbours(
     asked = [place[query.question_id] for query in queries]
     if settings.retrieval == "tfidf":
         indices, distances = nearest_by_words(everyone, count, queries=asked, exclude=excluded)
+    elif settings.retrieval == "embedding":
+        model, tokenizer = bench.base_model()
+        indices, distances = nearest_by_embedding(
+            everyone, count, model=model, tokenizer=tokenizer, queries=asked, exclude=excluded
+        )
     else:
         indices, distances = nearest_neighbours(
             [overlap_sets[question.question_id] for question in everyone],

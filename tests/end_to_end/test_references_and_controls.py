@@ -111,12 +111,12 @@ def test_other_domain_asks_for_its_file(
 
 
 def test_words_retrieve_without_neurons_deciding(made) -> None:
-    by_words, by_neurons = made("tfidf_context"), made("neuron_opsd")
+    made_by = [made(recipe) for recipe in ("tfidf_context", "embedding_context", "neuron_opsd")]
     picked = [
         [[d["question_id"] for d in row["demonstrations"]] for row in records(folder, "contexts")]
-        for folder in (by_words, by_neurons)
+        for folder in made_by
     ]
-    assert picked[0] != picked[1]
+    assert picked[0] != picked[1] != picked[2] != picked[0]
 
 
 def test_every_shipped_recipe_is_valid_and_says_what_it_is() -> None:

@@ -206,10 +206,10 @@ class SelectionSettings(Section):
 class ContextSettings(Section):
     """What only the teacher reads."""
 
-    retrieval: Literal["neuron_overlap", "random", "tfidf", "other_domain"] = Field(
+    retrieval: Literal["neuron_overlap", "random", "tfidf", "embedding", "other_domain"] = Field(
         default="neuron_overlap",
         description="Nearest by Jaccard distance of overlap sets [N]; controls: random in-domain, nearest by words "
-        "(needs neuron-opsd[baselines]), or random questions of `other_path`.",
+        "(needs neuron-opsd[baselines]) or by the base model's mean hidden state, or random questions of `other_path`.",
     )
     other_path: str | None = Field(
         default=None,

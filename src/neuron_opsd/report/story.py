@@ -23,6 +23,7 @@ RETRIEVALS = {
     "neuron_overlap": "the questions whose replies used the most similar neurons",
     "random": "random questions of the same domain (a control)",
     "tfidf": "the questions nearest by their words (a control)",
+    "embedding": "the questions nearest by the base model's own embedding (a control)",
     "other_domain": "random questions of another domain (a control)",
 }
 

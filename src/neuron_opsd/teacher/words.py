@@ -30,14 +30,34 @@ def nearest_by_words(
     from sklearn.feature_extraction.text import TfidfVectorizer  # an optional package
 
     vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")  # words of one letter too: numbers, symbols
-    matrix = vectorizer.fit_transform([" ".join((q.question, *q.choices)) for q in questions])
+    matrix = vectorizer.fit_transform([text_of(question) for question in questions])
+
+    def away_from(query: int) -> NDArray[np.float64]:
+        return np.clip(1.0 - (matrix @ matrix[[query]].T).toarray()[:, 0], 0.0, 1.0)
+
+    return nearest_rows(away_from, num_neighbours, queries=queries, exclude=exclude)
+
+
+def text_of(question: Question) -> str:
+    """What is compared: the question and its choices."""
+    return " ".join((question.question, *question.choices))
+
+
+def nearest_rows(
+    away_from: Callable[[int], NDArray[np.float64]],
+    num_neighbours: int,
+    *,
+    queries: Sequence[int],
+    exclude: Callable[[int], Collection[int]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The nearest places to each query, by the distances of all places from it; returns as `nearest_by_words`."""
     places = np.full((len(queries), num_neighbours), -1, dtype=np.int64)
     distances = np.full((len(queries), num_neighbours), np.inf)
     for row, query in enumerate(queries):
-        away = 1.0 - (matrix @ matrix[[query]].T).toarray()[:, 0]
+        away = away_from(query)
         away[[query, *exclude(query)]] = np.inf
         best = np.argsort(away, kind="stable")[:num_neighbours]
         best = best[np.isfinite(away[best])]
         places[row, : len(best)] = best
-        distances[row, : len(best)] = np.clip(away[best], 0.0, 1.0)
+        distances[row, : len(best)] = away[best]
     return places, distances
