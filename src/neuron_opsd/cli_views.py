@@ -72,6 +72,32 @@ def show(
 
 
 @views.command()
+def harness(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder, or a comparison's.")],
+    tasks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of task files; default: tasks made of the held-out questions.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Score base and trained model with lm-evaluation-harness, offline; of a comparison, every finished cell."""
+    quieten_libraries()
+    if (run / "comparison.json").is_file():
+        from neuron_opsd.comparison.harness import harness_of_cells
+
+        typer.echo(harness_of_cells(run, tasks=tasks))
+        return
+    from neuron_opsd.harness import describe, run_harness
+    from neuron_opsd.workbench import Workbench
+
+    folder = RunFolder.open(run)
+    with folder.locked():
+        for line in describe(run_harness(Workbench(folder), tasks=tasks)):
+            typer.echo(line)
+
+
+@views.command()
 def explain(
     run: RunArgument,
     question_id: Annotated[str, typer.Argument(help="A question of the pool; see selection/records.jsonl.")],

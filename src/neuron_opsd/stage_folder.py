@@ -284,6 +284,12 @@ def fingerprint_of(inputs: JsonDict) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def safe_name(text: str) -> str:
+    """A readable name that is safe in a path; what had to be replaced is told apart by a hash."""
+    safe = re.sub(r"[^\w.-]+", "_", text).strip("._") or "_"
+    return safe if safe == text else f"{safe}-{fingerprint_of({'text': text})[:6]}"
+
+
 def describe_change(old: JsonDict, new: JsonDict) -> str:
     """Which inputs differ, in words: "rollouts.temperature was 0.6 and is 0.7"; of hashes, that they differ."""
     before, after = _flatten(old), _flatten(new)

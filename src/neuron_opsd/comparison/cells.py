@@ -58,6 +58,7 @@ def _run(config: Config, path: Path, mark: dict[str, str]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     (path / "error.json").unlink(missing_ok=True)
     (path / "cell.json").unlink(missing_ok=True)
+    (path / "harness" / "results.json").unlink(missing_ok=True)  # of the model that was here before
     folder = RunFolder(path)
     with folder.locked():
         folder.write_config(config)

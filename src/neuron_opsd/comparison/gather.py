@@ -44,6 +44,7 @@ class Gathered:
     num_cells: dict[str, dict[str, int]] = field(default_factory=dict)
     costs: dict[str, dict[str, int]] = field(default_factory=dict)
     templates: dict[tuple[str, str], list[JsonDict]] = field(default_factory=dict)  # by recipe and source
+    harness: dict[tuple[str, str | None], list[JsonDict]] = field(default_factory=dict)  # tasks of each seed
     settings: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -51,6 +52,19 @@ class Gathered:
         """One cell's answers on one test domain."""
         self.answers.setdefault(key, {})[seed] = answers
         self.reliability.setdefault(key, []).append(bins)
+
+    def harness_rows(self, methods: Sequence[str]) -> list[dict[str, Any]]:
+        """What lm-evaluation-harness found, by recipe, source, task and metric: means over the seeds."""
+        rows = []
+        for method, source in sorted(self.harness, key=lambda key: (methods.index(key[0]), key[1] or "")):
+            seeds = self.harness[method, source]
+            for task, figures in seeds[0].items():
+                own = [seed[task] for seed in seeds if task in seed]
+                for metric in (name for name in figures if name != "num_questions"):
+                    value = float(np.mean([seed[metric] for seed in own]))
+                    row = {"method": method, "source": source, "task": task, "metric": metric, "value": value}
+                    rows.append(row | {"num_questions": figures["num_questions"], "num_seeds": len(own)})
+        return rows
 
     def template_rows(self, methods: Sequence[str]) -> list[dict[str, Any]]:
         """Shares of demonstrations of the question's own template, by recipe and source: means over the seeds."""
@@ -93,6 +107,7 @@ def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
                     found.add((method, source, target), cell.seed, answers, bins)
         if cell.source is not None and (shares := _template_shares(path)) is not None:
             found.templates.setdefault((cell.recipe, cell.source), []).append(shares)
+        _add_harness(found, cell, read_json(path / "harness" / "results.json") or {})
         _add_costs(found.costs.setdefault(cell.recipe, {}), path)
     return found
 
@@ -116,6 +131,14 @@ def _template_shares(path: Path) -> JsonDict | None:
         if value is not None and by_chance is not None:
             return {"value": value, "by_chance": by_chance}
     return None
+
+
+def _add_harness(found: Gathered, cell: Cell, results: Mapping[str, Any]) -> None:
+    """A cell's own figures; the base model's once."""
+    if "base" in results and (BASE, None) not in found.harness:
+        found.harness[BASE, None] = [results["base"]["tasks"]]
+    if "trained" in results:
+        found.harness.setdefault((cell.recipe, cell.source), []).append(results["trained"]["tasks"])
 
 
 def _add_costs(costs: dict[str, int], path: Path) -> None:

@@ -6,7 +6,6 @@ held-out questions of all domains.
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from neuron_opsd.files import file_digest, read_json, write_text
 from neuron_opsd.questions.duplicates import near_duplicates
 from neuron_opsd.questions.load import load_questions, read_questions
 from neuron_opsd.records import Question
-from neuron_opsd.stage_folder import fingerprint_of
+from neuron_opsd.stage_folder import fingerprint_of, safe_name
 from neuron_opsd.text.content import content_id
 
 logger = logging.getLogger(__name__)
@@ -137,7 +136,7 @@ def cells_of(plan: Plan, domains: Sequence[str]) -> list[Cell]:
 
 def cell_folder(folder: Path, cell: Cell) -> Path:
     """Where the run of a cell lies."""
-    recipe, source = _file_name(label_of(cell.recipe)), _file_name(cell.source or "none")
+    recipe, source = safe_name(label_of(cell.recipe)), safe_name(cell.source or "none")
     return folder / "cells" / recipe / source / f"seed-{cell.seed}"
 
 
@@ -225,7 +224,7 @@ def _write_domain(name: str, questions: Sequence[Question], folder: Path) -> Dom
             for q in members
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        file = folder / f"{_file_name(name)}.{part}.{fingerprint_of({'text': text})[:8]}.jsonl"
+        file = folder / f"{safe_name(name)}.{part}.{fingerprint_of({'text': text})[:8]}.jsonl"
         if not file.is_file():
             write_text(file, text)
         files[part] = file
@@ -254,9 +253,3 @@ def _notes_on(questions: Sequence[Question], num_repeated: int, threshold: float
 def answers_digest(plan: Plan) -> list[str]:
     """Of the gold answers' files: a cell is made again where they change."""
     return [file_digest(Path(path)) for path in plan.answers]
-
-
-def _file_name(text: str) -> str:
-    """A readable name that is safe in a path; what had to be replaced is told apart by a hash."""
-    safe = re.sub(r"[^\w.-]+", "_", text).strip("._") or "_"
-    return safe if safe == text else f"{safe}-{fingerprint_of({'text': text})[:6]}"

@@ -264,6 +264,7 @@ class Table:
                 for place in PLACES
                 if any((row["method"], row["place"]) == (method, place) for row in rows)
             ],
+            "harness": self.found.harness_rows(self.methods),
             "templates": self.found.template_rows(self.methods),
             "notes": [*missing, *notes],
         }

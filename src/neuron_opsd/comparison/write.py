@@ -6,6 +6,7 @@ COMPARE/cells/RECIPE/SOURCE/seed-N/   one run; cell.json when it is finished, er
 COMPARE/table.csv         a row for each recipe, place and metric, with its difference from base
 COMPARE/grid.csv          a row for each recipe, source, target and metric
 COMPARE/templates.csv     by recipe and source: the share of demonstrations of the question's own template
+COMPARE/harness.csv       by recipe, source, task and metric: what lm-evaluation-harness found (`neuron-opsd harness`)
 COMPARE/table.md, table.tex
 COMPARE/timings.csv       wall time of each cell's stages; these alone differ between equal comparisons
 COMPARE/report.html, report.md
@@ -42,6 +43,10 @@ def write_comparison(plan: Plan, cells: Sequence[Cell], folder: Path, notes: Seq
     if shares := found.template_rows(table.methods):
         write_text(
             folder / "templates.csv", _csv([{**row, "method": table.label(row["method"])} for row in shares])
+        )
+    if scores := found.harness_rows(table.methods):
+        write_text(
+            folder / "harness.csv", _csv([{**row, "method": table.label(row["method"])} for row in scores])
         )
     write_text(folder / "table.md", markdown(table, rows, said))
     write_text(folder / "table.tex", latex(table, rows, said))
@@ -188,6 +193,19 @@ def markdown(table: Table, rows: Sequence[Mapping[str, Any]], notes: Sequence[st
     if shares:
         header = ["Recipe", "Source", "Share", "Of random questions"]
         parts += ["## Demonstrations of the question's own template", "", *_lines(header, shares), ""]
+    scores = [
+        [
+            table.label(row["method"]),
+            row["source"] or "not trained",
+            row["task"],
+            row["metric"],
+            f"{row['value']:.3f}",
+        ]
+        for row in table.found.harness_rows(table.methods)
+    ]
+    if scores:
+        header = ["Recipe", "Source", "Task", "Metric", "Value"]
+        parts += ["## lm-evaluation-harness", "", *_lines(header, scores), ""]
     return "\n".join(parts)
 
 

@@ -71,3 +71,9 @@ def gold_labels(pool: Sequence[Question], settings: EvaluationSettings) -> list[
     return [
         GoldLabel(question_id=q.question_id, answer=key[q.question_id]) for q in pool if q.question_id in key
     ]
+
+
+def gold_answers(questions: Sequence[Question], settings: EvaluationSettings) -> list[tuple[Question, str]]:
+    """The questions that have a gold answer, with it: for another evaluation of what is trained already."""
+    key = load_answer_key(settings.answers, questions) if settings.answers else {}
+    return [(question, key[question.question_id]) for question in questions if question.question_id in key]

@@ -28,6 +28,8 @@ def comparison_section(inputs: ReportInputs) -> list[Block]:
     for metric in comparison["metrics"]:
         grid = _grid(comparison, metric)
         blocks.append(grid if metric["name"] in MAIN else folded(grid))
+    if comparison.get("harness"):
+        blocks.append(_harness_table(comparison))
     if comparison.get("templates"):
         blocks.append(_templates_table(comparison))
     for place, where in PLACES.items():
@@ -71,6 +73,24 @@ def _grid(comparison: Row, metric: Row) -> Table:
             rows.append([method["label"], source or "not trained", f"{seeds}", *values])
     columns = ["Method", "Trained on", "Seeds", *targets]
     return Table(f"{metric['label']} by training and test domain", columns, rows, num_text_columns=2)
+
+
+def _harness_table(comparison: Row) -> Table:
+    """What lm-evaluation-harness found: a row for each method and training domain, a column for each task's metric."""
+    labels = {method["name"]: method["label"] for method in comparison["methods"]}
+    found = {
+        (row["method"], row["source"], row["task"], row["metric"]): row["value"]
+        for row in comparison["harness"]
+    }
+    columns = list(dict.fromkeys(key[2:] for key in found))
+    rows = []
+    for method, source in dict.fromkeys(key[:2] for key in found):
+        values = [found.get((method, source, *column)) for column in columns]
+        told = [tables.NOT_DEFINED if value is None else f"{value:.3f}" for value in values]
+        rows.append([labels[method], source or "not trained", *told])
+    names = [f"{task}, {metric}" for task, metric in columns]
+    note = "Its own wording and scoring, on the tasks that it was given; means over the seeds."
+    return Table("lm-evaluation-harness", ["Method", "Trained on", *names], rows, note, num_text_columns=2)
 
 
 def _templates_table(comparison: Row) -> Table:

@@ -31,6 +31,7 @@ class ReportInputs:
                     "reliability": {confidence kind: bins}}],  # bins as in `results`; may be missing
          "summary": [{"method", "place": "in" | "cross", "metrics": {name: {"value", "low", "high"}}}],
          "templates": [{"method", "source", "value", "by_chance"}],  # shares of demonstrations; may be missing
+         "harness": [{"method", "source", "task", "metric", "value"}],  # of lm-eval; may be missing
          "notes": [str]}  # sentences; may be missing
     The scatter needs the metrics `avg` and `ece`.
     """
