@@ -1,4 +1,4 @@
-"""Which questions demonstrate to a question: the nearest by neurons, words or embeddings, or some at random.
+"""Which questions demonstrate to a question: the nearest by neurons, words or embeddings, random ones, or it itself.
 
 It stands above the stages, because overlap sets are one stage's records and contexts another's.
 """
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.questions.duplicates import near_duplicates, template_key
 from neuron_opsd.records import Question, Rollout, TeacherContext
+from neuron_opsd.rollouts.pseudo_label import likeliest_agreeing
 from neuron_opsd.sharded import make_sharded
 from neuron_opsd.sharded_stages import SampledStage
 from neuron_opsd.teacher.context import can_demonstrate, permuted_replies, random_neighbours
@@ -27,8 +28,11 @@ Neighbours = dict[str, list[tuple[str, float]]]  # question id -> (neighbour's i
 
 def demonstrating_replies(bench: Workbench) -> dict[str, Rollout]:
     """The reply that each question would demonstrate with; permuted among the questions for that control."""
-    if bench.config.contexts.retrieval == "other_domain":
+    retrieval = bench.config.contexts.retrieval
+    if retrieval == "other_domain":
         rollouts = {r.question_id: r for r in bench.folder.stage("demonstrations").read(Rollout)}
+    elif retrieval == "own_majority":
+        rollouts = likeliest_agreeing(bench.folder.stage("rollouts").iterate(Rollout))
     else:
         rollouts = bench.first_rollouts()
     if bench.config.contexts.replies == "permuted":
@@ -44,6 +48,8 @@ def find_neighbours(
 ) -> Neighbours:
     """For each question, those whose reply can be shown to it, near-duplicates left out.
 
+    With `retrieval: own_majority` it is the question itself; one without a majority answer to show is left out.
+
     Args:
         bench: The run.
         queries: Of the pool or not.
@@ -53,9 +59,16 @@ def find_neighbours(
     settings, count = bench.config.contexts, bench.config.contexts.num_demonstrations
     candidates = bench.other_questions or bench.pool
     keep_thinking = bench.config.prompts.keep_thinking
-    shown = [q for q in candidates if can_demonstrate(replies[q.question_id], keep_thinking=keep_thinking)]
+
+    def is_shown(question: Question) -> bool:
+        reply = replies.get(question.question_id)
+        return reply is not None and can_demonstrate(reply.reply, keep_thinking=keep_thinking)
+
+    shown = [question for question in candidates if is_shown(question)]
     if len(shown) < len(candidates):
         logger.warning("contexts: %d questions have no reply to show", len(candidates) - len(shown))
+    if settings.retrieval == "own_majority":
+        return {query.question_id: [(query.question_id, 0.0)] for query in queries if is_shown(query)}
     everyone = list({question.question_id: question for question in [*candidates, *queries]}.values())
     place = {question.question_id: i for i, question in enumerate(everyone)}
     excluded = _excluded(everyone, shown, threshold=settings.near_duplicate_threshold)

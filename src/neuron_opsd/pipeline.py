@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from neuron_opsd import processes
@@ -22,6 +23,7 @@ from neuron_opsd.demonstrations import (
     make_other_replies,
     template_shares,
 )
+from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation_stage import make_evaluation, make_gold_labels
 from neuron_opsd.files import read_json_lines
 from neuron_opsd.preflight_stage import make_preflight, stop_where_unlikely
@@ -87,12 +89,17 @@ def make_contexts(bench: Workbench) -> None:
     with bench.stage_run(stage, inputs) as run:
         if not run.is_needed:
             return
-        selected = [bench.questions_by_id[question_id] for question_id in bench.selected_ids()]
-        sets = {item.question_id: item.overlap_set for item in bench.folder.stage("neurons").read(NeuronSets)}
+        kept = [bench.questions_by_id[question_id] for question_id in bench.kept_ids()]
         replies = demonstrating_replies(bench)
+        neighbours = find_neighbours(bench, kept, replies, _overlap_sets(bench))
+        if not neighbours:
+            raise DataError(
+                f"None of {len(kept)} questions has a reply to show the teacher. Raise rollouts.max_new_tokens, or "
+                "choose another prompts.answer_format."
+            )
         contexts = build_contexts(
-            bench.selected_ids(),
-            find_neighbours(bench, selected, replies, sets),
+            [question.question_id for question in kept if question.question_id in neighbours],
+            neighbours,
             bench.shown_by_id,
             replies,
             bench.encoder(teacher=True),
@@ -106,8 +113,14 @@ def make_contexts(bench: Workbench) -> None:
                 dropped, settings.max_prompt_tokens,
             )  # fmt: skip
         add_only_shard(stage, inputs, contexts, TeacherContext)
-        templates = template_shares(bench, selected, contexts)
+        templates = template_shares(bench, kept, contexts)
         stage.finish({"num_demonstrations_dropped": dropped, **templates}, TeacherContext)
+
+
+def _overlap_sets(bench: Workbench) -> dict[str, NDArray]:
+    if "neurons" not in bench.inputs.made:
+        return {}
+    return {item.question_id: item.overlap_set for item in bench.folder.stage("neurons").read(NeuronSets)}
 
 
 def make_trained_model(bench: Workbench) -> None:
@@ -190,6 +203,7 @@ def _distil(
         seed=bench.config.seed,
         token_budget=token_budget,
         read_answer=bench.read_answer,
+        group_prompt=bench.group_prompt if bench.config.contexts.retrieval == "own_group" else None,
         callbacks=callbacks,
         on_first_batch=bench.log_first_item,
     )

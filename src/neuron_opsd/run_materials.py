@@ -93,7 +93,13 @@ class RunMaterials:
         return {rollout.question_id: rollout for rollout in rollouts if rollout.rollout_index == 0}
 
     def training_ids(self) -> list[str]:
-        """The questions that training may use: the selected ones, or the pool where nothing is selected."""
+        """The questions that training may use: those kept; of them, those with an own answer where that is shown."""
+        if self.config.contexts.retrieval == "own_majority" and "contexts" in self.inputs.made:
+            return [context.question_id for context in self.folder.stage("contexts").read(TeacherContext)]
+        return self.kept_ids()
+
+    def kept_ids(self) -> list[str]:
+        """The selected questions, or the pool where nothing is selected."""
         if "selection" in self.inputs.made:
             return self.selected_ids()
         return [question.question_id for question in self.pool]
@@ -117,6 +123,11 @@ class RunMaterials:
         Raises:
             RunFolderError: the question was not selected, or does not exist.
         """
+        if self.config.contexts.retrieval == "own_group":
+            raise RunFolderError(
+                "contexts.retrieval is own_group: what the teacher reads is sampled at each step of training, and kept "
+                "nowhere. The first of it is in the log of `neuron-opsd train`."
+            )
         if not self._contexts:
             contexts = self.folder.stage("contexts").read(TeacherContext)
             self._contexts = {context.question_id: context for context in contexts}

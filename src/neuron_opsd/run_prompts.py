@@ -6,10 +6,10 @@ from functools import lru_cache
 from typing import Any
 
 from neuron_opsd.random_state import derive_seed
-from neuron_opsd.records import Question, TeacherContext
+from neuron_opsd.records import Demonstration, Question, TeacherContext
 from neuron_opsd.rollouts.sample import MessagesOf, choice_orders, map_answer_back
 from neuron_opsd.run_materials import RunMaterials
-from neuron_opsd.teacher.context import context_messages
+from neuron_opsd.teacher.context import can_demonstrate, context_messages
 from neuron_opsd.teacher.preflight import PromptPair, sample_ids
 from neuron_opsd.text.answers import extract_answer
 from neuron_opsd.text.prompts import Message, student_messages
@@ -25,11 +25,15 @@ class RunPrompts(RunMaterials):
     def training_items(self, num_items: int) -> LazyItems:
         """The schedule, a place for each completion: both prompts, the choices in the same order for both roles."""
         num_rollouts = self.config.training.num_rollouts
+        is_own_group = (
+            self.config.contexts.retrieval == "own_group"
+        )  # its contexts are made once it is sampled
         order = question_order(self.training_ids(), num_items // num_rollouts, seed=self.config.seed)
 
         @lru_cache(maxsize=64)  # the completions of one question follow one another
         def prompts(group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-            student, teacher = self.both_messages(order[group], self.training_choices(order[group], group))
+            choices = self.training_choices(order[group], group)
+            student, teacher = self.both_messages(order[group], choices, () if is_own_group else None)
             return tuple(self.encoder().encode(student)), tuple(self.encoder(teacher=True).encode(teacher))
 
         def make_item(index: int) -> TrainingItem:
@@ -43,13 +47,37 @@ class RunPrompts(RunMaterials):
 
         return LazyItems(num_items, make_item)
 
+    def group_prompt(self, item: TrainingItem, completion_ids: Sequence[int]) -> tuple[int, ...] | None:
+        """The teacher's prompt with one completion of the item's own group; None: it is empty, or does not fit."""
+        choices = self.training_choices(item.question_id, item.place // self.config.training.num_rollouts)
+        reply = self.encoder().decode_reply(completion_ids)
+        shown = Demonstration(question_id=item.question_id, choice_order=choices, reply=reply, distance=0.0)
+        if not can_demonstrate(reply, keep_thinking=self.config.prompts.keep_thinking):
+            return None
+        ids = self.encoder(teacher=True).encode(self.both_messages(item.question_id, choices, [shown])[1])
+        return tuple(ids) if len(ids) <= self.context_settings().max_prompt_tokens else None
+
     def longest_prompts(self) -> tuple[int, int]:
         """Tokens of the selection's longest student prompt, and of its longest teacher prompt."""
-        contexts = [self.context(question_id) for question_id in self.selected_ids()]
+        if self.config.contexts.retrieval == "own_group":
+            return self._longest_own_prompts()
+        contexts = [self.context(question_id) for question_id in self.training_ids()]
         return (
             max(context.num_student_prompt_tokens for context in contexts),
             max(context.num_teacher_prompt_tokens for context in contexts),
         )
+
+    def _longest_own_prompts(self) -> tuple[int, int]:
+        """The teacher reads a question twice, and an answer to it."""
+        choices = {
+            name: tuple(range(len(self.questions_by_id[name].choices))) for name in self.training_ids()
+        }
+        longest = max(
+            len(self.encoder().encode(self.both_messages(name, order, ())[0]))
+            for name, order in choices.items()
+        )
+        whole = 2 * longest + self.config.training.max_new_tokens
+        return longest, min(whole, self.context_settings().max_prompt_tokens)
 
     def training_choices(self, question_id: str, group: int) -> tuple[int, ...]:
         """The order of the choices for the completions of one group of the schedule."""
@@ -77,7 +105,7 @@ class RunPrompts(RunMaterials):
         settings, seed, encoder = self.config.preflight, self.config.seed, self.encoder()
         teacher_encoder = self.encoder(teacher=True)
         pairs: list[PromptPair] = []
-        for question_id in sample_ids(self.selected_ids(), settings.num_questions, seed=seed):
+        for question_id in sample_ids(self.training_ids(), settings.num_questions, seed=seed):
             orders = choice_orders(
                 self.questions_by_id[question_id],
                 settings.num_samples,
@@ -98,15 +126,20 @@ class RunPrompts(RunMaterials):
                 )
         return pairs
 
-    def both_messages(self, question_id: str, choice_order: tuple[int, ...]) -> tuple[list, list]:
-        """The student's and the teacher's messages for one question."""
+    def both_messages(
+        self,
+        question_id: str,
+        choice_order: tuple[int, ...],
+        demonstrations: Sequence[Demonstration] | None = None,
+    ) -> tuple[list, list]:
+        """The student's and the teacher's messages for one question; by default with its context's demonstrations."""
         question, prompts = self.questions_by_id[question_id], self.config.prompts
         student = student_messages(
             question, choice_order=choice_order, answer_format=prompts.answer_format, system=prompts.system
         )
         teacher = context_messages(
             question,
-            self.context(question_id).demonstrations,
+            self.context(question_id).demonstrations if demonstrations is None else demonstrations,
             self.shown_by_id,
             choice_order=choice_order,
             settings=self.config.contexts,

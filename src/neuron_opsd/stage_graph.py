@@ -40,7 +40,7 @@ def stages_made(config: Config) -> frozenset[str]:
     }
     made |= {"training"} if config.training.objective != "none" else set()
     if config.training.objective == "distillation":
-        made |= {*TRAINED_FROM, "preflight"}
+        made |= {*TRAINED_FROM, "preflight"} - _unread(config)
     if config.training.objective in ("majority_sft", "gold_sft"):
         made |= {"rollouts"}
     if config.training.uses_gold():
@@ -51,6 +51,18 @@ def stages_made(config: Config) -> frozenset[str]:
     if config.contexts.retrieval != "other_domain":
         made.discard("demonstrations")
     return frozenset(made)
+
+
+def _unread(config: Config) -> set[str]:
+    """Of the method's stages, those that are not read where a question demonstrates to itself."""
+    if not config.contexts.is_own:
+        return set()
+    unread, is_group = {"preflight"}, config.contexts.retrieval == "own_group"
+    if is_group:
+        unread |= {"contexts"}
+    if config.selection.fraction == 1:
+        unread |= {"neurons", "selection", *(("rollouts",) if is_group else ())}
+    return unread
 
 
 def reads_neurons(config: Config) -> bool:

@@ -197,12 +197,13 @@ class StageInputs:
         settings = self.config.selection
         return {
             "selection": settings.model_dump(mode="json"),
+            **({"votes": "grouped by equivalence"} if self.config.rollouts.num_rollouts > 1 else {}),
             **self._records("neurons", "rollouts"),
             "seed": self.config.seed if settings.score == "random" else None,
         }
 
     def _contexts(self) -> JsonDict:
-        return {**self._shown(), **self._records("selection")}
+        return {**self._shown(), **self._records("selection" if "selection" in self.made else "rollouts")}
 
     def _test_contexts(self) -> JsonDict:
         read = [name for name in ("rollouts", "neurons") if name in self.made]
@@ -231,12 +232,15 @@ class StageInputs:
     def _training(self) -> JsonDict:
         settings = self.config.training
         named = settings.model_dump(mode="json", exclude={"save_steps", "loss_chunk_tokens"})
-        if settings.objective == "distillation":
+        if "contexts" in self.made:
             return {"training": named, **self._both_roles()}
         pool = [question for question in self.questions if question.split == "train"]
-        read = self._records(*(name for name in ("rollouts", GOLD_LABELS) if name in self.made))
+        read = self._records(*(name for name in ("rollouts", "selection", GOLD_LABELS) if name in self.made))
+        asked = self._asked(pool, self.config.model.name)
+        if settings.objective == "distillation":  # on contexts that training makes
+            asked |= {**self._shown(), "seed": self.config.seed}
         shuffle = {"rollouts.shuffle_choices": self.config.rollouts.shuffle_choices}
-        return {"training": named, **read, **shuffle, **self._asked(pool, self.config.model.name)}
+        return {"training": named, **read, **shuffle, **asked}
 
     def _gold_labels(self) -> JsonDict:
         """The one stage before evaluation that depends on gold answers."""

@@ -2,11 +2,12 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from end_to_end.fork_run import WholeRun, make_whole_run
 from end_to_end.tiny_run import SMALL
@@ -32,6 +33,27 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lettered_model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, but what it says is nearly always one of the letters A to D: its answers can be read, and agree."""
+    folder = tmp_path_factory.mktemp("lettered-model")
+    shutil.copytree(tiny_model_folder, folder, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = LlamaConfig.from_pretrained(folder)
+    config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "2 + 2?"}], add_generation_prompt=True)
+    letters = [tokenizer.encode(letter)[0] for letter in "ABCD"]
+    with torch.no_grad():
+        state = model.model(torch.tensor([asked["input_ids"]])).last_hidden_state[0, -1]
+        model.lm_head.weight.zero_()
+        # 17 nats above the rest, each letter with some of its own: prompts end alike, and so do their states
+        model.lm_head.weight[letters] = 3 * state / state.norm() + 0.5 * torch.randn(4, 32)
+    model.save_pretrained(folder)
     return folder
 
 

@@ -9,6 +9,7 @@ from end_to_end.conftest import write_questions
 from end_to_end.test_pipeline import run
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.config import list_recipes, load_config
+from neuron_opsd.errors import ConfigError
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_graph import TRAINED_FROM
 from neuron_opsd.stage_inputs import StageInputs
@@ -218,3 +219,47 @@ def test_a_rival_trains_from_questions_to_a_model_and_says_what_it_is(
     card = (folder / "model" / "README.md").read_text()
     assert f"trained by {recipe}, a rival of Neuron-OPSD" in card
     assert (folder / "evaluation" / "results.json").is_file()
+
+
+def one_letter(model: Path) -> list[str]:
+    return [f"model.name={model}", "rollouts.max_new_tokens=1", "training.max_new_tokens=1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["canon", "u_opsd"])
+def test_own_answers_teach_from_questions_to_a_model(made, recipe: str, lettered_model_folder: Path) -> None:
+    own = ["selection.fraction=1.0", "training.batch_size=2", "training.num_steps=2"]
+    folder = made(recipe, *own, *one_letter(lettered_model_folder), until="report")
+    assert (folder / "rollouts").exists() == (folder / "contexts").exists() == (recipe == "canon")
+    assert not (folder / "neurons").exists()
+    assert not (folder / "selection").exists()
+    if recipe == "canon":
+        replies = {(row["question_id"], row["reply"]) for row in records(folder, "rollouts")}
+        for row in records(folder, "contexts"):
+            (shown,) = row["demonstrations"]
+            assert shown["question_id"] == row["question_id"]
+            assert (shown["question_id"], shown["reply"]) in replies
+    metrics = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2]
+    assert ("settled_fraction" in metrics[0]) == (recipe == "u_opsd")
+    assert sum(row["num_loss_tokens"] for row in metrics) > 0
+    card = (folder / "model" / "README.md").read_text().replace("\\", "")  # Markdown escapes the underscore
+    assert f"trained by {recipe}, a rival" in card
+
+
+@pytest.mark.slow
+def test_own_answers_of_selected_questions_alone(made, lettered_model_folder: Path) -> None:
+    folder = made("canon", "selection.score=vote_share", *one_letter(lettered_model_folder))
+    kept = {row["question_id"] for row in records(folder, "selection") if row["selected"]}
+    assert {row["question_id"] for row in records(folder, "contexts")} <= kept
+
+
+def test_settings_of_own_answers_that_contradict_one_another_are_refused() -> None:
+    given = {"model.name": "m", "questions.path": "q"}
+    for more, words in (
+        ({"training.num_rollouts": 1, "training.distil": "all"}, "training.num_rollouts is 1"),
+        ({"evaluation.context": True}, "evaluation.context"),
+        ({"contexts.replies": "permuted"}, "contexts.replies is permuted"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load_config("u_opsd", values={**given, **more})

@@ -144,4 +144,4 @@ def test_random_neighbours_are_never_the_question_or_excluded_and_depend_on_the_
     ],
 )
 def test_a_reply_that_is_all_thinking_demonstrates_nothing(reply, keep_thinking, expected):
-    assert can_demonstrate(rollout("near", reply), keep_thinking=keep_thinking) is expected
+    assert can_demonstrate(reply, keep_thinking=keep_thinking) is expected

@@ -59,6 +59,7 @@ def tiny_train(
     spread: float = 0.25,
     model=None,
     read_answer=None,
+    group_prompt=None,
     on_first_batch=lambda item: None,
     callbacks=(),
     **changes,
@@ -74,6 +75,7 @@ def tiny_train(
         num_steps=steps,
         seed=seed,
         read_answer=read_answer,
+        group_prompt=group_prompt,
         on_first_batch=on_first_batch,
         callbacks=callbacks,
     )

@@ -9,14 +9,12 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from neuron_opsd.baselines.rewards import MajorityReward, Reward, SelfCertaintyReward
 from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
-from neuron_opsd.baselines.votes import majority
 from neuron_opsd.config import USES_GOLD, TrainingSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.records import GoldLabel, Rollout
-from neuron_opsd.rollouts.pseudo_label import group_by_question
+from neuron_opsd.rollouts.pseudo_label import agreeing_rollouts
 from neuron_opsd.stage_graph import GOLD_LABELS
-from neuron_opsd.text.answers import answers_match
 from neuron_opsd.text.prompts import Message, student_messages
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.items import TrainingItem
@@ -87,15 +85,12 @@ def agreeing_texts(
     Raises:
         DataError: no rollout is left.
     """
-    kept = []
-    for question_id, group in group_by_question(rollouts).items():
-        label = majority([r.answer for r in group]).answer if gold is None else gold.get(question_id)
-        kept += [
-            (rollout.prompt_ids, rollout.completion_ids)
-            for rollout in group
-            if answers_match(rollout.answer, label)
-            and not (settings.truncated == "mask" and rollout.finish_reason == "length")
-        ]
+    kept = [
+        (rollout.prompt_ids, rollout.completion_ids)
+        for group in agreeing_rollouts(rollouts, gold).values()
+        for rollout in group
+        if not (settings.truncated == "mask" and rollout.finish_reason == "length")
+    ]
     wanted = "majority" if gold is None else "gold"
     if not kept:
         raise DataError(

@@ -6,7 +6,7 @@ in which nothing can be read has no pseudo-label, and rewards nobody.
 
 from collections.abc import Mapping, Sequence
 
-from neuron_opsd.text.answers import Vote, answers_match, majority_answer, unify_answers
+from neuron_opsd.text.answers import Vote, answers_match, majority_answer
 
 Answer = str | None
 
@@ -25,12 +25,7 @@ def votes_of_groups(everyone: Sequence[tuple[int, Answer]], num_rollouts: int) -
             raise ValueError(
                 f"group {group} has {len(given)} answers of {num_rollouts}; a vote needs all of them"
             )
-    return {group: majority(given) for group, given in groups.items()}
-
-
-def majority(given: Sequence[Answer]) -> Vote:
-    """The plurality answer of one group."""
-    return majority_answer(unify_answers(given), skip_unparsable=True)
+    return {group: majority_answer(given, skip_unparsable=True) for group, given in groups.items()}
 
 
 def agreements(own: Sequence[tuple[int, Answer]], votes: Mapping[int, Vote]) -> list[float]:

@@ -47,16 +47,32 @@ class Config(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")
-    def _vote_share_needs_votes(self) -> "Config":
-        if self.selection.score == "vote_share" and self.rollouts.num_rollouts < 2:
+    def _a_vote_needs_several(self) -> "Config":
+        retrieval, objective = self.contexts.retrieval, self.training.objective
+        voters = {
+            "selection.score is vote_share": ("rollouts", self.selection.score == "vote_share"),
+            f"training.objective is {objective}": ("rollouts", objective in ("majority_sft", "gold_sft")),
+            "contexts.retrieval is own_majority": ("rollouts", retrieval == "own_majority"),
+            "contexts.retrieval is own_group": ("training", retrieval == "own_group"),
+        }
+        for what, (section, is_asked) in voters.items():
+            if is_asked and getattr(self, section).num_rollouts < 2:
+                raise ValueError(
+                    f"{what}, but {section}.num_rollouts is 1; at least 2 are needed. Use {section}.num_rollouts=8."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _own_answers_are_of_the_pool(self) -> "Config":
+        retrieval = self.contexts.retrieval
+        if self.contexts.is_own and self.evaluation.context:
             raise ValueError(
-                "selection.score is vote_share, but rollouts.num_rollouts is 1; a vote needs at least 2. "
-                "Use rollouts.num_rollouts=8."
+                f"evaluation.context shows test questions others of the pool, but contexts.retrieval is {retrieval}: a "
+                "question's own answer. Use another retrieval, or evaluation.context=false."
             )
-        objective = self.training.objective
-        if objective in ("majority_sft", "gold_sft") and self.rollouts.num_rollouts < 2:
+        if retrieval == "own_group" and self.contexts.replies != "own":
             raise ValueError(
-                f"training.objective is {objective}, but rollouts.num_rollouts is 1; it learns from some of several. "
-                "Use rollouts.num_rollouts=8."
+                f"contexts.replies is {self.contexts.replies}, but contexts.retrieval=own_group shows what training "
+                "samples. Use contexts.replies=own, or contexts.retrieval=own_majority."
             )
         return self

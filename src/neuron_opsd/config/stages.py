@@ -203,13 +203,20 @@ class SelectionSettings(Section):
     )
 
 
+Retrieval = Literal[
+    "neuron_overlap", "random", "tfidf", "embedding", "other_domain", "own_majority", "own_group"
+]
+
+
 class ContextSettings(Section):
     """What only the teacher reads."""
 
-    retrieval: Literal["neuron_overlap", "random", "tfidf", "embedding", "other_domain"] = Field(
+    retrieval: Retrieval = Field(
         default="neuron_overlap",
         description="Nearest by Jaccard distance of overlap sets [N]; controls: random in-domain, nearest by words "
-        "(needs neuron-opsd[baselines]) or by the base model's mean hidden state, or random questions of `other_path`.",
+        "(needs neuron-opsd[baselines]) or by the base model's mean hidden state, or random questions of `other_path`. "
+        "Or the model's own answer to the same question: the likeliest rollout with the majority answer [2607.13643], or "
+        "an agreeing one of the step's group [2608.06296].",
     )
     other_path: str | None = Field(
         default=None,
@@ -238,6 +245,11 @@ class ContextSettings(Section):
         default=0.95,
         description="Neighbours this alike (character 5-grams, question and choices) are left out. [ours]",
     )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a question demonstrates to itself, with an answer that its own majority gives."""
+        return self.retrieval in ("own_majority", "own_group")
 
 
 class PreflightSettings(Section):

@@ -120,7 +120,8 @@ class TrainingSettings(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="For distil=disagreeing: groups whose majority is smaller carry no loss; 0.5 in 2608.06296.",
+        description="For distil=disagreeing and contexts.retrieval=own_group: groups whose majority is smaller carry "
+        "no loss; 0.5 in 2608.06296.",
     )
     rollout_steps: Count = Field(
         default=1, description="Steps sampled for at once; above 1 the later ones are stale. Fresh is [N]."

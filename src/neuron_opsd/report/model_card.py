@@ -28,7 +28,8 @@ def model_card(inputs: ReportInputs) -> str:
 
 def _is_distilled(inputs: ReportInputs) -> bool:
     """Whether the model is the method's, or an ablation's; else it is a rival's, trained for comparison."""
-    return inputs.setting("training.objective", "distillation") == "distillation"
+    is_own = str(inputs.setting("contexts.retrieval")).startswith("own_")
+    return inputs.setting("training.objective", "distillation") == "distillation" and not is_own
 
 
 def _how(inputs: ReportInputs) -> str:

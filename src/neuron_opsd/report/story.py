@@ -25,6 +25,7 @@ RETRIEVALS = {
     "tfidf": "the questions nearest by their words (a control)",
     "embedding": "the questions nearest by the base model's own embedding (a control)",
     "other_domain": "random questions of another domain (a control)",
+    "own_majority": "the question itself with its majority answer's likeliest rollout (a rival)",
 }
 
 

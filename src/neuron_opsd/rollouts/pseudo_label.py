@@ -1,12 +1,13 @@
 """Votes over rollouts of the frozen model: pseudo-labels and vote shares. No gold answer.
 
-An unparsable answer never wins, though it stays in the denominator; of tied answers the one sampled first wins.
+Answers are grouped by equivalence, not by string. An unparsable answer never wins, though it stays in the denominator;
+of tied answers the one sampled first wins.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from neuron_opsd.records import Rollout
-from neuron_opsd.text.answers import Vote, majority_answer
+from neuron_opsd.text.answers import Vote, answers_match, majority_answer
 
 
 def group_by_question(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
@@ -27,4 +28,30 @@ def vote(rollouts: Iterable[Rollout]) -> dict[str, Vote]:
             [answer for _, answer in sorted(group, key=lambda pair: pair[0])], skip_unparsable=True
         )
         for key, group in answers.items()
+    }
+
+
+def agreeing_rollouts(
+    rollouts: Iterable[Rollout], labels: Mapping[str, str] | None = None
+) -> dict[str, list[Rollout]]:
+    """Of each question the rollouts that give its label, by default its pseudo-label; none where it has no label."""
+    groups = group_by_question(rollouts)
+    if labels is None:
+        votes = {
+            key: majority_answer([r.answer for r in group], skip_unparsable=True)
+            for key, group in groups.items()
+        }
+        labels = {key: vote.answer for key, vote in votes.items() if vote.answer is not None}
+    return {
+        key: [rollout for rollout in group if answers_match(rollout.answer, labels.get(key))]
+        for key, group in groups.items()
+    }
+
+
+def likeliest_agreeing(rollouts: Iterable[Rollout]) -> dict[str, Rollout]:
+    """Of each question with a pseudo-label, the rollout of highest probability among those that give it."""
+    return {
+        key: max(group, key=lambda rollout: sum(rollout.token_log_probs))
+        for key, group in agreeing_rollouts(rollouts).items()
+        if group
     }

@@ -56,9 +56,9 @@ def permuted_replies(rollouts: Mapping[str, Rollout], *, seed: int) -> dict[str,
     }
 
 
-def can_demonstrate(rollout: Rollout, *, keep_thinking: bool) -> bool:
+def can_demonstrate(reply: str, *, keep_thinking: bool) -> bool:
     """Whether a reply has anything left to show once its thinking is removed."""
-    return bool((rollout.reply if keep_thinking else strip_thinking(rollout.reply)).strip())
+    return bool((reply if keep_thinking else strip_thinking(reply)).strip())
 
 
 def build_contexts(

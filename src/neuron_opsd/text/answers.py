@@ -184,7 +184,7 @@ def unify_answers(answers: Sequence[str | None]) -> tuple[str | None, ...]:
 
 
 def majority_answer(answers: Sequence[str | None], *, skip_unparsable: bool) -> Vote:
-    """The plurality answer; of tied answers the one given first.
+    """The plurality answer, equivalent ones counted together; of tied answers the one given first.
 
     Args:
         answers: One canonical answer for each rollout, in rollout order.
@@ -192,7 +192,7 @@ def majority_answer(answers: Sequence[str | None], *, skip_unparsable: bool) -> 
             evaluation (None is an answer like any other, and wrong if it wins).
     """
     counts: dict[str | None, int] = {}
-    for answer in answers:
+    for answer in unify_answers(answers):
         if answer is not None or not skip_unparsable:
             counts[answer] = counts.get(answer, 0) + 1
     if not counts:

@@ -11,7 +11,7 @@ import torch
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine, Request, Sampling
-from neuron_opsd.text.answers import Vote, majority_answer
+from neuron_opsd.text.answers import Vote, answers_match, majority_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,11 @@ def votes_of_groups(answers: Iterable[tuple[int, str | None]], num_rollouts: int
     return {group: majority_answer(given, skip_unparsable=True) for group, given in groups.items()}
 
 
+def is_settled(vote: Vote | None, settings: TrainingSettings) -> bool:
+    """Whether a group has a majority answer, given by at least `min_vote_share` of it."""
+    return vote is not None and vote.answer is not None and vote.share >= settings.min_vote_share
+
+
 def carries_loss(
     item: TrainingItem, answer: str | None, vote: Vote | None, settings: TrainingSettings
 ) -> bool:
@@ -134,9 +139,7 @@ def carries_loss(
         return False
     if settings.distil == "all":
         return True
-    if vote is None or vote.answer is None or vote.share < settings.min_vote_share:
-        return False
-    return answer != vote.answer
+    return vote is not None and is_settled(vote, settings) and not answers_match(answer, vote.answer)
 
 
 def loss_places(item: TrainingItem, settings: TrainingSettings) -> list[bool]:

@@ -30,11 +30,13 @@ from neuron_opsd.model.unembedding import head_tensors, logits_from_hidden, unem
 from neuron_opsd.text.answers import Vote
 from neuron_opsd.training.checkpoints import STAGING, publish_checkpoint, saving, write_own_state
 from neuron_opsd.training.figures import interval_row
+from neuron_opsd.training.group_context import GroupPrompt, read_own_group
 from neuron_opsd.training.items import (
     LazyItems,
     StudentRollouts,
     TrainingItem,
     carries_loss,
+    is_settled,
     loss_places,
     micro_batches,
     padding_fraction,
@@ -63,6 +65,7 @@ class OpsdTrainer(Trainer):
         teacher: TeacherWeights,
         settings: TrainingSettings,
         read_answer: ReadAnswer | None = None,
+        group_prompt: GroupPrompt | None = None,
         on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
         on_log: Callable[[dict[str, Any]], None] = lambda row: None,
         on_save: Callable[[Path], None] = lambda checkpoint: None,
@@ -73,7 +76,8 @@ class OpsdTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = True  # the loss is already divided by the step's token count
         self.loss_is_scaled_for_ga = True
-        self.teacher, self.settings, self.read_answer = teacher, settings, read_answer
+        self.teacher, self.settings = teacher, settings
+        self.read_answer, self.group_prompt = read_answer, group_prompt
         self.unwrapped = model
         self.reader = (
             reader or model
@@ -140,6 +144,10 @@ class OpsdTrainer(Trainer):
             )
             for item in items
         ]
+        if self.group_prompt:
+            chosen = read_own_group(chosen, answers, votes, self.group_prompt, self.settings)
+            settled = [is_settled(vote, self.settings) for vote in votes.values()]
+            figures["settled_fraction"] = sum(settled) / len(settled)
         return chosen, figures
 
     def compute_loss(

@@ -34,6 +34,7 @@ from neuron_opsd.training.checkpoints import (
     step_of,
 )
 from neuron_opsd.training.figures import MetricsFile
+from neuron_opsd.training.group_context import GroupPrompt
 from neuron_opsd.training.guard_rails import GuardRails, Stop, limits
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.opsd_trainer import OpsdTrainer, ReadAnswer
@@ -76,6 +77,7 @@ def train(
     seed: int,
     token_budget: int | None = None,
     read_answer: ReadAnswer | None = None,
+    group_prompt: GroupPrompt | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
 ) -> Trained:
@@ -91,15 +93,17 @@ def train(
         seed: The run's seed.
         token_budget: Ends training with the step at which tokens generated and trained on reach it.
         read_answer: The answer in a completion, for votes and the parse rate; without it there are none.
+        group_prompt: Makes the teacher's prompt of a completion of the step's own group; without it, items have theirs.
         callbacks: Further Trainer callbacks, such as progress.
         on_first_batch: Called with the first item once sampled, for the log.
 
     Raises:
-        ConfigError: `distil: disagreeing` without `read_answer`.
+        ConfigError: `distil: disagreeing`, or `group_prompt`, without `read_answer`.
         TrainingError: the guard rails stopped training before there was a checkpoint to keep.
     """
-    if settings.distil == "disagreeing" and read_answer is None:
-        raise ConfigError("training.distil is disagreeing, which needs read_answer: whose answer is which.")
+    if (settings.distil == "disagreeing" or group_prompt) and read_answer is None:
+        what = "training.distil=disagreeing" if settings.distil == "disagreeing" else "group_prompt"
+        raise ConfigError(f"{what} needs read_answer: whose answer is which.")
     set_seed(seed)
     student = trainable(model, settings, seed=seed)
     copied = WholeCopy(student) if processes.is_sharded() else None
@@ -119,6 +123,7 @@ def train(
         teacher=teacher,
         settings=settings,
         read_answer=read_answer,
+        group_prompt=group_prompt,
         on_first_batch=on_first_batch,
         on_log=metrics.append,
         on_save=metrics.copy_into,
