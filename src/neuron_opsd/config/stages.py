@@ -215,7 +215,7 @@ class ContextSettings(Section):
         default="neuron_overlap",
         description="Nearest by Jaccard distance of overlap sets [N]; controls: random in-domain, nearest by words "
         "(needs neuron-opsd[baselines]) or by the base model's mean hidden state, or random questions of `other_path`. "
-        "Or the model's own answer to the same question: the likeliest rollout with the majority answer [2607.13643], or "
+        "Or the model's own answer to the question: the likeliest rollout with the majority answer [2607.13643], or "
         "an agreeing one of the step's group [2608.06296].",
     )
     other_path: str | None = Field(
