@@ -19,10 +19,12 @@ from transformers import (
 )
 
 from neuron_opsd import processes
+from neuron_opsd.config import EngineSettings
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.engines.choose import other_engine
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.environment import describe_environment
+from neuron_opsd.errors import ConfigError
 from neuron_opsd.model.load import (
     CausalLM,
     configured_context,
@@ -54,6 +56,7 @@ class Workbench(RunPrompts):
     def __init__(self, folder: RunFolder, *, runner: Runner | None = None) -> None:
         super().__init__(folder)
         self.runner = runner or InProcessRunner()
+        _check_runner(self.config.engine, self.runner)
         self.cache = default_cache()
         if self.config.num_threads:
             torch.set_num_threads(self.config.num_threads)
@@ -114,6 +117,7 @@ class Workbench(RunPrompts):
         """The frozen model for training, which changes it: this workbench forgets it."""
         quantization = self.config.training.quantization
         if quantization != "none":
+            self._close_engine()
             self._loaded = None  # neurons are read from whole matrices; training has its own copy
             return load_model(self.config.model, quantization=quantization)
         taken = self.base_model()
@@ -181,6 +185,20 @@ class Workbench(RunPrompts):
         if self._engine is not None:
             self._engine[1].close()
             self._engine = None
+
+
+def _check_runner(engine: EngineSettings, runner: Runner) -> None:
+    """Refuse several GPUs for one model in a worker, which has one.
+
+    Raises:
+        ConfigError: names both ways out.
+    """
+    if engine.name == "vllm" and engine.tensor_parallel > 1 and not runner.is_here:
+        raise ConfigError(
+            f"engine.tensor_parallel is {engine.tensor_parallel}, but a worker of --num-processes or --runner ray has "
+            "one GPU. Leave these options out, or start one task for each group of GPUs: CUDA_VISIBLE_DEVICES=... "
+            "neuron-opsd rollouts RUN --shards K/N (docs/engines.md)."
+        )
 
 
 class _ProgressCallback(TrainerCallback):

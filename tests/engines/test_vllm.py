@@ -1,76 +1,28 @@
-"""vLLM itself, on CPU, in its own environment (`make venv-vllm`): in process, and as a server on loopback.
+"""vLLM itself, on CPU, in its own environment and in process: ids, weights, whole runs, several processes.
 
-CI builds the environment; where it is missing, these tests are skipped, visibly.
+CI builds the environment (`make venv-vllm`); where it is missing, these tests are skipped, visibly.
 """
 
 import json
-import os
-import signal
-import socket
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from neuron_opsd.config import EngineSettings, ModelSettings
-from neuron_opsd.engines.base import Request, Sampling
-from neuron_opsd.engines.hf import HFEngine
-from neuron_opsd.engines.server import ServerEngine
-from neuron_opsd.errors import EngineError
-from neuron_opsd.model.load import configured_end_ids, load_model, resolve_model
+from engines import vllm_runs
+from engines.vllm_environment import ENVIRONMENT, MODEL, NEEDS_VLLM, PYTHON
+from engines.vllm_students import far_student, greedy_ids, prompts
+from neuron_opsd.model.load import load_model, load_tokenizer, resolve_model
 
-ROOT = Path(__file__).parents[2]
-PYTHON = Path(os.environ.get("NEURON_OPSD_VLLM", ROOT / ".venv-vllm")) / "bin" / "python"
-MODEL = ModelSettings(name="embedded:smollm2-135m")
-TEXTS = ("Hi! Say one word.", "What is the capital of France?")
-GREEDY = Sampling(temperature=0, max_new_tokens=12)
-ENVIRONMENT = os.environ | {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(ROOT / "src"),
-}
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason="no vLLM environment: make venv-vllm"),
-]
+pytestmark = NEEDS_VLLM
 
 
 @pytest.fixture(scope="module")
 def loaded():
-    model, tokenizer = load_model(MODEL)
-    torch.manual_seed(3)
-    student = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear"))
-    with torch.no_grad():  # far enough from the base model to write other words
-        for name, weights in student.named_parameters():
-            if "lora_B" in name:
-                weights.normal_(0, 0.05)
-    return student, tokenizer, sorted(configured_end_ids(MODEL, tokenizer))
-
-
-def prompts(tokenizer) -> list[tuple[int, ...]]:
-    turns = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
-    return [tuple(tokenizer(turns[0] + text + turns[1])["input_ids"]) for text in TEXTS]
-
-
-def reference(student, tokenizer, *, adapter: bool) -> list[list[int]]:
-    engine = HFEngine(student, tokenizer)
-    asked = [Request(prompt_ids=ids, seeds=(0,)) for ids in prompts(tokenizer)]
-    if adapter:
-        done = dict(engine.generate(asked, GREEDY))
-    else:
-        with student.disable_adapter():
-            done = dict(engine.generate(asked, GREEDY))
-    return [list(done[i][0].token_ids) for i in range(len(asked))]
+    return far_student()
 
 
 def test_in_process_ids_log_probs_and_the_students_weights(loaded, tmp_path):
@@ -86,7 +38,7 @@ def test_in_process_ids_log_probs_and_the_students_weights(loaded, tmp_path):
     command = [PYTHON, Path(__file__).with_name("vllm_process.py"), "asked.json", "found.json"]
     subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=400)
     found = json.loads((tmp_path / "found.json").read_text())
-    base, trained = (reference(student, tokenizer, adapter=adapter) for adapter in (False, True))
+    base, trained = (greedy_ids(student, tokenizer, adapter=adapter) for adapter in (False, True))
     assert base != trained
     assert [[ids for ids, _ in group] for group in found["before"]] == [[ids] * 2 for ids in base]
     assert [group[0][0] for group in found["adapter"]] == trained
@@ -101,51 +53,78 @@ def test_in_process_ids_log_probs_and_the_students_weights(loaded, tmp_path):
     assert log_probs == pytest.approx(expected.tolist(), abs=1e-3)
 
 
+IN_PROCESS = ("engine.name=vllm", "engine.max_model_len=1024")
+
+
 @pytest.fixture(scope="module")
-def server(loaded) -> Iterator[tuple[str, subprocess.Popen]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_model(MODEL.name)]
-    command += ["--served-model-name", "smollm2", "--dtype", "float32", "--enforce-eager", "--enable-lora"]
-    command += ["--max-model-len", "512", "--max-lora-rank", "8", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True)
-    yield f"http://127.0.0.1:{port}/v1", process
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lora") / "run"
+    done = vllm_runs.run(folder, resolve_model(MODEL.name), *IN_PROCESS, python=PYTHON)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
-def test_served_ids_the_students_weights_and_a_killed_server(loaded, server):
-    student, tokenizer, end_ids = loaded
-    url, process = server
-    settings = EngineSettings(name="server", url=url, max_retries=2, timeout_s=60.0)
-    _wait_for(settings, tokenizer, end_ids, process)
-    engine = ServerEngine(settings, tokenizer, end_ids, student=student)
-    assert engine.identity()["token_ids"] == "as sampled"
-    asked = [Request(prompt_ids=ids, seeds=(1, 2)) for ids in prompts(tokenizer)]
-    base, trained = (reference(student, tokenizer, adapter=adapter) for adapter in (False, True))
-
-    def ids(sampling: Sampling) -> list[list[tuple[int, ...]]]:
-        done = dict(engine.generate(asked, sampling))
-        return [[completion.token_ids for completion in done[i]] for i in range(len(asked))]
-
-    assert ids(GREEDY) == [[tuple(row)] * 2 for row in base]
-    engine.refresh()
-    assert ids(GREEDY) == [[tuple(row)] * 2 for row in trained]
-    sampled = Sampling(temperature=1.0, max_new_tokens=12)
-    assert ids(sampled) == ids(sampled)
-    os.killpg(process.pid, signal.SIGKILL)
-    with pytest.raises(EngineError, match=r"cannot be reached after 3 attempts.*give the same command again"):
-        ids(GREEDY)
-    engine.close()
+def test_a_run_trains_on_what_vllm_samples_from_the_adapter_as_it_is(lora_run: Path) -> None:
+    assert (lora_run / "report.html").exists()
+    for stage in ("rollouts", "evaluation/base", "evaluation/trained"):
+        summary = json.loads((lora_run / stage / "manifest.json").read_text())["summary"]
+        assert summary["engine"]["engine"] == "vllm"
+    first, second = vllm_runs.steps_of(lora_run)
+    base, _ = load_model(MODEL)
+    assert vllm_runs.distance(base, first) < 2e-3
+    assert vllm_runs.distance(base, second) > 0.1
+    trained = PeftModel.from_pretrained(base, str(lora_run / "training" / "checkpoint-1"))
+    assert vllm_runs.distance(trained, second) < 2e-3
 
 
-def _wait_for(settings: EngineSettings, tokenizer, end_ids: list[int], process: subprocess.Popen) -> None:
-    for _ in range(150):
-        assert process.poll() is None, "the server ended"
-        try:
-            ServerEngine(settings.model_copy(update={"max_retries": 0}), tokenizer, end_ids).close()
-            return
-        except EngineError:
-            time.sleep(2)
-    raise AssertionError("the server did not start in five minutes")
+def test_two_processes_make_the_bytes_of_one(lora_run: Path, tmp_path: Path) -> None:
+    options = ("--until", "rollouts", "--num-processes", "2")
+    folder = tmp_path / "run"
+    done = vllm_runs.run(folder, resolve_model(MODEL.name), *IN_PROCESS, *options, python=PYTHON)
+    assert done.returncode == 0, done.stderr
+    shards = sorted((lora_run / "rollouts").glob("part-*"))
+    assert len(shards) == 2
+    for shard in shards:
+        assert shard.read_bytes() == (folder / "rollouts" / shard.name).read_bytes()
+
+
+@pytest.mark.parametrize("as_if", ["1", "2"], ids=["from memory", "as several GPUs, through files"])
+def test_full_weights_are_handed_over_and_old_keys_and_values_forgotten(tmp_path: Path, as_if: str) -> None:
+    save_tiny(tmp_path / "model")
+    settings = (*IN_PROCESS, "training.method=full", "preflight.num_questions=0", "--until", "train")
+    done = vllm_runs.run(
+        tmp_path / "run",
+        str(tmp_path / "model"),
+        *settings,
+        python=PYTHON,
+        preface=vllm_runs.LONG,
+        as_if=as_if,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = vllm_runs.steps_of(tmp_path / "run")
+    base, trained = (
+        AutoModelForCausalLM.from_pretrained(folder)
+        for folder in (tmp_path / "model", tmp_path / "run" / "training" / "checkpoint-1")
+    )
+    assert vllm_runs.distance(base, first) < 2e-3
+    assert vllm_runs.distance(base, second) > 0.05
+    assert vllm_runs.distance(trained, second) < 2e-3
+
+
+def save_tiny(folder: Path) -> None:
+    """A random llama with heads as wide as vLLM's attention on CPU asks for."""
+    tokenizer = load_tokenizer(MODEL)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

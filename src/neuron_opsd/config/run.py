@@ -76,3 +76,18 @@ class Config(Section):
                 "samples. Use contexts.replies=own, or contexts.retrieval=own_majority."
             )
         return self
+
+    @model_validator(mode="after")
+    def _server_takes_adapters(self) -> "Config":
+        """All of a server's weights could only be replaced for everyone it serves, and past the end of a run."""
+        training = self.training
+        if (
+            self.engine.name == "server"
+            and training.method == "full"
+            and training.objective == "distillation"
+        ):
+            raise ValueError(
+                "engine.name is server, which follows the student by its LoRA adapter, and training.method=full has "
+                "none. Use training.method=lora, or engine.name=vllm or hf."
+            )
+        return self

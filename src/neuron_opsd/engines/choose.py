@@ -3,6 +3,7 @@
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from neuron_opsd import processes
 from neuron_opsd.config import Config
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.errors import EngineError
@@ -24,11 +25,6 @@ def other_engine(
         EngineError: the engine is not installed, cannot be reached, or cannot follow the student.
     """
     end_ids = sorted(configured_end_ids(config.model, tokenizer))
-    if student is not None and not isinstance(student, PeftModel):
-        raise EngineError(
-            f"engine.name={config.engine.name} takes the student's weights over as a LoRA adapter, and "
-            "training.method=full has none. Use training.method=lora, or engine.name=hf."
-        )
     if config.engine.name == "server":
         try:
             from neuron_opsd.engines.server import ServerEngine
@@ -36,7 +32,15 @@ def other_engine(
             raise EngineError(
                 f"engine.name=server needs an HTTP client: {error}. Run pip install 'neuron-opsd[server]'."
             ) from error
+        assert student is None or isinstance(student, PeftModel), (
+            "Config refuses a server with training.method=full"
+        )
         return ServerEngine(config.engine, tokenizer, end_ids, student=student)
+    if student is not None and processes.num_processes() > 1:
+        raise EngineError(
+            f"engine.name is vllm, which follows a student in one process; accelerate launch started "
+            f"{processes.num_processes()}. Train with engine.name=server, or in one process."
+        )
     from neuron_opsd.engines.vllm import VLLMEngine
 
     return VLLMEngine(

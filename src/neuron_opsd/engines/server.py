@@ -5,6 +5,7 @@ others alike); where it gives text alone, the text is encoded again, which may s
 good enough for rollouts, said in the log and in the record of the engine, and refused for training.
 """
 
+import contextlib
 import logging
 import os
 from collections import defaultdict
@@ -18,13 +19,14 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.config import EngineSettings
-from neuron_opsd.engines.adapter_folders import AdapterFolders
 from neuron_opsd.engines.base import Completion, Request, Sampling
+from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "NEURON_OPSD_API_KEY"
+LOAD_ADAPTER = "/load_lora_adapter"
 BUSY = (429, 502, 503, 504)  # worth asking again
 PLAIN = {
     "top_k": -1,
@@ -66,7 +68,7 @@ class ServerEngine:
         )
         self.model = settings.served_model or self._only_model()
         self.served = self.model
-        self.student, self.folders = student, AdapterFolders(settings.adapter_root) if student else None
+        self.student, self.folders = student, StudentFolders(settings.adapter_root) if student else None
         self.gives_ids = self._probe()
         if student is not None and not self.gives_ids:
             raise EngineError(
@@ -93,7 +95,7 @@ class ServerEngine:
         before = self.model if self.model != self.served else None
         folder = self.folders.write(self.student)
         name = f"{folder.parent.name}-{folder.name}"
-        self._ask("POST", "/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
+        self._ask("POST", LOAD_ADAPTER, {"lora_name": name, "lora_path": str(folder.resolve())})
         self.model = name
         if before is not None:
             self._ask("POST", "/unload_lora_adapter", {"lora_name": before})
@@ -124,7 +126,10 @@ class ServerEngine:
                 raise
 
     def close(self) -> None:
-        """End the connections; take the adapters back."""
+        """Take the adapter back; end the connections."""
+        if self.model != self.served:
+            with contextlib.suppress(EngineError):
+                self._ask("POST", "/unload_lora_adapter", {"lora_name": self.model})
         self.client.close()
         if self.folders is not None:
             self.folders.remove()
@@ -211,8 +216,10 @@ class ServerEngine:
         if response.status_code == 404 and allow_missing:
             return {}
         if response.is_error:
-            hint = f" Set {KEY_VARIABLE}." if response.status_code in (401, 403) else ""
-            raise EngineError(f"{url}{path} answers {response.status_code}: {response.text[:SHOWN]}.{hint}")
+            raise EngineError(
+                f"{url}{path} answers {response.status_code}: {response.text[:SHOWN]}."
+                f"{_next_step(path, response.status_code)}"
+            )
         try:
             return response.json()
         except ValueError:
@@ -223,6 +230,17 @@ class ServerEngine:
         if response.status_code in BUSY:
             response.raise_for_status()
         return response
+
+
+def _next_step(path: str, status: int) -> str:
+    if status in (401, 403):
+        return f" Set {KEY_VARIABLE}."
+    if path == LOAD_ADAPTER and status == 404:
+        return (
+            " To follow the student in training, a server must load adapters while it runs: vLLM with --enable-lora "
+            "and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1. Or train with engine.name=hf."
+        )
+    return ""
 
 
 def _is_worth_retrying(error: BaseException) -> bool:

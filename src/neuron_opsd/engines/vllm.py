@@ -1,21 +1,22 @@
 """Rollouts from vLLM in this process (extra `vllm`; on a CPU `make venv-vllm`).
 
-Ids in, ids out. In training the student's LoRA adapter is loaded anew whenever its weights have changed; on a GPU the
-engine sleeps while the trainer works, so that one card serves both.
+Ids in, ids out. In training the student's LoRA adapter, or all its weights, are handed over whenever they have changed;
+on a GPU the engine sleeps while the trainer works, so that one card serves both.
 """
 
 import importlib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
 from neuron_opsd.config import EngineSettings, ModelSettings
-from neuron_opsd.engines.adapter_folders import AdapterFolders
 from neuron_opsd.engines.base import Completion, Request, Sampling
+from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
-from neuron_opsd.model.load import resolve_model
+from neuron_opsd.model.load import CausalLM, resolve_model
 
 # Before vLLM is imported: nothing is reported, and it lives in this process.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -31,7 +32,7 @@ class VLLMEngine:
         model: `model.*`, its name that of the model to serve.
         end_ids: Tokens that end a completion.
         seed: Of the engine; each completion has a seed of its own.
-        student: The model in training whose adapter the engine follows.
+        student: The model in training that the engine follows: its adapter where it has one, else all its weights.
         lora_rank: The largest rank of an adapter.
     """
 
@@ -42,31 +43,29 @@ class VLLMEngine:
         end_ids: Sequence[int],
         *,
         seed: int = 0,
-        student: PeftModel | None = None,
+        student: CausalLM | None = None,
         lora_rank: int = 0,
     ) -> None:
         self.vllm = _import_vllm()
         self.settings, self.end_ids, self.student = settings, sorted(end_ids), student
-        self.folders = AdapterFolders() if student is not None else None
+        self.folders = StudentFolders() if student is not None else None
         self.adapter: Any = None
-        self.is_on_gpu = self.vllm.platforms.current_platform.is_cuda_alike()
-        options: dict[str, Any] = {"enable_lora": True, "max_lora_rank": _rank(lora_rank)} if student else {}
-        if self.is_on_gpu:
-            options |= {
-                "gpu_memory_utilization": settings.gpu_memory_share,
-                "enable_sleep_mode": student is not None,
-            }
+        is_on_gpu = self.vllm.platforms.current_platform.is_cuda_alike()
+        self.sleeps, self.is_asleep = is_on_gpu and student is not None, False
+        has_adapter = isinstance(student, PeftModel)
         self.llm = self.vllm.LLM(
             model=resolve_model(model.name),
             dtype=model.dtype,
             seed=seed,
             max_model_len=settings.max_model_len,
             tensor_parallel_size=settings.tensor_parallel,
-            enforce_eager=settings.enforce_eager or not self.is_on_gpu,
+            gpu_memory_utilization=settings.gpu_memory_share,
+            enforce_eager=settings.enforce_eager or not is_on_gpu,
+            enable_sleep_mode=self.sleeps,
             trust_remote_code=model.trust_remote_code,
             generation_config="vllm",  # nothing is taken from the model's own generation settings
             disable_log_stats=True,
-            **options,
+            **({"enable_lora": True, "max_lora_rank": _rank(lora_rank)} if has_adapter else {}),
         )
 
     @staticmethod
@@ -75,30 +74,44 @@ class VLLMEngine:
         return {"engine": "vllm", "vllm": _import_vllm().__version__}
 
     def refresh(self) -> None:
-        """Load the student's adapter as it now is; a new id, because vLLM caches adapters by id."""
+        """Hand the student over as it now is. The engine must be awake for it: its memory is elsewhere in sleep."""
         if self.student is None or self.folders is None:
             return
-        folder = self.folders.write(self.student)
+        self._wake_up()
+        if isinstance(self.student, PeftModel):
+            self._load_adapter(self.folders.write(self.student))
+        else:
+            self._reload_weights(self.student, self.folders)
+
+    def _load_adapter(self, folder: Path) -> None:
+        """A new id each time, because vLLM caches adapters, and what they computed, by id."""
         number = int(folder.name)
         if self.adapter is not None:
             self.llm.llm_engine.remove_lora(self.adapter.lora_int_id)
         self.adapter = self.vllm.lora.request.LoRARequest(f"student-{number}", number, str(folder))
+
+    def _reload_weights(self, student: CausalLM, folders: StudentFolders) -> None:
+        """All weights, in place: from memory, or through files where several GPUs' processes read them."""
+        if self.settings.tensor_parallel == 1:
+            given = {"weights_iterator": iter(student.state_dict().items())}
+        else:
+            given = {"weights_path": str(folders.write(student))}
+        self.llm.collective_rpc("reload_weights", kwargs=given)
+        self.llm.reset_prefix_cache()  # keys and values of the weights before
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Yield (request index, completions) once all are there: vLLM orders the work itself."""
         places = [(i, seed) for i, request in enumerate(requests) for seed in request.seeds]
-        if self.is_on_gpu and self.student is not None:
-            self.llm.wake_up()
+        self._wake_up()
         outputs = self.llm.generate(
             [self.vllm.TokensPrompt(prompt_token_ids=list(requests[i].prompt_ids)) for i, _ in places],
             [self._params(sampling, seed) for _, seed in places],
             use_tqdm=False,
             lora_request=self.adapter,
         )
-        if self.is_on_gpu and self.student is not None:
-            self.llm.sleep(level=1)
+        self._fall_asleep()
         done: dict[int, list[Completion]] = {}
         for (i, _), output in zip(places, outputs, strict=True):
             done.setdefault(i, []).append(_completion(output.outputs[0]))
@@ -109,6 +122,19 @@ class VLLMEngine:
         if self.folders is not None:
             self.folders.remove()
         self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        self.vllm.distributed.cleanup_dist_env_and_memory()
+
+    def _fall_asleep(self) -> None:
+        """Leave the card to the trainer: weights go to main memory, keys and values are forgotten."""
+        if self.sleeps:
+            self.llm.sleep(level=1)
+            self.is_asleep = True
+
+    def _wake_up(self) -> None:
+        if self.is_asleep:
+            self.llm.wake_up()
+            self.is_asleep = False
 
     def _params(self, sampling: Sampling, seed: int) -> Any:
         return self.vllm.SamplingParams(
@@ -136,7 +162,7 @@ def _rank(rank: int) -> int:
 def _import_vllm() -> Any:
     try:
         vllm = importlib.import_module("vllm")
-        for part in ("vllm.lora.request", "vllm.platforms"):
+        for part in ("vllm.distributed", "vllm.lora.request", "vllm.platforms"):
             importlib.import_module(part)
     except ImportError as error:
         raise EngineError(

@@ -1,0 +1,47 @@
+"""`recorded_run.py FILE ARGUMENTS`: the command line, and into FILE what was sampled from the student in training.
+
+One line of JSON for each time that the engine was asked: rows of (prompt ids, completion ids, log-probabilities).
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from neuron_opsd import cli, workbench
+from neuron_opsd.engines.base import Engine
+
+
+class Recorded:
+    """An engine that notes what it gave."""
+
+    def __init__(self, engine: Engine, file: Path) -> None:
+        self.engine, self.file = engine, file
+
+    def __getattr__(self, name: str):
+        return getattr(self.engine, name)
+
+    def generate(self, requests, sampling) -> Iterator:
+        done = list(self.engine.generate(requests, sampling))
+        rows = [[requests[i].prompt_ids, c.token_ids, c.log_probs] for i, group in done for c in group]
+        with self.file.open("a") as file:
+            file.write(json.dumps(rows) + "\n")
+        yield from done
+
+
+def main() -> None:
+    file, plain = Path(sys.argv.pop(1)), workbench.other_engine
+
+    def recorded(*args, student=None, **kwargs):
+        engine = plain(*args, student=student, **kwargs)
+        if gpus := os.environ.get("AS_IF_GPUS"):
+            engine.settings = engine.settings.model_copy(update={"tensor_parallel": int(gpus)})
+        return engine if student is None else Recorded(engine, file)
+
+    workbench.other_engine = recorded
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
