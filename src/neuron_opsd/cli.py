@@ -111,6 +111,7 @@ def _setup(
         warnings.filterwarnings("ignore", category=FutureWarning)
         # transformers configures its own handlers and bars on import; this variable is read then.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 

@@ -1,0 +1,126 @@
+"""What the engine asks of vLLM, in order, on a GPU that is not there: a stand-in notes the calls."""
+
+from types import SimpleNamespace
+
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from helpers import build_tiny_model, build_tiny_tokenizer
+from neuron_opsd.config import EngineSettings, ModelSettings, load_config
+from neuron_opsd.engines import choose, vllm
+from neuron_opsd.engines.base import Request, Sampling
+from neuron_opsd.errors import ConfigError, EngineError
+from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.runners import ProcessRunner
+from neuron_opsd.workbench import Workbench
+
+SAMPLING = Sampling(temperature=1.0, max_new_tokens=2)
+REQUESTS = [Request(prompt_ids=(5, 6), seeds=(1,))]
+
+
+def stand_in(calls: list[str], *, is_gpu: bool) -> SimpleNamespace:
+    def noted(name, result=None):
+        return lambda *args, **kwargs: (calls.append(name), result)[1]
+
+    sampled = SimpleNamespace(
+        token_ids=[7], logprobs=[{7: SimpleNamespace(logprob=-1.0)}], finish_reason="stop"
+    )
+    llm = SimpleNamespace(
+        generate=noted("generate", [SimpleNamespace(outputs=[sampled])]),
+        sleep=noted("sleep"),
+        wake_up=noted("wake up"),
+        collective_rpc=noted("reload weights"),
+        reset_prefix_cache=noted("forget keys and values"),
+        llm_engine=SimpleNamespace(
+            remove_lora=noted("remove adapter"), engine_core=SimpleNamespace(shutdown=noted("shut down"))
+        ),
+    )
+    return SimpleNamespace(
+        LLM=lambda **options: (calls.append(f"start, sleep mode {options['enable_sleep_mode']}"), llm)[1],
+        TokensPrompt=dict,
+        SamplingParams=dict,
+        platforms=SimpleNamespace(current_platform=SimpleNamespace(is_cuda_alike=lambda: is_gpu)),
+        lora=SimpleNamespace(
+            request=SimpleNamespace(
+                LoRARequest=lambda name, number, path: SimpleNamespace(lora_int_id=number, path=path)
+            )
+        ),
+        distributed=SimpleNamespace(cleanup_dist_env_and_memory=noted("clean up")),
+    )
+
+
+def calls_of_two_steps(monkeypatch, tmp_path, student, *, is_gpu: bool) -> list[str]:
+    calls: list[str] = []
+    monkeypatch.setattr(vllm, "_import_vllm", lambda: stand_in(calls, is_gpu=is_gpu))
+    student.save_pretrained(tmp_path / "model")
+    engine = vllm.VLLMEngine(
+        EngineSettings(name="vllm"), ModelSettings(name=str(tmp_path / "model")), [2], student=student
+    )
+    for _ in range(2):
+        engine.refresh()
+        ((_, (completion,)),) = engine.generate(REQUESTS, SAMPLING)
+        assert completion.token_ids == (7,)
+    engine.close()
+    return calls
+
+
+def with_adapter():
+    return get_peft_model(build_tiny_model(), LoraConfig(r=2, target_modules=["q_proj"]))
+
+
+def test_on_a_gpu_it_is_awake_whenever_it_is_asked_for_something(monkeypatch, tmp_path):
+    assert calls_of_two_steps(monkeypatch, tmp_path, with_adapter(), is_gpu=True) == [
+        "start, sleep mode True",
+        *("generate", "sleep"),  # awake from the start
+        *("wake up", "remove adapter", "generate", "sleep"),
+        *("shut down", "clean up"),
+    ]
+
+
+def test_all_weights_are_reloaded_awake_and_what_they_computed_is_forgotten(monkeypatch, tmp_path):
+    assert calls_of_two_steps(monkeypatch, tmp_path, build_tiny_model(), is_gpu=True) == [
+        "start, sleep mode True",
+        *("reload weights", "forget keys and values", "generate", "sleep"),
+        *("wake up", "reload weights", "forget keys and values", "generate", "sleep"),
+        *("shut down", "clean up"),
+    ]
+
+
+def test_on_a_cpu_it_never_sleeps(monkeypatch, tmp_path):
+    assert calls_of_two_steps(monkeypatch, tmp_path, with_adapter(), is_gpu=False) == [
+        "start, sleep mode False",
+        *("generate", "remove adapter", "generate"),
+        *("shut down", "clean up"),
+    ]
+
+
+def test_several_training_processes_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = make_config(tmp_path, "engine.name=vllm")
+    with pytest.raises(EngineError, match=r"follows a student in one process; accelerate launch started 2"):
+        choose.other_engine(
+            config, build_tiny_tokenizer(), model_name=config.model.name, student=with_adapter()
+        )
+
+
+def test_several_gpus_for_one_model_are_refused_in_workers_that_have_one(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_config(make_config(tmp_path, "engine.name=vllm", "engine.tensor_parallel=2"))
+    with pytest.raises(
+        ConfigError, match=r"engine.tensor_parallel is 2.* CUDA_VISIBLE_DEVICES=.*--shards K/N"
+    ):
+        Workbench(folder, runner=ProcessRunner(2))
+    Workbench(folder)
+
+
+def test_a_server_is_refused_for_training_all_weights_before_any_work(tmp_path):
+    server = ("engine.name=server", "engine.url=http://127.0.0.1:9/v1", "training.method=full")
+    with pytest.raises(ConfigError, match=r"training.method=full has none. Use training.method=lora"):
+        make_config(tmp_path, *server)
+    make_config(tmp_path, *server, "training.objective=none")
+
+
+def make_config(tmp_path, *overrides: str):
+    build_tiny_model().save_pretrained(tmp_path / "model")
+    values = {"model.name": str(tmp_path / "model"), "questions.path": "pool.jsonl"}
+    return load_config("neuron_opsd", overrides=overrides, values=values)
