@@ -1,5 +1,6 @@
 """The server engine against servers that hang, refuse, are busy or give no ids; vLLM itself is in test_vllm.py."""
 
+import gc
 import json
 import threading
 import time
@@ -14,6 +15,7 @@ from helpers import build_tiny_model, build_tiny_tokenizer
 from neuron_opsd.config import EngineSettings
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.server import KEY_VARIABLE, ServerEngine
+from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
 
 Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]
@@ -142,9 +144,8 @@ def test_text_alone_serves_rollouts_and_is_refused_for_training(serve, caplog):
     done = dict(engine(url).generate(REQUESTS, SAMPLING))
     assert done[1][0].token_ids == (*tokenizer("x")["input_ids"], 2)
     assert "gives no token ids" in caplog.text
-    student = get_peft_model(build_tiny_model(), LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(EngineError, match="training on the student's own samples needs them"):
-        engine(url, student=student)
+        engine(url, student=student())
 
 
 def test_several_models_need_a_name(serve):
@@ -159,3 +160,59 @@ def test_a_refusal_is_shown(serve):
 
     with pytest.raises(EngineError, match=r"completions answers 400: .*too long"):
         list(engine(serve(answer)).generate(REQUESTS, SAMPLING))
+
+
+class Adapters:
+    """A server that loads adapters, and notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+        self.asked: list[str] = []
+
+    def __call__(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        name = body.get("lora_name")
+        if path == "/v1/load_lora_adapter" and name is None:
+            return 405, {}
+        if path == "/v1/load_lora_adapter":
+            self.loaded.append(name)
+        if path == "/v1/unload_lora_adapter":
+            self.loaded.remove(name)
+        if "seed" in body:
+            self.asked.append(body["model"])
+        return (200, {}) if name else plain(path, body)
+
+
+def student():
+    return get_peft_model(build_tiny_model(), LoraConfig(r=2, target_modules=["q_proj"]))
+
+
+def test_each_hand_over_has_a_name_of_its_own_and_nothing_is_left(serve, tmp_path):
+    server = Adapters()
+    following = engine(serve(server), student=student(), adapter_root=tmp_path / "adapters")
+    for count in (1, 2):
+        following.refresh()
+        list(following.generate(REQUESTS[1:], SAMPLING))
+        assert (len(server.loaded), len(set(server.asked))) == (1, count)
+        assert server.asked[-1] == server.loaded[0]
+        (folder,) = (tmp_path / "adapters").glob("*/*")
+        assert (folder / "adapter_model.safetensors").exists()
+    following.close()
+    assert server.loaded == []
+    assert list((tmp_path / "adapters").iterdir()) == []
+
+
+def test_a_server_that_cannot_load_adapters_is_refused_for_training(serve):
+    with pytest.raises(
+        EngineError, match=r"cannot load the student's adapter .*VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+    ):
+        engine(serve(plain), student=student())
+
+
+def test_adapters_go_when_the_process_fails():
+    """Without `close`, as after an error."""
+    folders = StudentFolders()
+    folder = folders.write(student())
+    assert folder.exists()
+    del folders
+    gc.collect()
+    assert not folder.parent.exists()

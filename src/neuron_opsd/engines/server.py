@@ -1,8 +1,9 @@
 """Rollouts from a server that speaks OpenAI's completions protocol: vLLM, SGLang, llama.cpp.
 
-Prompts go out as token ids. Token ids come back where the server gives them (vLLM: `return_token_ids`, SGLang and
-others alike); where it gives text alone, the text is encoded again, which may split it otherwise than the model did:
-good enough for rollouts, said in the log and in the record of the engine, and refused for training.
+Prompts go out as token ids. Token ids come back where the server gives them (vLLM beside the text, llama.cpp beside the
+log-probabilities); where it gives text alone, the text is encoded again, which may split it otherwise than the model
+did: good enough for rollouts, said in the log and in the record of the engine, and refused for training. So is a server
+that cannot load the student's adapter while it runs.
 """
 
 import contextlib
@@ -74,6 +75,12 @@ class ServerEngine:
             raise EngineError(
                 f"{settings.url} gives no token ids, and training on the student's own samples needs them as they "
                 "were sampled: text encoded again can be other tokens. Serve with vLLM 0.10.2 or later, or train "
+                "with engine.name=hf."
+            )
+        if student is not None and not self._loads_adapters():
+            raise EngineError(
+                f"{settings.url} cannot load the student's adapter while it runs, and training on the student's own "
+                "samples needs that. Serve with vLLM, --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, or train "
                 "with engine.name=hf."
             )
         if not self.gives_ids:
@@ -160,11 +167,10 @@ class ServerEngine:
             ) from error
 
     def _completion(self, choice: dict[str, Any]) -> Completion:
-        ids, reason = choice.get("token_ids"), str(choice["finish_reason"])
+        (ids, log_probs), reason = _ids_and_log_probs(choice), str(choice["finish_reason"])
         if ids is None:
             ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
             ids = [*ids, self.end_ids[0]] if reason == "stop" and ids[-1:] != self.end_ids[:1] else ids
-        log_probs = (choice.get("logprobs") or {}).get("token_logprobs") or []
         is_aligned = len(log_probs) == len(ids)
         return Completion(
             token_ids=tuple(ids), log_probs=tuple(log_probs) if is_aligned else (), finish_reason=reason
@@ -172,9 +178,13 @@ class ServerEngine:
 
     def _probe(self) -> bool:
         """Whether the server gives token ids back: one token tells."""
-        body = {"model": self.model, "prompt": self.end_ids[:1], "max_tokens": 1, "return_token_ids": True}
-        answer = self._ask("POST", "/completions", body)
-        return bool((answer.get("choices") or [{}])[0].get("token_ids"))
+        body = {"model": self.model, "prompt": self.end_ids[:1], "max_tokens": 1}
+        answer = self._ask("POST", "/completions", body | {"logprobs": 1, "return_token_ids": True})
+        return bool(_ids_and_log_probs((answer.get("choices") or [{}])[0])[0])
+
+    def _loads_adapters(self) -> bool:
+        """The path is there, though not for GET."""
+        return self._response("GET", LOAD_ADAPTER).status_code != 404
 
     def _only_model(self) -> str:
         found = [str(model.get("id")) for model in self._ask("GET", "/models").get("data", [])]
@@ -191,6 +201,21 @@ class ServerEngine:
     def _ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, allow_missing: bool = False
     ) -> dict[str, Any]:
+        """What the server answers; nothing where it may be missing and is."""
+        response = self._response(method, path, body)
+        if response.status_code == 404 and allow_missing:
+            return {}
+        if response.is_error:
+            hint = f" Set {KEY_VARIABLE}." if response.status_code in (401, 403) else ""
+            raise EngineError(
+                f"{self.settings.url}{path} answers {response.status_code}: {response.text[:SHOWN]}.{hint}"
+            )
+        try:
+            return response.json()
+        except ValueError:
+            return {}  # adapters are loaded with a line of text
+
+    def _response(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         """One call, again after a growing pause while the server is busy or cannot be reached."""
         url, retries = self.settings.url, self.settings.max_retries
         again = tenacity.Retrying(
@@ -200,7 +225,9 @@ class ServerEngine:
             reraise=True,
         )
         try:
-            response = again(self._call, method, path, body)
+            return again(self._call, method, path, body)
+        except httpx.HTTPStatusError as error:
+            return error.response
         except httpx.TimeoutException as error:
             raise EngineError(
                 f"{url} did not answer {path} within engine.timeout_s={self.settings.timeout_s:g} s. Finished shards "
@@ -211,19 +238,6 @@ class ServerEngine:
                 f"{url} cannot be reached after {retries + 1} attempts: {error}. Finished shards are kept: start the "
                 "server, and give the same command again."
             ) from error
-        except httpx.HTTPStatusError as error:
-            response = error.response
-        if response.status_code == 404 and allow_missing:
-            return {}
-        if response.is_error:
-            raise EngineError(
-                f"{url}{path} answers {response.status_code}: {response.text[:SHOWN]}."
-                f"{_next_step(path, response.status_code)}"
-            )
-        try:
-            return response.json()
-        except ValueError:
-            return {}  # adapters are loaded with a line of text
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         response = self.client.request(method, path, json=body)
@@ -232,15 +246,13 @@ class ServerEngine:
         return response
 
 
-def _next_step(path: str, status: int) -> str:
-    if status in (401, 403):
-        return f" Set {KEY_VARIABLE}."
-    if path == LOAD_ADAPTER and status == 404:
-        return (
-            " To follow the student in training, a server must load adapters while it runs: vLLM with --enable-lora "
-            "and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1. Or train with engine.name=hf."
-        )
-    return ""
+def _ids_and_log_probs(choice: dict[str, Any]) -> tuple[list[int] | None, list[float]]:
+    """As vLLM gives them, or as llama.cpp does; None for the ids of a server that gives text alone."""
+    given = choice.get("logprobs") or {}
+    rows = given.get("content") or []
+    if choice.get("token_ids") is None and rows and all("id" in row for row in rows):
+        return [row["id"] for row in rows], [row["logprob"] for row in rows]
+    return choice.get("token_ids"), given.get("token_logprobs") or []
 
 
 def _is_worth_retrying(error: BaseException) -> bool:
