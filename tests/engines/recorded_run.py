@@ -14,13 +14,19 @@ from neuron_opsd.engines.base import Engine
 
 
 class Recorded:
-    """An engine that notes what it gave."""
+    """An engine that notes what it gave; from some hand-over on, one that believes it has several GPUs."""
 
     def __init__(self, engine: Engine, file: Path) -> None:
-        self.engine, self.file = engine, file
+        self.engine, self.file, self.num_refreshed = engine, file, 0
 
     def __getattr__(self, name: str):
         return getattr(self.engine, name)
+
+    def refresh(self) -> None:
+        self.num_refreshed += 1
+        if str(self.num_refreshed) == os.environ.get("AS_IF_SEVERAL_GPUS_FROM"):
+            self.engine.settings = self.engine.settings.model_copy(update={"tensor_parallel": 2})
+        self.engine.refresh()
 
     def generate(self, requests, sampling) -> Iterator:
         done = list(self.engine.generate(requests, sampling))
@@ -35,8 +41,6 @@ def main() -> None:
 
     def recorded(*args, student=None, **kwargs):
         engine = plain(*args, student=student, **kwargs)
-        if gpus := os.environ.get("AS_IF_GPUS"):
-            engine.settings = engine.settings.model_copy(update={"tensor_parallel": int(gpus)})
         return engine if student is None else Recorded(engine, file)
 
     workbench.other_engine = recorded

@@ -4,6 +4,7 @@ CI builds the environment (`make venv-vllm`); where it is missing, these tests a
 """
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -59,7 +60,9 @@ IN_PROCESS = ("engine.name=vllm", "engine.max_model_len=1024")
 @pytest.fixture(scope="module")
 def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lora") / "run"
-    done = vllm_runs.run(folder, resolve_model(MODEL.name), *IN_PROCESS, python=PYTHON)
+    done = vllm_runs.run(
+        folder, resolve_model(MODEL.name), *IN_PROCESS, "preflight.num_questions=0", python=PYTHON
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -77,38 +80,52 @@ def test_a_run_trains_on_what_vllm_samples_from_the_adapter_as_it_is(lora_run: P
     assert vllm_runs.distance(trained, second) < 2e-3
 
 
-def test_two_processes_make_the_bytes_of_one(lora_run: Path, tmp_path: Path) -> None:
-    options = ("--until", "rollouts", "--num-processes", "2")
-    folder = tmp_path / "run"
-    done = vllm_runs.run(folder, resolve_model(MODEL.name), *IN_PROCESS, *options, python=PYTHON)
-    assert done.returncode == 0, done.stderr
-    shards = sorted((lora_run / "rollouts").glob("part-*"))
-    assert len(shards) == 2
-    for shard in shards:
-        assert shard.read_bytes() == (folder / "rollouts" / shard.name).read_bytes()
-
-
-@pytest.mark.parametrize("as_if", ["1", "2"], ids=["from memory", "as several GPUs, through files"])
-def test_full_weights_are_handed_over_and_old_keys_and_values_forgotten(tmp_path: Path, as_if: str) -> None:
-    save_tiny(tmp_path / "model")
-    settings = (*IN_PROCESS, "training.method=full", "preflight.num_questions=0", "--until", "train")
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model trained whole, handed over in memory at step 2 and through files at step 3."""
+    folder = tmp_path_factory.mktemp("full") / "run"
+    save_tiny(folder.with_name("model"))
+    settings = (
+        "training.method=full",
+        "training.num_steps=3",
+        "preflight.num_questions=0",
+        "--until",
+        "train",
+    )
     done = vllm_runs.run(
-        tmp_path / "run",
-        str(tmp_path / "model"),
+        folder,
+        str(folder.with_name("model")),
+        *IN_PROCESS,
         *settings,
         python=PYTHON,
         preface=vllm_runs.LONG,
-        as_if=as_if,
+        as_if_several_gpus_from="3",
     )
     assert done.returncode == 0, done.stderr
-    first, second = vllm_runs.steps_of(tmp_path / "run")
-    base, trained = (
-        AutoModelForCausalLM.from_pretrained(folder)
-        for folder in (tmp_path / "model", tmp_path / "run" / "training" / "checkpoint-1")
-    )
-    assert vllm_runs.distance(base, first) < 2e-3
-    assert vllm_runs.distance(base, second) > 0.05
-    assert vllm_runs.distance(trained, second) < 2e-3
+    return folder
+
+
+def test_full_weights_are_handed_over_and_old_keys_and_values_forgotten(full_run: Path) -> None:
+    steps = vllm_runs.steps_of(full_run)
+    folders = [full_run.with_name("model"), *(full_run / "training" / f"checkpoint-{i}" for i in (1, 2))]
+    models = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
+    assert len(steps) == 3
+    for model, samples in zip(models, steps, strict=True):
+        assert vllm_runs.distance(model, samples) < 2e-3
+    for model, samples in zip(models, steps[1:], strict=False):  # one step behind
+        assert vllm_runs.distance(model, samples) > 0.05
+
+
+def test_two_processes_make_the_bytes_of_one(full_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copy(full_run.with_name("questions.jsonl"), tmp_path)
+    options = ("--until", "rollouts", "--num-processes", "2")
+    done = vllm_runs.run(folder, str(full_run.with_name("model")), *IN_PROCESS, *options, python=PYTHON)
+    assert done.returncode == 0, done.stderr
+    shards = sorted((full_run / "rollouts").glob("part-*"))
+    assert len(shards) > 1
+    for shard in shards:
+        assert shard.read_bytes() == (folder / "rollouts" / shard.name).read_bytes()
 
 
 def save_tiny(folder: Path) -> None:

@@ -33,13 +33,12 @@ def server() -> Iterator[Server]:
 
 
 def settings(server: Server, *, timeout_s: int = 60) -> tuple[str, ...]:
-    """A run's, for one completion at a time, so that a shard takes a while."""
+    """A run's."""
     return (
         "engine.name=server",
         f"engine.url={server.url}",
         f"engine.timeout_s={timeout_s}",
         "engine.max_retries=1",
-        "preflight.num_questions=0",
     )
 
 
@@ -94,6 +93,7 @@ def test_a_run_outlives_a_server_that_hangs_and_one_that_is_killed(server: Serve
         "rollouts.num_rollouts=4",
         "rollouts.max_new_tokens=16",
         "training.num_steps=4",
+        "preflight.num_questions=0",
     )
     command = vllm_runs.command_of(
         folder, MODEL.name, *settings(server, timeout_s=8), *small, "--until", "train"

@@ -57,7 +57,7 @@ def run(
     *arguments: str,
     python: Path | str = sys.executable,
     preface: str = "",
-    as_if: str = "",
+    as_if_several_gpus_from: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """`neuron-opsd run` until it ends; what training sampled goes to a file beside the run folder.
 
@@ -67,10 +67,10 @@ def run(
         arguments: Options and settings.
         python: Of the environment to run in.
         preface: Before each question.
-        as_if: For recorded_run.py: engine.tensor_parallel, for what follows from it alone.
+        as_if_several_gpus_from: The hand-over from which on the engine believes so, and uses files.
     """
     command = command_of(folder, model, *arguments, python=python, preface=preface)
-    environment = ENVIRONMENT | {"AS_IF_GPUS": as_if}
+    environment = ENVIRONMENT | {"AS_IF_SEVERAL_GPUS_FROM": as_if_several_gpus_from}
     return subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True)
 
 
