@@ -1,10 +1,13 @@
 """Tokens a second of the rollout engines on the same requests, interleaved.
 
     python benchmarks/generation.py --questions demo/data/film_reviews.questions.jsonl
+    .venv-vllm/bin/python benchmarks/generation.py --engines vllm bare_vllm --model FOLDER --questions FILE
 
 Prompts of at least 150 tokens, 8 samples each, temperature 1, lengths as sampled, at most 256 tokens. `generate` is
 `model.generate` with `num_return_sequences=8`, prompts sorted by length, at every batch size asked for; it is compared
-at its best. Tokens are those of the completions, the end token included. Model loading is not timed; prefill is.
+at its best. `bare_vllm` is the LLM object of our engine, called as its documentation shows: n=8, no seeds, no
+log-probabilities. Each call begins with an empty prefix cache. Tokens are those of the completions, the end token
+included. Model loading and warming up are not timed; prefill is.
 """
 
 # ruff: noqa: T201
@@ -12,17 +15,19 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from neuron_opsd.config import ModelSettings
+from neuron_opsd.config import EngineSettings, ModelSettings
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine, pad_left
+from neuron_opsd.engines.vllm import VLLMEngine
 from neuron_opsd.model.chat import ChatEncoder
-from neuron_opsd.model.load import end_token_ids, load_model
+from neuron_opsd.model.load import configured_end_ids, end_token_ids, load_model, load_tokenizer
 
 MIN_PROMPT_TOKENS = 150
 ASKED = "Think step by step, then answer.\n\n"
@@ -32,7 +37,10 @@ def main() -> None:
     """Time every engine at every batch size, round by round."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=Path, required=True, help="JSONL with a `question` field")
-    parser.add_argument("--model", default="embedded:smollm2-135m")
+    parser.add_argument("--model", default="embedded:smollm2-135m", help="a folder in vLLM's environment")
+    parser.add_argument(
+        "--engines", nargs="+", choices=("generate", "hf", "vllm", "bare_vllm"), default=["generate", "hf"]
+    )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--num-questions", type=int, default=12)
@@ -43,18 +51,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model, tokenizer = load_model(
-        ModelSettings(name=arguments.model, dtype=arguments.dtype, device=arguments.device)
-    )
+    settings = ModelSettings(name=arguments.model, dtype=arguments.dtype, device=arguments.device)
+    tokenizer = load_tokenizer(settings)
     requests = read_requests(arguments, tokenizer)
     sampling = Sampling(temperature=1.0, max_new_tokens=arguments.max_new_tokens)
     lengths = [len(request.prompt_ids) for request in requests]
     print(
         f"{len(requests)} prompts of {min(lengths)} to {max(lengths)} tokens, {arguments.num_samples} samples each"
     )
-    runs = dict(_runs(model, tokenizer, requests, sampling, arguments.batch_sizes))
+    runs: dict[str, Callable[[], int]] = {}
+    if {"generate", "hf"} & set(arguments.engines):
+        runs |= _transformers_runs(settings, requests, sampling, arguments)
+    if {"vllm", "bare_vllm"} & set(arguments.engines):
+        runs |= _vllm_runs(settings, tokenizer, requests, sampling)
+    compare(
+        {name: run for name, run in runs.items() if name.split()[0] in arguments.engines}, arguments.rounds
+    )
+
+
+def compare(runs: dict[str, Callable[[], int]], num_rounds: int) -> None:
+    """Run all in turn, and print each one's median beside the best of those that are not ours."""
     speeds: dict[str, list[float]] = {name: [] for name in runs}
-    for i in range(arguments.rounds):
+    for i in range(num_rounds):
         for name, run in runs.items():
             start = time.perf_counter()
             num_tokens = run()
@@ -63,10 +81,15 @@ def main() -> None:
             print(
                 f"round {i + 1}, {name}: {num_tokens:,} tokens, {seconds:.1f} s, {speeds[name][-1]:.0f} tokens/s"
             )
-    best = max((name for name in runs if name.startswith("generate")), key=lambda name: median(speeds[name]))
     for name, found in speeds.items():
-        ratio = median(a / b for a, b in zip(found, speeds[best], strict=True))
-        print(f"{name}: {median(found):.0f} tokens/s, {ratio:.2f} times {best}")
+        print(f"{name}: {median(found):.0f} tokens/s")
+        for kind in ("generate", "bare_vllm"):
+            best = max(
+                (n for n in runs if n.split()[0] == kind), key=lambda n: median(speeds[n]), default=name
+            )
+            if best != name:
+                ratio = median(a / b for a, b in zip(found, speeds[best], strict=True))
+                print(f"    {ratio:.2f} times {best}, round by round")
 
 
 def read_requests(arguments: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
@@ -84,16 +107,41 @@ def read_requests(arguments: argparse.Namespace, tokenizer: PreTrainedTokenizerB
     return requests[: arguments.num_questions]
 
 
-def _runs(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[Request],
-    sampling: Sampling,
-    batch_sizes: Sequence[int],
+def _transformers_runs(
+    settings: ModelSettings, requests: Sequence[Request], sampling: Sampling, arguments: argparse.Namespace
 ) -> Iterator[tuple[str, Callable[[], int]]]:
-    for size in batch_sizes:
+    model, tokenizer = load_model(settings)
+    for size in arguments.batch_sizes:
         yield f"generate {size}", lambda size=size: _plain(model, tokenizer, requests, sampling, size)
         yield f"hf {size}", lambda size=size: _engine(model, tokenizer, requests, sampling, size)
+
+
+def _vllm_runs(
+    settings: ModelSettings, tokenizer, requests: Sequence[Request], sampling: Sampling
+) -> Iterator[tuple[str, Callable[[], int]]]:
+    end_ids = sorted(configured_end_ids(settings, tokenizer))
+    room = max(len(request.prompt_ids) for request in requests) + sampling.max_new_tokens
+    engine = VLLMEngine(EngineSettings(name="vllm", max_model_len=room), settings, end_ids)
+
+    def ours() -> int:
+        engine.llm.reset_prefix_cache()
+        return sum(len(c.token_ids) for _, group in engine.generate(requests, sampling) for c in group)
+
+    def bare() -> int:
+        engine.llm.reset_prefix_cache()
+        params = engine.vllm.SamplingParams(
+            n=len(requests[0].seeds),
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=end_ids,
+        )
+        prompts = [engine.vllm.TokensPrompt(prompt_token_ids=list(r.prompt_ids)) for r in requests]
+        outputs = engine.llm.generate(prompts, params, use_tqdm=False)
+        return sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
+
+    next(iter(engine.generate(requests[:1], replace(sampling, max_new_tokens=2))))  # the first call warms up
+    yield "vllm", ours
+    yield "bare_vllm", bare
 
 
 def _engine(model, tokenizer, requests: Sequence[Request], sampling: Sampling, batch_size: int) -> int:
