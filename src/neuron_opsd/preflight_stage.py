@@ -89,13 +89,13 @@ def _look_ahead(
         [completion.token_ids for completion in student[::step]],
         chunk_tokens=config.training.loss_chunk_tokens,
     )
-    items = []
+    items, encoders = [], (bench.encoder(), bench.encoder(teacher=True))
     for start, sums in zip(range(0, len(pairs), step), scores, strict=True):
         own = slice(start, start + step)
         question = bench.questions_by_id[pairs[start].question_id]
         items.append(
             make_preflight_item(
-                question, pairs[own], student[own], teacher[own], sums, bench.encoder(),
+                question, pairs[own], student[own], teacher[own], sums, encoders,
                 answer_format=config.prompts.answer_format,
             )
         )  # fmt: skip

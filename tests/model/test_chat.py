@@ -1,5 +1,7 @@
 """One door from messages to token ids: nothing is lost, nothing breaks out of its turn."""
 
+import re
+
 import pytest
 from tokenizers import AddedToken
 
@@ -8,6 +10,7 @@ from neuron_opsd.errors import ModelError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.records import Demonstration, Question
 from neuron_opsd.text.prompts import student_messages, teacher_messages
+from neuron_opsd.text.thinking import MARKS, strip_thinking
 
 AWKWARD = {
     "braces": "What is {x} in f'{{x}}' and {{ messages }}, {% raw %} or %s?",
@@ -126,3 +129,29 @@ def test_turn_tokens_are_held_even_where_the_vocabulary_calls_them_ordinary(spel
     ids = encoder.encode(user(f"a {spelling} b"))
     assert 259 not in ids
     assert spelling in encoder.decode(ids)
+
+
+@pytest.mark.parametrize(("opening", "closing"), MARKS, ids=[opening for opening, _ in MARKS])
+@pytest.mark.parametrize("is_special", [True, False])
+def test_a_reply_keeps_the_marks_of_its_thinking(opening, closing, is_special):
+    """Whatever a family's tokenizer calls special; the end of the turn is left out as always."""
+    tokenizer = build_tiny_tokenizer()
+    names = {name for mark in (opening, closing) for name in re.findall(r"<[^<>]*>|\[[^]]*\]", mark)}
+    tokenizer.add_tokens([AddedToken(name, special=is_special, normalized=False) for name in sorted(names)])
+    reply = f"{opening}Is it A?{closing}It is B."
+    ids = tokenizer(reply + "<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert ChatEncoder(tokenizer).decode_reply(ids) == reply
+    assert strip_thinking(ChatEncoder(tokenizer).decode_reply(ids)) == "It is B."
+
+
+def test_thinking_that_the_template_opens_and_the_limit_cuts_is_no_answer():
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.chat_template = CHATML + "{% if not quick %}<think>\n{% else %}<think>\n\n</think>\n{% endif %}"
+    ids = tokenizer("The answer is A, but", add_special_tokens=False)["input_ids"]
+    encoder = ChatEncoder(tokenizer)
+    assert encoder.decode_reply(ids) == "<think>The answer is A, but"
+    assert strip_thinking(encoder.decode_reply(ids)) == ""
+    ended = tokenizer("Hm.</think>\nB", add_special_tokens=False)["input_ids"]
+    assert strip_thinking(encoder.decode_reply(ended)) == "B"
+    quick = ChatEncoder(tokenizer, template_args={"quick": True})
+    assert quick.decode_reply(ids) == "The answer is A, but"

@@ -80,7 +80,7 @@ def test_answers_are_mapped_back_to_the_original_order(tiny_model, tiny_tokenize
         [reply("A"), reply("A")],
         [reply("B."), reply("no idea")],
         (1.0, 2.0, 3.0),
-        encoder,
+        (encoder, encoder),
         answer_format="letter",
     )
     assert item.student_answers == ("A", "B")  # the second sample saw blue first

@@ -8,7 +8,6 @@ from neuron_opsd.text.answers import (
     extract_answer,
     majority_answer,
     normalise_answer,
-    strip_thinking,
 )
 
 CITIES = ("Paris", "London", "New York", "York")
@@ -144,20 +143,6 @@ def test_normalised(text, expected):
 def test_matching(first, second, expected):
     assert answers_match(first, second) is expected
     assert answers_match(second, first) is expected
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        ("<think>x</think>\n\nB", "B"),
-        ("x</think>B", "B"),
-        ("<think>cut", ""),
-        ("B", "B"),
-        ("<think>a</think>b<think>c</think>d", "bd"),
-    ],
-)
-def test_thinking_is_stripped(reply, expected):
-    assert strip_thinking(reply) == expected
 
 
 def test_majority_and_ties():

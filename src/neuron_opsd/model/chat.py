@@ -7,6 +7,8 @@ end a turn or open another one.
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import groupby
 from typing import Any, cast
 
 from jinja2 import TemplateError
@@ -14,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.errors import ModelError
 from neuron_opsd.text.prompts import Message
+from neuron_opsd.text.thinking import is_part_of_a_mark, opened_by
 
 # Marks the places of special-token text inside a message; private-use characters that no sane text holds.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -30,6 +33,9 @@ class ChatEncoder:
         self.tokenizer = tokenizer
         self.template_args = dict(template_args or {})
         added = tokenizer.added_tokens_decoder.values()
+        self._marks = {
+            i for i, t in tokenizer.added_tokens_decoder.items() if t.special and is_part_of_a_mark(t.content)
+        }
         tokens = sorted(
             (t.content for t in added if t.special or _TURN.fullmatch(t.content)), key=len, reverse=True
         )
@@ -60,8 +66,15 @@ class ChatEncoder:
         return self._decode(ids, skip_special_tokens=False)
 
     def decode_reply(self, ids: Sequence[int]) -> str:
-        """The reply as a person reads it, without special tokens."""
-        return self._decode(ids, skip_special_tokens=True).strip()
+        """The reply as a person reads it: without special tokens, but with the marks around its thinking."""
+        runs = groupby(ids, key=self._marks.__contains__)
+        pieces = [self._decode(list(run), skip_special_tokens=not is_mark) for is_mark, run in runs]
+        return (self._opened + "".join(pieces)).strip()
+
+    @cached_property
+    def _opened(self) -> str:
+        """The opening mark of thinking that the template itself writes before every reply, or nothing."""
+        return opened_by(self._render([{"role": "user", "content": _OPEN}]).rpartition(_OPEN)[2])
 
     def _decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         text = self.tokenizer.decode(

@@ -34,12 +34,12 @@ from neuron_opsd.neurons.sets import (
     resolve_sizes,
 )
 from neuron_opsd.records import NeuronSets, Rollout
+from neuron_opsd.text.thinking import answer_offset
 
 BATCHES_SORTED_TOGETHER = 16  # rollouts held back so that like lengths can share a batch
 MAX_BATCH_TOKENS = 16_384  # padded tokens of a batch: longer completions go in smaller batches
 PIECE_TOKENS = 1_024  # tokens of one forward pass over the cache, about
 MAX_PIECE_CHUNKS = 8  # chunks whose entries are held at once
-END_OF_THINKING = "</think>"
 
 
 def capture_neurons(
@@ -104,16 +104,10 @@ def _split(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, settings: Neuro
 
 
 def answer_start(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[int]) -> int:
-    """Index of the first token after the last `</think>`; 0 where there is none."""
-    marker = tokenizer.get_vocab().get(END_OF_THINKING)
-    if marker is not None and marker in completion_ids:
-        return len(completion_ids) - tuple(reversed(completion_ids)).index(marker)
-    pieces = [
-        str(tokenizer.decode([token])) for token in completion_ids
-    ]  # the marker may span several tokens
-    end = "".join(pieces).rfind(END_OF_THINKING)
-    position, index = 0, 0
-    while end >= 0 and position < end + len(END_OF_THINKING):
+    """Index of the first token after the last mark that closes thinking; 0 where there is none."""
+    pieces = [str(tokenizer.decode([token])) for token in completion_ids]  # a mark may span several tokens
+    position, index, offset = 0, 0, answer_offset("".join(pieces))
+    while position < offset:
         position += len(pieces[index])
         index += 1
     return index

@@ -14,8 +14,8 @@ from typing import Any
 from neuron_opsd.records import Demonstration, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report.blocks import Browser
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.text.answers import strip_thinking
 from neuron_opsd.text.prompts import question_text
+from neuron_opsd.text.thinking import strip_thinking
 
 Row = dict[str, Any]
 MAX_PACKED = 8_000_000  # bytes, so that the page stays under 10 MB

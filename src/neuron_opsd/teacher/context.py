@@ -13,8 +13,8 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Demonstration, Question, Rollout, TeacherContext
-from neuron_opsd.text.answers import strip_thinking
 from neuron_opsd.text.prompts import Message, student_messages, teacher_messages
+from neuron_opsd.text.thinking import strip_thinking
 
 Neighbours = Mapping[
     str, Sequence[tuple[str, float]]

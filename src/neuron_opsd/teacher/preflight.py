@@ -85,12 +85,13 @@ def make_item(
     student: Sequence[Completion],
     teacher: Sequence[Completion],
     sums: tuple[float, float, float],
-    encoder: ChatEncoder,
+    encoders: tuple[ChatEncoder, ChatEncoder],
     *,
     answer_format: str,
 ) -> PreflightItem:
     """The record of one question: `pairs` and both roles' completions are its samples, `sums` the first one's."""
-    replies = [[encoder.decode_reply(c.token_ids) for c in completions] for completions in (student, teacher)]
+    roles = zip(encoders, (student, teacher), strict=True)
+    replies = [[encoder.decode_reply(c.token_ids) for c in completions] for encoder, completions in roles]
     answers = [
         tuple(
             map_answer_back(

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from neuron_opsd.text.thinking import strip_thinking
+
 LETTERS = string.ascii_uppercase
 
 # What a model writes before the answer it settles on; the LAST such place wins, since reasoning may name others first.
@@ -20,7 +22,6 @@ _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _LEADING_LETTER = re.compile(r"^[\(\[*_\s\"']*([A-Z])(?:[\)\]*_\"']*(?:[.:,)]|\s*$|\s*\n)|\s+-\s)")
 _CUED_TEXT = re.compile(rf"(?i:{_CUE})(.+)")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
-_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,6 @@ class Vote:
     def share(self) -> float:
         """Votes / total, in [0, 1]; 0 for an empty group."""
         return self.votes / self.total if self.total else 0.0
-
-
-def strip_thinking(reply: str) -> str:
-    """The reply without its reasoning block; a block that was cut before it closed leaves nothing."""
-    reply = _THINKING.sub("", reply)
-    if "</think>" in reply:  # some templates open the block in the prompt
-        return reply.rsplit("</think>", 1)[1].lstrip()
-    return "" if reply.lstrip().startswith("<think>") else reply
 
 
 def extract_answer(reply: str, *, choices: Sequence[str], answer_format: str = "reasoned") -> str | None:

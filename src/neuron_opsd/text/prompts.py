@@ -7,7 +7,8 @@ question. Nothing here formats with templates of braces, so no question text can
 from collections.abc import Iterable, Sequence
 
 from neuron_opsd.records import Demonstration, Question
-from neuron_opsd.text.answers import LETTERS, strip_thinking
+from neuron_opsd.text.answers import LETTERS
+from neuron_opsd.text.thinking import strip_thinking
 
 Message = dict[str, str]
 

@@ -1,0 +1,52 @@
+"""Where a model's thinking ends and its answer begins, by the marks of the model families. No model, no torch.
+
+Marks are text here. Where a tokenizer has them as special tokens, `model/chat.py` keeps them when it decodes a reply,
+and writes the opening mark that a chat template has put into the prompt.
+"""
+
+# Opening and closing mark, as they are decoded with special tokens shown.
+MARKS = (
+    ("<think>", "</think>"),  # Qwen, DeepSeek, GLM, SmolLM, OLMo, Nemotron, Phi
+    ("[THINK]", "[/THINK]"),  # Mistral
+    ("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command
+    ("<|channel>", "<channel|>"),  # Gemma 4
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
+)
+
+
+def strip_thinking(reply: str) -> str:
+    """The reply without its thinking; a block that was cut before it closed leaves nothing."""
+    for opening, closing in MARKS:
+        reply = _without_blocks(reply, opening, closing)
+        if closing in reply:  # opened in the prompt
+            reply = reply.rsplit(closing, 1)[1].lstrip()
+        if reply.lstrip().startswith(opening):
+            return ""
+    return reply
+
+
+def _without_blocks(reply: str, opening: str, closing: str) -> str:
+    """In one pass: a model that repeats its mark thousands of times is no rarity."""
+    kept = ""
+    while (start := reply.find(opening)) >= 0 and (end := reply.find(closing, start)) >= 0:
+        kept += reply[:start]
+        reply = reply[end + len(closing) :].lstrip()
+    return kept + reply
+
+
+def answer_offset(text: str) -> int:
+    """The character after the last closing mark; 0 where there is none."""
+    ends = [(text.rfind(closing), len(closing)) for _, closing in MARKS]
+    return max((start + length for start, length in ends if start >= 0), default=0)
+
+
+def opened_by(prompt_end: str) -> str:
+    """The mark of a block that the end of a prompt opens and leaves open; empty where there is none."""
+    left_open = (o for o, c in MARKS if prompt_end.rfind(o) > prompt_end.rfind(c))
+    return next(left_open, "")
+
+
+def is_part_of_a_mark(token: str) -> bool:
+    """Whether a special token belongs to the marks, alone or with others."""
+    return any(token in mark for marks in MARKS for mark in marks)
