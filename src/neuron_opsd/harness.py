@@ -24,20 +24,21 @@ from neuron_opsd.evaluation.evaluate import gold_answers
 from neuron_opsd.files import JsonDict, write_text
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.records import Question
+from neuron_opsd.report_stage import make_report
 from neuron_opsd.stage_folder import fingerprint_of, safe_name
 from neuron_opsd.stage_graph import ROLES
 from neuron_opsd.text.answers import LETTERS
-from neuron_opsd.workbench import Workbench
+from neuron_opsd.workbench import HARNESS_RESULTS, Workbench
 
 logger = logging.getLogger(__name__)
 
-FOLDER, RESULTS = "harness", "harness/results.json"
+FOLDER = "harness"
 
 
 def run_harness(
     bench: Workbench, *, tasks: Path | None = None, known: dict[str, JsonDict] | None = None
 ) -> JsonDict:
-    """Score both models of a finished run; what is there, of the same model and tasks, is kept.
+    """Score both models of a finished run, and write its report; what is there of the same model and tasks is kept.
 
     Args:
         bench: The run.
@@ -55,7 +56,7 @@ def run_harness(
     _check(bench, tasks)
     folder = tasks or write_tasks(bench, bench.folder.path / FOLDER / "tasks")
     known = {} if known is None else known
-    saved = bench.folder.read_json(RESULTS) or {}
+    saved = bench.folder.read_json(HARNESS_RESULTS) or {}
     known |= {saved[role]["fingerprint"]: saved[role] for role in ROLES if role in saved}
     version = importlib.metadata.version("lm-eval")
     results: JsonDict = {"lm_eval": version}
@@ -66,7 +67,8 @@ def run_harness(
             logger.info("harness: the %s model on the tasks of %s", role, folder)
             known[mark] = {"fingerprint": mark, "tasks": _scores(bench, name, folder)}
         results[role] = known[mark]
-    bench.folder.write_json(RESULTS, results)
+        bench.folder.write_json(HARNESS_RESULTS, results)
+    make_report(bench)
     return results
 
 

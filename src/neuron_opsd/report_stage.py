@@ -6,7 +6,7 @@ from typing import Any
 from neuron_opsd.files import read_json_lines
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report import ReportInputs, model_card, write_report
-from neuron_opsd.workbench import Workbench
+from neuron_opsd.workbench import HARNESS_RESULTS, Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if contexts else [],
         training_summary=folder.stage("training").summary() if bench.is_current("training") else None,
         results=folder.read_json("evaluation/results.json"),
+        harness=folder.read_json(HARNESS_RESULTS),
         timings=folder.timings(),
         preflight=_preflight_of(bench),
         prompts_example=bench.show(contexts[0].question_id) if contexts else None,

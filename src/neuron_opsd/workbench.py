@@ -41,6 +41,8 @@ from neuron_opsd.stage_folder import StageFolder
 
 logger = logging.getLogger(__name__)
 
+HARNESS_RESULTS = "harness/results.json"  # of `neuron-opsd harness`
+
 
 @dataclass(slots=True)
 class StageRun:
@@ -73,7 +75,8 @@ class Workbench(RunPrompts):
         if run.is_needed and processes.is_main():
             self.folder.write_json("environment.json", describe_environment())
             if outdates_results:  # results of before are no longer this run's; evaluation writes them again
-                (self.folder.path / "evaluation" / "results.json").unlink(missing_ok=True)
+                for results in ("evaluation/results.json", HARNESS_RESULTS):
+                    (self.folder.path / results).unlink(missing_ok=True)
         is_taken = processes.from_main(
             run.is_needed and processes.is_main() and self.cache.take(stage, inputs)
         )

@@ -194,6 +194,16 @@ def test_lmsi_learns_the_majority_and_nothing_else_of_shuffled_texts(tmp_path: P
     assert (after - before)[range(4), places].mean() < gain - 0.2
 
 
+def test_the_upper_bound_learns_what_gives_the_gold_answer_and_nothing_of_other_questions() -> None:
+    own = rollouts(build_tiny_model())
+    gold = {"tea": own[0].answer, "oak": "D"}
+    texts = agreeing_texts(own, settings(), gold=gold)
+    assert texts == [(r.prompt_ids, r.completion_ids) for r in own if gold.get(r.question_id) == r.answer]
+    assert 1 <= len(texts) < len(own)
+    with pytest.raises(DataError, match="gold answer"):
+        agreeing_texts(own, settings(), gold={"sun": "E"})
+
+
 def test_lmsi_leaves_out_what_was_cut_and_refuses_to_learn_from_nothing() -> None:
     cut = [replace(rollout, finish_reason="length") for rollout in rollouts(build_tiny_model())]
     assert agreeing_texts(cut, settings())

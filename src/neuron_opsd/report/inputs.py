@@ -46,6 +46,7 @@ class ReportInputs:
     contexts_summary: Mapping[str, Any] = field(default_factory=dict)  # their own figures
     training_metrics: Sequence[Mapping[str, Any]] = ()  # rows with `step` and whatever was measured
     results: Mapping[str, Any] | None = None  # of `evaluation.benchmark.compare`
+    harness: Mapping[str, Any] | None = None  # {"lm_eval": version, role: {"tasks": {task: {metric: value}}}}
     timings: Sequence[Mapping[str, Any]] = ()  # rows: stage, seconds, num_items, ...
     preflight: Mapping[str, Any] | None = None
     training_summary: Mapping[str, Any] | None = None

@@ -31,7 +31,7 @@ def results_section(inputs: ReportInputs) -> list[Block]:
     drawn = [_difference_figure(results, name) for name in ("avg", "ece", "vote_share", "completion_tokens")]
     has_gold = all(block["num_with_gold"] for _, block in tables.domain_blocks(results))
     blocks.append(Figures([figure for figure in drawn if figure][: 2 if has_gold else 4]))
-    blocks += general_tables(results)
+    blocks += general_tables(results) + present(_harness_table(inputs.harness))
     blocks += present(tables.changes_table(results), tables.distribution_table(results))
     if results.get("num_not_scored"):
         blocks.append(
@@ -57,6 +57,25 @@ def general_tables(results: Mapping[str, Any]) -> list[Table]:
         note = "0 means an unchanged model. In brackets: the 95% interval over questions."
         blocks.append(Table("How far the trained model moved from the base", ["What", "Value"], rows, note))
     return blocks
+
+
+def _harness_table(harness: Mapping[str, Any] | None) -> Table | None:
+    """What lm-evaluation-harness found, where it was run."""
+    if not harness:
+        return None
+    tasks = {role: harness[role]["tasks"] for role in ("base", "trained") if role in harness}
+    rows = [
+        [
+            f"{task}, {metric}",
+            f"{scores['num_questions']:,}",
+            *(f"{tasks[role][task][metric]:.3f}" for role in tasks),
+        ]
+        for task, scores in tasks["base"].items()
+        for metric in scores
+        if metric != "num_questions"
+    ]
+    note = f"Version {harness['lm_eval']}, with wording and scoring of its own; no intervals."
+    return Table("lm-evaluation-harness", ["Task", "Questions", *tasks], rows, note)
 
 
 def _difference_figure(results: Mapping[str, Any], name: str) -> Figure | None:
