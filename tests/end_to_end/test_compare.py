@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from end_to_end.fork_run import ForkedRun
 from end_to_end.test_pipeline import run
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.comparison.run import describe_cells
+from neuron_opsd.run_folder import RunFolder
 
 ALONE = ("--recipe", "random_context", "--seed", "0", "--steps", "1")
 
@@ -155,8 +157,13 @@ def test_equal_tokens(line: list[str], tmp_path: Path, monkeypatch: pytest.Monke
 
     before, cell = tables(folder), folder / "cells" / "random_context" / "other" / "seed-0"
     weights = (cell / "model" / "model.safetensors").read_bytes()
-    for file in ("training/manifest.json", "model/model.safetensors", "cell.json"):
-        (cell / file).unlink()  # as if killed after the last step, before the model was published
+    training = RunFolder(cell).stage("training")
+    training.begin(
+        (training.manifest() or {})["inputs"]
+    )  # as if killed after the last step, not yet published
+    shutil.rmtree(cell / "model")
+    (cell / "cell.json").unlink()
+    assert list((cell / "training").glob("checkpoint-*"))
     assert run(["compare", str(folder)], monkeypatch) == 0
     assert (cell / "model" / "model.safetensors").read_bytes() == weights
     assert tables(folder) == before
