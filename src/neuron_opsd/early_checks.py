@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuron_opsd.config import USES_GOLD, Config
+from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.ffn import check_architecture
@@ -39,7 +40,7 @@ def check_early(config: Config) -> list[Question]:
     tokenizer = load_tokenizer(config.model)
     encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
     check_retrieval(config, questions)
-    if config.training.objective not in ("distillation", "none") and importlib.util.find_spec("trl") is None:
+    if config.training.objective in BY_TRL and importlib.util.find_spec("trl") is None:
         raise ConfigError(
             f"training.objective is {config.training.objective}, which needs TRL. Install it with "
             "pip install neuron-opsd[baselines]."

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from neuron_opsd import processes
+from neuron_opsd.baselines.opsa import UnlikelyTokenTrainer
 from neuron_opsd.baselines.train import train_rival
+from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.demonstrations import (
     demonstrating_replies,
     find_neighbours,
@@ -38,6 +40,7 @@ from neuron_opsd.stage_folder import add_only_shard
 from neuron_opsd.stage_graph import stages_of
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.training.estimate import describe_memory
+from neuron_opsd.training.opsd_trainer import OpsdTrainer
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.token_budget import tokens_left
 from neuron_opsd.training.train import Trained, publish, train
@@ -148,10 +151,8 @@ def make_trained_model(bench: Workbench) -> None:
         processes.wait_for_all()
         with track("train", total=steps, unit="steps") as progress:
             callbacks = [bench.progress_callback(progress, tells_rest=budget is None)]
-            if config.training.objective == "distillation":
-                trained, tokenizer = _distil(bench, stage.path, steps, callbacks, token_budget=budget)
-            else:
-                trained, tokenizer = train_rival(bench, stage.path, steps, callbacks, token_budget=budget)
+            train_by = train_rival if config.training.objective in BY_TRL else _train
+            trained, tokenizer = train_by(bench, stage.path, steps, callbacks, token_budget=budget)
         if not processes.is_main():
             return
         publish(
@@ -180,7 +181,7 @@ def _num_tokens_before(bench: Workbench) -> int:
     return sum(bench.folder.stage(name).summary()["num_completion_tokens"] for name in sampled)
 
 
-def _distil(
+def _train(
     bench: Workbench,
     folder: Path,
     steps: int,
@@ -192,6 +193,8 @@ def _distil(
     items = bench.training_items(steps * settings.completions_per_step())
     if processes.is_main():
         logger.info("train: %s", describe_memory(bench.config, *bench.longest_prompts()))
+    is_taught = settings.objective == "distillation"
+    is_by_group = is_taught and bench.config.contexts.retrieval == "own_group"
     model, tokenizer = bench.take_base_model()
     trained = train(
         model,
@@ -201,9 +204,10 @@ def _distil(
         folder=folder,
         num_steps=steps,
         seed=bench.config.seed,
+        trainer_type=OpsdTrainer if is_taught else UnlikelyTokenTrainer,
         token_budget=token_budget,
         read_answer=bench.read_answer,
-        group_prompt=bench.group_prompt if bench.config.contexts.retrieval == "own_group" else None,
+        group_prompt=bench.group_prompt if is_by_group else None,
         callbacks=callbacks,
         on_first_batch=bench.log_first_item,
     )

@@ -25,15 +25,14 @@ class RunPrompts(RunMaterials):
     def training_items(self, num_items: int) -> LazyItems:
         """The schedule, a place for each completion: both prompts, the choices in the same order for both roles."""
         num_rollouts = self.config.training.num_rollouts
-        is_own_group = (
-            self.config.contexts.retrieval == "own_group"
-        )  # its contexts are made once it is sampled
+        # Where there are none yet, the teacher reads none, or what training itself makes.
+        has_contexts = "contexts" in self.inputs.made
         order = question_order(self.training_ids(), num_items // num_rollouts, seed=self.config.seed)
 
         @lru_cache(maxsize=64)  # the completions of one question follow one another
         def prompts(group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
             choices = self.training_choices(order[group], group)
-            student, teacher = self.both_messages(order[group], choices, () if is_own_group else None)
+            student, teacher = self.both_messages(order[group], choices, None if has_contexts else ())
             return tuple(self.encoder().encode(student)), tuple(self.encoder(teacher=True).encode(teacher))
 
         def make_item(index: int) -> TrainingItem:
@@ -59,16 +58,16 @@ class RunPrompts(RunMaterials):
 
     def longest_prompts(self) -> tuple[int, int]:
         """Tokens of the selection's longest student prompt, and of its longest teacher prompt."""
-        if self.config.contexts.retrieval == "own_group":
-            return self._longest_own_prompts()
+        if "contexts" not in self.inputs.made:
+            return self._longest_without_contexts()
         contexts = [self.context(question_id) for question_id in self.training_ids()]
         return (
             max(context.num_student_prompt_tokens for context in contexts),
             max(context.num_teacher_prompt_tokens for context in contexts),
         )
 
-    def _longest_own_prompts(self) -> tuple[int, int]:
-        """The teacher reads a question twice, and an answer to it."""
+    def _longest_without_contexts(self) -> tuple[int, int]:
+        """The teacher reads the question too; where it reads an answer of the group, the question twice."""
         choices = {
             name: tuple(range(len(self.questions_by_id[name].choices))) for name in self.training_ids()
         }
@@ -76,6 +75,8 @@ class RunPrompts(RunMaterials):
             len(self.encoder().encode(self.both_messages(name, order, ())[0]))
             for name, order in choices.items()
         )
+        if self.config.contexts.retrieval != "own_group" or self.config.training.objective != "distillation":
+            return longest, longest
         whole = 2 * longest + self.config.training.max_new_tokens
         return longest, min(whole, self.context_settings().max_prompt_tokens)
 

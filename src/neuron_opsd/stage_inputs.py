@@ -231,7 +231,8 @@ class StageInputs:
 
     def _training(self) -> JsonDict:
         settings = self.config.training
-        named = settings.model_dump(mode="json", exclude={"save_steps", "loss_chunk_tokens"})
+        unread = set() if settings.objective == "unlikely_tokens" else {"unlikely_fraction"}
+        named = settings.model_dump(mode="json", exclude={"save_steps", "loss_chunk_tokens", *unread})
         if "contexts" in self.made:
             return {"training": named, **self._both_roles()}
         pool = [question for question in self.questions if question.split == "train"]

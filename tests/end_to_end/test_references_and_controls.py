@@ -200,7 +200,9 @@ def test_the_upper_bound_learns_gold_answers_of_the_pool_and_says_so(
         assert "needs the pool's gold answers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["lmsi", "ttrl", pytest.param("intuitor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "recipe", ["lmsi", "ttrl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("intuitor", "opsa"))]
+)
 def test_a_rival_trains_from_questions_to_a_model_and_says_what_it_is(
     made, recipe: str, tmp_path: Path
 ) -> None:

@@ -46,17 +46,26 @@ class GuardRailSettings(Section):
     )
 
 
+Objective = Literal[
+    "distillation", "majority_sft", "majority_reward", "self_certainty", "unlikely_tokens", "gold_sft", "none"
+]
+BY_TRL: tuple[Objective, ...] = ("majority_sft", "majority_reward", "self_certainty", "gold_sft")
+
+
 class TrainingSettings(Section):
     """On-policy distillation (docs/method.md, section 6)."""
 
-    objective: Literal[
-        "distillation", "majority_sft", "majority_reward", "self_certainty", "gold_sft", "none"
-    ] = Field(
+    objective: Objective = Field(
         default="distillation",
         description="What training does: the method's distillation [N]; fine-tuning on rollouts that agree with the "
         "majority [2210.11610]; GRPO rewarded for the majority answer [2504.16084] or for self-certainty [2505.19590] "
-        "(all three need neuron-opsd[baselines]); an upper bound that USES GOLD ANSWERS, fine-tuning on rollouts that "
-        "agree with them; or nothing: the second model is the base.",
+        "(all three need neuron-opsd[baselines]); making the least likely tokens less likely [2608.31046]; an upper "
+        "bound that USES GOLD ANSWERS, fine-tuning on rollouts that agree with them; or nothing: the second model is "
+        "the base.",
+    )
+    unlikely_fraction: Fraction = Field(
+        default=0.2,
+        description="For objective=unlikely_tokens: share of each completion's tokens that carry loss. [2608.31046]",
     )
     kl_weight: float = Field(
         default=0.0, ge=0, description="Of the KL from the initial model, in GRPO; 0.005 in 2505.19590."

@@ -98,6 +98,7 @@ def sum_in_chunks(
     loss: TokenLoss,
     tokens: Int[Tensor, " tokens"],
     chunk_tokens: int,
+    weights: Float[Tensor, " tokens"] | None = None,
     sampled_log_probs: Float[Tensor, " tokens"] | None = None,
     max_importance_ratio: float = 1.0,
     head: Sequence[Tensor] = (),
@@ -116,6 +117,7 @@ def sum_in_chunks(
         loss: From `token_loss`.
         tokens: The sampled token at each place.
         chunk_tokens: Changes memory, not the result.
+        weights: Of each token's loss; 1 where there are none.
         sampled_log_probs: The sampler's log-probabilities of `tokens`, where the rollouts are stale.
         max_importance_ratio: Cap of the correction for stale rollouts.
         head: The tensors inside `student_logits`; those that require a gradient get one.
@@ -124,7 +126,9 @@ def sum_in_chunks(
         The sum, and without gradient the sums of MEASURED.
     """
 
-    def one_chunk(student: Tensor, teacher: Tensor, ids: Tensor, sampled: Tensor | None = None):
+    def one_chunk(
+        student: Tensor, teacher: Tensor, ids: Tensor, weight: Tensor, sampled: Tensor | None = None
+    ):
         # float32, or the wider type of the logits where they have one
         student_log_probs = torch.log_softmax(student_logits(student), dim=-1)
         with torch.no_grad():
@@ -136,9 +140,10 @@ def sum_in_chunks(
         with torch.no_grad():
             entropies = (entropy(student_log_probs), entropy(teacher_log_probs))
             measured = (values.divergence, *entropies, values.captured, ratio)
-        return (values.loss * ratio).sum(), torch.stack([value.sum() for value in measured]).detach()
+        return (values.loss * ratio * weight).sum(), torch.stack([value.sum() for value in measured]).detach()
 
-    rows = [student_hidden, teacher_hidden, tokens]
+    ones = torch.ones_like(tokens, dtype=torch.float32)
+    rows = [student_hidden, teacher_hidden, tokens, ones if weights is None else weights]
     rows += [] if sampled_log_probs is None else [sampled_log_probs]
     trained = [tensor for tensor in (student_hidden, *head) if tensor.requires_grad]
     if trained and torch.is_grad_enabled():

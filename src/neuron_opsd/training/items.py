@@ -27,6 +27,7 @@ class TrainingItem:
     log_probs: tuple[float, ...] = ()  # of the sampler, at temperature 1
     place: int = 0
     has_loss: bool = True
+    loss_mask: tuple[bool, ...] = ()  # which of its tokens carry loss, where it does; empty: all
 
     @property
     def num_tokens(self) -> int:
@@ -144,8 +145,10 @@ def carries_loss(
 
 def loss_places(item: TrainingItem, settings: TrainingSettings) -> list[bool]:
     """For each completion token, whether it carries loss."""
+    mask = item.loss_mask or (True,) * len(item.completion_ids)
     return [
-        item.has_loss and place >= settings.skip_first_tokens for place in range(len(item.completion_ids))
+        item.has_loss and is_kept and place >= settings.skip_first_tokens
+        for place, is_kept in enumerate(mask)
     ]
 
 

@@ -99,7 +99,7 @@ class OpsdTrainer(Trainer):
         self.reader.eval()
         items = self.rollouts.of_step([item for batch in batches for item in batch])
         self.unwrapped.train()
-        items, voted = self._choose(items)
+        items, voted = self.choose(items)
         if self.state.global_step == 0 and self.args.process_index == 0:
             self.on_first_batch(items[0])
         batches = micro_batches(items, num_batches)
@@ -124,7 +124,7 @@ class OpsdTrainer(Trainer):
         # A step in which no token carries loss has loss 0, not 0 / 0.
         return batches, torch.tensor(max(int(totals[1]), 1), device=device)
 
-    def _choose(self, items: list[TrainingItem]) -> tuple[list[TrainingItem], dict[str, float]]:
+    def choose(self, items: list[TrainingItem]) -> tuple[list[TrainingItem], dict[str, float]]:
         """Mark the completions that carry loss. A vote is over its whole group, which processes may share."""
         read = self.read_answer or (lambda item: None)
         answers = {item.place: read(item) for item in items}
@@ -160,19 +160,31 @@ class OpsdTrainer(Trainer):
         """Loss summed over the micro-batch's tokens / tokens that carry loss in the whole step."""
         if num_items_in_batch is None:
             raise ValueError("num_items_in_batch is missing: it comes from get_batch_samples.")
-        completions = [item.completion_ids for item in inputs]
-        device = self.args.device
-        with torch.no_grad(), self.teacher.applied():
-            # eval(): the teacher never has dropout
-            self.reader.eval()
-            prompts = [item.teacher_ids for item in inputs]
-            teacher_hidden = scoring_states(self.reader, prompts, completions)
-            self.unwrapped.train()
-        student_batch = pad_right([item.student_ids for item in inputs], completions, device=device)
+        teacher_hidden = self.teacher_states(inputs)
+        prompts, completions = zip(*((item.student_ids, item.completion_ids) for item in inputs), strict=True)
+        student_batch = pad_right(prompts, completions, device=self.args.device)
         student_hidden = predicting_states(model, self.unwrapped, *student_batch)
+        if teacher_hidden is None:
+            teacher_hidden = student_hidden.detach()
         total = self._summed_loss(inputs, student_hidden, teacher_hidden)
         # DDP averages gradients over processes; the count is of all of them.
         return total / num_items_in_batch * self.args.world_size
+
+    def teacher_states(self, items: list[TrainingItem]) -> Tensor | None:
+        """The states by which the teacher predicts each completion token; None where there is no teacher."""
+        with torch.no_grad(), self.teacher.applied():
+            # eval(): the teacher never has dropout
+            self.reader.eval()
+            prompts, completions = zip(
+                *((item.teacher_ids, item.completion_ids) for item in items), strict=True
+            )
+            hidden = scoring_states(self.reader, prompts, completions)
+            self.unwrapped.train()
+        return hidden
+
+    def token_weights(self, items: list[TrainingItem], hidden: Tensor) -> Tensor | None:
+        """A factor for the loss of each token that carries it, of which `hidden` are the states; None: 1 for each."""
+        return None
 
     def _summed_loss(
         self, items: list[TrainingItem], student_hidden: Tensor, teacher_hidden: Tensor
@@ -191,14 +203,16 @@ class OpsdTrainer(Trainer):
         if self.settings.rollout_steps > 1:
             stale = torch.tensor([value for item in items for value in item.log_probs], device=device)[places]
         head = self.teacher.head_weight(unembedding_weight(self.reader))
+        own_hidden = student_hidden[places]
         total, sums = sum_in_chunks(
-            student_hidden[places],
+            own_hidden,
             teacher_hidden[places],
             student_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden),
             teacher_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden, weight=head),
             loss=self.token_loss,
             tokens=tokens[places],
             chunk_tokens=self.settings.loss_chunk_tokens,
+            weights=self.token_weights(items, own_hidden.detach()),
             sampled_log_probs=stale,
             max_importance_ratio=self.settings.max_importance_ratio,
             head=head_tensors(self.unwrapped),

@@ -76,6 +76,7 @@ def train(
     num_steps: int,
     seed: int,
     token_budget: int | None = None,
+    trainer_type: type[OpsdTrainer] = OpsdTrainer,
     read_answer: ReadAnswer | None = None,
     group_prompt: GroupPrompt | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -92,6 +93,7 @@ def train(
         num_steps: Optimiser steps in all.
         seed: The run's seed.
         token_budget: Ends training with the step at which tokens generated and trained on reach it.
+        trainer_type: What a step does.
         read_answer: The answer in a completion, for votes and the parse rate; without it there are none.
         group_prompt: Makes the teacher's prompt of a completion of the step's own group; without it, items have theirs.
         callbacks: Further Trainer callbacks, such as progress.
@@ -114,7 +116,7 @@ def train(
     metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=checkpoint, is_writer=processes.is_main())
     processes.wait_for_all()
     rails, budget = GuardRails(metrics.rows, settings.guard_rails), TokenBudget(metrics.rows, token_budget)
-    trainer = OpsdTrainer(
+    trainer = trainer_type(
         model=student,
         args=training_arguments(settings, folder=folder, num_steps=num_steps, seed=seed, device=model.device),
         items=items,
