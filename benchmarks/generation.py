@@ -5,9 +5,10 @@
 
 Prompts of at least 150 tokens, 8 samples each, temperature 1, lengths as sampled, at most 256 tokens. `generate` is
 `model.generate` with `num_return_sequences=8`, prompts sorted by length, at every batch size asked for; it is compared
-at its best. `bare_vllm` is the LLM object of our engine, called as its documentation shows: n=8, no seeds, no
-log-probabilities. Each call begins with an empty prefix cache. Tokens are those of the completions, the end token
-included. Model loading and warming up are not timed; prefill is.
+at its best. `bare_vllm` is the LLM object of our engine, called as its documentation shows, without log-probabilities:
+with n=8 and no seeds, and with a seed for each sample (the engine's own samples, token for token). Each call of vLLM
+begins with an empty prefix cache. Tokens are those of the completions, the end token included. Model loading and
+warming up are not timed; prefill is.
 """
 
 # ruff: noqa: T201
@@ -127,21 +128,26 @@ def _vllm_runs(
         engine.llm.reset_prefix_cache()
         return sum(len(c.token_ids) for _, group in engine.generate(requests, sampling) for c in group)
 
-    def bare() -> int:
+    def bare(places: list[tuple[Request, dict]]) -> int:
         engine.llm.reset_prefix_cache()
-        params = engine.vllm.SamplingParams(
-            n=len(requests[0].seeds),
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_new_tokens,
-            stop_token_ids=end_ids,
+        outputs = engine.llm.generate(
+            [engine.vllm.TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request, _ in places],
+            [engine.vllm.SamplingParams(**common, **own) for _, own in places],
+            use_tqdm=False,
         )
-        prompts = [engine.vllm.TokensPrompt(prompt_token_ids=list(r.prompt_ids)) for r in requests]
-        outputs = engine.llm.generate(prompts, params, use_tqdm=False)
         return sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
 
+    common = {
+        "temperature": sampling.temperature,
+        "max_tokens": sampling.max_new_tokens,
+        "stop_token_ids": end_ids,
+    }
+    groups = [(request, {"n": len(request.seeds)}) for request in requests]
+    singles = [(request, {"seed": seed}) for request in requests for seed in request.seeds]
     next(iter(engine.generate(requests[:1], replace(sampling, max_new_tokens=2))))  # the first call warms up
     yield "vllm", ours
-    yield "bare_vllm", bare
+    yield "bare_vllm n", lambda: bare(groups)
+    yield "bare_vllm seeds", lambda: bare(singles)
 
 
 def _engine(model, tokenizer, requests: Sequence[Request], sampling: Sampling, batch_size: int) -> int:

@@ -124,3 +124,24 @@ def make_config(tmp_path, *overrides: str):
     build_tiny_model().save_pretrained(tmp_path / "model")
     values = {"model.name": str(tmp_path / "model"), "questions.path": "pool.jsonl"}
     return load_config("neuron_opsd", overrides=overrides, values=values)
+
+
+def test_what_vllm_would_cut_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(vllm, "_import_vllm", lambda: stand_in([], is_gpu=True))
+    build_tiny_model().save_pretrained(tmp_path / "model")
+    settings = EngineSettings(name="vllm", max_model_len=3)
+    engine = vllm.VLLMEngine(settings, ModelSettings(name=str(tmp_path / "model")), [2])
+    with pytest.raises(EngineError, match=r"2 tokens and 2 new ones exceed engine.max_model_len of 3"):
+        list(engine.generate(REQUESTS, SAMPLING))
+
+
+def test_a_vllm_that_does_not_start_is_no_traceback(monkeypatch, tmp_path):
+    def refuse(**options):
+        raise ValueError("No available memory for the cache blocks")
+
+    module = stand_in([], is_gpu=True)
+    module.LLM = refuse
+    monkeypatch.setattr(vllm, "_import_vllm", lambda: module)
+    build_tiny_model().save_pretrained(tmp_path / "model")
+    with pytest.raises(EngineError, match=r"No available memory.*engine.gpu_memory_share \(0.5\)"):
+        vllm.VLLMEngine(EngineSettings(name="vllm"), ModelSettings(name=str(tmp_path / "model")), [2])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from neuron_opsd.config import EvaluationSettings, RolloutSettings
+from neuron_opsd.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,20 @@ class Completion:
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
     finish_reason: str  # "stop" or "length"
+
+
+def check_room(request: Request, sampling: Sampling, *, limit: int | None, name: str) -> None:
+    """Refuse a prompt whose completion could not be written to its end.
+
+    Raises:
+        EngineError: both counts, and the limit by its name.
+    """
+    count = len(request.prompt_ids)
+    if limit is not None and count + sampling.max_new_tokens > limit:
+        raise EngineError(
+            f"A prompt of {count} tokens and {sampling.max_new_tokens} new ones exceed {name} of {limit}. "
+            "Lower max_new_tokens, or leave the question out."
+        )
 
 
 class Engine(Protocol):

@@ -16,9 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from neuron_opsd.engines.base import Completion, Request, Sampling
+from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
 from neuron_opsd.engines.slot_cache import SlotCache
-from neuron_opsd.errors import EngineError
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 
 
@@ -46,7 +45,7 @@ class HFEngine:
     ) -> Iterator[tuple[int, list[Completion]]]:
         """Yield (request index, completions) as they finish; longest prompts first (so memory peaks at once)."""
         for request in requests:
-            _check_room(len(request.prompt_ids), sampling.max_new_tokens, max_context_tokens(self.model))
+            check_room(request, sampling, limit=max_context_tokens(self.model), name="the model's context")
         waiting = deque(sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i)))
         counts = [len(request.seeds) for request in requests]
         num_slots = max([min(self.batch_size, sum(counts)), *counts])
@@ -211,11 +210,3 @@ def _take_fitting(waiting: deque[int], requests: Sequence[Request], num_free: in
     while waiting and len(requests[waiting[0]].seeds) <= num_free:
         num_free -= len(requests[waiting[0]].seeds)
         yield waiting.popleft()
-
-
-def _check_room(num_prompt_tokens: int, max_new_tokens: int, max_context: int | None) -> None:
-    if max_context is not None and num_prompt_tokens + max_new_tokens > max_context:
-        raise EngineError(
-            f"A prompt of {num_prompt_tokens} tokens and {max_new_tokens} new ones exceed the model's context of "
-            f"{max_context}. Lower max_new_tokens, or leave the question out."
-        )

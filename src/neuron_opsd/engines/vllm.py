@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 
 from neuron_opsd.config import EngineSettings, ModelSettings
-from neuron_opsd.engines.base import Completion, Request, Sampling
+from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
 from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
 from neuron_opsd.model.load import CausalLM, resolve_model
@@ -52,21 +52,31 @@ class VLLMEngine:
         self.adapter: Any = None
         is_on_gpu = self.vllm.platforms.current_platform.is_cuda_alike()
         self.sleeps, self.is_asleep = is_on_gpu and student is not None, False
-        has_adapter = isinstance(student, PeftModel)
-        self.llm = self.vllm.LLM(
-            model=resolve_model(model.name),
-            dtype=model.dtype,
-            seed=seed,
-            max_model_len=settings.max_model_len,
-            tensor_parallel_size=settings.tensor_parallel,
-            gpu_memory_utilization=settings.gpu_memory_share,
-            enforce_eager=settings.enforce_eager or not is_on_gpu,
-            enable_sleep_mode=self.sleeps,
-            trust_remote_code=model.trust_remote_code,
-            generation_config="vllm",  # nothing is taken from the model's own generation settings
-            disable_log_stats=True,
-            **({"enable_lora": True, "max_lora_rank": _rank(lora_rank)} if has_adapter else {}),
-        )
+        options: dict[str, Any] = {
+            "model": resolve_model(model.name),
+            "dtype": model.dtype,
+            "seed": seed,
+            "max_model_len": settings.max_model_len,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "gpu_memory_utilization": settings.gpu_memory_share,
+            "enforce_eager": settings.enforce_eager or not is_on_gpu,
+            "enable_sleep_mode": self.sleeps,
+            "trust_remote_code": model.trust_remote_code,
+            "generation_config": "vllm",  # nothing is taken from the model's own generation settings
+            "disable_log_stats": True,
+        }
+        if isinstance(student, PeftModel):
+            options |= {"enable_lora": True, "max_lora_rank": _rank(lora_rank)}
+        self.llm = self._start(options)
+
+    def _start(self, options: dict[str, Any]) -> Any:
+        try:
+            return self.vllm.LLM(**options)
+        except (ValueError, RuntimeError) as error:  # too little memory, a length beyond the model's
+            raise EngineError(
+                f"vLLM does not start with {options['model']}: {error}. See engine.max_model_len "
+                f"({options['max_model_len']}) and engine.gpu_memory_share ({options['gpu_memory_utilization']:g})."
+            ) from error
 
     @staticmethod
     def identity() -> dict[str, str]:
@@ -102,7 +112,13 @@ class VLLMEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield (request index, completions) once all are there: vLLM orders the work itself."""
+        """Yield (request index, completions) once all are there: vLLM orders the work itself.
+
+        Raises:
+            EngineError: a completion could not be written to its end, which vLLM would cut without a word.
+        """
+        for request in requests:
+            check_room(request, sampling, limit=self.settings.max_model_len, name="engine.max_model_len")
         places = [(i, seed) for i, request in enumerate(requests) for seed in request.seeds]
         self._wake_up()
         outputs = self.llm.generate(
