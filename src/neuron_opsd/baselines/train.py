@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
+from neuron_opsd import processes
 from neuron_opsd.baselines.rewards import MajorityReward, Reward, SelfCertaintyReward
 from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
 from neuron_opsd.config import USES_GOLD, TrainingSettings
@@ -40,7 +41,7 @@ def train_rival(
         DataError: nothing to learn from, or a question that TRL would encode otherwise than we do.
     """
     config = bench.config
-    metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=None)
+    metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=None, is_writer=processes.is_main())
     budget = TokenBudget(metrics.rows, token_budget)
     set_seed(config.seed)
     model, tokenizer = bench.take_base_model()
