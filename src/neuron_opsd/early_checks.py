@@ -13,6 +13,7 @@ from neuron_opsd.model.load import check_quantization, configured_context, load_
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.records import Question
 from neuron_opsd.rollouts.sample import check_fits
+from neuron_opsd.stage_graph import stages_made
 from neuron_opsd.stage_inputs import general_questions, other_questions
 from neuron_opsd.text.prompts import student_messages
 
@@ -49,6 +50,7 @@ def check_early(config: Config) -> list[Question]:
         raise ConfigError(
             f"training.objective is gold_sft ({USES_GOLD}), which needs the pool's gold answers. Give --answers FILE."
         )
+    check_votes(config, questions)
     check_lengths([*questions, *general_questions(config, questions)], encoder, config)
     return questions
 
@@ -64,6 +66,31 @@ def check_retrieval(config: Config, questions: Sequence[Question]) -> None:
     if config.contexts.retrieval == "tfidf" and importlib.util.find_spec("sklearn") is None:
         raise ConfigError(
             "contexts.retrieval is tfidf, which needs scikit-learn. Install it with pip install neuron-opsd[baselines]."
+        )
+
+
+def check_votes(config: Config, questions: Sequence[Question]) -> None:
+    """Where a vote is taken, refuse questions that nothing asks for an answer that could be read out and compared.
+
+    Raises:
+        ConfigError: names what votes, and such a question.
+    """
+    training = config.training
+    is_taught = training.objective == "distillation"
+    voters = {
+        f"training.objective={training.objective}": training.objective in ("majority_sft", "majority_reward"),
+        f"contexts.retrieval={config.contexts.retrieval}": is_taught and config.contexts.is_own,
+        "training.distil=disagreeing": is_taught and training.distil == "disagreeing",
+        "selection.score=vote_share": "selection" in stages_made(config)
+        and config.selection.score == "vote_share",
+    }
+    what = next((name for name, votes in voters.items() if votes), None)
+    free = [question for question in questions if question.split == "train" and not question.choices]
+    if what and free and config.prompts.answer_format != "reasoned":
+        raise ConfigError(
+            f"{what} takes a vote, but prompts.answer_format is {config.prompts.answer_format} and {len(free)} "
+            f"questions of the pool are free-form ({free[0].question_id}): nothing asks for an answer that can be "
+            "read out and compared. Use prompts.answer_format=reasoned, or give the questions their choices."
         )
 
 

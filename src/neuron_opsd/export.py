@@ -25,10 +25,10 @@ Row = dict[str, Any]
 
 
 def export(bench: Workbench, *, format_name: str, output: Path) -> int:
-    """Write every selected question, best first; returns how many.
+    """Write every question that training uses, the selected ones best first; returns how many.
 
     Raises:
-        ConfigError: no such format.
+        ConfigError: no such format, or a run whose contexts are not made before training, or not at all.
         RunFolderError: selection or contexts are not finished; the file cannot be written.
     """
     if format_name not in FORMATS:
@@ -37,12 +37,26 @@ def export(bench: Workbench, *, format_name: str, output: Path) -> int:
         raise ConfigError(
             f"--output is {output}, but verl reads Parquet files by their name. End it in .parquet."
         )
+    _check_has_contexts(bench)
     make_row, write = FORMATS[format_name]
-    rows = [make_row(bench, question_id) for question_id in bench.selected_ids()]
+    rows = [make_row(bench, question_id) for question_id in bench.training_ids()]
     with explain_disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, lambda path: write(path, rows))
     return len(rows)
+
+
+def _check_has_contexts(bench: Workbench) -> None:
+    if "contexts" in bench.inputs.made:
+        return
+    config = bench.config
+    reason = f"training.objective is {config.training.objective}, which has no teacher"
+    if config.training.objective == "distillation":
+        reason = "contexts.retrieval is own_group, whose contexts are sampled at each step of training"
+    raise ConfigError(
+        f"{bench.folder.path} is a run of the recipe {config.recipe}: {reason}. There are no contexts to "
+        "export. Export a run that makes them before training, such as one of neuron_opsd or canon."
+    )
 
 
 def context_text(student: list[Message], teacher: list[Message]) -> str:

@@ -38,7 +38,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lettered_model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, but what it says is nearly always one of the letters A to D: its answers can be read, and agree."""
+    """The same, but what it says is nearly always one of the letters A to D alone: answers can be read, and agree."""
     folder = tmp_path_factory.mktemp("lettered-model")
     shutil.copytree(tiny_model_folder, folder, dirs_exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -49,8 +49,11 @@ def lettered_model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.Temp
     asked = tokenizer.apply_chat_template([{"role": "user", "content": "2 + 2?"}], add_generation_prompt=True)
     letters = [tokenizer.encode(letter)[0] for letter in "ABCD"]
     with torch.no_grad():
-        state = model.model(torch.tensor([asked["input_ids"]])).last_hidden_state[0, -1]
+        rows = torch.tensor([[*asked["input_ids"], letter] for letter in letters])
+        state, after = model.model(rows).last_hidden_state[:, -2:].mean(dim=0)
+        after = after - (after @ state) / (state @ state) * state
         model.lm_head.weight.zero_()
+        model.lm_head.weight[tokenizer.eos_token_id] = 4 * after / after.norm()
         # 17 nats above the rest, each letter with some of its own: prompts end alike, and so do their states
         model.lm_head.weight[letters] = 3 * state / state.norm() + 0.5 * torch.randn(4, 32)
     model.save_pretrained(folder)

@@ -10,9 +10,11 @@ from end_to_end.test_pipeline import run
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.config import list_recipes, load_config
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.export import export
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_graph import TRAINED_FROM
 from neuron_opsd.stage_inputs import StageInputs
+from neuron_opsd.workbench import Workbench
 
 
 def records(run: Path, stage: str) -> list[dict]:
@@ -168,9 +170,10 @@ def test_the_upper_bound_learns_gold_answers_of_the_pool_and_says_so(
     file.write_text(
         "".join(json.dumps(row | {"choices": []}) + "\n" for row in rows)
     )  # its noise is an answer then
-    zero_shot = {
-        row["question_id"]: row["answer"] for row in records(made("lmsi", until="rollouts"), "rollouts")
-    }
+    rollouts = made(
+        "neuron_opsd", "rollouts.num_rollouts=8", "rollouts.temperature=0.7", until="rollouts"
+    )  # the bound's own
+    zero_shot = {row["question_id"]: row["answer"] for row in records(rollouts, "rollouts")}
     for kind in ("right", "empty"):
         answers = [
             {"question_id": i, "answer": a if kind == "right" else ""} for i, a in zero_shot.items() if a
@@ -204,13 +207,9 @@ def test_the_upper_bound_learns_gold_answers_of_the_pool_and_says_so(
     "recipe", ["lmsi", "ttrl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("intuitor", "opsa"))]
 )
 def test_a_rival_trains_from_questions_to_a_model_and_says_what_it_is(
-    made, recipe: str, tmp_path: Path
+    made, recipe: str, lettered_model_folder: Path
 ) -> None:
-    if recipe == "lmsi":  # free-form: the tiny model's noise is an answer then, and answers can agree
-        file = tmp_path / "sums.jsonl"
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        file.write_text("".join(json.dumps(row | {"choices": []}) + "\n" for row in rows))
-    more = ["training.batch_size=2", "training.truncated=keep"]
+    more = ["training.batch_size=2", "training.truncated=keep", *one_letter(lettered_model_folder)]
     folder = made(recipe, "training.num_steps=1", *more, until="report")
     assert (folder / "rollouts").exists() == (recipe == "lmsi")
     assert not (folder / "selection").exists()
@@ -265,3 +264,63 @@ def test_settings_of_own_answers_that_contradict_one_another_are_refused() -> No
     ):
         with pytest.raises(ConfigError, match=words):
             load_config("u_opsd", values={**given, **more})
+
+
+@pytest.mark.parametrize("recipe", ["lmsi", "ttrl", "u_opsd", "canon", "vote_selection"])
+def test_a_vote_over_answers_that_nothing_asks_for_is_refused(
+    command: list[str],
+    recipe: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "sums.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row | {"choices": []}) + "\n" for row in rows))
+    line = [*with_recipe(command, recipe), "--output", str(tmp_path / "run"), "--until", "questions"]
+    assert run([*line, "prompts.answer_format=free"], monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert "takes a vote" in told
+    assert "answer_format=reasoned" in told
+    assert run([*line, "prompts.answer_format=reasoned"], monkeypatch) == 0
+
+
+def test_what_takes_no_vote_takes_any_question(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sums.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row | {"choices": []}) + "\n" for row in rows))
+    line = [*with_recipe(command, "opsa"), "--output", str(tmp_path / "run"), "--until", "questions"]
+    assert run([*line, "prompts.answer_format=free"], monkeypatch) == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        ("base", "training.objective is none, which has no teacher"),
+        ("ttrl", "training.objective is majority_reward, which has no teacher"),
+        ("opsa", "training.objective is unlikely_tokens, which has no teacher"),
+        ("u_opsd", "contexts are sampled at each step"),
+    ],
+)
+def test_what_has_no_contexts_is_not_exported(made, recipe: str, reason: str, tmp_path: Path) -> None:
+    folder = made(recipe, "selection.fraction=1.0", until="questions")
+    with pytest.raises(ConfigError, match=reason):
+        export(Workbench(RunFolder.open(folder)), format_name="trl", output=tmp_path / "x.jsonl")
+
+
+@pytest.mark.slow
+def test_own_answers_are_exported(made, lettered_model_folder: Path, tmp_path: Path) -> None:
+    folder = made(
+        "canon",
+        "selection.fraction=1.0",
+        "rollouts.shuffle_choices=false",
+        *one_letter(lettered_model_folder),
+    )
+    count = export(Workbench(RunFolder.open(folder)), format_name="trl", output=tmp_path / "x.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    replies = {row["question_id"]: row["demonstrations"][0]["reply"] for row in records(folder, "contexts")}
+    assert count == len(rows) == len(replies)
+    for row in rows:
+        assert row["privileged_context"] == f"Answer:\n{replies[row['question_id']]}"
