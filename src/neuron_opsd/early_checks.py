@@ -15,6 +15,7 @@ from neuron_opsd.records import Question
 from neuron_opsd.rollouts.sample import check_fits
 from neuron_opsd.stage_graph import stages_made
 from neuron_opsd.stage_inputs import general_questions, other_questions
+from neuron_opsd.text.expressions import INSTALL, is_installed
 from neuron_opsd.text.prompts import student_messages
 
 
@@ -50,6 +51,8 @@ def check_early(config: Config) -> list[Question]:
         raise ConfigError(
             f"training.objective is gold_sft ({USES_GOLD}), which needs the pool's gold answers. Give --answers FILE."
         )
+    if config.prompts.answer_format == "math" and not is_installed():
+        raise ConfigError(f"prompts.answer_format is math, which needs math-verify. {INSTALL}")
     check_votes(config, questions)
     check_lengths([*questions, *general_questions(config, questions)], encoder, config)
     return questions
@@ -86,11 +89,11 @@ def check_votes(config: Config, questions: Sequence[Question]) -> None:
     }
     what = next((name for name, votes in voters.items() if votes), None)
     free = [question for question in questions if question.split == "train" and not question.choices]
-    if what and free and config.prompts.answer_format != "reasoned":
+    if what and free and config.prompts.answer_format not in ("reasoned", "math"):
         raise ConfigError(
             f"{what} takes a vote, but prompts.answer_format is {config.prompts.answer_format} and {len(free)} "
             f"questions of the pool are free-form ({free[0].question_id}): nothing asks for an answer that can be "
-            "read out and compared. Use prompts.answer_format=reasoned, or give the questions their choices."
+            "read out and compared. Use prompts.answer_format=reasoned (or math), or give the questions their choices."
         )
 
 

@@ -138,6 +138,12 @@ def test_normalised(text, expected):
         (None, None, False),
         (None, "A", False),
         ("9 apples", "9 pears", False),
+        ("1.50 m", "1.5 m", True),
+        ("5cm", "5 cm", True),
+        ("5 cm", "5 km", False),
+        ("5 cm", "6 cm", False),
+        (normalise_answer("1,000 km"), "1000 km", True),
+        ("3 of 10", "3 of 12", False),
     ],
 )
 def test_matching(first, second, expected):

@@ -66,11 +66,11 @@ class PromptSettings(Section):
     system: str | None = Field(
         default=None, description="System message; a question's own `system` wins over it."
     )
-    answer_format: Literal["reasoned", "letter", "choice_text", "free"] = Field(
+    answer_format: Literal["reasoned", "letter", "choice_text", "free", "math"] = Field(
         default="reasoned",
         description="How a question asks for its answer: reasons, then the answer; the letter alone; the choice's text "
         "alone; or nothing added, not even the choices (the question says how to answer). Free-form questions ignore "
-        "letter and choice_text. [ours]",
+        "letter and choice_text. math: as reasoned, but free-form answers are expressions (math-verify). [ours]",
     )
     keep_thinking: bool = Field(
         default=False, description="Keep <think> blocks in demonstrations [P keeps; ours drops]."

@@ -19,6 +19,7 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.records import Question
 from neuron_opsd.text.answers import LETTERS, answers_match, normalise_answer
 from neuron_opsd.text.content import content_id, normalise
+from neuron_opsd.text.expressions import expression, looks_like_expression
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def canonical_answer(row: _Row, question: Question) -> str:
         )
     text = str(value).strip()
     if not question.choices:
-        return normalise_answer(text)
+        return (expression(text) if looks_like_expression(text) else None) or normalise_answer(text)
     choices = _row_choices(row, question)
     index = _choice_index(text, choices, is_number=not isinstance(value, str) or not row.typed, row=row)
     return LETTERS[question.choices.index(choices[index]) if choices != question.choices else index]

@@ -71,7 +71,7 @@ class _Place:
 
 def reply_texts(question: Question, order: Order, answer_format: str) -> list[list[str]]:
     """For each choice, in the original order, the spellings of the reply that gives it."""
-    if answer_format in ("reasoned", "letter"):
+    if answer_format in ("reasoned", "letter", "math"):
         return [[LETTERS[order.index(i)]] for i in range(len(question.choices))]
     own = [choice.strip() for choice in question.choices]
     return [
@@ -91,7 +91,7 @@ def _place(question: Question, order: Order, encoder: ChatEncoder, prompts: Prom
 
 
 def _prompt(question: Question, order: Order, encoder: ChatEncoder, prompts: PromptSettings) -> Ids:
-    wording = "letter" if prompts.answer_format == "reasoned" else prompts.answer_format
+    wording = "letter" if prompts.answer_format in ("reasoned", "math") else prompts.answer_format
     messages = student_messages(question, choice_order=order, answer_format=wording, system=prompts.system)
     return tuple(encoder.encode(messages))
 

@@ -1,7 +1,7 @@
 """Reading an answer out of a reply, comparing answers, and voting. No model, no gold answer, no torch.
 
 An answer is canonical: a letter of the ORIGINAL choice order for multiple choice (A is `choices[0]`), normalised text
-or a number for free-form questions, and None where nothing could be read.
+a number or an expression between dollar signs for free-form questions, and None where nothing could be read.
 """
 
 import re
@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from neuron_opsd.text.expressions import expression, is_expression, is_installed, last_boxed, same_expression
 from neuron_opsd.text.thinking import strip_thinking
 
 LETTERS = string.ascii_uppercase
@@ -22,6 +23,7 @@ _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _LEADING_LETTER = re.compile(r"^[\(\[*_\s\"']*([A-Z])(?:[\)\]*_\"']*(?:[.:,)]|\s*$|\s*\n)|\s+-\s)")
 _CUED_TEXT = re.compile(rf"(?i:{_CUE})(.+)")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
+_QUANTITY = re.compile(rf"({_NUMBER.pattern})\s*([^\d\s][^\d]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def extract_answer(reply: str, *, choices: Sequence[str], answer_format: str = "
     Multiple choice: in this order, the last `\boxed{X}`, the last "answer is X", a leading letter ("B.", "(B)"), then
     the one choice whose text the reply gives; before all of them, for `choice_text`, a first line that is a choice's
     text. Free-form: boxed, then the text after the last "answer is", then (only when asked for the answer alone) the
-    whole reply, and in reasoned replies the last number.
+    whole reply, and in reasoned replies the last number; for `math`, the first two are kept as expressions.
 
     Returns:
         A letter of the order shown, normalised text, or None. A letter beyond the choices is None, never clipped.
@@ -103,6 +105,10 @@ def _match_choice_text(text: str, choices: Sequence[str]) -> str | None:
 
 def _extract_free(reply: str, answer_format: str) -> str | None:
     boxed, cued = _BOXED.findall(reply), _CUED_TEXT.findall(reply)
+    if answer_format == "math":
+        numbers = _NUMBER.findall(reply)
+        found = last_boxed(reply) or (cued or numbers or [""])[-1]
+        return _canonical_expression(found)
     if boxed:
         return normalise_answer(boxed[-1]) or None
     if cued:
@@ -111,6 +117,11 @@ def _extract_free(reply: str, answer_format: str) -> str | None:
         return normalise_answer(reply.splitlines()[0]) or None
     numbers = _NUMBER.findall(reply)
     return normalise_answer(numbers[-1]) if numbers else None
+
+
+def _canonical_expression(text: str) -> str | None:
+    plain = normalise_answer(text)
+    return plain if _NUMBER.fullmatch(plain) else expression(text)
 
 
 def normalise_answer(text: str) -> str:
@@ -147,17 +158,32 @@ def map_answer_back(answer: str | None, choice_order: Sequence[int]) -> str | No
 def answers_match(first: str | None, second: str | None) -> bool:
     """Whether two canonical answers are the same; None matches nothing, not even None.
 
-    "9 apples" matches "9": where one side is a bare number, the other's only number decides.
+    "9 apples" matches "9": where one side is a bare number, the other's only number decides. "1.50 m" matches "1.5 m",
+    and not "1.5 km". Expressions match where math-verify says so; beside an answer that is none, also by their text.
     """
     if first is None or second is None:
         return False
     if first == second:
         return True
+    marked = [is_expression(answer) for answer in (first, second)]
+    if any(marked):
+        has_same_text = not all(marked) and normalise_answer(first) == normalise_answer(second)
+        can_compare = all(marked) or is_installed()
+        return has_same_text or (can_compare and same_expression(*sorted((first, second))))
+    one, other = _quantity(first), _quantity(second)
+    if one and other:
+        return one == other
     numbers = [_NUMBER.findall(answer) for answer in (first, second)]
     is_bare = [_NUMBER.fullmatch(answer) is not None for answer in (first, second)]
     if not any(is_bare) or any(len(found) != 1 for found in numbers):
         return False
     return _format_number(numbers[0][0]) == _format_number(numbers[1][0])
+
+
+def _quantity(answer: str) -> tuple[str, str] | None:
+    """The number and the unit of an answer that is both; "1 000 km" is what the normal form leaves of "1,000 km"."""
+    found = _QUANTITY.fullmatch(re.sub(r"(?<=\d) (?=\d{3}\b)", "", answer))
+    return (_format_number(found[1]), found[2].strip()) if found else None
 
 
 def unify_answers(answers: Sequence[str | None]) -> tuple[str | None, ...]:

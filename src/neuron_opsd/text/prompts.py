@@ -17,7 +17,11 @@ INSTRUCTIONS = {
     "letter": "Answer with the letter of the correct choice only.",
     "choice_text": "Answer with the text of the correct choice only.",
 }
-FREE_FORM_INSTRUCTIONS = {"reasoned": 'Think briefly, then end with "The answer is ...".'}
+INSTRUCTIONS["math"] = INSTRUCTIONS["reasoned"]
+FREE_FORM_INSTRUCTIONS = {
+    "reasoned": 'Think briefly, then end with "The answer is ...".',
+    "math": r'Think briefly, then end with "The answer is \boxed{...}".',
+}
 
 
 def question_text(question: Question, *, choice_order: Sequence[int], answer_format: str) -> str:
