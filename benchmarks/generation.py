@@ -82,15 +82,14 @@ def compare(runs: dict[str, Callable[[], int]], num_rounds: int) -> None:
             print(
                 f"round {i + 1}, {name}: {num_tokens:,} tokens, {seconds:.1f} s, {speeds[name][-1]:.0f} tokens/s"
             )
+    plain = [name for name in runs if name.startswith("generate")]
+    others = {max(plain, key=lambda name: median(speeds[name]))} if plain else set()
+    others |= {name for name in runs if name.startswith("bare_vllm")}
     for name, found in speeds.items():
         print(f"{name}: {median(found):.0f} tokens/s")
-        for kind in ("generate", "bare_vllm"):
-            best = max(
-                (n for n in runs if n.split()[0] == kind), key=lambda n: median(speeds[n]), default=name
-            )
-            if best != name:
-                ratio = median(a / b for a, b in zip(found, speeds[best], strict=True))
-                print(f"    {ratio:.2f} times {best}, round by round")
+        for other in sorted(others - {name}):
+            ratio = median(a / b for a, b in zip(found, speeds[other], strict=True))
+            print(f"    {ratio:.2f} times {other}, round by round")
 
 
 def read_requests(arguments: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> list[Request]:

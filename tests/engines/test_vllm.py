@@ -47,6 +47,7 @@ def test_in_process_ids_log_probs_and_the_students_weights(loaded, tmp_path):
     first, second = found["sampled"]
     assert first == second  # a completion has a seed of its own
     assert first[0][0] != first[0][1]
+    assert len(found["many"]) == 20
     with torch.no_grad(), student.disable_adapter():
         (ids, log_probs), prompt = found["before"][1][0], prompts(tokenizer)[1]
         logits = student(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]

@@ -35,6 +35,9 @@ def main() -> None:
     found["zero adapter"] = _ids(engine, requests, greedy)
     sampled = Sampling(temperature=1.0, max_new_tokens=12)
     found["sampled"] = [_ids(engine, requests, sampled), _ids(engine, requests, sampled)]
+    # More than vLLM reads in one go, so that a prompt would be read in pieces.
+    many = [Request(prompt_ids=tuple(range(1000 + i, 1480 + i)), seeds=(i,)) for i in range(20)]
+    found["many"] = _ids(engine, many, Sampling(temperature=1.0, max_new_tokens=2))
     Path(sys.argv[2]).write_text(json.dumps(found))
     engine.close()
 

@@ -65,6 +65,9 @@ class VLLMEngine:
             "generation_config": "vllm",  # nothing is taken from the model's own generation settings
             "disable_log_stats": True,
         }
+        if not is_on_gpu:
+            # A prompt read in pieces sets its sampler's random state back, which a CPU's cannot: vLLM 0.32 ends there.
+            options["enable_chunked_prefill"] = False
         if isinstance(student, PeftModel):
             options |= {"enable_lora": True, "max_lora_rank": _rank(lora_rank)}
         self.llm = self._start(options)
