@@ -128,6 +128,15 @@ def groups_and_votes(folder: Path, *, method: str) -> torch.nn.Module:
     return run(folder, steps=3, item=grouped_item(2), read_answer=_answer, method=method, **options)
 
 
+def own_group(folder: Path) -> torch.nn.Module:
+    """The teacher reads an agreeing completion of the step's own group, which another process may have sampled."""
+    options = {**EXACT, "micro_batch_size": 2, "num_rollouts": 8, "batch_size": 1, "distil": "disagreeing"}
+    return run(
+        folder, steps=3, item=grouped_item(8), read_answer=_answer,
+        group_prompt=lambda item, ids: (7, *ids, *item.student_ids), **options,
+    )  # fmt: skip
+
+
 def with_adam(folder: Path, *, steps: int) -> torch.nn.Module:
     """Adam, whose moments a checkpoint must hold; a large epsilon, because small moments would enlarge rounding."""
     trainer = {"optim": "adamw_torch", "adam_epsilon": 0.01}
@@ -140,6 +149,7 @@ def with_adam(folder: Path, *, steps: int) -> torch.nn.Module:
 RUNS = {
     "full": lambda folder: groups_and_votes(folder, method="full"),
     "lora": lambda folder: groups_and_votes(folder, method="lora"),
+    "own group": own_group,
     "adam, 2 steps": lambda folder: with_adam(folder, steps=2),
     "adam, 4 steps": lambda folder: with_adam(folder, steps=4),
 }
