@@ -220,10 +220,12 @@ class _ProgressCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if logs and "divergence" in logs:
-            note = f"divergence {logs['divergence']:.4f}, {logs['completion_tokens_mean']:.0f} tokens a completion"
+        if logs and "loss" in logs:  # not the Trainer's closing summary
+            note = f"loss {logs['loss']:.4f}"
+            if "divergence" in logs:
+                note = f"divergence {logs['divergence']:.4f}, {logs['completion_tokens_mean']:.0f} tokens a completion"
             steps = state.global_step - self.tracker.done
-            self.tracker.advance(steps, tokens=logs["num_completion_tokens"], note=note)
+            self.tracker.advance(steps, tokens=int(logs.get("num_completion_tokens", 0)), note=note)
             left = state.max_steps - state.global_step
             if self.tracker.done - self.tracker.resumed_from >= 2 and left and not self.has_told:
                 self.has_told = True

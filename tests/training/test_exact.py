@@ -1,6 +1,7 @@
 """What must not change the result: how a step is cut up, padded, ordered, recomputed."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from training_runs import EXACT, TOKENIZER, make_item, relative_difference, rows
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers import build_tiny_model
-from neuron_opsd.engines.base import Request, Sampling
+from neuron_opsd.engines.base import Completion, Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.unembedding import logits_from_hidden
@@ -118,12 +119,27 @@ def build_scaled(family: str) -> torch.nn.Module:
 
 
 def test_bfloat16_keeps_the_softmax_in_float32(tmp_path):
-    """Mixed precision is near float32; a softmax in bfloat16 would be off by its own rounding."""
-    run(tmp_path / "32", steps=1, teacher="frozen")
-    run(tmp_path / "16", steps=1, teacher="frozen", trainer={"bf16": True})
+    """Mixed precision is near float32 on the same completions; a softmax in bfloat16 would be off by its rounding."""
+    fixed = {"steps": 1, "teacher": "frozen", "make_engine": lambda student: _FixedCompletions()}
+    run(tmp_path / "32", **fixed)
+    run(tmp_path / "16", **fixed, trainer={"bf16": True})
     whole, half = rows(tmp_path / "32")[0], rows(tmp_path / "16")[0]
-    assert half["loss"] == pytest.approx(whole["loss"], rel=0.05)
+    assert half["loss"] == pytest.approx(whole["loss"], rel=0.03)
     assert half["loss"] != whole["loss"]
+
+
+class _FixedCompletions:
+    """Samples drawn in bfloat16 are others, and so would the loss be."""
+
+    def refresh(self) -> None:
+        pass
+
+    def generate(self, requests, sampling):
+        for index, request in enumerate(requests):
+            state = random.Random(index)
+            ids = tuple(state.randrange(3, 259) for _ in range(20))
+            completion = Completion(token_ids=ids, log_probs=(0.0,) * 20, finish_reason="length")
+            yield index, [completion] * len(request.seeds)
 
 
 def test_bfloat16_of_equal_prompts_is_zero(tmp_path):

@@ -62,13 +62,14 @@ def tiny_train(
     group_prompt=None,
     on_first_batch=lambda item: None,
     callbacks=(),
+    make_engine=lambda student: HFEngine(student, TOKENIZER),
     **changes,
 ) -> Trained:
     """Train a tiny model; `changes` are settings of `training.*`."""
     chosen = settings(**changes)
     return train(
         build_tiny_model(spread=spread) if model is None else model,
-        lambda student: HFEngine(student, TOKENIZER),
+        make_engine,
         LazyItems(steps * chosen.completions_per_step(), item),
         chosen,
         folder=folder,
