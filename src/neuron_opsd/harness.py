@@ -8,6 +8,7 @@ questions. Choices are scored by the likelihood of their letter; free-form quest
 the gold answer but for case and punctuation. A folder with tasks of one's own may stand in their place.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -97,19 +98,19 @@ def _models(bench: Workbench) -> dict[str, str]:
 
 def _scores(bench: Workbench, name: str, folder: Path) -> JsonDict:
     """Of one model: every task of a folder, zero-shot, without a chat template (the harness's own way)."""
-    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
-    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
+    # Optional, and its decorators hide its signatures from type checkers.
+    lm_eval: Any = importlib.import_module("lm_eval")
+    huggingface: Any = importlib.import_module("lm_eval.models.huggingface")
+    own_tasks: Any = importlib.import_module("lm_eval.tasks")
     model = bench.model(name)
-    lm = HFLM(
+    lm = huggingface.HFLM(
         pretrained=model,
         tokenizer=bench.tokenizer,
         batch_size=bench.config.evaluation.batch_size,
         device=str(model.device),
     )
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    found: Any = simple_evaluate(
+    manager = own_tasks.TaskManager(include_path=str(folder), include_defaults=False)
+    found = lm_eval.simple_evaluate(
         model=lm, tasks=manager.all_subtasks, task_manager=manager, bootstrap_iters=0, log_samples=False
     )
     return {

@@ -29,6 +29,8 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         return []
 
     contexts = records("contexts", TeacherContext)
+    # Where no contexts are made (most rivals), a finished training's figures alone are known to be of these settings.
+    has_figures = bool(contexts) or ("contexts" not in bench.inputs.made and bench.is_current("training"))
     return ReportInputs(
         config=bench.config.model_dump(mode="json"),
         environment=folder.read_json("environment.json") or {},
@@ -38,7 +40,7 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         selection=records("selection", SelectedQuestion),
         contexts=contexts,
         contexts_summary=folder.stage("contexts").summary() if contexts else {},
-        training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if contexts else [],
+        training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if has_figures else [],
         training_summary=folder.stage("training").summary() if bench.is_current("training") else None,
         results=folder.read_json("evaluation/results.json"),
         harness=folder.read_json(HARNESS_RESULTS),

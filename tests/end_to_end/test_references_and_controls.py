@@ -219,6 +219,9 @@ def test_a_rival_trains_from_questions_to_a_model_and_says_what_it_is(
     assert rows[0]["num_loss_tokens"] > 0
     card = (folder / "model" / "README.md").read_text()
     assert f"trained by {recipe}, a rival of Neuron-OPSD" in card
+    report = (folder / "report.md").read_text()
+    assert f"Trained by {recipe} from" in report
+    assert "No training yet" not in report
     assert (folder / "evaluation" / "results.json").is_file()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up_run import made_up_run
 
-from neuron_opsd.report import figures, model_card, tables, write_report
+from neuron_opsd.report import figures, model_card, story, tables, write_report
 from neuron_opsd.report.comparison import comparison_section, pooled
 from neuron_opsd.report.content import sections
 from neuron_opsd.report.inputs import ReportInputs
@@ -361,3 +361,28 @@ def test_headings_are_in_order_and_figures_have_their_numbers(inputs, tmp_path):
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
     assert page.count("Numbers of this figure") >= page.count("<figure>") - 1  # the map of the pool has none
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ("distillation", "Self-distilled from"),
+        ("none", "Not trained, then"),
+        ("majority_sft", "Trained by lmsi from"),
+        ("gold_sft", "USES GOLD ANSWERS: upper bound. Fine-tuned on"),
+    ],
+)
+def test_the_line_under_the_title_says_how_it_was_trained(inputs, objective, words):
+    config = {
+        **inputs.config,
+        "recipe": "lmsi",
+        "training": {**inputs.config["training"], "objective": objective},
+    }
+    line = story.subtitle(dataclasses.replace(inputs, config=config))
+    assert line.startswith(words)
+    assert ("without a single answer" in line) == (objective in ("distillation", "majority_sft"))
+
+
+def test_a_comparison_is_no_unfinished_run(inputs):
+    several = ReportInputs(config=inputs.config, comparison={"metrics": [], "methods": [], "cells": []})
+    assert story.subtitle(several) == "Recipes compared on the same questions."

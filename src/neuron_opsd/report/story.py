@@ -220,6 +220,8 @@ def example_in_words(inputs: ReportInputs, question_id: str, context: TeacherCon
 
 def training_in_words(inputs: ReportInputs) -> Paragraph:
     """What the curves are for."""
+    if inputs.setting("training.objective", "distillation") != "distillation":
+        return Paragraph("The trainer's own figures. Whether the model got better is for the results to say.")
     return Paragraph(
         "A falling loss says that the student moved towards the teacher, not that it got better; that is "
         "for the results to say. Completion length and truncation are the guard rails: a collapse shows "
@@ -249,10 +251,20 @@ def how_to_read(inputs: ReportInputs) -> list[Block]:
 
 def subtitle(inputs: ReportInputs) -> str:
     """One line under the title: how it was trained, or how far the run has come."""
+    if inputs.comparison and not inputs.questions:
+        return "Recipes compared on the same questions."
     if not inputs.results:
         return "An unfinished run: what is missing is named below."
     kept = sum(s.selected for s in inputs.selection)
     what = f"{kept:,} selected questions" if kept else "questions"
-    return (
-        f"Self-distilled from {what} without a single answer, then compared with the model it started from."
-    )
+    return f"{_how_trained(inputs, what)}, then compared with the model it started from."
+
+
+def _how_trained(inputs: ReportInputs, what: str) -> str:
+    if inputs.uses_gold:
+        return f"{USES_GOLD}. Fine-tuned on {what} with their answers"
+    objective = inputs.setting("training.objective", "distillation")
+    if objective == "none":
+        return "Not trained"
+    how = "Self-distilled" if objective == "distillation" else f"Trained by {inputs.setting('recipe')}"
+    return f"{how} from {what} without a single answer"
