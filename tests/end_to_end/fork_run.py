@@ -51,7 +51,9 @@ class ForkedRun:
 
     def __init__(self, arguments: list[str], log: Path, *, max_file_bytes: int | None = None) -> None:
         self.log = log
-        self.process = _forkserver.Process(target=_run_cli, args=(arguments, str(log), max_file_bytes))
+        # The server's environment is that of the test which started it, with whatever that test had patched.
+        given = (arguments, str(log), max_file_bytes, dict(os.environ))
+        self.process = _forkserver.Process(target=_run_cli, args=given)
         self.process.start()
 
     def wait(self) -> int:
@@ -75,9 +77,11 @@ class ForkedRun:
         return self.wait()
 
 
-def _run_cli(arguments: list[str], log: str, max_file_bytes: int | None) -> None:
+def _run_cli(arguments: list[str], log: str, max_file_bytes: int | None, environment: dict[str, str]) -> None:
     from neuron_opsd import cli
 
+    os.environ.clear()
+    os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
