@@ -217,6 +217,7 @@ def _run_stages(
             STAGES[until](bench)
         else:
             run_stages(bench, until=until, stop_if_unlikely=stop_if_unlikely)
+    processes.leave()
     if until == "preflight":
         print_preflight(folder)
     if until == "report":

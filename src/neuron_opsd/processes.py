@@ -44,6 +44,13 @@ def wait_for_all() -> None:
         _state().wait_for_everyone()
 
 
+def leave() -> None:
+    """End the group in order, as the last thing that is done: a process whose peer is gone may abort."""
+    if num_processes() > 1:
+        wait_for_all()
+        _state().destroy_process_group()
+
+
 def _state() -> Any:
     """Accelerate's, which joins the processes the first time."""
     from accelerate import PartialState

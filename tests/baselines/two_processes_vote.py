@@ -41,3 +41,4 @@ if __name__ == "__main__":
     )
     rank = torch.distributed.get_rank()
     (folder / f"{rank}.json").write_text(json.dumps({"given": Told.given, "rows": rows}))
+    processes.leave()

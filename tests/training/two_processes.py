@@ -31,3 +31,4 @@ if __name__ == "__main__":
         student = RUNS[name](Path(sys.argv[1]) / name)
         if processes.is_main():
             save_file(weights(student), Path(sys.argv[1]) / f"{name}.safetensors")
+    processes.leave()
