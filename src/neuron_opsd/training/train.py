@@ -134,15 +134,30 @@ def train(
     trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
     if checkpoint is not None:
         logger.info("train: resumes at step %d of %d", step_of(checkpoint), num_steps)
-        keeper.restore(checkpoint)
-        trainer.restore_held(read_held_state(checkpoint))
-    if checkpoint is not None and budget.is_spent:  # killed between its last step and its end
-        trainer._load_from_checkpoint(str(checkpoint))
-    elif rails.stop is None:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _run(trainer, keeper, checkpoint, is_stopped=rails.stop is not None, is_spent=budget.is_spent)
     if rails.stop is None:
         return Trained(reader, how_it_ended(None, budget.last_step(num_steps), metrics, settings))
     return Trained(reader, _go_back(trainer, folder, rails.stop, metrics, settings))
+
+
+def _run(
+    trainer: OpsdTrainer,
+    keeper: TeacherCallback,
+    checkpoint: Path | None,
+    *,
+    is_stopped: bool,
+    is_spent: bool,
+) -> None:
+    """Train from the checkpoint on, or from the start; what is at its end already (killed there) is only loaded."""
+    if checkpoint is None:
+        trainer.train()
+        return
+    keeper.restore(checkpoint)
+    trainer.restore_held(read_held_state(checkpoint))
+    if is_spent:
+        trainer._load_from_checkpoint(str(checkpoint))
+    elif not is_stopped:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 def _go_back(
