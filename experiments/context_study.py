@@ -1,0 +1,369 @@
+"""Does the context make the teacher better, surer, better calibrated, and is it the neurons? See docs/results.md.
+
+    python experiments/context_study.py measure --model MODEL --questions FILE --answers FILE --output FOLDER \
+        [--format letter|free] [--pool 250] [--queries 120] [--demonstrations 2] [--other FILE] \
+        [--conditions none,neuron,...]
+    python experiments/context_study.py report FOLDER ...
+
+The frozen model answers `--pool` questions zero-shot; their neurons are read. Each of the first `--queries` of them is
+then read again behind demonstrations from the pool, chosen in each way below, and the probability of every choice is
+taken from one pass: no sampling noise. Started again it goes on.
+
+    none             the student: no demonstration
+    neuron           nearest by Jaccard distance of overlap sets, the model's own replies (the paper's)
+    random           from the pool
+    template         random among those that open alike (eight words), filled up at random
+    tfidf            nearest by words
+    embedding        nearest by the model's own mean hidden state
+    neuron_permuted  neighbours as `neuron`, replies permuted over the pool: format and label prior alone
+    random_permuted  the same for `random`
+    other            random questions of --other, own replies: format without the subject
+"""
+
+# ruff: noqa: T201
+import argparse
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from studies import Row, Values, labelled_sample, mean_interval, read_rows, resumable, show
+
+from neuron_opsd.config import ModelSettings, NeuronSettings, PromptSettings
+from neuron_opsd.engines.base import Sampling
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.evaluation.calibration import ece
+from neuron_opsd.evaluation.options import reply_texts
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.load import load_model
+from neuron_opsd.model.option_scores import reply_log_probs
+from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.questions.duplicates import near_duplicates, template_key
+from neuron_opsd.random_state import derive_seed
+from neuron_opsd.records import Demonstration, Question
+from neuron_opsd.rollouts.sample import sample_rollouts
+from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval
+from neuron_opsd.teacher.embeddings import nearest_by_embedding
+from neuron_opsd.teacher.words import nearest_by_words
+from neuron_opsd.text.prompts import teacher_messages
+
+CONDITIONS = (
+    "none",
+    "neuron",
+    "random",
+    "template",
+    "tfidf",
+    "embedding",
+    "neuron_permuted",
+    "random_permuted",
+    "other",
+)
+NEAR_DUPLICATE = 0.95  # contexts.near_duplicate_threshold
+
+
+class Study:
+    """One model and one domain."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.folder = Path(arguments.output)
+        self.model, self.tokenizer = load_model(ModelSettings(name=arguments.model, dtype=arguments.dtype))
+        self.engine = HFEngine(self.model, self.tokenizer, batch_size=arguments.batch_size)
+        self.encoder = ChatEncoder(self.tokenizer)
+        self.pool, self.key = labelled_sample(
+            arguments.questions, arguments.answers, arguments.pool, seed=arguments.seed
+        )
+        self.queries = self.pool[: arguments.queries]
+        self.replies = self._zero_shot("pool", self.pool)
+        self.others: list[Question] = []
+        if arguments.other:
+            from neuron_opsd.questions.load import read_questions
+
+            others = sorted(
+                read_questions(arguments.other),
+                key=lambda q: derive_seed(arguments.seed, "other", q.question_id),
+            )
+            self.others = others[:60]
+            self.replies |= self._zero_shot("other", self.others)
+
+    def _zero_shot(self, name: str, questions: Sequence[Question]) -> dict[str, Row]:
+        """Reply and overlap set of each question."""
+        arguments = self.arguments
+        sampling = Sampling(temperature=0.6, top_p=1.0, max_new_tokens=arguments.max_new_tokens)
+
+        def make(batch: list[Question]) -> Iterator[Row]:
+            rollouts = sample_rollouts(
+                batch,
+                self.engine,
+                self.encoder,
+                prompts=PromptSettings(answer_format=arguments.format),
+                sampling=sampling,
+                num_rollouts=1,
+                shuffle_choices=False,
+                seed=arguments.seed,
+                stage="context",
+            )
+            sets = capture_neurons(self.model, self.tokenizer, rollouts, NeuronSettings(batch_size=8))
+            for rollout, own in zip(rollouts, sets, strict=True):
+                yield {
+                    "name": rollout.question_id,
+                    "reply": rollout.reply,
+                    "overlap": own.overlap_set.tolist(),
+                }
+
+        rows = resumable(
+            self.folder / f"replies-{name}.jsonl", questions, lambda q: q.question_id, make, batch=32
+        )
+        return {row["name"]: row for row in rows}
+
+    def neighbours(self, condition: str) -> list[list[Question]]:
+        """For each query its demonstrations, nearest first."""
+        count, pool = self.arguments.demonstrations, self.pool
+        alike: dict[int, list[int]] = {}
+        for one, other in near_duplicates(pool, threshold=NEAR_DUPLICATE):
+            alike.setdefault(one, []).append(other)
+            alike.setdefault(other, []).append(one)
+        places = list(range(len(self.queries)))
+        kind = condition.removesuffix("_permuted")
+        if kind in ("tfidf", "embedding", "neuron"):
+            if kind == "neuron":
+                sets = [np.array(self.replies[q.question_id]["overlap"], dtype=np.int32) for q in pool]
+                found, _ = nearest_neighbours(sets, count, queries=places, exclude=lambda i: alike.get(i, []))
+            elif kind == "tfidf":
+                found, _ = nearest_by_words(pool, count, queries=places, exclude=lambda i: alike.get(i, []))
+            else:
+                found, _ = nearest_by_embedding(
+                    pool,
+                    count,
+                    model=self.model,
+                    tokenizer=self.tokenizer,
+                    queries=places,
+                    exclude=lambda i: alike.get(i, []),
+                )
+            return [[pool[i] for i in row if i >= 0] for row in found]
+        drawn = []
+        for place in places:
+            state = random.Random(derive_seed(self.arguments.seed, kind, pool[place].question_id))
+            source = (
+                self.others
+                if kind == "other"
+                else [q for i, q in enumerate(pool) if i != place and i not in alike.get(place, [])]
+            )
+            if kind == "template":
+                own = template_key(pool[place].question)
+                state.shuffle(source)
+                source = sorted(source, key=lambda q: template_key(q.question) != own)[:count]
+                drawn.append(source)
+            else:
+                drawn.append(state.sample(source, count))
+        return drawn
+
+    def measure(self, condition: str) -> None:
+        """Probability of every choice of every query behind one kind of context."""
+        shown = [[] for _ in self.queries] if condition == "none" else self.neighbours(condition)
+        replies = {name: row["reply"] for name, row in self.replies.items()}
+        if condition.endswith("_permuted"):
+            ring = sorted(self.replies, key=lambda i: derive_seed(self.arguments.seed, "replies", i))
+            replies = {one: replies[other] for one, other in zip(ring, [*ring[1:], *ring[:1]], strict=True)}
+        of_query = {q.question_id: own for q, own in zip(self.queries, shown, strict=True)}
+
+        def make(batch: list[Question]) -> Iterator[Row]:
+            prompts, options = [], []
+            for question in batch:
+                demonstrations = [
+                    (
+                        other,
+                        Demonstration(
+                            question_id=other.question_id,
+                            choice_order=tuple(range(len(other.choices))),
+                            reply=replies[other.question_id],
+                            distance=0.0,
+                        ),
+                    )
+                    for other in of_query[question.question_id]
+                ]
+                order = tuple(range(len(question.choices)))
+                messages = teacher_messages(
+                    question, demonstrations, choice_order=order, answer_format=self.arguments.format
+                )
+                prompts.append(tuple(self.encoder.encode(messages)))
+                texts = reply_texts(question, order, self.arguments.format)
+                options.append(
+                    [[tuple(self.encoder.encode_text(t)) for t in dict.fromkeys(own)] for own in texts]
+                )
+            log_probs = reply_log_probs(
+                self.model, prompts, [[ids for own in row for ids in own] for row in options], batch_size=4
+            )
+            for question, prompt, row, values in zip(batch, prompts, options, log_probs, strict=True):
+                values = iter(values)
+                logs = [math.log(sum(math.exp(next(values)) for _ in own) + 1e-30) for own in row]
+                yield {
+                    "name": question.question_id,
+                    "condition": condition,
+                    "log_probs": logs,
+                    "right": ord(self.key[question.question_id]) - ord("A"),
+                    "prompt_tokens": len(prompt),
+                    "same_template": float(
+                        np.mean(
+                            [
+                                template_key(o.question) == template_key(question.question)
+                                for o in of_query[question.question_id]
+                            ]
+                        )
+                    )
+                    if condition != "none"
+                    else None,
+                }
+
+        resumable(
+            self.folder / f"condition-{condition}.jsonl",
+            self.queries,
+            lambda q: q.question_id,
+            make,
+            batch=16,
+        )
+
+
+def probabilities(row: Row) -> Values:
+    """Of the choices, normalised over them."""
+    logs = np.array(row["log_probs"])
+    logs = np.exp(logs - logs.max())
+    return logs / logs.sum()
+
+
+def figures(rows: Sequence[Row]) -> dict[str, Values]:
+    """Per query: accuracy of the likeliest choice, its probability, probability of the right one, entropy."""
+    shares = [probabilities(row) for row in rows]
+    right = [row["right"] for row in rows]
+    return {
+        "accuracy": np.array([float(p.argmax() == r) for p, r in zip(shares, right, strict=True)]),
+        "p_right": np.array([p[r] for p, r in zip(shares, right, strict=True)]),
+        "entropy": np.array([-(p * np.log(p + 1e-12)).sum() for p in shares]),
+        "answer": np.array([float(p.argmax()) for p in shares]),
+        "confidence": np.array([p.max() for p in shares]),
+        "mass": np.array([np.exp(row["log_probs"]).sum() for row in rows]),
+    }
+
+
+def report(folders: Sequence[str]) -> None:
+    """Print a table for each folder: every condition, and its paired differences from `none` and from `random`."""
+    for folder in map(Path, folders):
+        by_condition = {
+            c: {row["name"]: row for row in read_rows(folder / f"condition-{c}.jsonl")} for c in CONDITIONS
+        }
+        by_condition = {c: rows for c, rows in by_condition.items() if rows}
+        names = sorted(set.intersection(*(set(rows) for rows in by_condition.values())))
+        settings = json.loads((folder / "settings.json").read_text())
+        print(
+            f"\n## {settings['label']}, {Path(settings['questions']).name}, n = {len(names)}, "
+            f"{settings['demonstrations']} demonstrations from a pool of {settings['pool']}, {settings['format']}\n"
+        )
+        print("| " + " | ".join(COLUMNS) + " |")
+        print("|---" * len(COLUMNS) + "|")
+        rows_of = {c: [rows[name] for name in names] for c, rows in by_condition.items()}
+        found = {c: figures(rows) for c, rows in rows_of.items()}
+        for condition, rows in rows_of.items():
+            cells = _cells(condition, found)
+            flipped = found[condition]["answer"] != found["none"]["answer"]
+            template = [row["same_template"] for row in rows if row["same_template"] is not None]
+            cells += [f"{flipped.mean():.3f}", f"{found[condition]['mass'].mean():.3f}"]
+            print(
+                f"| {condition} | " + " | ".join(cells) + f" | {np.mean(template) if template else 0:.2f} |"
+            )
+
+
+COLUMNS = (
+    "context",
+    "accuracy",
+    "minus none",
+    "minus random",
+    "p(right) minus none",
+    "p(right) minus random",
+    "entropy minus none",
+    "ECE-15",
+    "ECE-15 minus none",
+    "overconfidence",
+    "flipped",
+    "options' mass",
+    "same template",
+)
+
+
+def _cells(condition: str, found: Mapping[str, Mapping[str, Values]]) -> list[str]:
+    """The columns from accuracy to overconfidence."""
+    own = found[condition]
+
+    def minus(other: str, what: str) -> str:
+        if other not in found or other == condition:
+            return ""
+        return show(mean_interval(own[what] - found[other][what]), sign=True)
+
+    return [
+        f"{own['accuracy'].mean():.3f}",
+        minus("none", "accuracy"),
+        minus("random", "accuracy"),
+        minus("none", "p_right"),
+        minus("random", "p_right"),
+        minus("none", "entropy"),
+        f"{float(ece(own['confidence'], own['accuracy'])):.3f}",
+        "" if condition == "none" else show(ece_difference(found["none"], own), sign=True),
+        f"{(own['confidence'] - own['accuracy']).mean():+.3f}",
+    ]
+
+
+def ece_difference(before: Mapping[str, Values], after: Mapping[str, Values]) -> Interval:
+    """ECE-15 after minus before, paired over questions."""
+
+    def difference(weights: Values) -> dict[str, Values]:
+        ends = [ece(one["confidence"], one["accuracy"], weights=weights) for one in (before, after)]
+        return {"d": ends[1] - ends[0]}
+
+    draws = bootstrap_draws(difference, num_items=len(before["accuracy"]), num_resamples=2000, seed=0)
+    value = float(ece(after["confidence"], after["accuracy"])) - float(
+        ece(before["confidence"], before["accuracy"])
+    )
+    return bootstrap_interval(value, draws["d"])
+
+
+def main() -> None:
+    """Measure or report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("measure")
+    one.add_argument("--model", required=True)
+    one.add_argument("--label", required=True, help="the model's name in the tables")
+    one.add_argument("--dtype", default="bfloat16")
+    one.add_argument("--questions", required=True)
+    one.add_argument("--answers", action="append", required=True)
+    one.add_argument("--output", required=True)
+    one.add_argument("--format", default="letter", choices=["letter", "free"])
+    one.add_argument("--pool", type=int, default=250)
+    one.add_argument("--queries", type=int, default=120)
+    one.add_argument("--demonstrations", type=int, default=2)
+    one.add_argument("--other", help="question file of another domain, for the condition `other`")
+    one.add_argument("--conditions", default=",".join(CONDITIONS))
+    one.add_argument("--max-new-tokens", type=int, default=4)
+    one.add_argument("--batch-size", type=int, default=16)
+    one.add_argument("--seed", type=int, default=0)
+    many = commands.add_parser("report")
+    many.add_argument("folders", nargs="+")
+    arguments = parser.parse_args()
+    if arguments.command == "report":
+        report(arguments.folders)
+        return
+    conditions = [name for name in arguments.conditions.split(",") if name != "other" or arguments.other]
+    if unknown := set(conditions) - set(CONDITIONS):
+        parser.error(f"unknown conditions {', '.join(sorted(unknown))}; there are {', '.join(CONDITIONS)}")
+    folder = Path(arguments.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(vars(arguments), indent=1) + "\n")
+    study = Study(arguments)
+    for condition in conditions:
+        study.measure(condition)
+
+
+if __name__ == "__main__":
+    main()

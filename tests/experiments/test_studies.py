@@ -1,0 +1,115 @@
+"""The studies behind docs/results.md: their counts are the product's own, and they go on after a kill."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuron_opsd.config import NeuronSettings
+from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.records import Rollout
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch):
+    """Import a script of experiments/ by name."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for name in ("studies", "signal_study", "context_study", "power"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("kind", ["gate", "gate_up"])
+def test_the_signal_study_counts_what_capture_counts(study, tiny_model, tiny_tokenizer, kind) -> None:
+    rollout = Rollout(
+        question_id="q", rollout_index=0, choice_order=(), prompt_ids=(5, 6, 7, 8), completion_ids=tuple(range(9, 49)),
+        token_log_probs=(0.0,) * 40, finish_reason="stop", reply="", answer=None,
+    )  # fmt: skip
+    counts = study("signal_study").neuron_counts(tiny_model, rollout, NeuronSettings())
+
+    def captured(**changes) -> float:
+        settings = NeuronSettings(activation=kind, **changes)
+        (found,) = capture_neurons(tiny_model, tiny_tokenizer, [rollout], settings)
+        return found.consensus_score
+
+    assert counts[f"s_{kind}"] == captured()
+    d_ff = tiny_model.config.intermediate_size
+    per_token = max(1, round(round(0.206 * d_ff) / 32))
+    assert counts[f"per_token_{kind}"] == captured(per_token_entries=per_token)
+    if kind == "gate":
+        assert counts["first_gate"] == captured(tokens="first", first_tokens=32, num_entries=32 * per_token)
+
+
+def test_rows_survive_a_kill(study, tmp_path) -> None:
+    studies = study("studies")
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"name": "a", "value": 1}) + "\n" + '{"name": "b", "val')
+    made = []
+
+    def make(items):
+        made.extend(items)
+        return [{"name": item, "value": 2} for item in items]
+
+    rows = studies.resumable(path, ["a", "b", "c"], str, make, batch=1)
+    assert made == ["b", "c"]
+    assert [(row["name"], row["value"]) for row in rows] == [("a", 1), ("b", 2), ("c", 2)]
+
+
+def test_length_is_taken_out_and_nothing_else(study) -> None:
+    without_length = study("signal_study").without_length
+    tokens = np.array([4.0, 8.0, 16.0, 32.0])
+    assert np.allclose(without_length(1000 * tokens**-0.5, tokens), 0)
+    same = np.array([10.0, 30.0, 20.0, 40.0])
+    assert list(np.argsort(without_length(same, np.full(4, 2.0)))) == list(np.argsort(same))
+
+
+def test_two_points_need_about_1200_questions(study) -> None:
+    power = study("power")
+    assert power.questions_needed(0.06, 0.02, 1) == 1169
+    assert power.standard_error(100, 0.0625, 0.0, 1) == pytest.approx(0.025)
+
+
+def test_both_studies_run_and_report(
+    study, tmp_path, monkeypatch, capsys, tiny_model, tiny_tokenizer
+) -> None:
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    questions = [
+        {"question_id": f"q{i}", "question": f"Which is {i}? {'abcdefgh'[i]}", "choices": [str(i), "x"]}
+        for i in range(8)
+    ]
+    answers = [{"question_id": f"q{i}", "answer": "AB"[i % 2]} for i in range(8)]
+    for name, rows in (("questions", questions), ("answers", answers)):
+        (tmp_path / f"n.{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = [
+        "measure", "--model", str(tmp_path / "model"), "--label", "tiny", "--dtype", "float32",
+        "--questions", str(tmp_path / "n.questions.jsonl"), "--answers", str(tmp_path / "n.answers.jsonl"),
+    ]  # fmt: skip
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        study(name).main()
+        return capsys.readouterr().out
+
+    rows, folder = tmp_path / "rows.jsonl", tmp_path / "context"
+    run("signal_study", *common, "--output", str(rows), "--votes", "2")
+    written = rows.read_bytes()
+    run("signal_study", *common, "--output", str(rows), "--votes", "2")  # nothing left to do
+    assert rows.read_bytes() == written
+    assert written.count(b"\n") == 8
+    assert "tiny, letter" in run("signal_study", "report", str(rows))
+
+    small = ["--output", str(folder), "--pool", "8", "--queries", "4", "--demonstrations", "2"]
+    run("context_study", *common, *small)
+    table = run("context_study", "report", str(folder))
+    assert [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")][1:] == [
+        f"| {name}"
+        for name in (
+            "none", "neuron", "random", "template", "tfidf", "embedding", "neuron_permuted", "random_permuted",
+        )
+    ]  # fmt: skip
