@@ -99,7 +99,7 @@ class Study:
                 batch,
                 self.engine,
                 self.encoder,
-                prompts=PromptSettings(answer_format=arguments.format),
+                prompts=PromptSettings(answer_format=arguments.format, system=arguments.system),
                 sampling=sampling,
                 num_rollouts=1,
                 shuffle_choices=False,
@@ -187,7 +187,11 @@ class Study:
                 ]
                 order = tuple(range(len(question.choices)))
                 messages = teacher_messages(
-                    question, demonstrations, choice_order=order, answer_format=self.arguments.format
+                    question,
+                    demonstrations,
+                    choice_order=order,
+                    answer_format=self.arguments.format,
+                    system=self.arguments.system,
                 )
                 prompts.append(tuple(self.encoder.encode(messages)))
                 texts = reply_texts(question, order, self.arguments.format)
@@ -347,6 +351,7 @@ def main() -> None:
     one.add_argument("--conditions", default=",".join(CONDITIONS))
     one.add_argument("--max-new-tokens", type=int, default=4)
     one.add_argument("--batch-size", type=int, default=16)
+    one.add_argument("--system", help="a system message")
     one.add_argument("--seed", type=int, default=0)
     many = commands.add_parser("report")
     many.add_argument("folders", nargs="+")

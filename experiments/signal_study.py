@@ -124,7 +124,7 @@ def measure(arguments: argparse.Namespace) -> None:
             batch,
             engine,
             encoder,
-            prompts=PromptSettings(answer_format=arguments.format),
+            prompts=PromptSettings(answer_format=arguments.format, system=arguments.system),
             sampling=sampling,
             num_rollouts=arguments.votes,
             shuffle_choices=False,
@@ -259,6 +259,7 @@ def main() -> None:
     )
     one.add_argument("--max-new-tokens", type=int, default=4)
     one.add_argument("--batch-size", type=int, default=16)
+    one.add_argument("--system", help="a system message")
     one.add_argument("--seed", type=int, default=0)
     many = commands.add_parser("report")
     many.add_argument("rows", nargs="+")

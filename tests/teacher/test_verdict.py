@@ -125,3 +125,16 @@ def test_same_template_share() -> None:
     )
     assert same_template_share([context], questions, lambda text: text.split()[0]) == 0.5
     assert same_template_share([], questions, str) is None
+
+
+def test_a_teacher_that_cannot_be_read_is_not_worth_learning_from() -> None:
+    """Measured: demonstrations cut before their letter made a teacher surer, and unreadable in 15 of 16 samples."""
+    cut = [item(number, student="AB-A", teacher="----", divergence=1.0) for number in range(8)]
+    found = judged(cut)
+    assert found["verdict"] == UNLIKELY
+    assert any("readable less often" in reason and "max_new_tokens" in reason for reason in found["reasons"])
+    assert values(cut)["readable_change"] == pytest.approx(-0.75)
+    clearer = [item(number, student="A-B-", teacher="AAAA", divergence=1.0) for number in range(8)]
+    assert judged(clearer)["verdict"] == LIKELY
+    one_slip = [item(number, teacher="AAAA") for number in range(7)] + [item(7, teacher="AAA-")]
+    assert judged(one_slip)["verdict"] == LIKELY  # one unreadable sample is no evidence

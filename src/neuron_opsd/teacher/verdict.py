@@ -52,6 +52,7 @@ def measure(
     chance = flips_by_chance(items, seed=seed)
     low, high = np.quantile(chance, [0.025, 0.975])
     r = length_correlation
+    student_readable = float(np.mean([_readable(i.student_answers) for i in items]))
     return [
         _per_token(
             "entropy_change", "Entropy change, teacher − student (nats a token)", change, tokens, seed,
@@ -64,6 +65,11 @@ def measure(
         _mean(
             "answers_flipped", "Majority answers that the context flips", [float(_flips(i)) for i in items], seed,
             note=f"Sampling alone would flip {chance.mean():.0%} ({low:.0%} to {high:.0%}).",
+        ),
+        _mean(
+            "readable_change", "Readable answers, teacher − student (share of samples)",
+            [_readable(i.teacher_answers) - _readable(i.student_answers) for i in items], seed,
+            note=f"The student's are readable in {student_readable:.0%}. Below 0 the teacher's form is worse.",
         ),
         _mean(
             "maj_minus_avg", "Maj minus Avg of the student, the majority taken as right",
@@ -81,7 +87,7 @@ def measure(
 
 
 def weigh(measures: Sequence[Measure]) -> tuple[str, list[str]]:
-    """The verdict and its reasons: two signs decide, the others only warn."""
+    """The verdict and its reasons: three signs decide, the others only warn."""
     by_name = {entry["name"]: entry for entry in measures}
     change, divergence = by_name["entropy_change"], by_name["divergence"]
     surer = change["value"] < MAX_ENTROPY_CHANGE
@@ -94,7 +100,14 @@ def weigh(measures: Sequence[Measure]) -> tuple[str, list[str]]:
         f"teacher and student differ by {divergence['value']:.3f} nats a token"
         + ("" if differs else f", under {MIN_DIVERGENCE:g}: there is little to learn"),
     ]
-    return (LIKELY if surer and differs else UNLIKELY), reasons + _warnings(by_name)
+    unreadable = by_name["readable_change"]["high"] is not None and by_name["readable_change"]["high"] < 0
+    if unreadable:
+        reasons.append(
+            f"the teacher's answers are readable less often than the student's "
+            f"({_signed(by_name['readable_change']['value'])}): it would teach a form that gives no answer. Look at "
+            "what it reads (`neuron-opsd show`); were demonstrations cut (rollouts.max_new_tokens)?"
+        )
+    return (LIKELY if surer and differs and not unreadable else UNLIKELY), reasons + _warnings(by_name)
 
 
 def flips_by_chance(items: Sequence[PreflightItem], *, seed: int) -> Array:
@@ -142,6 +155,10 @@ def _warnings(by_name: Mapping[str, Measure]) -> list[str]:
 
 def _flips(item: PreflightItem) -> bool:
     return _majority(item.student_answers) != _majority(item.teacher_answers)
+
+
+def _readable(answers: Answers) -> float:
+    return sum(answer is not None for answer in answers) / len(answers)
 
 
 def _majority(answers: Answers) -> str | None:

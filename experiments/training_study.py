@@ -1,0 +1,173 @@
+"""Trained against base, and recipe against recipe, over finished runs and their seeds (docs/results.md).
+
+    python experiments/training_study.py RUNS... [--against neuron_opsd]
+
+RUNS are folders of `neuron-opsd run`, named NAME-seedN; runs of one NAME are seeds of one recipe. For each domain of
+the test questions: Avg@k, Maj@k, ECE-15, parse rate of base and trained, and differences paired over questions (a
+question's value is its mean over the seeds; 95 % bootstrap over questions, so it says nothing of other seeds: the
+standard deviation over seeds stands beside it). Then what the preflight had said of each run, beside its gain.
+"""
+
+# ruff: noqa: T201
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from studies import Values, show
+
+from neuron_opsd.evaluation.calibration import ece
+from neuron_opsd.files import read_json
+from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval, pearson
+
+Table = dict[str, Values]  # metric's column -> (seeds, questions)
+COLUMNS = ("correct_fraction", "majority_correct", "vote_share")
+
+
+def read_runs(paths: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Results by name and seed; an unfinished run is named and left out."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in map(Path, paths):
+        match = re.fullmatch(r"(.+)-seed(\d+)", path.name)
+        if match is None:
+            sys.exit(f"{path}: a run's folder must be named NAME-seedN.")
+        results = read_json(path / "evaluation" / "results.json")
+        if results is None:
+            print(f"{path} has no evaluation/results.json: left out.", file=sys.stderr)
+            continue
+        verdict = read_json(path / "preflight" / "verdict.json") or {}
+        measures = {m["name"]: m["value"] for m in verdict.get("measures", ())}
+        found.setdefault(match[1], {})[int(match[2])] = results | {"preflight": measures}
+    return found
+
+
+def table_of(seeds: Mapping[int, Mapping[str, Any]], domain: str, role: str) -> Table:
+    """Columns of one model on one domain, seeds in rows; questions by id."""
+    columns: dict[str, list[list[float]]] = {name: [] for name in COLUMNS}
+    for results in seeds.values():
+        rows = [
+            row
+            for row in results["questions"]
+            if row["domain"] == domain and row[f"{role}_correct_fraction"] is not None
+        ]
+        rows.sort(key=lambda row: row["question_id"])
+        for name in COLUMNS:
+            columns[name].append([float(row[f"{role}_{name}"]) for row in rows])
+    return {name: np.array(values) for name, values in columns.items()}
+
+
+def statistic(table: Table, metric: str, weights: Values) -> Values:
+    """Mean over seeds of a metric under weights over the questions."""
+    if metric == "ECE-15":
+        per_seed = [
+            ece(share, right, weights=weights)
+            for share, right in zip(table["vote_share"], table["majority_correct"], strict=True)
+        ]
+        return np.mean(per_seed, axis=0)
+    values = table["correct_fraction" if metric == "Avg" else "majority_correct"].mean(axis=0)
+    return weights @ values / weights.sum(axis=-1)
+
+
+def difference(before: Table, after: Table, metric: str) -> Interval:
+    """After minus before, paired over questions."""
+    num_items = before["vote_share"].shape[1]
+    ones = np.ones((1, num_items))
+    value = float((statistic(after, metric, ones) - statistic(before, metric, ones))[0])
+    draws = bootstrap_draws(
+        lambda weights: {"d": statistic(after, metric, weights) - statistic(before, metric, weights)},
+        num_items=num_items,
+        num_resamples=2000,
+        seed=0,
+    )
+    return bootstrap_interval(value, draws["d"])
+
+
+def report(runs: Mapping[str, Mapping[int, Mapping[str, Any]]], against: str) -> None:
+    """Print the tables."""
+    first = next(iter(next(iter(runs.values())).values()))
+    domains = [first["train_domain"], *first["cross"]["domains"]]
+    for domain in domains:
+        kind = "in-domain" if domain == domains[0] else "cross-domain"
+        print(f"\n### {domain} ({kind})\n")
+        print(
+            f"| run | seeds | n | metric | base | trained | trained - base | sd over seeds | minus {against} |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+        for name, seeds in runs.items():
+            base, trained = table_of(seeds, domain, "base"), table_of(seeds, domain, "trained")
+            num_items = base["vote_share"].shape[1]
+            ones = np.ones((1, num_items))
+            for metric in ("Avg", "Maj", "ECE-15"):
+                ends = [float(statistic(t, metric, ones)[0]) for t in (base, trained)]
+                own = [
+                    float(
+                        (
+                            statistic(_seed(trained, i), metric, ones)
+                            - statistic(_seed(base, i), metric, ones)
+                        )[0]
+                    )
+                    for i in range(len(seeds))
+                ]
+                other = ""
+                if name != against and against in runs:
+                    common = [seed for seed in seeds if seed in runs[against]]
+                    ours, theirs = (
+                        table_of({s: runs[n][s] for s in common}, domain, "trained") for n in (name, against)
+                    )
+                    if common:
+                        other = show(difference(theirs, ours, metric), sign=True)
+                spread = f"{np.std(own, ddof=1):.3f}" if len(own) > 1 else ""
+                print(
+                    f"| {name} | {len(seeds)} | {num_items} | {metric} | {ends[0]:.3f} | {ends[1]:.3f} | "
+                    f"{show(difference(base, trained, metric), sign=True)} | {spread} | {other} |"
+                )
+    _report_preflight(runs, domains[0])
+
+
+def _seed(table: Table, place: int) -> Table:
+    return {name: values[place : place + 1] for name, values in table.items()}
+
+
+def _report_preflight(runs: Mapping[str, Mapping[int, Mapping[str, Any]]], domain: str) -> None:
+    """Each run's preflight beside its gain, and their correlation."""
+    rows = []
+    for name, seeds in runs.items():
+        for seed, results in seeds.items():
+            measures = results["preflight"]
+            if "entropy_change" in measures:
+                one = {seed: results}
+                gain = difference(
+                    table_of(one, domain, "base"), table_of(one, domain, "trained"), "Avg"
+                ).value
+                rows.append((name, seed, measures["entropy_change"], measures["divergence"], gain))
+    if not rows:
+        return
+    print("\n### What the preflight had said\n")
+    print("| run | seed | entropy change | KL(student, teacher) | gain in Avg, in-domain |")
+    print("|---|---|---|---|---|")
+    for name, seed, entropy, divergence, gain in rows:
+        print(f"| {name} | {seed} | {entropy:+.3f} | {divergence:.3f} | {gain:+.3f} |")
+    gains = np.array([row[4] for row in rows])
+    for place, label in ((2, "entropy change"), (3, "KL")):
+        found = pearson(np.array([row[place] for row in rows]), gains)
+        interval = show(Interval(found.value, found.low, found.high), sign=True)
+        print(f"\nr of {label} with the gain over {len(rows)} runs: {interval}")
+
+
+def main() -> None:
+    """Read the runs and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--against", default="neuron_opsd", help="the name that the others are compared with")
+    arguments = parser.parse_args()
+    runs = read_runs(arguments.runs)
+    if not runs:
+        sys.exit("No finished run among those named.")
+    report(runs, arguments.against)
+
+
+if __name__ == "__main__":
+    main()
