@@ -3,7 +3,7 @@
     python experiments/context_study.py measure --model MODEL --questions FILE --answers FILE --output FOLDER \
         [--format letter|free] [--pool 250] [--queries 120] [--demonstrations 2] [--other FILE] \
         [--conditions none,neuron,...]
-    python experiments/context_study.py report FOLDER ...
+    python experiments/context_study.py report FOLDER ... [--picture FILE.svg]
 
 The frozen model answers `--pool` questions zero-shot; their neurons are read. Each of the first `--queries` of them is
 then read again behind demonstrations from the pool, chosen in each way below, and the probability of every choice is
@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from forest import Entry, forest
 from studies import Row, Values, labelled_sample, mean_interval, read_rows, resumable, show
 
 from neuron_opsd.config import ModelSettings, NeuronSettings, PromptSettings
@@ -252,8 +253,9 @@ def figures(rows: Sequence[Row]) -> dict[str, Values]:
     }
 
 
-def report(folders: Sequence[str]) -> None:
+def report(folders: Sequence[str], picture: str | None) -> None:
     """Print a table for each folder: every condition, and its paired differences from `none` and from `random`."""
+    entries: list[Entry] = []
     for folder in map(Path, folders):
         by_condition = {
             c: {row["name"]: row for row in read_rows(folder / f"condition-{c}.jsonl")} for c in CONDITIONS
@@ -269,7 +271,13 @@ def report(folders: Sequence[str]) -> None:
         print("|---" * len(COLUMNS) + "|")
         rows_of = {c: [rows[name] for name in names] for c, rows in by_condition.items()}
         found = {c: figures(rows) for c, rows in rows_of.items()}
+        entries.append(
+            (f"{settings['label']}, {Path(settings['questions']).name.split('.')[0]}, n = {len(names)}", None)
+        )
         for condition, rows in rows_of.items():
+            if condition != "none":
+                gain = found[condition]["p_right"] - found["none"]["p_right"]
+                entries.append((condition.replace("_", ", replies "), mean_interval(gain)))
             cells = _cells(condition, found)
             flipped = found[condition]["answer"] != found["none"]["answer"]
             template = [row["same_template"] for row in rows if row["same_template"] is not None]
@@ -277,6 +285,10 @@ def report(folders: Sequence[str]) -> None:
             print(
                 f"| {condition} | " + " | ".join(cells) + f" | {np.mean(template) if template else 0:.2f} |"
             )
+
+    if picture:
+        title = "What a context does to the teacher"
+        forest(Path(picture), title, "probability of the right choice, minus that without a context", entries)
 
 
 COLUMNS = (
@@ -355,9 +367,10 @@ def main() -> None:
     one.add_argument("--seed", type=int, default=0)
     many = commands.add_parser("report")
     many.add_argument("folders", nargs="+")
+    many.add_argument("--picture")
     arguments = parser.parse_args()
     if arguments.command == "report":
-        report(arguments.folders)
+        report(arguments.folders, arguments.picture)
         return
     conditions = [name for name in arguments.conditions.split(",") if name != "other" or arguments.other]
     if unknown := set(conditions) - set(CONDITIONS):

@@ -2,7 +2,7 @@
 
     python experiments/signal_study.py measure --model MODEL --questions FILE --answers FILE --output ROWS.jsonl \
         [--format letter|reasoned|free] [--num-questions 200] [--votes 4] [--max-new-tokens 128]
-    python experiments/signal_study.py report ROWS.jsonl ...
+    python experiments/signal_study.py report ROWS.jsonl ... [--picture FILE.svg]
 
 `measure` samples `--votes` replies a question from the frozen model; of the first, one forward pass reads the neurons
 under every setting below, and the entropy of its tokens. Started again it goes on. `report` reads any number of such
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from forest import Entry, forest
 from studies import (
     Row,
     Values,
@@ -67,6 +68,15 @@ SCORES = {
     "disagreement": "1 - vote share of the reply's answer",
 }
 CHUNK = 32
+PICTURED = {  # with length taken out or not
+    ("s_gate", False),
+    ("s_gate", True),
+    ("s_gate_up", True),
+    ("per_token_gate", True),
+    ("tokens", False),
+    ("surprise", False),
+    ("answer_entropy", False),
+}
 
 
 @torch.inference_mode()
@@ -174,9 +184,10 @@ def without_length(values: Values, tokens: Values) -> Values:
     return y - x * float(x @ y) / float(x @ x) if float(x @ x) > 1e-9 else y
 
 
-def report(paths: Sequence[str]) -> None:
+def report(paths: Sequence[str], picture: str | None) -> None:
     """Print a Markdown table for each model and format: AUROC and r by domain, raw and without length."""
     rows = [row for path in paths for row in read_rows(Path(path))]
+    entries: list[Entry] = []
     for setting, of_setting in groups(
         [row | {"setting": f"{row['model']}, {row['format']}"} for row in rows], "setting"
     ):
@@ -198,7 +209,11 @@ def report(paths: Sequence[str]) -> None:
                 if taken_out and name == "tokens":
                     continue
                 found = [auroc_interval(*_of(own, name, taken_out)) for _, own in domains]
-                cells = [show(f) for f in [*found, mean_over_domains(found)]]
+                mean = mean_over_domains(found)
+                if (name, taken_out) in PICTURED:
+                    entries += [] if (setting, None) in entries else [(setting, None)]
+                    entries.append((f"{SCORES[name]}{', length taken out' if taken_out else ''}", mean))
+                cells = [show(f) for f in [*found, mean]]
                 print(
                     f"| {SCORES[name]}{', length taken out' if taken_out else ''} | "
                     + " | ".join(cells)
@@ -227,6 +242,10 @@ def report(paths: Sequence[str]) -> None:
             for _, own in domains
         ]
         print("| s(x) with completion tokens | " + " | ".join(cells) + " |")
+
+    if picture:
+        title = "Does a low score mean a right reply?"
+        forest(Path(picture), title, "AUROC, mean of the domains; .5 is chance", entries, reference=0.5)
 
 
 def _column(rows: Sequence[Row], name: str) -> Values:
@@ -263,8 +282,9 @@ def main() -> None:
     one.add_argument("--seed", type=int, default=0)
     many = commands.add_parser("report")
     many.add_argument("rows", nargs="+")
+    many.add_argument("--picture")
     arguments = parser.parse_args()
-    measure(arguments) if arguments.command == "measure" else report(arguments.rows)
+    measure(arguments) if arguments.command == "measure" else report(arguments.rows, arguments.picture)
 
 
 if __name__ == "__main__":

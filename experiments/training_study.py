@@ -1,6 +1,6 @@
 """Trained against base, and recipe against recipe, over finished runs and their seeds (docs/results.md).
 
-    python experiments/training_study.py RUNS... [--against neuron_opsd]
+    python experiments/training_study.py RUNS... [--against neuron_opsd] [--picture FILE.svg]
 
 RUNS are folders of `neuron-opsd run`, named NAME-seedN; runs of one NAME are seeds of one recipe. For each domain of
 the test questions: Avg@k, Maj@k, ECE-15, parse rate of base and trained, and differences paired over questions (a
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forest import Entry, forest
 from studies import Values, show
 
 from neuron_opsd.evaluation.calibration import ece
@@ -85,10 +86,13 @@ def difference(before: Table, after: Table, metric: str) -> Interval:
     return bootstrap_interval(value, draws["d"])
 
 
-def report(runs: Mapping[str, Mapping[int, Mapping[str, Any]]], against: str) -> None:
+def report(
+    runs: Mapping[str, Mapping[int, Mapping[str, Any]]], against: str, picture: str | None = None
+) -> None:
     """Print the tables."""
     first = next(iter(next(iter(runs.values())).values()))
     domains = [first["train_domain"], *first["cross"]["domains"]]
+    entries: list[Entry] = []
     for domain in domains:
         kind = "in-domain" if domain == domains[0] else "cross-domain"
         print(f"\n### {domain} ({kind})\n")
@@ -119,12 +123,55 @@ def report(runs: Mapping[str, Mapping[int, Mapping[str, Any]]], against: str) ->
                     )
                     if common:
                         other = show(difference(theirs, ours, metric), sign=True)
+                gain = difference(base, trained, metric)
+                if metric != "Maj":
+                    entries.append((f"{name}: {metric}, {domain}", gain))
                 spread = f"{np.std(own, ddof=1):.3f}" if len(own) > 1 else ""
                 print(
                     f"| {name} | {len(seeds)} | {num_items} | {metric} | {ends[0]:.3f} | {ends[1]:.3f} | "
-                    f"{show(difference(base, trained, metric), sign=True)} | {spread} | {other} |"
+                    f"{show(gain, sign=True)} | {spread} | {other} |"
                 )
+        print(f"\n| run | {' | '.join(PLAIN.values())} |\n|---{'|---' * len(PLAIN)}|")
+        for name, seeds in runs.items():
+            print(f"| {name} | " + " | ".join(_plain(seeds, domain, metric) for metric in PLAIN) + " |")
     _report_preflight(runs, domains[0])
+    if picture:
+        forest(
+            Path(picture),
+            "Trained minus base",
+            "accuracy of a sample, and ECE-15",
+            sorted(entries, key=_order),
+        )
+
+
+def _order(entry: Entry) -> str:
+    """Metric and domain first, then the recipe."""
+    name, what = entry[0].split(": ")
+    return f"{what} {name}"
+
+
+PLAIN = {
+    "parse_rate": "readable",
+    "completion_tokens": "tokens",
+    "truncated_fraction": "cut",
+    "vote_share": "vote share",
+    "overconfidence": "overconfidence",
+    "balanced_accuracy": "balanced accuracy",
+}
+
+
+def _plain(seeds: Mapping[int, Mapping[str, Any]], domain: str, metric: str) -> str:
+    """`before -> after`, means of the seeds; not paired."""
+    ends = []
+    for role in ("base", "trained"):
+        values = []
+        for results in seeds.values():
+            block = (
+                results["in"] if domain == results["train_domain"] else results["cross"]["domains"][domain]
+            )
+            values.append(block["metrics"][metric][role]["value"])
+        ends.append(f"{np.mean(values):.3f}")
+    return " -> ".join(ends)
 
 
 def _seed(table: Table, place: int) -> Table:
@@ -162,11 +209,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--against", default="neuron_opsd", help="the name that the others are compared with")
+    parser.add_argument("--picture")
     arguments = parser.parse_args()
     runs = read_runs(arguments.runs)
     if not runs:
         sys.exit("No finished run among those named.")
-    report(runs, arguments.against)
+    report(runs, arguments.against, arguments.picture)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def study(monkeypatch: pytest.MonkeyPatch):
     """Import a script of experiments/ by name."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("studies", "signal_study", "context_study", "power"):
+    for name in ("studies", "forest", "signal_study", "context_study", "power"):
         sys.modules.pop(name, None)
 
 
