@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# The runs behind docs/results.md, on a CPU: hours on two cores. Each part goes on where it stopped.
+#
+#     experiments/cpu.sh DATA OUT [PART ...]        parts: small large signal context report (all, in this order)
+#
+# DATA: question files of scripts/prepare_demo_questions.py (made there if it is empty); further *.questions.jsonl with
+# their *.answers.jsonl may lie beside them. OUT: runs and rows. LARGE: Qwen2.5-Coder-1.5B-Instruct, a folder or a .gguf
+# file; without it the parts that need it say so and are left out. BIN: where neuron-opsd and python are.
+set -euo pipefail
+
+usage() { sed -n '4s/^# *//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || usage
+here=$(cd "$(dirname "$0")" && pwd)
+data=$1 out=$2
+shift 2
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(small large signal context report)
+bin=${BIN:-$here/../.venv/bin}
+large=${LARGE:-}
+small=embedded:smollm2-135m
+letter='You answer multiple-choice questions with a single letter and nothing else.'
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
+
+[ -x "$bin/neuron-opsd" ] || { echo "no neuron-opsd in $bin: run 'make venv-dev', or give BIN" >&2; exit 2; }
+mkdir -p "$data" "$out"
+[ -f "$data/openbookqa.questions.jsonl" ] || "$bin/python" "$here/../scripts/prepare_demo_questions.py" "$data"
+
+# sample NAME COUNT: COUNT questions of NAME, drawn with seed 0, as NAME-COUNT.questions.jsonl
+sample() {
+    [ -f "$data/$1-$2.questions.jsonl" ] || "$bin/python" - "$data/$1.questions.jsonl" "$data/$1-$2.questions.jsonl" "$2" <<'PYTHON'
+import random, sys
+source, target, count = sys.argv[1:]
+rows = open(source, encoding="utf-8").readlines()
+random.Random(0).shuffle(rows)
+open(target, "w", encoding="utf-8").writelines(rows[: int(count)])
+PYTHON
+}
+
+# train RECIPE SEED FOLDER MODEL QUESTIONS CROSS ANSWERS OTHER_ANSWERS SETTINGS...
+train() {
+    local recipe=$1 seed=$2 folder=$3 model=$4
+    "$bin/neuron-opsd" run "$recipe" --model "$model" --questions "$data/$5.questions.jsonl" \
+        --cross "$data/$6.questions.jsonl" --answers "$data/$7.answers.jsonl" --answers "$data/$8.answers.jsonl" \
+        --output "$folder-seed$seed" --cache "$out/stages" seed="$seed" model.dtype=bfloat16 contexts.max_prompt_tokens=2048 \
+        'training.lora={rank: 16, alpha: 32}' training.warmup_steps=1 training.batch_size=8 training.max_epochs=null \
+        evaluation.option_probability=false "${@:9}"
+}
+
+# Claim 3 on the small model: three seeds, 300 and 142 test questions.
+part_small() {
+    sample privacy_yes_no 900
+    local common=(prompts.answer_format=free questions.test_fraction=0.667 questions.max_test=300
+        rollouts.max_new_tokens=8 contexts.num_demonstrations=4 training.learning_rate=2e-4
+        training.micro_batch_size=8 training.num_steps=12 training.max_new_tokens=8 training.save_steps=12
+        evaluation.num_samples=4 evaluation.max_new_tokens=8 evaluation.batch_size=64)
+    local where=(privacy_yes_no-900 film_reviews privacy_yes_no film_reviews)
+    for seed in 0 1 2; do
+        local looked=(preflight.num_questions=16 preflight.num_samples=2)
+        for recipe in neuron_opsd random_selection; do
+            train "$recipe" "$seed" "$out/small/$recipe" "$small" "${where[@]}" "${common[@]}" "${looked[@]}"
+        done
+        train lmsi "$seed" "$out/small/lmsi" "$small" "${where[@]}" "${common[@]}" rollouts.num_rollouts=4
+        train neuron_opsd "$seed" "$out/small/forward_kl_clip" "$small" "${where[@]}" "${common[@]}" \
+            preflight.num_questions=0 training.divergence=forward_kl training.pointwise_clip=0.05
+    done
+}
+
+# Claim 3 on the large model: letter answers, one seed.
+part_large() {
+    needs_large large || return 0
+    sample medmcqa 150
+    local common=(prompts.answer_format=letter "prompts.system=$letter" questions.test_fraction=0.68
+        questions.max_test=300 rollouts.max_new_tokens=4 rollouts.batch_size=16 neurons.batch_size=8
+        contexts.num_demonstrations=2 training.learning_rate=3e-4 training.micro_batch_size=4 training.num_steps=10
+        training.max_new_tokens=4 training.save_steps=6 evaluation.num_samples=8 evaluation.max_new_tokens=2)
+    local where=(openbookqa medmcqa-150 openbookqa medmcqa)
+    train neuron_opsd 0 "$out/large/neuron_opsd" "$large" "${where[@]}" "${common[@]}" \
+        preflight.num_questions=16 preflight.num_samples=1
+    train lmsi 0 "$out/large/lmsi" "$large" "${where[@]}" "${common[@]}"
+}
+
+# signal MODEL LABEL DTYPE DOMAIN FORMAT COUNT VOTES TOKENS [--system TEXT]
+signal() {
+    [ -f "$data/$4.questions.jsonl" ] || { echo "signal: no $data/$4.questions.jsonl, left out" >&2; return 0; }
+    "$bin/python" "$here/signal_study.py" measure --model "$1" --label "$2" --dtype "$3" \
+        --questions "$data/$4.questions.jsonl" --answers "$data/$4.answers.jsonl" --output "$out/signal/$2-$4-$5.jsonl" \
+        --format "$5" --num-questions "$6" --votes "$7" --max-new-tokens "$8" "${@:9}"
+}
+
+# Claim 1.
+part_signal() {
+    local name=SmolLM2-135M
+    signal $small $name float32 film_reviews free 142 8 8
+    signal $small $name float32 privacy_yes_no free 250 8 8
+    signal $small $name float32 openbookqa reasoned 250 4 64
+    signal $small $name float32 asdiv reasoned 200 4 96
+    signal $small $name float32 medmcqa reasoned 200 4 64
+    signal $small $name float32 sciknoweval_physics reasoned 150 4 64
+    needs_large signal || return 0
+    name=Qwen2.5-Coder-1.5B
+    signal "$large" $name bfloat16 openbookqa letter 150 8 4 --system "$letter"
+    for domain in medmcqa sciknoweval_physics commonsenseqa mmlu_clinical; do
+        signal "$large" $name bfloat16 $domain letter 120 8 4 --system "$letter"
+    done
+    signal "$large" $name bfloat16 asdiv reasoned 90 3 160
+}
+
+# Claim 2.
+part_context() {
+    "$bin/python" "$here/context_study.py" measure --model $small --label SmolLM2-135M --dtype float32 --format free \
+        --max-new-tokens 8 --questions "$data/privacy_yes_no.questions.jsonl" \
+        --answers "$data/privacy_yes_no.answers.jsonl" --other "$data/film_reviews.questions.jsonl" \
+        --output "$out/context/small-privacy_yes_no" --pool 250 --queries 200 --demonstrations 2
+    needs_large context || return 0
+    "$bin/python" "$here/context_study.py" measure --model "$large" --label Qwen2.5-Coder-1.5B --system "$letter" \
+        --questions "$data/openbookqa.questions.jsonl" --answers "$data/openbookqa.answers.jsonl" \
+        --output "$out/context/large-openbookqa" --pool 200 --queries 100 --demonstrations 2 \
+        --conditions none,random,neuron,neuron_permuted,tfidf,embedding
+}
+
+# Tables as Markdown, pictures as SVG.
+part_report() {
+    local figures=$out/figures
+    mkdir -p "$figures"
+    "$bin/python" "$here/power.py" >"$figures/power.md"
+    "$bin/python" "$here/signal_study.py" report "$out"/signal/*.jsonl --picture "$figures/signal.svg" >"$figures/signal.md"
+    "$bin/python" "$here/context_study.py" report "$out"/context/* --picture "$figures/context.svg" >"$figures/context.md"
+    for size in small large; do
+        [ ! -d "$out/$size" ] || "$bin/python" "$here/training_study.py" "$out/$size"/* \
+            --picture "$figures/training-$size.svg" >"$figures/training-$size.md"
+    done
+    echo "tables and pictures: $figures"
+}
+
+needs_large() {
+    [ -n "$large" ] || { echo "$1: LARGE is not given, so the parts on Qwen2.5-Coder-1.5B are left out" >&2; return 1; }
+}
+
+for part in "${parts[@]}"; do
+    declare -F "part_$part" >/dev/null || usage
+    "part_$part"
+done
