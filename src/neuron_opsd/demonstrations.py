@@ -35,6 +35,8 @@ def demonstrating_replies(bench: Workbench) -> dict[str, Rollout]:
         rollouts = likeliest_agreeing(bench.folder.stage("rollouts").iterate(Rollout))
     else:
         rollouts = bench.first_rollouts()
+    if bench.config.contexts.usable_only:
+        rollouts = {question_id: rollout for question_id, rollout in rollouts.items() if rollout.is_usable}
     if bench.config.contexts.replies == "permuted":
         return permuted_replies(rollouts, seed=bench.config.seed)
     return rollouts

@@ -45,6 +45,11 @@ class Rollout:
     reply: str  # the decoded completion without special tokens
     answer: str | None
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether the model ended it, and its answer can be read."""
+        return self.finish_reason == "stop" and self.answer is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeuronSets:

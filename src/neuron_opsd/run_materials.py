@@ -92,6 +92,10 @@ class RunMaterials:
         rollouts = self.folder.stage("rollouts").iterate(Rollout)
         return {rollout.question_id: rollout for rollout in rollouts if rollout.rollout_index == 0}
 
+    def unusable_ids(self) -> frozenset[str]:
+        """The pool questions whose first rollout was cut or gives no readable answer."""
+        return frozenset(i for i, rollout in self.first_rollouts().items() if not rollout.is_usable)
+
     def training_ids(self) -> list[str]:
         """The questions that training may use: those kept; of them, those with an own answer where that is shown."""
         if self.config.contexts.retrieval == "own_majority" and "contexts" in self.inputs.made:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neuron_opsd.config import Config, ContextSettings, EvaluationSettings
+from neuron_opsd.config import Config, ContextSettings, EvaluationSettings, SelectionSettings
 from neuron_opsd.engines.base import Sampling, sampling_of
 from neuron_opsd.errors import ConfigError, DataError, ModelError
 from neuron_opsd.files import JsonDict, file_digest
@@ -196,7 +196,7 @@ class StageInputs:
     def _selection(self) -> JsonDict:
         settings = self.config.selection
         return {
-            "selection": settings.model_dump(mode="json"),
+            "selection": settings.model_dump(mode="json", exclude=_unset(settings)),
             **({"votes": "grouped by equivalence"} if self.config.rollouts.num_rollouts > 1 else {}),
             **self._records("neurons", "rollouts"),
             "seed": self.config.seed if settings.score == "random" else None,
@@ -214,7 +214,7 @@ class StageInputs:
         settings = self.context_settings
         is_drawn = settings.retrieval in ("random", "other_domain") or settings.replies == "permuted"
         return {
-            "contexts": settings.model_dump(mode="json", exclude={"other_path"}),
+            "contexts": settings.model_dump(mode="json", exclude={"other_path"} | _unset(settings)),
             "prompts": self.config.prompts.model_dump(mode="json"),
             **self._records(*(name for name in ("demonstrations",) if name in self.made)),
             "model": self._model(teacher=True),
@@ -334,3 +334,8 @@ def _digest(questions: Sequence[Question]) -> str:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _unset(settings: SelectionSettings | ContextSettings) -> set[str]:
+    """A setting that came later: where it is off, records are as they were, and finished stages stay current."""
+    return set() if settings.usable_only else {"usable_only"}

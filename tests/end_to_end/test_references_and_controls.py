@@ -1,6 +1,7 @@
 """Recipes that need no trainer of their own: references, controls of selection, controls of the context."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from end_to_end.conftest import write_questions
 from end_to_end.test_pipeline import run
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.config import list_recipes, load_config
+from neuron_opsd.demonstrations import demonstrating_replies
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.export import export
 from neuron_opsd.run_folder import RunFolder
@@ -336,3 +338,29 @@ def test_expressions_need_math_verify(
     line = [*command, "--output", str(tmp_path / "run"), "--until", "questions", "prompts.answer_format=math"]
     assert run(line, monkeypatch) == 2
     assert "pip install neuron-opsd[math]" in capsys.readouterr().err
+
+
+def test_a_pool_without_a_usable_reply_is_named(
+    command: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    line = [*command, "selection.usable_only=true", "--output", str(tmp_path / "run"), "--until", "select"]
+    assert run(line, monkeypatch) == 2  # the tiny model never answers with a letter and ends
+    assert "selection.usable_only left no question of domain sums: all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("replies", ["own", "permuted"])
+def test_only_usable_replies_demonstrate(made, monkeypatch: pytest.MonkeyPatch, replies: str) -> None:
+    folder = made("neuron_opsd", f"contexts.replies={replies}", until="select")
+    bench = Workbench(RunFolder.open(folder))
+    rollouts = list(bench.first_rollouts().values())
+    assert not any(rollout.is_usable for rollout in rollouts)
+    given = [replace(r, finish_reason="stop", answer="A") if i % 2 else r for i, r in enumerate(rollouts)]
+    monkeypatch.setattr(bench, "first_rollouts", lambda: {r.question_id: r for r in given})
+    usable = {r.question_id for r in given if r.is_usable}
+    assert demonstrating_replies(bench).keys() == {r.question_id for r in given}
+    bench.config = bench.config.model_copy(
+        update={"contexts": bench.config.contexts.model_copy(update={"usable_only": True})}
+    )
+    found = demonstrating_replies(bench)
+    assert found.keys() == usable
+    assert {rollout.reply for rollout in found.values()} <= {r.reply for r in given if r.is_usable}

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from neuron_opsd.config import SelectionSettings
+from neuron_opsd.errors import DataError
 from neuron_opsd.records import NeuronSets, Question
 from neuron_opsd.selection.score import length_residuals, num_kept
-from neuron_opsd.selection.select import select_questions
+from neuron_opsd.selection.select import select_questions, warn_of_unusable
 from neuron_opsd.text.answers import Vote
 
 
@@ -135,3 +136,34 @@ def test_random_control_depends_on_seed_and_id_alone():
     assert len(first) == 10
     assert kept(select(dict(reversed(ids.items())), score="random", fraction=0.25, seed=1)) == first
     assert kept(select(ids, score="random", fraction=0.25, seed=2)) != first
+
+
+def test_what_is_left_out_ranks_last_and_is_never_kept(caplog):
+    ids = list(FIVE)
+
+    def records(left_out, **options):
+        found = select_questions(
+            [Question(question_id=i, domain="d", question=i) for i in ids],
+            [sets(i, FIVE[i]) for i in ids],
+            {},
+            SelectionSettings(**options),
+            seed=0,
+            left_out=left_out,
+        )
+        return {record.question_id: record for record in found}
+
+    found = records({"b", "d"}, fraction=0.4)  # two of five, and b and d had the lowest scores
+    assert kept(found) == {"c", "e"}
+    assert [found[i].rank for i in "ceabd"] == [0, 1, 2, 3, 4]
+    assert kept(records({"b", "d"}, fraction=0.4, keep="highest")) == {"a", "e"}
+    assert kept(records({"a", "b", "c", "d"}, fraction=0.4)) == {
+        "e"
+    }  # fewer than asked for, never one left out
+    with pytest.raises(DataError, match=r"usable_only left no question of domain d.*max_new_tokens"):
+        records(set(FIVE), fraction=0.4)
+
+    warn_of_unusable(list(found.values()), {"b", "d"})
+    assert not caplog.records
+    warn_of_unusable(list(records(set(), fraction=0.4).values()), {"b", "a"})
+    assert "of 2 selected questions 1 have a reply that was cut" in caplog.text
+    assert "(of 5 in the pool, 2)" in caplog.text

@@ -201,6 +201,10 @@ class SelectionSettings(Section):
     fraction: Fraction = Field(
         default=0.2, description="Share of each domain kept. Use 1.0 to keep every question. [N]"
     )
+    usable_only: bool = Field(
+        default=False,
+        description="Keep none whose reply was cut or gives no readable answer; raw s(x) prefers those. [ours]",
+    )
 
 
 Retrieval = Literal[
@@ -226,6 +230,10 @@ class ContextSettings(Section):
         default="own",
         description="Each demonstration ends with the reply to its question [N], or with that to another one (control: "
         "format and distribution of the answers stay, what answers what is lost; 2202.12837).",
+    )
+    usable_only: bool = Field(
+        default=False,
+        description="Show no reply that was cut or gives no readable answer. [ours]",
     )
     search_candidates: Count | None = Field(
         default=None,

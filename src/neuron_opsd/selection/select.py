@@ -3,12 +3,16 @@
 Ranks within each domain; ties go to the smaller question id, so file order changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 
 from neuron_opsd.config import SelectionSettings
+from neuron_opsd.errors import DataError
 from neuron_opsd.records import NeuronSets, Question, SelectedQuestion
 from neuron_opsd.selection.score import length_residuals, num_kept, ranking_scores
 from neuron_opsd.text.answers import Vote
+
+logger = logging.getLogger(__name__)
 
 
 def select_questions(
@@ -18,6 +22,7 @@ def select_questions(
     settings: SelectionSettings,
     *,
     seed: int,
+    left_out: Collection[str] = (),
 ) -> list[SelectedQuestion]:
     """Score, rank and mark every question of the pool.
 
@@ -27,9 +32,13 @@ def select_questions(
         votes: One for each question; shares count only where two rollouts or more voted.
         settings: `selection.*`.
         seed: The run's seed (for the random control).
+        left_out: Questions that are ranked behind all others and never selected (`usable_only`).
 
     Returns:
         One record for each question, in the order of `questions`.
+
+    Raises:
+        DataError: every question of a domain is left out.
     """
     by_id = {item.question_id: item for item in neuron_sets}
     domains: dict[str, list[NeuronSets]] = {}
@@ -38,19 +47,45 @@ def select_questions(
     ranked = {
         record.question_id: record
         for domain, sets in domains.items()
-        for record in _rank_domain(domain, sets, votes, settings, seed=seed)
+        for record in _rank_domain(domain, sets, votes, settings, seed=seed, left_out=left_out)
     }
     return [ranked[question.question_id] for question in questions]
 
 
+def warn_of_unusable(records: Sequence[SelectedQuestion], unusable: Collection[str]) -> None:
+    """Say how many selected questions have no usable reply: s(x) is lowest for long replies, so for those cut."""
+    selected = [record.question_id for record in records if record.selected]
+    count = sum(question_id in unusable for question_id in selected)
+    if count:
+        logger.warning(
+            "selection: of %d selected questions %d have a reply that was cut or gives no readable answer (of %d "
+            "in the pool, %d). selection.usable_only=true and contexts.usable_only=true leave them out.",
+            len(selected), count, len(records), len(unusable),
+        )  # fmt: skip
+
+
 def _rank_domain(
-    domain: str, sets: list[NeuronSets], votes: Mapping[str, Vote], settings: SelectionSettings, *, seed: int
+    domain: str,
+    sets: list[NeuronSets],
+    votes: Mapping[str, Vote],
+    settings: SelectionSettings,
+    *,
+    seed: int,
+    left_out: Collection[str],
 ) -> list[SelectedQuestion]:
     residuals = length_residuals(sets)
     scores = ranking_scores(sets, residuals, votes, settings, seed=seed)
-    order = sorted(range(len(sets)), key=lambda i: (scores[i], sets[i].question_id))
+    order = sorted(
+        range(len(sets)), key=lambda i: (sets[i].question_id in left_out, scores[i], sets[i].question_id)
+    )
     rank_of = {i: rank for rank, i in enumerate(order)}
-    kept = _kept_ranks(len(sets), settings)
+    num_candidates = sum(item.question_id not in left_out for item in sets)
+    if sets and not num_candidates:
+        raise DataError(
+            f"selection.usable_only left no question of domain {domain}: all {len(sets)} replies were cut or give no "
+            "readable answer. Raise rollouts.max_new_tokens, or change prompts.answer_format or prompts.system."
+        )
+    kept = _kept_ranks(num_candidates, num_kept(len(sets), settings.fraction), settings.keep)
     return [
         SelectedQuestion(
             question_id=item.question_id,
@@ -67,11 +102,10 @@ def _rank_domain(
     ]
 
 
-def _kept_ranks(num_questions: int, settings: SelectionSettings) -> range:
-    count = num_kept(num_questions, settings.fraction)
-    first = {"lowest": 0, "highest": num_questions - count, "middle": (num_questions - count) // 2}[
-        settings.keep
-    ]
+def _kept_ranks(num_candidates: int, count: int, keep: str) -> range:
+    count = min(count, num_candidates)
+    spare = num_candidates - count
+    first = {"lowest": 0, "highest": spare, "middle": spare // 2}[keep]
     return range(first, first + count)
 
 
