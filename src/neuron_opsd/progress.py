@@ -57,10 +57,16 @@ class Tracker:
         return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
     def rate(self) -> str:
-        """Items and tokens per second since the start, resumed ones left out."""
+        """Items and tokens per second since the start, resumed ones left out; slow ones by the minute, never 0.0."""
         seconds = max(time.monotonic() - self.started, 1e-9)
-        text = f"{(self.done - self.resumed_from) / seconds:.1f} {self.unit}/s"
-        return text + (f", {self.num_tokens / seconds:.0f} tokens/s" if self.num_tokens else "")
+        done = self.done - self.resumed_from
+        parts = [(done, self.unit, 1)] + ([(self.num_tokens, "tokens", 0)] if self.num_tokens else [])
+        return ", ".join(
+            f"{count / seconds:.{digits}f} {unit}/s"
+            if not count or count / seconds >= 0.95
+            else f"{60 * count / seconds:.1f} {unit}/min"
+            for count, unit, digits in parts
+        )
 
 
 @contextmanager
