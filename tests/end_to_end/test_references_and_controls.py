@@ -364,3 +364,16 @@ def test_only_usable_replies_demonstrate(made, monkeypatch: pytest.MonkeyPatch, 
     found = demonstrating_replies(bench)
     assert found.keys() == usable
     assert {rollout.reply for rollout in found.values()} <= {r.reply for r in given if r.is_usable}
+
+
+def test_our_variant_selects_and_shows_usable_replies(
+    made, command: list[str], lettered_model_folder: Path
+) -> None:
+    command[3] = str(lettered_model_folder)
+    folder = made("usable_replies", "rollouts.temperature=1.5")  # hot, so that some reply says something else
+    usable = {r.question_id for r in stage_rollouts(folder, "rollouts") if r.is_usable}
+    assert usable
+    assert {row["question_id"] for row in records(folder, "selection") if row["selected"]} <= usable
+    shown = {d["question_id"] for row in records(folder, "contexts") for d in row["demonstrations"]}
+    assert shown
+    assert shown <= usable
