@@ -44,6 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=parts)
     parser.add_argument("--model", default="embedded:smollm2-135m")
+    parser.add_argument(
+        "--device", default="cpu", help="of capture and its plain pass; the rest is on the CPU"
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 512])
     parser.add_argument("--threads", type=int, default=2)
@@ -69,9 +72,12 @@ def measure_capture(arguments: argparse.Namespace) -> None:
     """Seconds of capture over seconds of a plain forward pass."""
     texts = _texts(arguments)
     for dtype in arguments.dtypes:
-        model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype=dtype, device="cpu"))
+        model, tokenizer = load_model(
+            ModelSettings(name=arguments.model, dtype=dtype, device=arguments.device)
+        )
         for length in arguments.lengths:
-            _measure_length(model, tokenizer, texts[:, : PROMPT_TOKENS + length], arguments.rounds)
+            ids = texts[:, : PROMPT_TOKENS + length].to(model.device)
+            _measure_length(model, tokenizer, ids, arguments.rounds)
 
 
 def _measure_length(
@@ -207,6 +213,8 @@ def _interleave(rounds: int, *functions: Callable[[], object]) -> list[list[tupl
         for function in functions:
             clock, cpu = time.perf_counter(), time.process_time()
             function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             row.append((time.perf_counter() - clock, time.process_time() - cpu))
         times.append(row)
     return times[1:]
@@ -221,7 +229,7 @@ def _texts(arguments: argparse.Namespace) -> torch.Tensor:
     """Token ids sampled from the model in float32, or those of an earlier call (--texts)."""
     if arguments.texts and arguments.texts.is_file():
         return torch.from_numpy(np.load(arguments.texts))[: arguments.batch_size]
-    model, _ = load_model(ModelSettings(name=arguments.model, dtype="float32", device="cpu"))
+    model, _ = load_model(ModelSettings(name=arguments.model, dtype="float32", device=arguments.device))
     texts = _sample(model, arguments.batch_size, PROMPT_TOKENS + max(arguments.lengths))
     if arguments.texts:
         np.save(arguments.texts, texts.numpy())
@@ -230,12 +238,12 @@ def _texts(arguments: argparse.Namespace) -> torch.Tensor:
 
 def _sample(model: PreTrainedModel, num_texts: int, num_tokens: int) -> torch.Tensor:
     torch.manual_seed(0)
-    start = torch.randint(1_000, 20_000, (num_texts, 1))
+    start = torch.randint(1_000, 20_000, (num_texts, 1)).to(model.device)
     with torch.inference_mode():
         return model.generate(
             start, attention_mask=torch.ones_like(start), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
             min_new_tokens=num_tokens - 1, max_new_tokens=num_tokens - 1,
-        )  # fmt: skip
+        ).cpu()  # fmt: skip
 
 
 def _rollout(prompt: list[int], completion: list[int]) -> Rollout:

@@ -7,12 +7,14 @@ The same model, dtype, threads, batch, token ids, loss (reverse KL over the full
 gradient checkpointing everywhere. The kinds alternate within each round, so that whatever else the machine does meets
 all of them; ratios are medians over rounds of the ratio within a round. Bare is what no trainer can do without: the
 teacher's forward pass, the student's forward and backward pass, with the heads at the completion's places and no loss.
+With --device cuda, memory is what torch allocates there; without TRL, SDFTTrainer is left out.
 SDFTTrainer cuts prompts at 512 tokens; here it is given the ids, so that all score the same tokens.
 """
 
 # ruff: noqa: T201
 import argparse
 import copy
+import importlib.util
 import os
 import subprocess
 import sys
@@ -54,6 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=parts)
     parser.add_argument("--model", default="embedded:smollm2-135m")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--methods", nargs="+", default=["lora", "full"], choices=["lora", "full"])
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--checkpointing", action="store_true")
@@ -82,7 +86,7 @@ def main() -> None:
 
 def measure_step(arguments: argparse.Namespace) -> None:
     """Loss step: unshared teacher prompts as long as the student's, so that only the step itself differs."""
-    model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype="float32", device="cpu"))
+    model, tokenizer = _load(arguments)
     for method in arguments.methods:
         for length in arguments.lengths:
             items = _items(
@@ -95,7 +99,7 @@ def measure_step(arguments: argparse.Namespace) -> None:
 
 def measure_teacher(arguments: argparse.Namespace) -> None:
     """Teacher scoring alone, then the whole step: one question of ten demonstrations, four rollouts."""
-    model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype="float32", device="cpu"))
+    model, tokenizer = _load(arguments)
     for length in arguments.lengths:
         items = _items(model, arguments.student_prompt, arguments.teacher_prompt, length, shared=True)
         what = f"{NUM_ROLLOUTS} x {length} completion tokens after {arguments.teacher_prompt} shared ones"
@@ -108,18 +112,20 @@ def measure_memory(arguments: argparse.Namespace) -> None:
     """Peak of one step over weights, optimiser and idle buffers, each kind in a process of its own."""
     for method in arguments.methods:
         for vocabulary in arguments.vocabularies:
-            peaks = {kind: _peak_in_process(kind, method, vocabulary) for kind in ("bare", "ours", "sdft")}
+            kinds = ("bare", "ours", "sdft") if _has_trl() else ("bare", "ours")
+            peaks = {kind: _peak_in_process(kind, method, vocabulary) for kind in kinds}
             figures = ", ".join(f"{kind} +{peak:,.0f} MB" for kind, peak in peaks.items())
+            ratio = f"; ours / sdft {peaks['ours'] / peaks['sdft']:.2f}" if "sdft" in peaks else ""
             print(
                 f"memory, {method}, {arguments.layers} layers, vocabulary {vocabulary:,}, 4 x 512 completion tokens: "
-                f"{figures}; ours / sdft {peaks['ours'] / peaks['sdft']:.2f}",
+                f"{figures}{ratio}",
                 flush=True,
             )
 
 
 def measure_generation(arguments: argparse.Namespace) -> None:
     """Sampling the four completions, which every figure above leaves out."""
-    model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype="float32", device="cpu"))
+    model, tokenizer = _load(arguments)
     items = _items(model, arguments.student_prompt, arguments.student_prompt, 1, shared=False)
     engine = HFEngine(model, tokenizer)
     engine.end_ids = torch.tensor([-1])  # every completion gets its full length
@@ -128,6 +134,19 @@ def measure_generation(arguments: argparse.Namespace) -> None:
         start = time.perf_counter()
         list(engine.generate(requests, Sampling(temperature=1.0, max_new_tokens=length)))
         print(f"generation, apart: 4 x {length} tokens in {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def _load(arguments: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return load_model(ModelSettings(name=arguments.model, dtype=arguments.dtype, device=arguments.device))
+
+
+def _has_trl() -> bool:
+    return importlib.util.find_spec("trl") is not None
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _items(
@@ -155,11 +174,11 @@ def _steps(
     method: str,
     arguments: argparse.Namespace,
 ) -> dict[str, Step]:
-    return {
+    steps = {
         "bare": _bare(model, items, method, arguments),
         "ours": _ours(model, tokenizer, items, method, arguments),
-        "sdft": _sdft(model, tokenizer, items, method, arguments),
     }
+    return steps | ({"sdft": _sdft(model, tokenizer, items, method, arguments)} if _has_trl() else {})
 
 
 def _settings(method: str, arguments: argparse.Namespace) -> TrainingSettings:
@@ -173,8 +192,9 @@ def _settings(method: str, arguments: argparse.Namespace) -> TrainingSettings:
     )
 
 
-def _batch(items: list[TrainingItem], role: str) -> tuple[torch.Tensor, torch.Tensor]:
-    ids = torch.tensor([[*getattr(item, f"{role}_ids"), *item.completion_ids] for item in items])
+def _batch(items: list[TrainingItem], role: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = [[*getattr(item, f"{role}_ids"), *item.completion_ids] for item in items]
+    ids = torch.tensor(rows, device=device)
     return ids, torch.ones_like(ids)
 
 
@@ -188,7 +208,9 @@ def _bare(
         student.gradient_checkpointing_enable()
         student.enable_input_require_grads()
     keep = len(items[0].completion_ids) + 1
-    (ids, mask), (teacher_ids, teacher_mask) = _batch(items, "student"), _batch(items, "teacher")
+    (ids, mask), (teacher_ids, teacher_mask) = (
+        _batch(items, role, model.device) for role in ("student", "teacher")
+    )
 
     def step() -> None:
         with torch.no_grad():
@@ -230,10 +252,10 @@ def _ours(
         settings=settings,
     )
     _enable_checkpointing(student, arguments)
-    num_tokens = torch.tensor(sum(len(item.completion_ids) for item in items))
+    num_tokens = torch.tensor(sum(len(item.completion_ids) for item in items), device=model.device)
 
     def step() -> None:
-        trainer.sums = torch.zeros(1 + len(MEASURED))
+        trainer.sums = torch.zeros(1 + len(MEASURED), device=model.device)
         trainer.compute_loss(student, items, num_items_in_batch=num_tokens).backward()
         student.zero_grad()
 
@@ -248,7 +270,7 @@ def _sdft(
     arguments: argparse.Namespace,
 ) -> Step:
     trainer = _sdft_trainer(model, tokenizer, method, arguments)
-    inputs = _sdft_inputs(items)
+    inputs = _sdft_inputs(items, model.device)
 
     def step() -> None:
         trainer.compute_loss(trainer.model, inputs).backward()
@@ -270,7 +292,7 @@ def _sdft_trainer(
     )
     config = SDFTConfig(
         output_dir=tempfile.mkdtemp(),
-        use_cpu=True,
+        use_cpu=arguments.device == "cpu",
         bf16=False,
         report_to=[],
         per_device_train_batch_size=NUM_ROLLOUTS,
@@ -305,13 +327,13 @@ def _named(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTra
     folder = tempfile.mkdtemp()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).to(model.device)
 
 
-def _sdft_inputs(items: list[TrainingItem]) -> dict[str, torch.Tensor]:
-    prompts = torch.tensor([item.student_ids for item in items])
-    completions = torch.tensor([item.completion_ids for item in items])
-    ids, mask = _batch(items, "teacher")
+def _sdft_inputs(items: list[TrainingItem], device: torch.device) -> dict[str, torch.Tensor]:
+    prompts = torch.tensor([item.student_ids for item in items], device=device)
+    completions = torch.tensor([item.completion_ids for item in items], device=device)
+    ids, mask = _batch(items, "teacher", device)
     return {
         "prompt_ids": prompts,
         "prompt_mask": torch.ones_like(prompts),
@@ -337,14 +359,16 @@ def _teacher_scorings(
     items: list[TrainingItem],
     arguments: argparse.Namespace,
 ) -> dict[str, Step]:
-    trainer = _sdft_trainer(model, tokenizer, "lora", arguments)
-    inputs, length = _sdft_inputs(items), len(items[0].completion_ids)
-
     def ours() -> None:
         prompts, completions = [item.teacher_ids for item in items], [item.completion_ids for item in items]
         with torch.no_grad():
             for hidden in scoring_states(model, prompts, completions).split(arguments.chunk_tokens):
                 logits_from_hidden(model, hidden)
+
+    if not _has_trl():
+        return {"ours": ours}
+    trainer = _sdft_trainer(model, tokenizer, "lora", arguments)
+    inputs, length = _sdft_inputs(items, model.device), len(items[0].completion_ids)
 
     def sdft() -> None:
         with torch.no_grad(), trainer._get_teacher_context_for_self_distillation():
@@ -366,14 +390,16 @@ def _report(name: str, steps: dict[str, Step], arguments: argparse.Namespace) ->
         for kind, step in steps.items():
             start = time.perf_counter()
             step()
+            _synchronise()
             row[kind] = time.perf_counter() - start
         times.append(row)
     del times[0]  # it warmed up
     seconds = ", ".join(f"{kind} {median(row[kind] for row in times):.2f} s" for kind in steps)
-    ratios = [f"sdft / ours {median(row['sdft'] / row['ours'] for row in times):.2f}"]
-    if "bare" in steps:
-        ratios.insert(0, f"ours / bare {median(row['ours'] / row['bare'] for row in times):.2f}")
-        ratios.append(f"sdft / bare {median(row['sdft'] / row['bare'] for row in times):.2f}")
+    ratios = [
+        f"{over} / {under} {median(row[over] / row[under] for row in times):.2f}"
+        for over, under in (("ours", "bare"), ("sdft", "ours"), ("sdft", "bare"))
+        if {over, under} <= set(steps)
+    ]
     print(f"{name}: {seconds}; {', '.join(ratios)} ({len(times)} rounds)", flush=True)
 
 
@@ -395,10 +421,10 @@ def _without(words: list[str], *options: str) -> list[str]:
 
 def _peak_of(arguments: argparse.Namespace) -> float:
     """MB that one step takes beyond what lies in memory before it."""
-    model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype="float32", device="cpu"))
+    model, tokenizer = _load(arguments)
     model.config.num_hidden_layers = arguments.layers
     model.config.vocab_size = arguments.vocabularies[0]
-    small = AutoModelForCausalLM.from_config(model.config).float()
+    small = AutoModelForCausalLM.from_config(model.config).to(model.device, model.dtype)
     del model
     items = _items(small, arguments.student_prompt, 2 * arguments.student_prompt, 512, shared=False)
     makers = {
@@ -411,7 +437,13 @@ def _peak_of(arguments: argparse.Namespace) -> float:
 
 
 def peak_over_start(step: Step) -> float:
-    """MB of resident memory at its highest during the step, over what was there before it."""
+    """MB of memory at its highest during the step, over what was there before it: torch's on a GPU, else resident."""
+    if torch.cuda.is_available() and torch.cuda.memory_allocated():
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        step()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - start) / 1e6
     page = os.sysconf("SC_PAGE_SIZE")
     resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * page / 1e6  # noqa: E731
     before = highest = resident()
