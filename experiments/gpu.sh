@@ -9,14 +9,15 @@
 # Options: --toy (minutes on a processor), --minutes N (9; one call takes no longer), --results FOLDER.
 # Environment: MODEL (folder or .gguf; none needs to be carried then), NEURON_OPSD_GPU_WORK, PYTHON, OUT (results).
 # A call that is out of time, or killed, loses little: the same command goes on.
-# shellcheck disable=SC2329  # settings and steps are called by their names
+# shellcheck disable=SC2317,SC2329  # settings and steps are called by their names
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
 
 # ---- settings: everything in which the toy differs from the full size -----------------------------------------------
 
-letters=(prompts.answer_format=letter rollouts.max_new_tokens=4 training.max_new_tokens=4 evaluation.max_new_tokens=4
+letters=(prompts.answer_format=letter "prompts.system=You answer multiple-choice questions with a single letter and nothing else."
+    rollouts.max_new_tokens=4 training.max_new_tokens=4 evaluation.max_new_tokens=4
     training.max_epochs=null training.save=adapter preflight.num_questions=0 'training.lora={rank: 16, alpha: 32}')
 
 full_settings() {
