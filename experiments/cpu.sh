@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The runs behind docs/results.md, on a CPU: hours on two cores. Each part goes on where it stopped.
 #
-#     experiments/cpu.sh DATA OUT [PART ...]        parts: small large signal context report (all, in this order)
+#     experiments/cpu.sh DATA OUT [PART ...]        parts: privacy boolq large signal context report (all, in this order)
 #
 # DATA: question files of scripts/prepare_demo_questions.py (made there if it is empty); further *.questions.jsonl with
 # their *.answers.jsonl may lie beside them. OUT: runs and rows. LARGE: Qwen2.5-Coder-1.5B-Instruct, a folder or a .gguf
@@ -14,7 +14,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 data=$1 out=$2
 shift 2
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(small large signal context report)
+[ ${#parts[@]} -gt 0 ] || parts=(privacy boolq large signal context report)
 bin=${BIN:-$here/../.venv/bin}
 large=${LARGE:-}
 small=embedded:smollm2-135m
@@ -46,22 +46,31 @@ train() {
         evaluation.option_probability=false "${@:9}"
 }
 
-# Claim 3 on the small model: three seeds, 300 and 142 test questions.
-part_small() {
+# Claim 3 on the small model: one word, three seeds.
+common=(prompts.answer_format=free questions.test_fraction=0.667 rollouts.max_new_tokens=8 contexts.num_demonstrations=4
+    training.learning_rate=2e-4 training.micro_batch_size=8 training.num_steps=12 training.max_new_tokens=8
+    training.save_steps=12 evaluation.num_samples=4 evaluation.max_new_tokens=8 evaluation.batch_size=64)
+looked=(preflight.num_questions=16 preflight.num_samples=2)
+part_privacy() {
     sample privacy_yes_no 900
-    local common=(prompts.answer_format=free questions.test_fraction=0.667 questions.max_test=300
-        rollouts.max_new_tokens=8 contexts.num_demonstrations=4 training.learning_rate=2e-4
-        training.micro_batch_size=8 training.num_steps=12 training.max_new_tokens=8 training.save_steps=12
-        evaluation.num_samples=4 evaluation.max_new_tokens=8 evaluation.batch_size=64)
+    local seed recipe own=("${common[@]}" questions.max_test=300)
     local where=(privacy_yes_no-900 film_reviews privacy_yes_no film_reviews)
     for seed in 0 1 2; do
-        local looked=(preflight.num_questions=16 preflight.num_samples=2)
         for recipe in neuron_opsd random_selection; do
-            train "$recipe" "$seed" "$out/small/$recipe" "$small" "${where[@]}" "${common[@]}" "${looked[@]}"
+            train "$recipe" "$seed" "$out/privacy/$recipe" "$small" "${where[@]}" "${own[@]}" "${looked[@]}"
         done
-        train lmsi "$seed" "$out/small/lmsi" "$small" "${where[@]}" "${common[@]}" rollouts.num_rollouts=4
-        train neuron_opsd "$seed" "$out/small/forward_kl_clip" "$small" "${where[@]}" "${common[@]}" \
-            preflight.num_questions=0 training.divergence=forward_kl training.pointwise_clip=0.05
+    done
+    train lmsi 0 "$out/privacy/lmsi" "$small" "${where[@]}" "${own[@]}" rollouts.num_rollouts=4
+}
+
+# The variant, on a domain that was not used to choose it.
+part_boolq() {
+    sample boolq_yes_no 900
+    local seed recipe where=(boolq_yes_no-900 film_reviews boolq_yes_no film_reviews)
+    for seed in 0 1 2; do
+        for recipe in neuron_opsd usable_replies random_selection; do
+            train "$recipe" "$seed" "$out/boolq/$recipe" "$small" "${where[@]}" "${common[@]}" "${looked[@]}"
+        done
     done
 }
 
@@ -69,14 +78,13 @@ part_small() {
 part_large() {
     needs_large large || return 0
     sample medmcqa 150
-    local common=(prompts.answer_format=letter "prompts.system=$letter" questions.test_fraction=0.68
+    local own=(prompts.answer_format=letter "prompts.system=$letter" questions.test_fraction=0.68
         questions.max_test=300 rollouts.max_new_tokens=4 rollouts.batch_size=16 neurons.batch_size=8
         contexts.num_demonstrations=2 training.learning_rate=3e-4 training.micro_batch_size=4 training.num_steps=10
         training.max_new_tokens=4 training.save_steps=6 evaluation.num_samples=8 evaluation.max_new_tokens=2)
     local where=(openbookqa medmcqa-150 openbookqa medmcqa)
-    train neuron_opsd 0 "$out/large/neuron_opsd" "$large" "${where[@]}" "${common[@]}" \
+    train neuron_opsd 0 "$out/large/neuron_opsd" "$large" "${where[@]}" "${own[@]}" \
         preflight.num_questions=16 preflight.num_samples=1
-    train lmsi 0 "$out/large/lmsi" "$large" "${where[@]}" "${common[@]}"
 }
 
 # signal MODEL LABEL DTYPE DOMAIN FORMAT COUNT VOTES TOKENS [--system TEXT]
@@ -99,6 +107,7 @@ part_signal() {
     needs_large signal || return 0
     name=Qwen2.5-Coder-1.5B
     signal "$large" $name bfloat16 openbookqa letter 150 8 4 --system "$letter"
+    local domain
     for domain in medmcqa sciknoweval_physics commonsenseqa mmlu_clinical; do
         signal "$large" $name bfloat16 $domain letter 120 8 4 --system "$letter"
     done
@@ -114,8 +123,8 @@ part_context() {
     needs_large context || return 0
     "$bin/python" "$here/context_study.py" measure --model "$large" --label Qwen2.5-Coder-1.5B --system "$letter" \
         --questions "$data/openbookqa.questions.jsonl" --answers "$data/openbookqa.answers.jsonl" \
-        --output "$out/context/large-openbookqa" --pool 200 --queries 100 --demonstrations 2 \
-        --conditions none,random,neuron,neuron_permuted,tfidf,embedding
+        --output "$out/context/large-openbookqa" --pool 150 --queries 80 --demonstrations 2 \
+        --conditions none,random,neuron,neuron_permuted,tfidf
 }
 
 # Tables as Markdown, pictures as SVG.
@@ -125,9 +134,10 @@ part_report() {
     "$bin/python" "$here/power.py" >"$figures/power.md"
     "$bin/python" "$here/signal_study.py" report "$out"/signal/*.jsonl --picture "$figures/signal.svg" >"$figures/signal.md"
     "$bin/python" "$here/context_study.py" report "$out"/context/* --picture "$figures/context.svg" >"$figures/context.md"
-    for size in small large; do
-        [ ! -d "$out/$size" ] || "$bin/python" "$here/training_study.py" "$out/$size"/* \
-            --picture "$figures/training-$size.svg" >"$figures/training-$size.md"
+    local name
+    for name in privacy boolq large; do
+        [ ! -d "$out/$name" ] || "$bin/python" "$here/training_study.py" "$out/$name"/* \
+            --picture "$figures/$name.svg" >"$figures/$name.md"
     done
     echo "tables and pictures: $figures"
 }

@@ -1,15 +1,18 @@
 """Trained against base, and recipe against recipe, over finished runs and their seeds (docs/results.md).
 
-    python experiments/training_study.py RUNS... [--against neuron_opsd] [--picture FILE.svg]
+    python experiments/training_study.py RUNS... [--against neuron_opsd] [--picture FILE.svg] [--keep FOLDER]
 
-RUNS are folders of `neuron-opsd run`, named NAME-seedN; runs of one NAME are seeds of one recipe. For each domain of
-the test questions: Avg@k, Maj@k, ECE-15, parse rate of base and trained, and differences paired over questions (a
-question's value is its mean over the seeds; 95 % bootstrap over questions, so it says nothing of other seeds: the
-standard deviation over seeds stands beside it). Then what the preflight had said of each run, beside its gain.
+RUNS are folders of `neuron-opsd run`, named NAME-seedN, or files that --keep FOLDER wrote of them (NAME-seedN.json.gz);
+runs of one NAME are seeds of one recipe. For each domain of the test questions: Avg@k, Maj@k, ECE-15, parse rate of base
+and trained, and differences paired over questions (a question's value is its mean over the seeds; 95 % bootstrap over
+questions, so it says nothing of other seeds: the standard deviation over seeds stands beside it). Then what the preflight
+had said of each run, beside its gain.
 """
 
 # ruff: noqa: T201
 import argparse
+import gzip
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,16 +35,29 @@ def read_runs(paths: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
     """Results by name and seed; an unfinished run is named and left out."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for path in map(Path, paths):
-        match = re.fullmatch(r"(.+)-seed(\d+)", path.name)
+        match = re.fullmatch(r"(.+)-seed(\d+)(\.json\.gz)?", path.name)
         if match is None:
             sys.exit(f"{path}: a run's folder must be named NAME-seedN.")
+        if path.is_file():
+            found.setdefault(match[1], {})[int(match[2])] = json.loads(gzip.decompress(path.read_bytes()))
+            continue
         results = read_json(path / "evaluation" / "results.json")
         if results is None:
             print(f"{path} has no evaluation/results.json: left out.", file=sys.stderr)
             continue
         verdict = read_json(path / "preflight" / "verdict.json") or {}
         measures = {m["name"]: m["value"] for m in verdict.get("measures", ())}
-        found.setdefault(match[1], {})[int(match[2])] = results | {"preflight": measures}
+        found.setdefault(match[1], {})[int(match[2])] = {
+            "questions": results["questions"],
+            "train_domain": results["train_domain"],
+            "in": {"metrics": results["in"]["metrics"]},
+            "cross": {
+                "domains": {
+                    name: {"metrics": own["metrics"]} for name, own in results["cross"]["domains"].items()
+                }
+            },
+            "preflight": measures,
+        }
     return found
 
 
@@ -210,10 +226,19 @@ def main() -> None:
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--against", default="neuron_opsd", help="the name that the others are compared with")
     parser.add_argument("--picture")
+    parser.add_argument(
+        "--keep", type=Path, help="write what was read of each run, without texts, into this folder"
+    )
     arguments = parser.parse_args()
     runs = read_runs(arguments.runs)
     if not runs:
         sys.exit("No finished run among those named.")
+    if arguments.keep:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
+        for name, seeds in runs.items():
+            for seed, results in seeds.items():
+                packed = gzip.compress(json.dumps(results, sort_keys=True).encode(), mtime=0)
+                (arguments.keep / f"{name}-seed{seed}.json.gz").write_bytes(packed)
     report(runs, arguments.against, arguments.picture)
 
 
