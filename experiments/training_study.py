@@ -2,11 +2,11 @@
 
     python experiments/training_study.py RUNS... [--against neuron_opsd] [--picture FILE.svg] [--keep FOLDER]
 
-RUNS are folders of `neuron-opsd run`, named NAME-seedN, or files that --keep FOLDER wrote of them (NAME-seedN.json.gz);
-runs of one NAME are seeds of one recipe. For each domain of the test questions: Avg@k, Maj@k, ECE-15, parse rate of base
-and trained, and differences paired over questions (a question's value is its mean over the seeds; 95 % bootstrap over
-questions, so it says nothing of other seeds: the standard deviation over seeds stands beside it). Then what the preflight
-had said of each run, beside its gain.
+RUNS are folders of `neuron-opsd run`, named NAME-seedN, or files that --keep FOLDER wrote of them; runs of one NAME are
+seeds of one recipe. For each domain of the test questions: Avg@k, Maj@k, ECE-15, parse rate of base and trained, and
+differences paired over questions (a question's value is its mean over the seeds; 95 % bootstrap over questions, so it
+says nothing of other seeds: the standard deviation over seeds stands beside it). Then what the preflight had said of
+each run, beside its gain.
 """
 
 # ruff: noqa: T201

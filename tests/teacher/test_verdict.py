@@ -132,9 +132,15 @@ def test_a_teacher_that_cannot_be_read_is_not_worth_learning_from() -> None:
     cut = [item(number, student="AB-A", teacher="----", divergence=1.0) for number in range(8)]
     found = judged(cut)
     assert found["verdict"] == UNLIKELY
-    assert any("readable less often" in reason and "max_new_tokens" in reason for reason in found["reasons"])
+    assert any(
+        "readable in 0%, the student's in 75%" in reason and "max_new_tokens" in reason
+        for reason in found["reasons"]
+    )
     assert values(cut)["readable_change"] == pytest.approx(-0.75)
     clearer = [item(number, student="A-B-", teacher="AAAA", divergence=1.0) for number in range(8)]
     assert judged(clearer)["verdict"] == LIKELY
+    worse = [item(number, student="ABCA", teacher="AA--", divergence=1.0) for number in range(8)]
+    assert judged(worse)["verdict"] == LIKELY  # half as readable still: a warning
+    assert any("readable in 50%" in reason for reason in judged(worse)["reasons"])
     one_slip = [item(number, teacher="AAAA") for number in range(7)] + [item(7, teacher="AAA-")]
     assert judged(one_slip)["verdict"] == LIKELY  # one unreadable sample is no evidence

@@ -24,6 +24,9 @@ LIKELY, UNLIKELY = "likely to help", "unlikely to help"
 # Published domains that gained: -.017 and -.010 nats a token; that did not: -.002 and +.001 (docs/preflight.md).
 MAX_ENTROPY_CHANGE = -0.005
 MIN_DIVERGENCE = 0.005  # nats a token: below it the teacher says what the student says
+MIN_READABLE = (
+    0.5  # of the student's share: measured at .12 where demonstrations were cut before their answer
+)
 MIN_ROOM = 0.02  # of Maj minus Avg
 MAX_LENGTH_CORRELATION = 0.7
 NUM_RESAMPLES = 1000
@@ -52,7 +55,8 @@ def measure(
     chance = flips_by_chance(items, seed=seed)
     low, high = np.quantile(chance, [0.025, 0.975])
     r = length_correlation
-    student_readable = float(np.mean([_readable(i.student_answers) for i in items]))
+    student_read = np.array([_readable(item.student_answers) for item in items])
+    teacher_read = np.array([_readable(item.teacher_answers) for item in items])
     return [
         _per_token(
             "entropy_change", "Entropy change, teacher − student (nats a token)", change, tokens, seed,
@@ -66,11 +70,11 @@ def measure(
             "answers_flipped", "Majority answers that the context flips", [float(_flips(i)) for i in items], seed,
             note=f"Sampling alone would flip {chance.mean():.0%} ({low:.0%} to {high:.0%}).",
         ),
-        _mean(
+        {**_mean(
             "readable_change", "Readable answers, teacher − student (share of samples)",
-            [_readable(i.teacher_answers) - _readable(i.student_answers) for i in items], seed,
-            note=f"The student's are readable in {student_readable:.0%}. Below 0 the teacher's form is worse.",
-        ),
+            teacher_read - student_read, seed,
+            note=f"The student's are readable in {student_read.mean():.0%}. Below 0 the teacher's form is worse.",
+        ), "student": float(student_read.mean()), "teacher": float(teacher_read.mean())},
         _mean(
             "maj_minus_avg", "Maj minus Avg of the student, the majority taken as right",
             [1 - majority_answer(i.student_answers, skip_unparsable=True).share for i in items], seed,
@@ -100,12 +104,15 @@ def weigh(measures: Sequence[Measure]) -> tuple[str, list[str]]:
         f"teacher and student differ by {divergence['value']:.3f} nats a token"
         + ("" if differs else f", under {MIN_DIVERGENCE:g}: there is little to learn"),
     ]
-    unreadable = by_name["readable_change"]["high"] is not None and by_name["readable_change"]["high"] < 0
-    if unreadable:
+    readable = by_name["readable_change"]
+    teacher, student = readable["teacher"], readable["student"]
+    is_worse = readable["value"] < 0 and not _covers(readable, 0.0)
+    unreadable = is_worse and teacher < MIN_READABLE * student
+    if is_worse:
         reasons.append(
-            f"the teacher's answers are readable less often than the student's "
-            f"({_signed(by_name['readable_change']['value'])}): it would teach a form that gives no answer. Look at "
-            "what it reads (`neuron-opsd show`); were demonstrations cut (rollouts.max_new_tokens)?"
+            f"the teacher's answers are readable in {teacher:.0%}, the student's in {student:.0%}"
+            + (": it would teach a form that gives no answer" if unreadable else "")
+            + ". Look at what it reads (`neuron-opsd show`); were demonstrations cut (rollouts.max_new_tokens)?"
         )
     return (LIKELY if surer and differs and not unreadable else UNLIKELY), reasons + _warnings(by_name)
 
