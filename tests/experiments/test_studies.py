@@ -20,7 +20,7 @@ def study(monkeypatch: pytest.MonkeyPatch):
     """Import a script of experiments/ by name."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("studies", "forest", "signal_study", "context_study", "power"):
+    for name in ("studies", "forest", "signal_study", "context_study", "training_study", "power"):
         sys.modules.pop(name, None)
 
 
@@ -113,3 +113,24 @@ def test_both_studies_run_and_report(
             "none", "neuron", "random", "template", "tfidf", "embedding", "neuron_permuted", "random_permuted",
         )
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("training_study", ["large/neuron_opsd-seed0.json.gz"]),
+        ("context_study", ["report", "context/large-openbookqa"]),
+    ],
+)
+def test_the_results_page_is_what_the_kept_rows_say(study, monkeypatch, capsys, name, arguments) -> None:
+    rows = FOLDER / "rows"
+    monkeypatch.setattr(sys, "argv", [name, *(str(rows / a) if "/" in a else a for a in arguments)])
+    study(name).main()
+    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    tables = [
+        line
+        for line in capsys.readouterr().out.split("### What the preflight")[0].splitlines()
+        if "|" in line
+    ]
+    assert len(tables) > 5
+    assert [line for line in tables if line not in page] == []
