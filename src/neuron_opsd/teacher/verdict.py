@@ -72,7 +72,7 @@ def measure(
         ),
         {**_mean(
             "readable_change", "Readable answers, teacher − student (share of samples)",
-            teacher_read - student_read, seed,
+            (teacher_read - student_read).tolist(), seed,
             note=f"The student's are readable in {student_read.mean():.0%}. Below 0 the teacher's form is worse.",
         ), "student": float(student_read.mean()), "teacher": float(teacher_read.mean())},
         _mean(
