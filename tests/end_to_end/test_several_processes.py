@@ -116,7 +116,8 @@ def test_interrupted_workers_end_and_the_command_resumes(
         workers = [pid for pid, _ in descendants(process.pid)]
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
-        assert process.returncode == 130, said
+        # On a busy machine the run can end between its last shard and the signal; then there was nothing to interrupt.
+        assert process.returncode == 130 or (process.returncode == 0 and moment.endswith("parquet")), said
         assert "Traceback" not in said
         wait_until(lambda: not any(is_running(pid) for pid in workers), 10)  # noqa: B023
     finish(arguments, tmp_path / "log")
