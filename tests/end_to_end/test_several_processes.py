@@ -106,18 +106,23 @@ def test_interrupted_workers_end_and_the_command_resumes(
     shutil.rmtree(copy / "rollouts")
     arguments = [*whole_run.command, "--output", str(copy), *TWO]
     for moment in ("rollouts", "rollouts/part-00000.parquet"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "neuron_opsd.cli", *arguments],
-            start_new_session=True,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        wait_until((copy / moment).exists, 120)
-        workers = [pid for pid, _ in descendants(process.pid)]
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-        # On a busy machine the run can end between its last shard and the signal; then there was nothing to interrupt.
-        assert process.returncode == 130 or (process.returncode == 0 and moment.endswith("parquet")), said
+        for _ in range(
+            3
+        ):  # on a busy machine a run can end before the signal: begun again, it is interrupted earlier
+            process = subprocess.Popen(
+                [sys.executable, "-m", "neuron_opsd.cli", *arguments],
+                start_new_session=True,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            wait_until((copy / moment).exists, 120)
+            workers = [pid for pid, _ in descendants(process.pid)]
+            os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+            if process.returncode != 0:
+                break
+            shutil.rmtree(copy / "rollouts")
+        assert process.returncode == 130, said
         assert "Traceback" not in said
         wait_until(lambda: not any(is_running(pid) for pid in workers), 10)  # noqa: B023
     finish(arguments, tmp_path / "log")
