@@ -2,7 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := src tests $(wildcard scripts examples)
+CODE := src tests $(wildcard scripts examples experiments benchmarks)
 
 # Tried by running it: a launcher of that name can exist without a Python behind it.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3 python; do \

@@ -30,7 +30,17 @@ from pathlib import Path
 
 import numpy as np
 from forest import Entry, forest
-from studies import Row, Values, labelled_sample, mean_interval, read_rows, resumable, show
+from studies import (
+    Row,
+    Values,
+    add_measure_options,
+    keep_settings,
+    labelled_sample,
+    mean_interval,
+    read_rows,
+    resumable,
+    show,
+)
 
 from neuron_opsd.config import ModelSettings, NeuronSettings, PromptSettings
 from neuron_opsd.engines.base import Sampling
@@ -43,10 +53,12 @@ from neuron_opsd.model.option_scores import reply_log_probs
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.questions.duplicates import near_duplicates, template_key
+from neuron_opsd.questions.load import read_questions
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Demonstration, Question
 from neuron_opsd.rollouts.sample import sample_rollouts
 from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval
+from neuron_opsd.teacher.context import reply_givers
 from neuron_opsd.teacher.embeddings import nearest_by_embedding
 from neuron_opsd.teacher.words import nearest_by_words
 from neuron_opsd.text.prompts import teacher_messages
@@ -81,8 +93,6 @@ class Study:
         self.replies = self._zero_shot("pool", self.pool)
         self.others: list[Question] = []
         if arguments.other:
-            from neuron_opsd.questions.load import read_questions
-
             others = sorted(
                 read_questions(arguments.other),
                 key=lambda q: derive_seed(arguments.seed, "other", q.question_id),
@@ -167,8 +177,8 @@ class Study:
         shown = [[] for _ in self.queries] if condition == "none" else self.neighbours(condition)
         replies = {name: row["reply"] for name, row in self.replies.items()}
         if condition.endswith("_permuted"):
-            ring = sorted(self.replies, key=lambda i: derive_seed(self.arguments.seed, "replies", i))
-            replies = {one: replies[other] for one, other in zip(ring, [*ring[1:], *ring[:1]], strict=True)}
+            givers = reply_givers(self.replies, seed=self.arguments.seed)
+            replies = {one: replies[giver] for one, giver in givers.items()}
         of_query = {q.question_id: own for q, own in zip(self.queries, shown, strict=True)}
 
         def make(batch: list[Question]) -> Iterator[Row]:
@@ -349,22 +359,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("measure")
-    one.add_argument("--model", required=True)
-    one.add_argument("--label", required=True, help="the model's name in the tables")
-    one.add_argument("--dtype", default="bfloat16")
-    one.add_argument("--questions", required=True)
-    one.add_argument("--answers", action="append", required=True)
-    one.add_argument("--output", required=True)
+    add_measure_options(one)
     one.add_argument("--format", default="letter", choices=["letter", "free"])
     one.add_argument("--pool", type=int, default=250)
     one.add_argument("--queries", type=int, default=120)
     one.add_argument("--demonstrations", type=int, default=2)
     one.add_argument("--other", help="question file of another domain, for the condition `other`")
     one.add_argument("--conditions", default=",".join(CONDITIONS))
-    one.add_argument("--max-new-tokens", type=int, default=4)
-    one.add_argument("--batch-size", type=int, default=16)
-    one.add_argument("--system", help="a system message")
-    one.add_argument("--seed", type=int, default=0)
     many = commands.add_parser("report")
     many.add_argument("folders", nargs="+")
     many.add_argument("--picture")
@@ -375,9 +376,7 @@ def main() -> None:
     conditions = [name for name in arguments.conditions.split(",") if name != "other" or arguments.other]
     if unknown := set(conditions) - set(CONDITIONS):
         parser.error(f"unknown conditions {', '.join(sorted(unknown))}; there are {', '.join(CONDITIONS)}")
-    folder = Path(arguments.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps(vars(arguments), indent=1) + "\n")
+    keep_settings(Path(arguments.output), vars(arguments), free=("conditions", "output"))
     study = Study(arguments)
     for condition in conditions:
         study.measure(condition)

@@ -21,6 +21,7 @@ from forest import Entry, forest
 from studies import (
     Row,
     Values,
+    add_measure_options,
     auroc_interval,
     groups,
     labelled_sample,
@@ -50,6 +51,7 @@ from neuron_opsd.neurons.sets import (
 from neuron_opsd.records import Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import vote
 from neuron_opsd.rollouts.sample import sample_rollouts
+from neuron_opsd.selection.score import residuals_on_length
 from neuron_opsd.text.answers import answers_match
 
 # name -> what is shown. Each is read so that a LOW value should mean a right reply.
@@ -177,11 +179,8 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def without_length(values: Values, tokens: Values) -> Values:
-    """Residual of log value on log tokens by least squares, as in selection; unchanged where lengths are equal."""
-    x = np.log(tokens) - np.log(tokens).mean()
-    y = np.log(np.maximum(values, 1e-6)) if (values >= 1).all() else values
-    y = y - y.mean()
-    return y - x * float(x @ y) / float(x @ x) if float(x @ x) > 1e-9 else y
+    """Residual on log tokens, as in selection: of the log of a count (1 and more), of any other score as it is."""
+    return residuals_on_length(np.log(values) if (values >= 1).all() else values, tokens.tolist())
 
 
 def report(paths: Sequence[str], picture: str | None) -> None:
@@ -265,21 +264,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("measure")
-    one.add_argument("--model", required=True)
-    one.add_argument("--label", required=True, help="the model's name in the tables")
-    one.add_argument("--dtype", default="bfloat16")
-    one.add_argument("--questions", required=True)
-    one.add_argument("--answers", action="append", required=True)
-    one.add_argument("--output", required=True)
+    add_measure_options(one)
     one.add_argument("--format", default="letter", choices=["letter", "reasoned", "free", "math"])
     one.add_argument("--num-questions", type=int, default=200)
     one.add_argument(
         "--votes", type=int, default=8, help="replies a question; the first is the one that is scored"
     )
-    one.add_argument("--max-new-tokens", type=int, default=4)
-    one.add_argument("--batch-size", type=int, default=16)
-    one.add_argument("--system", help="a system message")
-    one.add_argument("--seed", type=int, default=0)
     many = commands.add_parser("report")
     many.add_argument("rows", nargs="+")
     many.add_argument("--picture")

@@ -3,7 +3,9 @@
 A study may open gold answers, because nothing is trained on what it writes.
 """
 
+import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +26,20 @@ Values = NDArray[np.float64]
 NUM_RESAMPLES = 2000
 
 
+def add_measure_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every study's `measure`: the frozen model, the labelled questions, how it is asked."""
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--label", required=True, help="the model's name in the tables")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--questions", required=True)
+    parser.add_argument("--answers", action="append", required=True)
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--system", help="a system message")
+    parser.add_argument("--max-new-tokens", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+
+
 def labelled_sample(
     path: str, answers: Sequence[str], count: int, *, seed: int
 ) -> tuple[list[Question], dict[str, str]]:
@@ -32,6 +48,20 @@ def labelled_sample(
     key = load_answer_key(answers, questions)
     known = [question for question in questions if question.question_id in key]
     return sorted(known, key=lambda q: derive_seed(seed, "study", q.question_id))[:count], key
+
+
+def keep_settings(folder: Path, settings: Row, *, free: Sequence[str]) -> None:
+    """Write settings.json; where rows of other settings lie (`free` ones aside), stop: they would be mixed."""
+    file = folder / "settings.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
+    for name in settings:
+        if name not in free and settings[name] != before.get(name):
+            sys.exit(
+                f"{folder} has rows of other settings: {name} is {settings[name]}, and was {before.get(name)}. Give "
+                "another --output, or the same settings."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -33,7 +33,7 @@ from neuron_opsd.progress import track
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report_stage import card_of, make_report
 from neuron_opsd.rollouts.pseudo_label import vote
-from neuron_opsd.selection.select import select_questions, warn_of_unusable
+from neuron_opsd.selection.select import count_unusable, select_questions, warn_of_unusable
 from neuron_opsd.sharded import make_sharded, make_share
 from neuron_opsd.sharded_stages import NeuronStage, SampledStage, evaluation_stages
 from neuron_opsd.stage_folder import add_only_shard
@@ -84,9 +84,9 @@ def make_selection(bench: Workbench) -> None:
             records = select_questions(
                 bench.pool, sets, votes, settings, seed=bench.config.seed, left_out=left_out
             )
-            warn_of_unusable(records, unusable)
             add_only_shard(stage, inputs, records, SelectedQuestion)
-            stage.finish({"num_selected": sum(record.selected for record in records)}, SelectedQuestion)
+            stage.finish(count_unusable(records, unusable), SelectedQuestion)
+    warn_of_unusable(stage.summary())  # also of a stage that was finished before or taken from the cache
 
 
 def make_contexts(bench: Workbench) -> None:

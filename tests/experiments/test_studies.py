@@ -115,16 +115,66 @@ def test_both_studies_run_and_report(
     ]  # fmt: skip
 
 
+def test_differences_are_paired_means_over_questions_and_seeds(study) -> None:
+    training = study("training_study")
+
+    def table(*seeds):  # of each seed: Avg, Maj, vote share, a column a question
+        names = ("correct_fraction", "majority_correct", "vote_share")
+        return {name: np.array([seed[i] for seed in seeds]) for i, name in enumerate(names)}
+
+    before = table(([0.0, 0.5], [0, 1], [1.0, 1.0]), ([0.5, 0.5], [0, 1], [1.0, 1.0]))
+    after = table(([0.5, 1.0], [1, 1], [1.0, 1.0]), ([1.0, 1.0], [0, 1], [1.0, 1.0]))
+    assert training.difference(before, after, "Avg").value == pytest.approx(0.5)
+    assert training.difference(before, after, "Maj").value == pytest.approx(0.25)
+    # always sure: ECE is the share of wrong majorities, .5 before, then 0 and .5
+    assert training.difference(before, after, "ECE-15").value == pytest.approx(-0.25)
+    always = training.difference(
+        before, {**before, "correct_fraction": before["correct_fraction"] + 0.25}, "Avg"
+    )
+    assert (always.low, always.high) == pytest.approx((0.25, 0.25))  # unpaired, it would spread
+    assert training.difference(after, before, "Avg").value == pytest.approx(-0.5)
+
+
+def test_an_area_above_half_means_that_low_scores_are_right(study) -> None:
+    signal, studies = study("signal_study"), study("studies")
+    rows = [{"s": s, "right": right, "tokens": 4} for s, right in ((10, 1), (20, 1), (30, 0), (40, 0))]
+    assert studies.auroc_interval(*signal._of(rows, "s", False)).value == 1
+    rows[0]["right"], rows[3]["right"] = 0, 1
+    assert studies.auroc_interval(*signal._of(rows, "s", False)).value == 0.25  # one of four pairs
+
+
+def test_figures_of_a_context_by_hand(study) -> None:
+    context = study("context_study")
+    row = {"log_probs": [float(np.log(0.6)), float(np.log(0.2))], "right": 1}  # .75 and .25 of .8
+    found = context.figures([row])
+    assert found["accuracy"][0] == 0
+    assert found["confidence"][0] == pytest.approx(0.75)
+    assert found["p_right"][0] == pytest.approx(0.25)
+    assert found["mass"][0] == pytest.approx(0.8)
+    assert found["entropy"][0] == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+
+
+def test_a_study_goes_on_under_its_own_settings_alone(study, tmp_path) -> None:
+    studies = study("studies")
+    studies.keep_settings(tmp_path, {"pool": 8, "conditions": "none"}, free=("conditions",))
+    studies.keep_settings(tmp_path, {"pool": 8, "conditions": "random"}, free=("conditions",))
+    with pytest.raises(SystemExit, match="pool is 9, and was 8"):
+        studies.keep_settings(tmp_path, {"pool": 9, "conditions": "none"}, free=("conditions",))
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("training_study", ["large/neuron_opsd-seed0.json.gz"]),
+        *(("training_study", [f"{group}/*"]) for group in ("large", "privacy", "boolq")),
         ("context_study", ["report", "context/large-openbookqa"]),
+        ("signal_study", ["report", "signal/*"]),
     ],
 )
 def test_the_results_page_is_what_the_kept_rows_say(study, monkeypatch, capsys, name, arguments) -> None:
-    rows = FOLDER / "rows"
-    monkeypatch.setattr(sys, "argv", [name, *(str(rows / a) if "/" in a else a for a in arguments)])
+    words = [name]
+    for word in arguments:
+        words += sorted(map(str, (FOLDER / "rows").glob(word))) if "/" in word else [word]
+    monkeypatch.setattr(sys, "argv", words)
     study(name).main()
     page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
     tables = [

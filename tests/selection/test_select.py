@@ -9,7 +9,7 @@ from neuron_opsd.config import SelectionSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.records import NeuronSets, Question
 from neuron_opsd.selection.score import length_residuals, num_kept
-from neuron_opsd.selection.select import select_questions, warn_of_unusable
+from neuron_opsd.selection.select import count_unusable, select_questions, warn_of_unusable
 from neuron_opsd.text.answers import Vote
 
 
@@ -162,8 +162,9 @@ def test_what_is_left_out_ranks_last_and_is_never_kept(caplog):
     with pytest.raises(DataError, match=r"usable_only left no question of domain d.*max_new_tokens"):
         records(set(FIVE), fraction=0.4)
 
-    warn_of_unusable(list(found.values()), {"b", "d"})
+    warn_of_unusable(count_unusable(list(found.values()), {"b", "d"}))
+    warn_of_unusable({"num_selected": 2})  # of an earlier release
     assert not caplog.records
-    warn_of_unusable(list(records(set(), fraction=0.4).values()), {"b", "a"})
+    warn_of_unusable(count_unusable(list(records(set(), fraction=0.4).values()), {"b", "a"}))
     assert "of 2 selected questions 1 have a reply that was cut" in caplog.text
     assert "(of 5 in the pool, 2)" in caplog.text

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuron_opsd.config import SelectionSettings
 from neuron_opsd.random_state import derive_seed
@@ -21,11 +22,16 @@ def length_residuals(sets: Sequence[NeuronSets]) -> list[float]:
     Where all lengths are equal there is no slope, and the residual is log s less its mean.
     """
     log_s = np.log([max(item.consensus_score, 1) for item in sets])
-    log_tokens = np.log([max(item.num_completion_tokens, 1) for item in sets])
+    return residuals_on_length(log_s, [item.num_completion_tokens for item in sets]).tolist()
+
+
+def residuals_on_length(values: NDArray[np.float64], num_tokens: Sequence[float]) -> NDArray[np.float64]:
+    """Residuals of values on log completion tokens, by least squares; in the values' unit."""
+    log_tokens = np.log(np.maximum(num_tokens, 1))
     centred = log_tokens - log_tokens.mean()
     spread = float(centred @ centred)
-    slope = float(centred @ log_s) / spread if spread > 0 else 0.0
-    return (log_s - log_s.mean() - slope * centred).tolist()
+    slope = float(centred @ values) / spread if spread > 0 else 0.0
+    return values - values.mean() - slope * centred
 
 
 def ranking_scores(

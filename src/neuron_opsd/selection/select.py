@@ -52,16 +52,26 @@ def select_questions(
     return [ranked[question.question_id] for question in questions]
 
 
-def warn_of_unusable(records: Sequence[SelectedQuestion], unusable: Collection[str]) -> None:
-    """Say how many selected questions have no usable reply: s(x) is lowest for long replies, so for those cut."""
+def count_unusable(records: Sequence[SelectedQuestion], unusable: Collection[str]) -> dict[str, int]:
+    """How many questions, and how many of those selected, have a reply that was cut or cannot be read."""
     selected = [record.question_id for record in records if record.selected]
-    count = sum(question_id in unusable for question_id in selected)
-    if count:
+    return {
+        "num_questions": len(records),
+        "num_unusable": len(unusable),
+        "num_selected": len(selected),
+        "num_selected_unusable": sum(question_id in unusable for question_id in selected),
+    }
+
+
+def warn_of_unusable(counts: Mapping[str, int]) -> None:
+    """Say so where some selected ones are: s(x) is lowest for long replies, so for those that were cut."""
+    if counts.get("num_selected_unusable"):  # a stage of an earlier release does not have it
         logger.warning(
-            "selection: of %d selected questions %d have a reply that was cut or gives no readable answer (of %d "
-            "in the pool, %d). selection.usable_only=true and contexts.usable_only=true leave them out.",
-            len(selected), count, len(records), len(unusable),
-        )  # fmt: skip
+            "selection: of %(num_selected)d selected questions %(num_selected_unusable)d have a reply that was cut or "
+            "gives no readable answer (of %(num_questions)d in the pool, %(num_unusable)d). selection.usable_only=true "
+            "and contexts.usable_only=true leave them out.",
+            counts,
+        )
 
 
 def _rank_domain(

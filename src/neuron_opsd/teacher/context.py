@@ -5,7 +5,7 @@ dropped, farthest first, until the prompt fits the token budget; the count is re
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from neuron_opsd.config import ContextSettings, PromptSettings
@@ -49,11 +49,14 @@ def permuted_replies(rollouts: Mapping[str, Rollout], *, seed: int) -> dict[str,
 
     How replies look and how often each answer is given stay as they are; what answers what is lost.
     """
-    ring = sorted(rollouts, key=lambda question_id: derive_seed(seed, "replies", question_id))
-    return {
-        question_id: replace(rollouts[question_id], reply=rollouts[other].reply)
-        for question_id, other in zip(ring, [*ring[1:], *ring[:1]], strict=True)
-    }
+    givers = reply_givers(rollouts, seed=seed)
+    return {i: replace(rollouts[i], reply=rollouts[giver].reply) for i, giver in givers.items()}
+
+
+def reply_givers(question_ids: Iterable[str], *, seed: int) -> dict[str, str]:
+    """For each question the one whose reply it shows: the next on one random ring through all."""
+    ring = sorted(question_ids, key=lambda question_id: derive_seed(seed, "replies", question_id))
+    return dict(zip(ring, [*ring[1:], *ring[:1]], strict=True))
 
 
 def can_demonstrate(reply: str, *, keep_thinking: bool) -> bool:
