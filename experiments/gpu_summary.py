@@ -11,37 +11,23 @@ import argparse
 import gzip
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from training_study import difference, statistic, table_of
 
-from neuron_opsd.evaluation.calibration import ece
-from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval
+from neuron_opsd.statistics import Interval
 
 METHOD = "neuron_opsd"  # what the others are compared with, beside base
 TEXTS = ("signal.txt", "study.txt", "speed-*.txt")
 MAX_LOG = 4_000_000
 
-Values = NDArray[np.float64]
-Columns = dict[str, Values]  # of one model on one domain: a value a question
 Run = dict[str, Any]
-NumberOf = Callable[[Columns, Values], Values]
 
 
-def accuracy(columns: Columns, weights: Values) -> Values:
-    """Avg@k."""
-    return weights @ columns["correct_fraction"] / weights.sum(axis=-1)
-
-
-def calibration(columns: Columns, weights: Values) -> Values:
-    """ECE-15 of the vote share."""
-    return np.asarray(ece(columns["vote_share"], columns["majority_correct"], num_bins=15, weights=weights))
-
-
-METRICS: dict[str, NumberOf] = {"avg": accuracy, "ece": calibration}
+METRICS = {"avg": "Avg", "ece": "ECE-15"}  # as they are called here, and by training_study
 
 
 def read_runs(place: Path) -> dict[str, dict[str, Run]]:
@@ -59,55 +45,39 @@ def read_runs(place: Path) -> dict[str, dict[str, Run]]:
     return runs
 
 
-def columns_of(run: Run, domain: str, role: str) -> tuple[list[str], Columns]:
-    """Question ids with gold answers, and one model's values in their order."""
-    rows = [
-        r
-        for r in run["results"]["questions"]
-        if r["domain"] == domain and r["base_correct_fraction"] is not None
-    ]
-    rows.sort(key=lambda row: row["question_id"])
-    names = ("correct_fraction", "majority_correct", "vote_share")
-    columns = {name: np.array([row[f"{role}_{name}"] for row in rows], dtype=np.float64) for name in names}
-    return [row["question_id"] for row in rows], columns
-
-
-def difference(pairs: list[tuple[Columns, Columns]], metric: NumberOf) -> Interval:
-    """Second minus first, mean over the pairs (seeds); interval over questions, drawn alike for all."""
-    count = len(pairs[0][0]["vote_share"])
-
-    def change(weights: Values) -> Values:
-        return np.mean([metric(after, weights) - metric(before, weights) for before, after in pairs], axis=0)
-
-    draws = bootstrap_draws(
-        lambda weights: {"all": change(weights)}, num_items=count, num_resamples=2000, seed=0
+def ids_of(run: Run, domain: str) -> list[str]:
+    """The questions of a domain that have gold answers."""
+    rows = run["results"]["questions"]
+    return sorted(
+        r["question_id"] for r in rows if r["domain"] == domain and r["base_correct_fraction"] is not None
     )
-    return bootstrap_interval(float(change(np.ones((1, count)))[0]), draws["all"])
 
 
 def row_of(name: str, runs: Mapping[str, Mapping[str, Run]], domain: str) -> dict[str, Any]:
-    """One row of a table: a recipe or variant on one domain."""
+    """One row of a table: a recipe or variant on one domain; seeds that saw other questions are left out."""
     first = next(iter(runs[name].values()))
-    ids = columns_of(first, domain, "trained")[0]
-    seeds = {seed: run for seed, run in runs[name].items() if columns_of(run, domain, "trained")[0] == ids}
-    own = {seed: columns_of(run, domain, "trained") for seed, run in seeds.items()}
-    base = {seed: columns_of(run, domain, "base") for seed, run in seeds.items()}
+    ids = ids_of(first, domain)
+    seeds = {s: run["results"] for s, run in runs[name].items() if ids_of(run, domain) == ids}
+    methods = {s: run["results"] for s, run in runs.get(METHOD, {}).items() if ids_of(run, domain) == ids}
+    shared = [seed for seed in seeds if name != METHOD and seed in methods]
+    base, own = (table_of(seeds, domain, role) for role in ("base", "trained"))
+    one = np.ones((1, len(ids)))
     row: dict[str, Any] = {"name": name, "seeds": list(seeds), "num_questions": len(ids)}
-    methods = {seed: columns_of(run, domain, "trained") for seed, run in runs.get(METHOD, {}).items()}
-    shared = [seed for seed in seeds if name != METHOD and seed in methods and methods[seed][0] == ids]
     for key, metric in METRICS.items():
-        one = np.ones((1, len(ids)))
-        values = {seed: float(metric(own[seed][1], one)[0]) for seed in seeds}
+        by_seed = {
+            seed: float(statistic(table_of({seed: results}, domain, "trained"), metric, one)[0])
+            for seed, results in seeds.items()
+        }
         row[key] = {
-            "by_seed": values,
-            "trained": float(np.mean(list(values.values()))),
-            "base": float(np.mean([metric(base[seed][1], one)[0] for seed in seeds])),
-            "minus_base": vars_of(difference([(base[s][1], own[s][1]) for s in seeds], metric)),
+            "by_seed": by_seed,
+            "trained": float(statistic(own, metric, one)[0]),
+            "base": float(statistic(base, metric, one)[0]),
+            "minus_base": vars_of(difference(base, own, metric)),
         }
         if shared:
-            pairs = [(own[seed][1], methods[seed][1]) for seed in shared]
-            row[key]["method_minus_this"] = vars_of(difference(pairs, metric))
-    blocks = [block for run in seeds.values() if (block := block_of(run, domain))]
+            pair = (table_of({s: of[s] for s in shared}, domain, "trained") for of in (seeds, methods))
+            row[key]["method_minus_this"] = vars_of(difference(*pair, metric))
+    blocks = [block for seed in seeds if (block := block_of(runs[name][seed], domain))]
     row["metrics"] = [block["metrics"] for block in blocks]
     row["num_samples"] = first["results"]["num_samples"]
     return row
@@ -187,7 +157,7 @@ def domains_of(run: Run) -> list[str]:
     """Those with gold answers, the trained one first."""
     results = run["results"]
     found = [results["train_domain"], *results["cross"]["domains"]]
-    return [domain for domain in found if columns_of(run, domain, "base")[0]]
+    return [domain for domain in found if ids_of(run, domain)]
 
 
 if __name__ == "__main__":
