@@ -160,7 +160,7 @@ def _scores(
         "s(x), length-residualised": length_residuals(sets),
         "s(x), mean over chunks": [item.consensus_score_per_chunk for item in sets],
         "completion tokens": [float(item.num_completion_tokens) for item in sets],
-        "mean log-probability of a token": [_mean(group[0].token_log_probs) for group in groups],
+        "mean log-probability of a token": [_known(group[0].mean_log_prob) for group in groups],
     }
     if any(len(group) > 1 for group in groups):
         shares = vote(list(rollouts))
@@ -171,8 +171,8 @@ def _scores(
     return scores
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _answer_entropy(group: Sequence[Rollout]) -> float:

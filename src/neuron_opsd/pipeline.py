@@ -80,9 +80,16 @@ def make_selection(bench: Workbench) -> None:
             votes = vote(bench.folder.stage("rollouts").iterate(Rollout))
             unusable = bench.unusable_ids()
             sets = bench.folder.stage("neurons").read(NeuronSets)
+            mean_log_probs = {key: first.mean_log_prob for key, first in bench.first_rollouts().items()}
             left_out = unusable if settings.usable_only else frozenset()
             records = select_questions(
-                bench.pool, sets, votes, settings, seed=bench.config.seed, left_out=left_out
+                bench.pool,
+                sets,
+                votes,
+                settings,
+                seed=bench.config.seed,
+                mean_log_probs=mean_log_probs,
+                left_out=left_out,
             )
             add_only_shard(stage, inputs, records, SelectedQuestion)
             stage.finish(count_unusable(records, unusable), SelectedQuestion)

@@ -50,6 +50,11 @@ class Rollout:
         """Whether the model ended it, and its answer can be read."""
         return self.finish_reason == "stop" and self.answer is not None
 
+    @property
+    def mean_log_prob(self) -> float | None:
+        """Of a completion token, in nats; None of an empty completion."""
+        return sum(self.token_log_probs) / len(self.token_log_probs) if self.token_log_probs else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeuronSets:

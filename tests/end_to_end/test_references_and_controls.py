@@ -366,6 +366,19 @@ def test_only_usable_replies_demonstrate(made, monkeypatch: pytest.MonkeyPatch, 
     assert {rollout.reply for rollout in found.values()} <= {r.reply for r in given if r.is_usable}
 
 
+def test_the_likeliest_replies_are_selected(made) -> None:
+    folder = made("log_prob_selection", "selection.fraction=0.4", until="select")
+    rows = records(folder, "selection")
+    logs = {
+        r.question_id: sum(r.token_log_probs) / len(r.token_log_probs)
+        for r in stage_rollouts(folder, "rollouts")
+        if r.rollout_index == 0
+    }
+    kept = {row["question_id"] for row in rows if row["selected"]}
+    assert 0 < len(kept) < len(rows)
+    assert min(logs[i] for i in kept) >= max(logs[i] for i in logs.keys() - kept)
+
+
 def test_our_variant_selects_and_shows_usable_replies(
     made, command: list[str], lettered_model_folder: Path
 ) -> None:

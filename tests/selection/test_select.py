@@ -27,7 +27,15 @@ def sets(question_id: str, score: int, tokens: int = 10, per_chunk: float = 0.0)
 
 
 def select(
-    scores: dict[str, int], *, domains=None, votes=None, tokens=None, seed=0, per_chunk=None, **options
+    scores: dict[str, int],
+    *,
+    domains=None,
+    votes=None,
+    tokens=None,
+    seed=0,
+    per_chunk=None,
+    log_probs=None,
+    **options,
 ):
     ids = list(scores)
     records = select_questions(
@@ -36,6 +44,7 @@ def select(
         votes or {i: Vote("A", 1, 1) for i in ids},
         SelectionSettings(**options),
         seed=seed,
+        mean_log_probs=log_probs,
     )
     assert [record.question_id for record in records] == ids
     return {record.question_id: record for record in records}
@@ -117,6 +126,19 @@ def test_vote_share_ranks_the_surest_first_and_the_unparsable_last():
     records = select({"a": 1, "b": 2, "c": 3}, votes=votes, score="vote_share", fraction=0.34)
     assert [records[i].rank for i in "abc"] == [1, 0, 2]
     assert [records[i].vote_share for i in "abc"] == [0.5, 1.0, None]
+
+
+def test_log_probability_ranks_the_likeliest_first_and_the_empty_last():
+    options = {"score": "log_prob", "fraction": 0.34}
+    records = select({"a": 1, "b": 2, "c": 3}, log_probs={"a": None, "b": -0.5, "c": -0.1}, **options)
+    assert [records[i].rank for i in "abc"] == [2, 1, 0]
+    assert [records[i].score for i in "abc"] == [math.inf, 0.5, 0.1]
+    assert kept(records) == {"c"}
+
+
+def test_log_probability_asks_for_what_it_needs():
+    with pytest.raises(DataError, match="give select_questions the mean_log_probs"):
+        select({"a": 1}, score="log_prob")
 
 
 def test_one_vote_is_no_share():

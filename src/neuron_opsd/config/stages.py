@@ -190,10 +190,16 @@ class SelectionSettings(Section):
     """Which questions training keeps."""
 
     score: Literal[
-        "consensus", "consensus_length_residualised", "consensus_per_chunk", "vote_share", "random"
+        "consensus",
+        "consensus_length_residualised",
+        "consensus_per_chunk",
+        "vote_share",
+        "log_prob",
+        "random",
     ] = Field(
         default="consensus",
-        description="s(x), the count-set size [N]; its residual on log length; its mean per chunk; ...",
+        description="s(x), the count-set size [N]; its residual on log length; its mean per chunk; vote share; mean "
+        "log-probability of the reply's tokens; random.",
     )
     keep: Literal["lowest", "highest", "middle"] = Field(
         default="lowest", description="Which end of the ranking; lowest s(x) is highest consensus. [N]"

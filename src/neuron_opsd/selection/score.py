@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_opsd.config import SelectionSettings
+from neuron_opsd.errors import DataError
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets
 from neuron_opsd.text.answers import Vote
@@ -41,15 +42,24 @@ def ranking_scores(
     settings: SelectionSettings,
     *,
     seed: int,
+    mean_log_probs: Mapping[str, float | None] | None,
 ) -> list[float]:
     """The score that ranks each question of one domain; lower is kept first.
 
-    A question without a parsable answer ranks last by vote share (its share is 0).
+    A question without a parsable answer ranks last by vote share (its share is 0), one with an empty reply by
+    log-probability.
     """
     if settings.score == "consensus_length_residualised":
         return list(residuals)
     if settings.score == "vote_share":
         return [-votes[item.question_id].share for item in sets]
+    if settings.score == "log_prob":
+        if mean_log_probs is None:
+            raise DataError(
+                "selection.score is log_prob: give select_questions the mean_log_probs of the rollouts."
+            )
+        known = [mean_log_probs[item.question_id] for item in sets]
+        return [math.inf if value is None else -value for value in known]
     if settings.score == "random":
         return [derive_seed(seed, "selection", item.question_id) / 2**63 for item in sets]
     if settings.score == "consensus_per_chunk":

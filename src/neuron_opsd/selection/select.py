@@ -22,6 +22,7 @@ def select_questions(
     settings: SelectionSettings,
     *,
     seed: int,
+    mean_log_probs: Mapping[str, float | None] | None = None,
     left_out: Collection[str] = (),
 ) -> list[SelectedQuestion]:
     """Score, rank and mark every question of the pool.
@@ -32,13 +33,15 @@ def select_questions(
         votes: One for each question; shares count only where two rollouts or more voted.
         settings: `selection.*`.
         seed: The run's seed (for the random control).
+        mean_log_probs: Of a token of each question's first rollout, in nats; None of an empty one. Only the score
+            `log_prob` needs them.
         left_out: Questions that are ranked behind all others and never selected (`usable_only`).
 
     Returns:
         One record for each question, in the order of `questions`.
 
     Raises:
-        DataError: every question of a domain is left out.
+        DataError: every question of a domain is left out, or `mean_log_probs` is needed and not given.
     """
     by_id = {item.question_id: item for item in neuron_sets}
     domains: dict[str, list[NeuronSets]] = {}
@@ -47,7 +50,9 @@ def select_questions(
     ranked = {
         record.question_id: record
         for domain, sets in domains.items()
-        for record in _rank_domain(domain, sets, votes, settings, seed=seed, left_out=left_out)
+        for record in _rank_domain(
+            domain, sets, votes, settings, seed=seed, mean_log_probs=mean_log_probs, left_out=left_out
+        )
     }
     return [ranked[question.question_id] for question in questions]
 
@@ -81,10 +86,11 @@ def _rank_domain(
     settings: SelectionSettings,
     *,
     seed: int,
+    mean_log_probs: Mapping[str, float | None] | None,
     left_out: Collection[str],
 ) -> list[SelectedQuestion]:
     residuals = length_residuals(sets)
-    scores = ranking_scores(sets, residuals, votes, settings, seed=seed)
+    scores = ranking_scores(sets, residuals, votes, settings, seed=seed, mean_log_probs=mean_log_probs)
     order = sorted(
         range(len(sets)), key=lambda i: (sets[i].question_id in left_out, scores[i], sets[i].question_id)
     )
