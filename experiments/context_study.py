@@ -274,7 +274,7 @@ def report(folders: Sequence[str], picture: str | None) -> None:
         names = sorted(set.intersection(*(set(rows) for rows in by_condition.values())))
         settings = json.loads((folder / "settings.json").read_text())
         print(
-            f"\n## {settings['label']}, {Path(settings['questions']).name}, n = {len(names)}, "
+            f"\n## {settings['label']}, {Path(settings['questions']).name.split('.')[0]}, n = {len(names)}, "
             f"{settings['demonstrations']} demonstrations from a pool of {settings['pool']}, {settings['format']}\n"
         )
         print("| " + " | ".join(COLUMNS) + " |")
@@ -376,7 +376,7 @@ def main() -> None:
     conditions = [name for name in arguments.conditions.split(",") if name != "other" or arguments.other]
     if unknown := set(conditions) - set(CONDITIONS):
         parser.error(f"unknown conditions {', '.join(sorted(unknown))}; there are {', '.join(CONDITIONS)}")
-    keep_settings(Path(arguments.output), vars(arguments), free=("conditions", "output"))
+    keep_settings(Path(arguments.output), vars(arguments), free=("conditions", "output"), later=("other",))
     study = Study(arguments)
     for condition in conditions:
         study.measure(condition)

@@ -50,11 +50,20 @@ def labelled_sample(
     return sorted(known, key=lambda q: derive_seed(seed, "study", q.question_id))[:count], key
 
 
-def keep_settings(folder: Path, settings: Row, *, free: Sequence[str]) -> None:
-    """Write settings.json; where rows of other settings lie (`free` ones aside), stop: they would be mixed."""
+def keep_settings(folder: Path, settings: Row, *, free: Sequence[str], later: Sequence[str] = ()) -> None:
+    """Write settings.json; where rows of other settings lie (`free` ones aside), stop: they would be mixed.
+
+    What was not set before (None) may be set `later`, and stays set.
+    """
     file = folder / "settings.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
+    settings = {
+        name: before.get(name) if value is None and name in later else value
+        for name, value in settings.items()
+    }
     for name in settings:
+        if name in later and before.get(name) is None:
+            continue
         if name not in free and settings[name] != before.get(name):
             sys.exit(
                 f"{folder} has rows of other settings: {name} is {settings[name]}, and was {before.get(name)}. Give "

@@ -5,14 +5,15 @@
 RUNS are folders of `neuron-opsd run`, named NAME-seedN, or files that --keep FOLDER wrote of them; runs of one NAME are
 seeds of one recipe. For each domain of the test questions: Avg@k, Maj@k, ECE-15, parse rate of base and trained, and
 differences paired over questions (a question's value is its mean over the seeds; 95 % bootstrap over questions, so it
-says nothing of other seeds: the standard deviation over seeds stands beside it). Then what the preflight had said of
-each run, beside its gain.
+says nothing of other seeds: the standard deviation over seeds stands beside it). Then recipe against recipe by seed,
+with Student's interval of the mean over seeds.
 """
 
 # ruff: noqa: T201
 import argparse
 import gzip
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,12 @@ from typing import Any
 
 import numpy as np
 from forest import Entry, forest
+from scipy import stats
 from studies import Values, show
 
 from neuron_opsd.evaluation.calibration import ece
 from neuron_opsd.files import read_json
-from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval, pearson
+from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval
 
 Table = dict[str, Values]  # metric's column -> (seeds, questions)
 COLUMNS = ("correct_fraction", "majority_correct", "vote_share")
@@ -147,10 +149,10 @@ def report(
                     f"| {name} | {len(seeds)} | {num_items} | {metric} | {ends[0]:.3f} | {ends[1]:.3f} | "
                     f"{show(gain, sign=True)} | {spread} | {other} |"
                 )
+        _report_by_seed(runs, against, domain)
         print(f"\n| run | {' | '.join(PLAIN.values())} |\n|---{'|---' * len(PLAIN)}|")
         for name, seeds in runs.items():
             print(f"| {name} | " + " | ".join(_plain(seeds, domain, metric) for metric in PLAIN) + " |")
-    _report_preflight(runs, domains[0])
     if picture:
         forest(
             Path(picture),
@@ -158,6 +160,30 @@ def report(
             "accuracy of a sample, and ECE-15",
             sorted(entries, key=_order),
         )
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Mean of one value a seed, with Student's 95 % interval; infinite for one seed."""
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Interval(mean, -math.inf, math.inf)
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return Interval(mean, mean - half, mean + half)
+
+
+def _report_by_seed(runs: Mapping[str, Mapping[int, Mapping[str, Any]]], against: str, domain: str) -> None:
+    """Trained minus trained, seed by seed: the questions are the same, so only the seed moves the mean."""
+    rows = []
+    for name, seeds in runs.items():
+        common = sorted(set(seeds) & set(runs.get(against, ()))) if name != against else []
+        for metric in ("Avg", "Maj", "ECE-15") if len(common) > 1 else ():
+            tables = [[table_of({s: runs[n][s]}, domain, "trained") for n in (against, name)] for s in common]
+            found = [difference(theirs, ours, metric).value for theirs, ours in tables]
+            by_seed = ", ".join(f"{value:+.3f}" for value in found)
+            rows.append(f"| {name} | {metric} | {by_seed} | {show(over_seeds(found), sign=True)} |")
+    if rows:
+        print(f"\n| run minus {against} | metric | by seed | mean (95 % over seeds) |\n|---|---|---|---|")
+        print("\n".join(rows))
 
 
 def _order(entry: Entry) -> str:
@@ -192,32 +218,6 @@ def _plain(seeds: Mapping[int, Mapping[str, Any]], domain: str, metric: str) -> 
 
 def _seed(table: Table, place: int) -> Table:
     return {name: values[place : place + 1] for name, values in table.items()}
-
-
-def _report_preflight(runs: Mapping[str, Mapping[int, Mapping[str, Any]]], domain: str) -> None:
-    """Each run's preflight beside its gain, and their correlation."""
-    rows = []
-    for name, seeds in runs.items():
-        for seed, results in seeds.items():
-            measures = results["preflight"]
-            if "entropy_change" in measures:
-                one = {seed: results}
-                gain = difference(
-                    table_of(one, domain, "base"), table_of(one, domain, "trained"), "Avg"
-                ).value
-                rows.append((name, seed, measures["entropy_change"], measures["divergence"], gain))
-    if not rows:
-        return
-    print("\n### What the preflight had said\n")
-    print("| run | seed | entropy change | KL(student, teacher) | gain in Avg, in-domain |")
-    print("|---|---|---|---|---|")
-    for name, seed, entropy, divergence, gain in rows:
-        print(f"| {name} | {seed} | {entropy:+.3f} | {divergence:.3f} | {gain:+.3f} |")
-    gains = np.array([row[4] for row in rows])
-    for place, label in ((2, "entropy change"), (3, "KL")):
-        found = pearson(np.array([row[place] for row in rows]), gains)
-        interval = show(Interval(found.value, found.low, found.high), sign=True)
-        print(f"\nr of {label} with the gain over {len(rows)} runs: {interval}")
 
 
 def main() -> None:

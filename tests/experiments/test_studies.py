@@ -20,7 +20,16 @@ def study(monkeypatch: pytest.MonkeyPatch):
     """Import a script of experiments/ by name."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("studies", "forest", "signal_study", "context_study", "training_study", "power"):
+    for name in (
+        "studies",
+        "forest",
+        "signal_study",
+        "context_study",
+        "training_study",
+        "preflight_study",
+        "results_page",
+        "power",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -135,6 +144,11 @@ def test_differences_are_paired_means_over_questions_and_seeds(study) -> None:
     assert training.difference(after, before, "Avg").value == pytest.approx(-0.5)
 
 
+def test_an_interval_over_seeds_by_hand(study) -> None:
+    found = study("training_study").over_seeds([0.0, 0.1, 0.2])  # sd .1, t(.975, 2) = 4.3027
+    assert (found.value, found.high) == pytest.approx((0.1, 0.1 + 4.3027 * 0.1 / 3**0.5), abs=1e-5)
+
+
 def test_an_area_above_half_means_that_low_scores_are_right(study) -> None:
     signal, studies = study("signal_study"), study("studies")
     rows = [{"s": s, "right": right, "tokens": 4} for s, right in ((10, 1), (20, 1), (30, 0), (40, 0))]
@@ -162,25 +176,28 @@ def test_a_study_goes_on_under_its_own_settings_alone(study, tmp_path) -> None:
         studies.keep_settings(tmp_path, {"pool": 9, "conditions": "none"}, free=("conditions",))
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        *(("training_study", [f"{group}/*"]) for group in ("large", "privacy", "boolq")),
-        ("context_study", ["report", "context/large-openbookqa"]),
-        ("signal_study", ["report", "signal/*"]),
-    ],
-)
-def test_the_results_page_is_what_the_kept_rows_say(study, monkeypatch, capsys, name, arguments) -> None:
-    words = [name]
-    for word in arguments:
-        words += sorted(map(str, (FOLDER / "rows").glob(word))) if "/" in word else [word]
-    monkeypatch.setattr(sys, "argv", words)
-    study(name).main()
-    page = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    tables = [
-        line
-        for line in capsys.readouterr().out.split("### What the preflight")[0].splitlines()
-        if "|" in line
-    ]
-    assert len(tables) > 5
-    assert [line for line in tables if line not in page] == []
+def test_what_was_not_set_may_be_set_later_and_stays(study, tmp_path) -> None:
+    def keep(other):
+        study("studies").keep_settings(tmp_path, {"pool": 8, "other": other}, free=(), later=("other",))
+        return json.loads((tmp_path / "settings.json").read_text())["other"]
+
+    assert [keep(None), keep("films"), keep(None)] == [None, "films", "films"]
+    with pytest.raises(SystemExit, match="other is laws, and was films"):
+        keep("laws")
+
+
+def test_the_results_page_is_what_the_kept_rows_say(study, monkeypatch, capsys) -> None:
+    page = study("results_page")
+    monkeypatch.setattr(sys, "argv", ["results_page", "--check"])
+    assert page.main() == 0, capsys.readouterr().out
+
+
+def test_a_figure_that_the_rows_do_not_say_is_named(study, monkeypatch, capsys, tmp_path) -> None:
+    page = study("results_page")
+    text = page.PAGE.read_text(encoding="utf-8")
+    block = next(match for match in page.BLOCK.finditer(text) if match[2] == "preflight_study")
+    (tmp_path / "results.md").write_text(block[0].replace("+0.058", "+0.085"), encoding="utf-8")
+    monkeypatch.setattr(page, "PAGE", tmp_path / "results.md")
+    monkeypatch.setattr(sys, "argv", ["results_page", "--check"])
+    assert page.main() == 1
+    assert "+0.085" in capsys.readouterr().out
