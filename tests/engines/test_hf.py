@@ -285,3 +285,19 @@ def test_the_cache_is_given_back_at_once(tiny_model, tiny_tokenizer):
         assert [found for found in gc.get_objects() if isinstance(found, SlotCache)] == []
     finally:
         gc.enable()
+
+
+def test_the_head_reads_rows_that_lie_together(tiny_model, tiny_tokenizer):
+    """Half precision on a CPU copies the unembedding, transposed, for each row of a strided view."""
+    seen = []
+    handle = tiny_model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: seen.append(args[0])
+    )
+    run(
+        HFEngine(tiny_model, tiny_tokenizer),
+        requests(num_completions=2),
+        Sampling(temperature=1.0, max_new_tokens=2),
+    )
+    handle.remove()
+    assert {hidden.shape[1] for hidden in seen} == {1}
+    assert all(hidden.is_contiguous() for hidden in seen)

@@ -51,3 +51,15 @@ def test_the_hook_is_taken_off_even_after_an_error(tiny_model):
     with pytest.raises(IndexError):
         predicting_states(tiny_model, tiny_model, batch[0] + 10_000, *batch[1:])
     assert len(backbone._forward_hooks) == before
+
+
+def test_the_head_reads_rows_that_lie_together(tiny_model):
+    """Half precision on a CPU copies the unembedding, transposed, for each row of a strided view."""
+    seen = []
+    handle = tiny_model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: seen.append(args[0])
+    )
+    predicting_states(tiny_model, tiny_model, *pad_right(PROMPTS, COMPLETIONS))
+    handle.remove()
+    assert [tuple(hidden.shape[:2]) for hidden in seen] == [(2, 1)]
+    assert seen[0].is_contiguous()

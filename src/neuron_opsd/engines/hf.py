@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
 from neuron_opsd.engines.slot_cache import SlotCache
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
+from neuron_opsd.model.unembedding import last_place
 
 
 class HFEngine:
@@ -106,7 +107,7 @@ class _RunningBatch:
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
             past_key_values=prefilled,
-            logits_to_keep=1,
+            logits_to_keep=last_place(ids.device),
         ).logits[:, -1]
         copies = [len(request.seeds) for _, request in requests]
         self.cache.admit(prefilled, [len(request.prompt_ids) for _, request in requests], copies)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.model.unembedding import backbone
+from neuron_opsd.model.unembedding import backbone, last_place
 
 
 def pad_right(
@@ -52,7 +52,7 @@ def predicting_states(
         predicting: From `pad_right`.
     """
     with _kept_output(backbone(unwrapped)) as kept:
-        model(input_ids=ids, use_cache=False, logits_to_keep=1)
+        model(input_ids=ids, use_cache=False, logits_to_keep=last_place(ids.device))
     return kept[-1][predicting]
 
 

@@ -30,7 +30,7 @@ from neuron_opsd.engines.hf import sample_tokens
 from neuron_opsd.model.load import CausalLM, load_model_config
 from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.token_loss import sum_in_chunks, token_loss
-from neuron_opsd.model.unembedding import backbone, head_tensors, logits_from_hidden
+from neuron_opsd.model.unembedding import backbone, head_tensors, last_place, logits_from_hidden
 from neuron_opsd.training.train import trainable
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,11 @@ def _peak_of_sampling(student: CausalLM, settings: TrainingSettings, lengths: Le
         with _counted(student) as prefill:
             cache = DynamicCache(config=student.config)
             num_prompts = math.ceil(rows / settings.num_rollouts)
-            student(**_inputs(num_prompts, prompt), past_key_values=cache, logits_to_keep=1)
+            student(
+                **_inputs(num_prompts, prompt),
+                past_key_values=cache,
+                logits_to_keep=last_place(student.device),
+            )
         cache = DynamicCache(config=student.config)
         with _counted(student) as decode:
             backbone(student)(**_inputs(rows, prompt + new - 2), past_key_values=cache, use_cache=True)
