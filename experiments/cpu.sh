@@ -60,10 +60,13 @@ part_privacy() {
             train "$recipe" "$seed" "$out/privacy/$recipe" "$small" "${where[@]}" "${own[@]}" "${looked[@]}"
         done
     done
-    train lmsi 0 "$out/privacy/lmsi" "$small" "${where[@]}" "${own[@]}" rollouts.num_rollouts=4
+    for seed in 0 1 2; do
+        train lmsi "$seed" "$out/privacy/lmsi" "$small" "${where[@]}" "${own[@]}" rollouts.num_rollouts=4
+    done
+    train usable_replies 0 "$out/privacy/usable_replies" "$small" "${where[@]}" "${own[@]}" "${looked[@]}"
 }
 
-# The variant, on a domain that was not used to choose it.
+# The variant, on a domain that was not used to choose it; then it with two single changes: the score, the loss.
 part_boolq() {
     sample boolq_yes_no 900
     local seed recipe where=(boolq_yes_no-900 film_reviews boolq_yes_no film_reviews)
@@ -71,6 +74,12 @@ part_boolq() {
         for recipe in neuron_opsd usable_replies random_selection; do
             train "$recipe" "$seed" "$out/boolq/$recipe" "$small" "${where[@]}" "${common[@]}" "${looked[@]}"
         done
+    done
+    for seed in 0 1 2; do
+        train usable_replies "$seed" "$out/boolq/usable_log_prob" "$small" "${where[@]}" "${common[@]}" "${looked[@]}" \
+            selection.score=log_prob
+        train usable_replies "$seed" "$out/boolq/usable_forward_kl" "$small" "${where[@]}" "${common[@]}" \
+            preflight.num_questions=0 training.divergence=forward_kl training.pointwise_clip=0.05
     done
 }
 
@@ -83,8 +92,11 @@ part_large() {
         contexts.num_demonstrations=2 training.learning_rate=3e-4 training.micro_batch_size=4 training.num_steps=10
         training.max_new_tokens=4 training.save_steps=6 evaluation.num_samples=8 evaluation.max_new_tokens=2)
     local where=(openbookqa medmcqa-150 openbookqa medmcqa)
-    train neuron_opsd 0 "$out/large/neuron_opsd" "$large" "${where[@]}" "${own[@]}" \
-        preflight.num_questions=16 preflight.num_samples=1
+    local recipe
+    for recipe in neuron_opsd random_selection; do
+        train "$recipe" 0 "$out/large/$recipe" "$large" "${where[@]}" "${own[@]}" \
+            preflight.num_questions=16 preflight.num_samples=1
+    done
 }
 
 # signal MODEL LABEL DTYPE DOMAIN FORMAT COUNT VOTES TOKENS [--system TEXT]
@@ -100,10 +112,9 @@ part_signal() {
     local name=SmolLM2-135M
     signal $small $name float32 film_reviews free 142 8 8
     signal $small $name float32 privacy_yes_no free 250 8 8
-    signal $small $name float32 openbookqa reasoned 250 4 64
-    signal $small $name float32 asdiv reasoned 200 4 96
-    signal $small $name float32 medmcqa reasoned 200 4 64
-    signal $small $name float32 sciknoweval_physics reasoned 150 4 64
+    signal $small $name float32 openbookqa reasoned 160 4 64
+    signal $small $name float32 medmcqa reasoned 120 4 48
+    signal $small $name float32 asdiv reasoned 100 4 96
     needs_large signal || return 0
     name=Qwen2.5-Coder-1.5B
     signal "$large" $name bfloat16 openbookqa letter 150 8 4 --system "$letter"
@@ -111,7 +122,6 @@ part_signal() {
     for domain in medmcqa sciknoweval_physics commonsenseqa mmlu_clinical; do
         signal "$large" $name bfloat16 $domain letter 120 8 4 --system "$letter"
     done
-    signal "$large" $name bfloat16 asdiv reasoned 90 3 160
 }
 
 # Claim 2.
@@ -121,10 +131,17 @@ part_context() {
         --answers "$data/privacy_yes_no.answers.jsonl" --other "$data/film_reviews.questions.jsonl" \
         --output "$out/context/small-privacy_yes_no" --pool 250 --queries 200 --demonstrations 2
     needs_large context || return 0
+    local kinds=none,random,neuron,neuron_permuted,tfidf
+    context_large openbookqa --conditions "$kinds,template,embedding,random_permuted,other" \
+        --other "$data/commonsenseqa.questions.jsonl"
+    context_large medmcqa --conditions "$kinds"
+}
+
+# context_large DOMAIN OPTIONS...
+context_large() {
     "$bin/python" "$here/context_study.py" measure --model "$large" --label Qwen2.5-Coder-1.5B --system "$letter" \
-        --questions "$data/openbookqa.questions.jsonl" --answers "$data/openbookqa.answers.jsonl" \
-        --output "$out/context/large-openbookqa" --pool 150 --queries 80 --demonstrations 2 \
-        --conditions none,random,neuron,neuron_permuted,tfidf
+        --questions "$data/$1.questions.jsonl" --answers "$data/$1.answers.jsonl" --output "$out/context/large-$1" \
+        --pool 150 --queries 80 --demonstrations 2 "${@:2}"
 }
 
 # Tables as Markdown, pictures as SVG.

@@ -6,7 +6,8 @@ RUNS are folders of `neuron-opsd run`, named NAME-seedN, or files that --keep FO
 seeds of one recipe. For each domain of the test questions: Avg@k, Maj@k, ECE-15, parse rate of base and trained, and
 differences paired over questions (a question's value is its mean over the seeds; 95 % bootstrap over questions, so it
 says nothing of other seeds: the standard deviation over seeds stands beside it). Then recipe against recipe by seed,
-with Student's interval of the mean over seeds.
+with Student's interval of the mean over seeds. "Avg - base's Maj": what a trained sample has beyond the base model's
+own majority, which colder sampling alone would come near.
 """
 
 # ruff: noqa: T201
@@ -30,6 +31,7 @@ from neuron_opsd.files import read_json
 from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval
 
 Table = dict[str, Values]  # metric's column -> (seeds, questions)
+METRICS = ("Avg", "Maj", "ECE-15")
 COLUMNS = ("correct_fraction", "majority_correct", "vote_share")
 
 
@@ -90,13 +92,16 @@ def statistic(table: Table, metric: str, weights: Values) -> Values:
     return weights @ values / weights.sum(axis=-1)
 
 
-def difference(before: Table, after: Table, metric: str) -> Interval:
-    """After minus before, paired over questions."""
+def difference(before: Table, after: Table, metric: str, *, metric_before: str | None = None) -> Interval:
+    """After minus before, paired over questions; `metric_before` where the two are measured apart."""
     num_items = before["vote_share"].shape[1]
-    ones = np.ones((1, num_items))
-    value = float((statistic(after, metric, ones) - statistic(before, metric, ones))[0])
+
+    def minus(weights: Values) -> Values:
+        return statistic(after, metric, weights) - statistic(before, metric_before or metric, weights)
+
+    value = float(minus(np.ones((1, num_items)))[0])
     draws = bootstrap_draws(
-        lambda weights: {"d": statistic(after, metric, weights) - statistic(before, metric, weights)},
+        lambda weights: {"d": minus(weights)},
         num_items=num_items,
         num_resamples=2000,
         seed=0,
@@ -118,41 +123,19 @@ def report(
             f"| run | seeds | n | metric | base | trained | trained - base | sd over seeds | minus {against} |"
         )
         print("|---|---|---|---|---|---|---|---|---|")
-        for name, seeds in runs.items():
-            base, trained = table_of(seeds, domain, "base"), table_of(seeds, domain, "trained")
-            num_items = base["vote_share"].shape[1]
-            ones = np.ones((1, num_items))
-            for metric in ("Avg", "Maj", "ECE-15"):
-                ends = [float(statistic(t, metric, ones)[0]) for t in (base, trained)]
-                own = [
-                    float(
-                        (
-                            statistic(_seed(trained, i), metric, ones)
-                            - statistic(_seed(base, i), metric, ones)
-                        )[0]
-                    )
-                    for i in range(len(seeds))
-                ]
-                other = ""
-                if name != against and against in runs:
-                    common = [seed for seed in seeds if seed in runs[against]]
-                    ours, theirs = (
-                        table_of({s: runs[n][s] for s in common}, domain, "trained") for n in (name, against)
-                    )
-                    if common:
-                        other = show(difference(theirs, ours, metric), sign=True)
-                gain = difference(base, trained, metric)
-                if metric != "Maj":
-                    entries.append((f"{name}: {metric}, {domain}", gain))
-                spread = f"{np.std(own, ddof=1):.3f}" if len(own) > 1 else ""
-                print(
-                    f"| {name} | {len(seeds)} | {num_items} | {metric} | {ends[0]:.3f} | {ends[1]:.3f} | "
-                    f"{show(gain, sign=True)} | {spread} | {other} |"
-                )
+        for name in runs:
+            rows, gains = _gains(runs, name, against, domain)
+            print("\n".join(rows))
+            entries += [(f"{name}: {metric}, {domain}", gain) for metric, gain in gains if metric != "Maj"]
         _report_by_seed(runs, against, domain)
-        print(f"\n| run | {' | '.join(PLAIN.values())} |\n|---{'|---' * len(PLAIN)}|")
+        print(
+            f"\n| run | Avg - base's Maj | {' | '.join(PLAIN.values())} |\n|---{'|---' * (len(PLAIN) + 1)}|"
+        )
         for name, seeds in runs.items():
-            print(f"| {name} | " + " | ".join(_plain(seeds, domain, metric) for metric in PLAIN) + " |")
+            ends = (table_of(seeds, domain, role) for role in ("base", "trained"))
+            beyond = show(difference(*ends, "Avg", metric_before="Maj"), sign=True)
+            cells = [beyond, *(_plain(seeds, domain, metric) for metric in PLAIN)]
+            print(f"| {name} | {' | '.join(cells)} |")
     if picture:
         forest(
             Path(picture),
@@ -160,6 +143,34 @@ def report(
             "accuracy of a sample, and ECE-15",
             sorted(entries, key=_order),
         )
+
+
+def _gains(
+    runs: Mapping[str, Mapping[int, Mapping[str, Any]]], name: str, against: str, domain: str
+) -> tuple[list[str], list[tuple[str, Interval]]]:
+    """One run's lines of the first table, and trained minus base by metric."""
+    seeds = runs[name]
+    base, trained = table_of(seeds, domain, "base"), table_of(seeds, domain, "trained")
+    num_items = base["vote_share"].shape[1]
+    ones = np.ones((1, num_items))
+    common = [seed for seed in seeds if seed in runs.get(against, ())] if name != against else []
+    lines, gains = [], []
+    for metric in METRICS:
+        before, after = (float(statistic(t, metric, ones)[0]) for t in (base, trained))
+        own = [difference(_seed(base, i), _seed(trained, i), metric).value for i in range(len(seeds))]
+        spread = f"{np.std(own, ddof=1):.3f}" if len(own) > 1 else ""
+        other = ""
+        if common:
+            theirs, ours = (
+                table_of({s: runs[n][s] for s in common}, domain, "trained") for n in (against, name)
+            )
+            other = show(difference(theirs, ours, metric), sign=True)
+        gains.append((metric, difference(base, trained, metric)))
+        lines.append(
+            f"| {name} | {len(seeds)} | {num_items} | {metric} | {before:.3f} | {after:.3f} | "
+            f"{show(gains[-1][1], sign=True)} | {spread} | {other} |"
+        )
+    return lines, gains
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
@@ -176,7 +187,7 @@ def _report_by_seed(runs: Mapping[str, Mapping[int, Mapping[str, Any]]], against
     rows = []
     for name, seeds in runs.items():
         common = sorted(set(seeds) & set(runs.get(against, ()))) if name != against else []
-        for metric in ("Avg", "Maj", "ECE-15") if len(common) > 1 else ():
+        for metric in METRICS if len(common) > 1 else ():
             tables = [[table_of({s: runs[n][s]}, domain, "trained") for n in (against, name)] for s in common]
             found = [difference(theirs, ours, metric).value for theirs, ours in tables]
             by_seed = ", ".join(f"{value:+.3f}" for value in found)
