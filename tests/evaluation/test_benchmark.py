@@ -163,6 +163,40 @@ def test_a_real_gain_is_shown_and_no_change_is_not():
     assert num_quiet >= 34  # about 38 of 40 expected at 95%
 
 
+def test_being_surer_of_the_same_answers_is_told_from_better_answers():
+    questions, base, key = made_up(60, 0.5, seed=1)
+    votes = count_votes(questions, group_rollouts(base), key)
+    surer = [
+        r for q, m in zip(questions, votes.majority, strict=True) for r in rollouts_of(q.question_id, [m] * 8)
+    ]
+    right = [r for q in questions for r in rollouts_of(q.question_id, [key[q.question_id]] * 8)]
+
+    def told(trained):
+        results = compare(questions, base, trained, key, SETTINGS, train_domain="in", seed=0)
+        assert results["in"]["metrics"]["avg"]["verdict"] == "higher"
+        (sentence,) = (s for s in results["verdicts"] if "against Maj@" in s)
+        return results["in"]["beyond_majority"], sentence
+
+    beyond, sentence = told(surer)
+    assert (beyond["value"], beyond["low"], beyond["high"]) == (0, 0, 0)
+    assert "could do as much without training" in sentence
+    beyond, sentence = told(right)
+    assert beyond["value"] == pytest.approx(1 - np.mean(votes.majority_correct))
+    assert beyond["verdict"] == "higher"
+    assert "right more often than the base model's own majority" in sentence
+
+
+def test_a_gain_beyond_the_majority_is_the_mean_of_the_other_domains():
+    data = [made_up(30, 0.4, seed=n, domain=d) for n, d in enumerate("ab")]
+    better = [made_up(30, p, seed=n, domain=d) for n, (d, p) in enumerate((("a", 0.9), ("b", 0.8)), 5)]
+    questions, key = [q for d in data for q in d[0]], data[0][2] | data[1][2]
+    base, trained = ([r for d in part for r in d[1]] for part in (data, better))
+    cross = compare(questions, base, trained, key, SETTINGS, train_domain="none", seed=0)["cross"]
+    each = [block["beyond_majority"]["value"] for block in cross["domains"].values()]
+    assert cross["mean"]["beyond_majority"]["value"] == pytest.approx(np.mean(each))
+    assert cross["mean"]["beyond_majority"]["low"] < np.mean(each) < cross["mean"]["beyond_majority"]["high"]
+
+
 def test_identical_rollouts_change_nothing():
     questions, base, key = made_up(30, 0.5, seed=1)
     block = compare(questions, base, base, key, SETTINGS, train_domain="in", seed=0)["in"]

@@ -146,6 +146,10 @@ def _block(
         block |= {
             name: block["confidence_kinds"]["vote_share"][name] for name in ("reliability", "brier_parts")
         }
+        if "trained" in votes:
+            draws["beyond_majority"] = draws["trained:avg"] - draws["base:maj"]
+            value = values["trained:avg"] - values["base:maj"]
+            block |= _beyond_majority(value, draws["beyond_majority"], num_gold)
     block["answer_distribution"] = answer_distribution(votes)
     if "trained" in votes:
         block["changes"] = measure_changes(base, votes["trained"], seed)
@@ -205,6 +209,12 @@ def _metric_entries(
     return entries
 
 
+def _beyond_majority(value: float, draws: Array, num_items: int) -> dict[str, Any]:
+    """Trained Avg minus base Maj: what is left of a gain that being surer of the same answers could bring."""
+    interval = _interval(value, draws, num_items)
+    return {"beyond_majority": {**interval, "verdict": verdict_of(interval, num_items)}}
+
+
 def _interval(
     value: float, draws: Array, num_items: int, low: float = -math.inf, high: float = math.inf
 ) -> dict[str, float]:
@@ -224,13 +234,19 @@ def _mean_block(blocks: Mapping[str, dict[str, Any]], draws: Mapping[str, Draws]
         members = [d for d, b in blocks.items() if name in b["metrics"] and _is_complete(b["metrics"][name])]
         if members:
             entries[name] = _mean_entry(name, members, blocks, draws)
+    gold = [domain for domain, block in blocks.items() if "beyond_majority" in block]
+    beyond = {}
+    if gold:
+        value = float(np.mean([blocks[domain]["beyond_majority"]["value"] for domain in gold]))
+        fewest = min(blocks[domain]["num_with_gold"] for domain in gold)
+        beyond = _beyond_majority(value, np.mean([draws[d]["beyond_majority"] for d in gold], axis=0), fewest)
     return {
         "num_domains": len(blocks),
         "num_questions": sum(block["num_questions"] for block in blocks.values()),
         "num_with_gold": sum(block["num_with_gold"] for block in blocks.values()),
         "num_without_gold": sum(block["num_without_gold"] for block in blocks.values()),
         "metrics": entries,
-    }
+    } | beyond
 
 
 def _is_complete(entry: Mapping[str, Any]) -> bool:

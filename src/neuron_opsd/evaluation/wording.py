@@ -49,8 +49,26 @@ def block_sentences(where: str, block: Mapping[str, Any]) -> list[str]:
     names = [name for name in WITH_GOLD if name in entries]
     # Beside accuracy, what needs no answers is worth a sentence only where it changed.
     names += [name for name in LABEL_FREE if not names or entries[name]["verdict"] != NO_DIFFERENCE]
-    sentences += [f"{where}: {_sentence(entries[name])}" for name in names]
+    for name in names:
+        sentences.append(f"{where}: {_sentence(entries[name])}")
+        if name == "maj" and entries["avg"]["verdict"] == "higher":
+            sentences.append(f"{where}: {_beyond_majority(block)}")
     return sentences + _flips(where, block)
+
+
+def _beyond_majority(block: Mapping[str, Any]) -> str:
+    """Whether a gain of single answers is more than the base model's own majority has already."""
+    beyond, after, before = block["beyond_majority"], block["metrics"]["avg"], block["metrics"]["maj"]
+    values = (
+        f"{after['label']} after training, {after['trained']['value']:.3f}, against {before['label']} of the base "
+        f"model, {before['base']['value']:.3f} ({_signed(beyond)})"
+    )
+    if beyond["verdict"] == "higher":
+        return f"{values}: a trained answer is right more often than the base model's own majority."
+    return (
+        f"{values}: not shown to be more than the base model's own majority; voting, or with short answers sampling "
+        "colder, could do as much without training."
+    )
 
 
 def _flips(where: str, block: Mapping[str, Any]) -> list[str]:
@@ -71,6 +89,11 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     caution = f" {entry['caution']}" if "caution" in entry else ""
     if entry["verdict"] in (TOO_FEW, "not defined"):
         return f"{values}; {entry['verdict']} for an interval.{caution}"
-    value, low, high = (f"{change[end]:+.{digits}f}".replace("-", "−") for end in ("value", "low", "high"))
     verdict = entry["verdict"] if entry["verdict"] == NO_DIFFERENCE else f"{entry['verdict']} after training"
-    return f"{values}; {verdict} ({value}, 95% interval {low} to {high}).{caution}"
+    return f"{values}; {verdict} ({_signed(change, digits)}).{caution}"
+
+
+def _signed(change: Mapping[str, float], digits: int = 3) -> str:
+    """A difference and its interval."""
+    value, low, high = (f"{change[end]:+.{digits}f}".replace("-", "−") for end in ("value", "low", "high"))
+    return f"{value}, 95% interval {low} to {high}"
