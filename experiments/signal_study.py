@@ -70,6 +70,7 @@ SCORES = {
     "disagreement": "1 - vote share of the reply's answer",
 }
 CHUNK = 32
+MIN_OF_EACH = 10  # right and wrong replies
 PICTURED = {  # with length taken out or not
     ("s_gate", False),
     ("s_gate", True),
@@ -199,6 +200,9 @@ def report(paths: Sequence[str], picture: str | None) -> None:
                 f"{_column(own, 'is_readable').mean():.3f}, cut {_column(own, 'is_cut').mean():.3f}, tokens "
                 f"{min(length)} to {max(length)}, mean {np.mean(length):.1f}"
             )
+        domains = [(domain, own) for domain, own in domains if _are_enough(domain, own)]
+        if not domains:
+            continue
         names = [name for name in SCORES if all(name in row for row in of_setting)]
         print("\nAUROC of a low score for a right reply (95 %), mean of the domains last.\n")
         print("| score | " + " | ".join(domain for domain, _ in domains) + " | mean |")
@@ -245,6 +249,14 @@ def report(paths: Sequence[str], picture: str | None) -> None:
     if picture:
         title = "Does a low score mean a right reply?"
         forest(Path(picture), title, "AUROC, mean of the domains; .5 is chance", entries, reference=0.5)
+
+
+def _are_enough(domain: str, rows: Sequence[Row]) -> bool:
+    """An area between one right reply and many wrong ones is that reply's, whatever its interval says."""
+    fewest = min(sum(row["right"] for row in rows), sum(not row["right"] for row in rows))
+    if fewest < MIN_OF_EACH:
+        print(f"- {domain} is left out below: only {fewest} replies are right, or wrong")
+    return fewest >= MIN_OF_EACH
 
 
 def _column(rows: Sequence[Row], name: str) -> Values:

@@ -157,6 +157,14 @@ def test_an_area_above_half_means_that_low_scores_are_right(study) -> None:
     assert studies.auroc_interval(*signal._of(rows, "s", False)).value == 0.25  # one of four pairs
 
 
+def test_one_right_reply_makes_no_area(study, capsys) -> None:
+    signal = study("signal_study")
+    rows = [{"right": i < 9} for i in range(30)]
+    assert not signal._are_enough("maths", rows)
+    assert "maths is left out below: only 9 replies" in capsys.readouterr().out
+    assert signal._are_enough("maths", [*rows, {"right": True}])
+
+
 def test_figures_of_a_context_by_hand(study) -> None:
     context = study("context_study")
     row = {"log_probs": [float(np.log(0.6)), float(np.log(0.2))], "right": 1}  # .75 and .25 of .8
