@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The runs behind docs/results.md, on a CPU: hours on two cores. Each part goes on where it stopped.
 #
-#     experiments/cpu.sh DATA OUT [PART ...]        parts: privacy boolq large signal context report (all, in this order)
+#     experiments/cpu.sh DATA OUT [PART ...]        parts: privacy boolq large csqa signal context report (all, in this order)
 #
 # DATA: question files of scripts/prepare_demo_questions.py (made there if it is empty); further *.questions.jsonl with
 # their *.answers.jsonl may lie beside them. OUT: runs and rows. LARGE: Qwen2.5-Coder-1.5B-Instruct, a folder or a .gguf
@@ -14,7 +14,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 data=$1 out=$2
 shift 2
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(privacy boolq large signal context report)
+[ ${#parts[@]} -gt 0 ] || parts=(privacy boolq large csqa signal context report)
 bin=${BIN:-$here/../.venv/bin}
 large=${LARGE:-}
 small=embedded:smollm2-135m
@@ -83,19 +83,39 @@ part_boolq() {
     done
 }
 
-# Claim 3 on the large model: letter answers, one seed.
+# Claim 3 on the large model, single letters: settings chosen on OpenBookQA, one seed; then CommonsenseQA, three seeds.
+letters=(prompts.answer_format=letter "prompts.system=$letter" rollouts.max_new_tokens=4 rollouts.batch_size=16
+    neurons.batch_size=8 contexts.num_demonstrations=2 training.micro_batch_size=4 training.max_new_tokens=4
+    training.save_steps=6 evaluation.num_samples=8 evaluation.max_new_tokens=2 preflight.num_samples=1)
+steep=(training.learning_rate=3e-4 training.num_steps=10)
+gentle=(training.learning_rate=1e-4 training.num_steps=24 training.warmup_steps=3)
 part_large() {
     needs_large large || return 0
     sample medmcqa 150
-    local own=(prompts.answer_format=letter "prompts.system=$letter" questions.test_fraction=0.68
-        questions.max_test=300 rollouts.max_new_tokens=4 rollouts.batch_size=16 neurons.batch_size=8
-        contexts.num_demonstrations=2 training.learning_rate=3e-4 training.micro_batch_size=4 training.num_steps=10
-        training.max_new_tokens=4 training.save_steps=6 evaluation.num_samples=8 evaluation.max_new_tokens=2)
+    local own=("${letters[@]}" questions.test_fraction=0.68 questions.max_test=300 preflight.num_questions=16)
     local where=(openbookqa medmcqa-150 openbookqa medmcqa)
     local recipe
     for recipe in neuron_opsd random_selection; do
-        train "$recipe" 0 "$out/large/$recipe" "$large" "${where[@]}" "${own[@]}" \
-            preflight.num_questions=16 preflight.num_samples=1
+        train "$recipe" 0 "$out/large/$recipe" "$large" "${where[@]}" "${own[@]}" "${steep[@]}"
+    done
+    train full_pool 0 "$out/large/full_forward_kl" "$large" "${where[@]}" "${own[@]}" "${steep[@]}" \
+        selection.usable_only=true contexts.usable_only=true training.divergence=forward_kl
+    train neuron_opsd 0 "$out/large/neuron_opsd_1e-4" "$large" "${where[@]}" "${own[@]}" "${gentle[@]}"
+    train usable_replies 0 "$out/large/usable_full_1e-4" "$large" "${where[@]}" "${own[@]}" "${gentle[@]}" \
+        selection.fraction=1.0
+}
+
+part_csqa() {
+    needs_large csqa || return 0
+    sample commonsenseqa 810
+    sample openbookqa 100
+    local own=("${letters[@]}" "${gentle[@]}" questions.test_fraction=0.75 questions.max_test=600
+        preflight.num_questions=32 'training.trainer={bf16: true}')
+    local seed recipe where=(commonsenseqa-810 openbookqa-100 commonsenseqa openbookqa)
+    for seed in 0 1 2; do
+        for recipe in neuron_opsd random_selection usable_replies; do
+            train "$recipe" "$seed" "$out/csqa/$recipe" "$large" "${where[@]}" "${own[@]}"
+        done
     done
 }
 
@@ -129,7 +149,7 @@ part_context() {
     "$bin/python" "$here/context_study.py" measure --model $small --label SmolLM2-135M --dtype float32 --format free \
         --max-new-tokens 8 --questions "$data/privacy_yes_no.questions.jsonl" \
         --answers "$data/privacy_yes_no.answers.jsonl" --other "$data/film_reviews.questions.jsonl" \
-        --output "$out/context/small-privacy_yes_no" --pool 250 --queries 200 --demonstrations 2
+        --output "$out/context/small-privacy_yes_no" --pool 250 --queries 120 --demonstrations 2
     needs_large context || return 0
     local kinds=none,random,neuron,neuron_permuted,tfidf
     context_large openbookqa --conditions "$kinds,template,embedding,random_permuted,other" \
@@ -152,7 +172,7 @@ part_report() {
     "$bin/python" "$here/signal_study.py" report "$out"/signal/*.jsonl --picture "$figures/signal.svg" >"$figures/signal.md"
     "$bin/python" "$here/context_study.py" report "$out"/context/* --picture "$figures/context.svg" >"$figures/context.md"
     local name
-    for name in privacy boolq large; do
+    for name in privacy boolq large csqa; do
         [ ! -d "$out/$name" ] || "$bin/python" "$here/training_study.py" "$out/$name"/* \
             --picture "$figures/$name.svg" >"$figures/$name.md"
     done
