@@ -5,9 +5,9 @@
 RUNS are folders of `neuron-opsd run`, named NAME-seedN, or files that --keep FOLDER wrote of them; runs of one NAME are
 seeds of one recipe. For each domain of the test questions: Avg@k, Maj@k, ECE-15, parse rate of base and trained, and
 differences paired over questions (a question's value is its mean over the seeds; 95 % bootstrap over questions, so it
-says nothing of other seeds: the standard deviation over seeds stands beside it). Then recipe against recipe by seed,
-with Student's interval of the mean over seeds. "Avg - base's Maj": what a trained sample has beyond the base model's
-own majority, which colder sampling alone would come near.
+says nothing of other seeds: standard deviation and Student's interval over seeds stand beside). Then recipe against
+recipe by seed. "Avg - base's Maj": what a trained sample has beyond the base model's own majority, which colder
+sampling alone would come near.
 """
 
 # ruff: noqa: T201
@@ -120,7 +120,7 @@ def report(
         kind = "in-domain" if domain == domains[0] else "cross-domain"
         print(f"\n### {domain} ({kind})\n")
         print(
-            f"| run | seeds | n | metric | base | trained | trained - base | sd over seeds | minus {against} |"
+            f"| run | seeds | n | metric | base | trained | trained - base | over seeds: sd, 95 % | minus {against} |"
         )
         print("|---|---|---|---|---|---|---|---|---|")
         for name in runs:
@@ -158,7 +158,8 @@ def _gains(
     for metric in METRICS:
         before, after = (float(statistic(t, metric, ones)[0]) for t in (base, trained))
         own = [difference(_seed(base, i), _seed(trained, i), metric).value for i in range(len(seeds))]
-        spread = f"{np.std(own, ddof=1):.3f}" if len(own) > 1 else ""
+        seen = over_seeds(own)
+        spread = f"{np.std(own, ddof=1):.3f}, [{seen.low:+.3f}, {seen.high:+.3f}]" if len(own) > 1 else ""
         other = ""
         if common:
             theirs, ours = (
