@@ -112,6 +112,8 @@ def test_interrupted_workers_end_and_the_command_resumes(
             process = subprocess.Popen(
                 [sys.executable, "-m", "neuron_opsd.cli", *arguments],
                 start_new_session=True,
+                # a test run started in the background ignores the signal, and its children would too
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 stderr=subprocess.PIPE,
                 text=True,
             )
