@@ -179,11 +179,21 @@ def test_being_surer_of_the_same_answers_is_told_from_better_answers():
 
     beyond, sentence = told(surer)
     assert (beyond["value"], beyond["low"], beyond["high"]) == (0, 0, 0)
-    assert "could do as much without training" in sentence
+    assert "not shown to be more than the base model's own majority" in sentence
     beyond, sentence = told(right)
     assert beyond["value"] == pytest.approx(1 - np.mean(votes.majority_correct))
     assert beyond["verdict"] == "higher"
     assert "right more often than the base model's own majority" in sentence
+
+
+def test_a_gain_below_the_majority_is_called_less():
+    questions, base, key = made_up(300, 0.7, seed=1)  # Avg .7, Maj above it
+    _, trained, _ = made_up(300, 0.74, seed=2)
+    results = compare(questions, base, trained, key, SETTINGS, train_domain="in", seed=0)
+    assert results["in"]["metrics"]["avg"]["verdict"] == "higher"
+    assert results["in"]["beyond_majority"]["verdict"] == "lower"
+    (sentence,) = (s for s in results["verdicts"] if "against Maj@" in s)
+    assert ": less than the base model's own majority" in sentence
 
 
 def test_a_gain_beyond_the_majority_is_the_mean_of_the_other_domains():

@@ -65,9 +65,10 @@ def _beyond_majority(block: Mapping[str, Any]) -> str:
     )
     if beyond["verdict"] == "higher":
         return f"{values}: a trained answer is right more often than the base model's own majority."
+    less = "less" if beyond["verdict"] == "lower" else "not shown to be more"
     return (
-        f"{values}: not shown to be more than the base model's own majority; voting, or with short answers sampling "
-        "colder, could do as much without training."
+        f"{values}: {less} than the base model's own majority; voting, or with short answers sampling colder, could do "
+        "as much without training."
     )
 
 
