@@ -194,6 +194,7 @@ def test_what_was_not_set_may_be_set_later_and_stays(study, tmp_path) -> None:
         keep("laws")
 
 
+@pytest.mark.slow
 def test_the_results_page_is_what_the_kept_rows_say(study, monkeypatch, capsys) -> None:
     page = study("results_page")
     monkeypatch.setattr(sys, "argv", ["results_page", "--check"])
@@ -209,3 +210,19 @@ def test_a_figure_that_the_rows_do_not_say_is_named(study, monkeypatch, capsys, 
     monkeypatch.setattr(sys, "argv", ["results_page", "--check"])
     assert page.main() == 1
     assert "+0.085" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("written", "printed", "same"),
+    [
+        ("| +0.153 [−.021, .090], n = 593 |", "| +0.152 [−.020, .090], n = 593 |", True),
+        ("| +0.153 |", "| +0.155 |", False),
+        ("| −0.001 |", "| +0.000 |", True),  # a half-way value on either side of nought
+        ("| +0.15 |", "| +0.153 |", False),
+        ("| n = 593 |", "| n = 592 |", False),
+        ("| higher |", "| lower |", False),
+        ("| .119 |", "", False),
+    ],
+)
+def test_only_the_last_decimal_of_a_figure_is_forgiven(study, written, printed, same) -> None:
+    assert (not study("results_page").differences(written, printed)) == same
