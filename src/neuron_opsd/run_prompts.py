@@ -11,8 +11,8 @@ from neuron_opsd.rollouts.sample import MessagesOf, choice_orders, map_answer_ba
 from neuron_opsd.run_materials import RunMaterials
 from neuron_opsd.teacher.context import can_demonstrate, context_messages
 from neuron_opsd.teacher.preflight import PromptPair, sample_ids
-from neuron_opsd.text.answers import extract_answer
 from neuron_opsd.text.prompts import Message, student_messages
+from neuron_opsd.text.reading import read_answer
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.schedule import question_order
 
@@ -94,12 +94,13 @@ class RunPrompts(RunMaterials):
         """The answer in a completion of training, by the rules of the rollouts: for votes, never for a loss."""
         choices = self.questions_by_id[item.question_id].choices
         order = self.training_choices(item.question_id, item.place // self.config.training.num_rollouts)
-        answer = extract_answer(
+        reading = read_answer(
             self.encoder().decode_reply(item.completion_ids),
             choices=[choices[i] for i in order],
             answer_format=self.config.prompts.answer_format,
+            is_finished=item.finish_reason == "stop",
         )
-        return map_answer_back(answer, order)
+        return map_answer_back(reading.answer, order)
 
     def preflight_pairs(self) -> list[PromptPair]:
         """Both prompts of each sample of the questions that the preflight looks at, question by question."""

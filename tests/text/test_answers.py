@@ -5,10 +5,10 @@ import pytest
 from neuron_opsd.text.answers import (
     Vote,
     answers_match,
-    extract_answer,
     majority_answer,
     normalise_answer,
 )
+from neuron_opsd.text.reading import read_answer
 
 CITIES = ("Paris", "London", "New York", "York")
 VITAMINS = ("Vitamin A", "Vitamin B", "Vitamin C", "Vitamin D")
@@ -56,32 +56,33 @@ VITAMINS = ("Vitamin A", "Vitamin B", "Vitamin C", "Vitamin D")
     ],
 )
 def test_multiple_choice(reply, expected):
-    assert extract_answer(reply, choices=CITIES) == expected
+    assert read_answer(reply, choices=CITIES).answer == expected
 
 
 @pytest.mark.parametrize("letter", "ABCD")
 def test_the_letter_of_a_name_is_no_article(letter):
     """Read without its A, "Vitamin A" would be "Vitamin", which every other vitamin contains."""
-    assert extract_answer(f"Vitamin {letter}", choices=VITAMINS, answer_format="choice_text") == letter
+    assert read_answer(f"Vitamin {letter}", choices=VITAMINS, answer_format="choice_text").answer == letter
     assert (
-        extract_answer(f"vitamin {letter.lower()}.", choices=VITAMINS, answer_format="choice_text") == letter
+        read_answer(f"vitamin {letter.lower()}.", choices=VITAMINS, answer_format="choice_text").answer
+        == letter
     )
-    assert extract_answer(f"It is vitamin {letter} deficiency", choices=VITAMINS) == letter
-    assert extract_answer("Vitamin K", choices=VITAMINS) is None
+    assert read_answer(f"It is vitamin {letter} deficiency", choices=VITAMINS).answer == letter
+    assert read_answer("Vitamin K", choices=VITAMINS).answer is None
 
 
 def test_choice_text_is_read_as_text_before_letters():
     bacteria = ("E. coli", "S. aureus", "A. baumannii", "C. difficile")
     for i, choice in enumerate(bacteria):
-        assert extract_answer(choice, choices=bacteria, answer_format="choice_text") == "ABCD"[i]
+        assert read_answer(choice, choices=bacteria, answer_format="choice_text").answer == "ABCD"[i]
     groups = ("B", "A", "AB", "O")
-    assert extract_answer("A", choices=groups, answer_format="choice_text") == "B"
-    assert extract_answer("A", choices=groups, answer_format="letter") == "A"
+    assert read_answer("A", choices=groups, answer_format="choice_text").answer == "B"
+    assert read_answer("A", choices=groups, answer_format="letter").answer == "A"
 
 
 def test_more_choices_than_four():
-    assert extract_answer("The answer is H", choices=[str(i) for i in range(8)]) == "H"
-    assert extract_answer("The answer is H", choices=[str(i) for i in range(7)]) is None
+    assert read_answer("The answer is H", choices=[str(i) for i in range(8)]).answer == "H"
+    assert read_answer("The answer is H", choices=[str(i) for i in range(7)]).answer is None
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_more_choices_than_four():
     ],
 )
 def test_free_form(reply, answer_format, expected):
-    assert extract_answer(reply, choices=(), answer_format=answer_format) == expected
+    assert read_answer(reply, choices=(), answer_format=answer_format).answer == expected
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import pytest
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.text import answers as answers_module
 from neuron_opsd.text import expressions
-from neuron_opsd.text.answers import answers_match, extract_answer, majority_answer
+from neuron_opsd.text.answers import answers_match, majority_answer
 from neuron_opsd.text.expressions import last_boxed, looks_like_expression
+from neuron_opsd.text.reading import read_answer
 
 
 def read(reply: str) -> str | None:
-    return extract_answer(reply, choices=(), answer_format="math")
+    return read_answer(reply, choices=(), answer_format="math").answer
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_an_expression_is_read(reply: str, expected: str | None) -> None:
 
 
 def test_choices_are_read_as_ever() -> None:
-    assert extract_answer("The answer is B", choices=("x", "y"), answer_format="math") == "B"
+    assert read_answer("The answer is B", choices=("x", "y"), answer_format="math").answer == "B"
 
 
 def test_braces_are_balanced() -> None:

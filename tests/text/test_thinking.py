@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from neuron_opsd.text.answers import extract_answer
+from neuron_opsd.text.reading import read_answer
 from neuron_opsd.text.thinking import MARKS, answer_offset, opened_by, strip_thinking
 
 families = pytest.mark.parametrize(("opening", "closing"), MARKS, ids=[opening for opening, _ in MARKS])
@@ -17,14 +17,14 @@ def test_an_answer_is_what_follows_the_thinking(opening, closing):
     for reply in (f"{thought}\n\nThe answer is B", f"{thought.removeprefix(opening)} The answer is B"):
         assert strip_thinking(reply) == "The answer is B"
         assert reply[answer_offset(reply) :].strip() == "The answer is B"
-        assert extract_answer(reply, choices=CHOICES) == "B"
+        assert read_answer(reply, choices=CHOICES).answer == "B"
 
 
 @families
 def test_thinking_that_was_cut_is_no_answer(opening, closing):
     for reply in (f"{opening}The answer is A, and", f"\n {opening}", f"x{closing}y{opening}z", f"x{closing}"):
         assert strip_thinking(reply) in ("", f"y{opening}z")
-    assert extract_answer(f"{opening}The answer is A, and", choices=CHOICES) is None
+    assert read_answer(f"{opening}The answer is A, and", choices=CHOICES).answer is None
     assert answer_offset(f"{opening}The answer is A, and") == 0
 
 

@@ -12,7 +12,7 @@ from neuron_opsd.baselines.rewards import MajorityReward, Reward, SelfCertaintyR
 from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
 from neuron_opsd.config import USES_GOLD, TrainingSettings
 from neuron_opsd.errors import DataError
-from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.records import GoldLabel, Rollout
 from neuron_opsd.rollouts.pseudo_label import agreeing_rollouts
 from neuron_opsd.stage_graph import GOLD_LABELS
@@ -151,6 +151,7 @@ def make_reward(
 ) -> Reward:
     """The reward of `training.objective`."""
     settings = bench.config.training
+    end_ids = end_token_ids(student, bench.tokenizer)
 
     def read_answer(group: int, completion_ids: Sequence[int]) -> str | None:
         item = TrainingItem(
@@ -159,6 +160,7 @@ def make_reward(
             (),
             0,
             tuple(completion_ids),
+            finish_reason="length" if end_ids.isdisjoint(completion_ids) else "stop",
             place=group * settings.num_rollouts,
         )
         return bench.read_answer(item)

@@ -13,8 +13,9 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout
-from neuron_opsd.text.answers import extract_answer, map_answer_back
+from neuron_opsd.text.answers import map_answer_back
 from neuron_opsd.text.prompts import Message, student_messages
+from neuron_opsd.text.reading import read_answer
 
 MessagesOf = Callable[[Question, tuple[int, ...]], list[Message]]
 
@@ -133,7 +134,12 @@ def _make_rollout(
 ) -> Rollout:
     reply = encoder.decode_reply(completion.token_ids)
     shown = [question.choices[i] for i in order]
-    answer = extract_answer(reply, choices=shown, answer_format=prompts.answer_format)
+    reading = read_answer(
+        reply,
+        choices=shown,
+        answer_format=prompts.answer_format,
+        is_finished=completion.finish_reason == "stop",
+    )
     return Rollout(
         question_id=question.question_id,
         rollout_index=rollout_index,
@@ -143,7 +149,7 @@ def _make_rollout(
         token_log_probs=completion.log_probs,
         finish_reason=completion.finish_reason,
         reply=reply,
-        answer=map_answer_back(answer, order),
+        answer=map_answer_back(reading.answer, order),
     )
 
 

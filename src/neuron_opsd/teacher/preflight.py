@@ -22,7 +22,8 @@ from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.unembedding import logits_from_hidden
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import PreflightItem, Question
-from neuron_opsd.text.answers import extract_answer, map_answer_back
+from neuron_opsd.text.answers import map_answer_back
+from neuron_opsd.text.reading import read_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +92,22 @@ def make_item(
 ) -> PreflightItem:
     """The record of one question: `pairs` and both roles' completions are its samples, `sums` the first one's."""
     roles = zip(encoders, (student, teacher), strict=True)
-    replies = [[encoder.decode_reply(c.token_ids) for c in completions] for encoder, completions in roles]
+    replies = [
+        [(encoder.decode_reply(c.token_ids), c.finish_reason == "stop") for c in completions]
+        for encoder, completions in roles
+    ]
     answers = [
         tuple(
             map_answer_back(
-                extract_answer(
+                read_answer(
                     reply,
                     choices=[question.choices[i] for i in pair.choice_order],
                     answer_format=answer_format,
-                ),
+                    is_finished=is_finished,
+                ).answer,
                 pair.choice_order,
             )
-            for pair, reply in zip(pairs, own, strict=True)
+            for pair, (reply, is_finished) in zip(pairs, own, strict=True)
         )
         for own in replies
     ]
@@ -110,8 +115,8 @@ def make_item(
         question_id=question.question_id,
         student_answers=answers[0],
         teacher_answers=answers[1],
-        student_reply=replies[0][0],
-        teacher_reply=replies[1][0],
+        student_reply=replies[0][0][0],
+        teacher_reply=replies[1][0][0],
         num_completion_tokens=len(student[0].token_ids),
         student_entropy=sums[0],
         teacher_entropy=sums[1],
