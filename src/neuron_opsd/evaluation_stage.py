@@ -13,19 +13,27 @@ from neuron_opsd.demonstrations import (
     make_other_replies,
     template_shares,
 )
-from neuron_opsd.evaluation.evaluate import evaluate, gold_labels
+from neuron_opsd.evaluation.evaluate import evaluate, gold_labels, teacher_gap
 from neuron_opsd.evaluation.general import GeneralSamples
 from neuron_opsd.files import write_text
 from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
 from neuron_opsd.neurons.capture import capture_neurons
-from neuron_opsd.records import BaseDivergence, GoldLabel, NeuronSets, OptionScores, Rollout, TeacherContext
+from neuron_opsd.records import (
+    BaseDivergence,
+    GoldLabel,
+    NeuronSets,
+    OptionScores,
+    PreflightItem,
+    Rollout,
+    TeacherContext,
+)
 from neuron_opsd.report_stage import card_of
 from neuron_opsd.sharded import make_sharded
 from neuron_opsd.sharded_stages import evaluation_stages
 from neuron_opsd.stage_folder import add_only_shard
 from neuron_opsd.stage_graph import GOLD_LABELS, ROLES, reads_neurons
 from neuron_opsd.teacher.context import build_contexts
-from neuron_opsd.workbench import Workbench
+from neuron_opsd.workbench import RESULTS, TEACHER_GAP, Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +63,21 @@ def make_evaluation(bench: Workbench) -> None:
         pool_rollouts=folder.stage("rollouts").read(Rollout) if "rollouts" in bench.inputs.made else (),
     )
     # In the order in which reports show the metrics.
-    bench.folder.write_json("evaluation/results.json", results, is_ordered=True)
+    bench.folder.write_json(RESULTS, results, is_ordered=True)
+    make_teacher_gap(bench)
     if is_trained:
         write_text(bench.folder.path / "model" / "README.md", card_of(bench))
+
+
+def make_teacher_gap(bench: Workbench) -> None:
+    """How much better the preflight's teacher answered than the student, where the pool has gold answers."""
+    items = bench.folder.stage("preflight").read(PreflightItem) if bench.is_current("preflight") else []
+    config = bench.config
+    gap = teacher_gap(bench.pool, items, config.evaluation, seed=config.seed)
+    if gap is None:
+        (bench.folder.path / TEACHER_GAP).unlink(missing_ok=True)
+    else:
+        bench.folder.write_json(TEACHER_GAP, gap)
 
 
 def make_gold_labels(bench: Workbench) -> None:

@@ -4,8 +4,8 @@
 
 Each `make_*` function runs one stage on a run folder: it reads the records of earlier stages, calls the stage's pure
 functions, and saves. A stage that is finished and was made from the same inputs is skipped; an interrupted one resumes.
-Gold answers are opened by `make_evaluation`, and after the preflight's verdict for the teacher's accuracy, which no
-later stage reads. One reference, the upper bound, is trained on the pool's (`make_gold_labels`), and is marked so.
+Until `make_evaluation` no gold answer is opened. The upper bound `gold_sft` is the one exception: it is trained on the
+pool's answers (`make_gold_labels`), and marked so wherever it is shown.
 """
 
 import logging

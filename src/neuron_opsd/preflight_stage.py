@@ -7,20 +7,18 @@ import numpy as np
 
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.errors import UnlikelyToHelpError
-from neuron_opsd.evaluation.evaluate import teacher_gap
 from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.progress import track
 from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets, PreflightItem, TeacherContext
-from neuron_opsd.report_stage import TEACHER_GAP
 from neuron_opsd.stage_inputs import preflight_sampling
 from neuron_opsd.statistics import pearson
 from neuron_opsd.teacher.preflight import PromptPair, answer_prompts, score_under_both
 from neuron_opsd.teacher.preflight import make_item as make_preflight_item
 from neuron_opsd.teacher.verdict import UNLIKELY, same_template_share
 from neuron_opsd.teacher.verdict import judge as judge_preflight
-from neuron_opsd.workbench import Workbench
+from neuron_opsd.workbench import TEACHER_GAP, Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ def make_preflight(bench: Workbench) -> None:
         logger.info("preflight: left out, because preflight.num_questions is 0")
         return
     sampling, inputs = preflight_sampling(config), bench.inputs_of("preflight")
-    with bench.stage_run(stage, inputs, outdates_results=False) as run:
+    with bench.stage_run(stage, inputs, outdates=[TEACHER_GAP]) as run:
         if run.is_needed:
             pairs, step = bench.preflight_pairs(), PREFLIGHT_SHARD * config.preflight.num_samples
             shards = [pairs[start : start + step] for start in range(0, len(pairs), step)]
@@ -52,12 +50,6 @@ def make_preflight(bench: Workbench) -> None:
             stage.finish(verdict, PreflightItem)
     verdict = stage.summary()
     logger.info("preflight: %s, because %s", verdict["verdict"], "; ".join(verdict["reasons"]))
-    # After the verdict, and in evaluation's folder: training reads neither.
-    gap = teacher_gap(bench.questions, stage.read(PreflightItem), config.evaluation, seed=config.seed)
-    if gap is None:
-        (bench.folder.path / TEACHER_GAP).unlink(missing_ok=True)
-    else:
-        bench.folder.write_json(TEACHER_GAP, gap)
 
 
 def stop_where_unlikely(bench: Workbench) -> None:

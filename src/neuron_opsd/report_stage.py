@@ -6,11 +6,9 @@ from typing import Any
 from neuron_opsd.files import read_json_lines
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report import ReportInputs, model_card, write_report
-from neuron_opsd.workbench import HARNESS_RESULTS, Workbench
+from neuron_opsd.workbench import HARNESS_RESULTS, RESULTS, TEACHER_GAP, Workbench
 
 logger = logging.getLogger(__name__)
-
-TEACHER_GAP = "evaluation/teacher_gap.json"
 
 
 def make_report(bench: Workbench) -> None:
@@ -42,7 +40,7 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         contexts_summary=folder.stage("contexts").summary() if contexts else {},
         training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if has_figures else [],
         training_summary=folder.stage("training").summary() if bench.is_current("training") else None,
-        results=folder.read_json("evaluation/results.json"),
+        results=folder.read_json(RESULTS),
         harness=folder.read_json(HARNESS_RESULTS),
         timings=folder.timings(),
         preflight=_preflight_of(bench),

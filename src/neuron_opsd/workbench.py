@@ -3,7 +3,7 @@
 import gc
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,8 @@ from neuron_opsd.stage_folder import StageFolder
 
 logger = logging.getLogger(__name__)
 
+RESULTS = "evaluation/results.json"
+TEACHER_GAP = "evaluation/teacher_gap.json"
 HARNESS_RESULTS = "harness/results.json"  # of `neuron-opsd harness`
 
 
@@ -67,16 +69,25 @@ class Workbench(RunPrompts):
 
     @contextmanager
     def stage_run(
-        self, stage: StageFolder, inputs: dict[str, Any], *, outdates_results: bool = True
+        self,
+        stage: StageFolder,
+        inputs: dict[str, Any],
+        *,
+        outdates: Sequence[str] = (RESULTS, TEACHER_GAP, HARNESS_RESULTS),
     ) -> Iterator[StageRun]:
-        """Skip a finished stage, or take it from the shared cache; time, announce and share one that has work to do."""
+        """Skip a finished stage, or take it from the shared cache; time, announce and share one that has work to do.
+
+        Args:
+            stage: The stage's folder.
+            inputs: What its records depend on.
+            outdates: Results that no longer belong to this run once the stage is made again.
+        """
         run = StageRun(is_needed=processes.from_main(not stage.is_finished(inputs)))
         started = time.monotonic()
         if run.is_needed and processes.is_main():
             self.folder.write_json("environment.json", describe_environment())
-            if outdates_results:  # results of before are no longer this run's; evaluation writes them again
-                for results in ("evaluation/results.json", HARNESS_RESULTS):
-                    (self.folder.path / results).unlink(missing_ok=True)
+            for results in outdates:  # evaluation writes them again
+                (self.folder.path / results).unlink(missing_ok=True)
         is_taken = processes.from_main(
             run.is_needed and processes.is_main() and self.cache.take(stage, inputs)
         )

@@ -51,7 +51,9 @@ def teacher_gap(
     questions: Sequence[Question], items: Sequence[PreflightItem], settings: EvaluationSettings, *, seed: int
 ) -> dict[str, Any] | None:
     """What the context does to accuracy, for people to read; it decides nothing. None without an answer to any item."""
-    key = load_answer_key(settings.answers, questions) if settings.answers else {}
+    asked = {item.question_id for item in items}
+    about = [question for question in questions if question.question_id in asked]
+    key = load_answer_key(settings.answers, about) if settings.answers and about else {}
     return measure_gap(items, key, settings, seed=seed)
 
 

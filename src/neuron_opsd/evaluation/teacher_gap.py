@@ -1,4 +1,4 @@
-"""Preflight records + gold answers -> how much better the teacher answers than the student, before any training."""
+"""Preflight records + gold answers -> how much better the base model answers with its context than without."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
