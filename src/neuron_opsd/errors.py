@@ -4,6 +4,7 @@
     +-- ConfigError          a setting: unknown, misspelt, of the wrong type, out of range
     +-- DataError            a record, a file of questions or answers: names file and line
     +-- ModelError           a model that cannot be loaded or that this method cannot read
+    |   +-- NotFiniteError   its logits or its loss are NaN or infinite
     +-- RunFolderError       a run folder: missing, busy, damaged, or not writable
     +-- TrainingError        training that ended with no model to keep
     +-- EngineError          an inference engine that fails or does not answer
@@ -32,6 +33,10 @@ class DataError(NeuronOpsdError):
 
 class ModelError(NeuronOpsdError):
     """A model or tokenizer cannot be loaded, or lacks what the method needs."""
+
+
+class NotFiniteError(ModelError):
+    """A model gives values that are NaN or infinite."""
 
 
 class RunFolderError(NeuronOpsdError):

@@ -1,17 +1,18 @@
 """When training stops by itself: the decision by hand, and real runs that are stopped."""
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from training_runs import make_item, rows, run, settings, tiny_train, weights
+from training_runs import TOKENIZER, make_item, rows, run, settings, tiny_train, weights
 
+from helpers import build_tiny_model
 from neuron_opsd.config import GuardRailSettings
-from neuron_opsd.errors import TrainingError
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.errors import NotFiniteError, TrainingError
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.guard_rails import RAILS, find_stop, limits
+from neuron_opsd.training.items import TrainingItem
 
 FIVE = GuardRailSettings(baseline_steps=5, window_steps=5)
 WELL = {
@@ -157,7 +158,8 @@ def test_the_weights_kept_are_those_of_the_checkpoint(tmp_path, method):
 
 def test_weights_that_overflow_stop_the_run_with_a_plain_error(tmp_path):
     with pytest.raises(
-        TrainingError, match=r"stopped at step \d+ because of .*finite.*training\.learning_rate"
+        TrainingError,
+        match=r"stopped at step 2 because of .* \(float32\) is the first module.*training\.learning_rate",
     ):
         run(
             tmp_path,
@@ -167,9 +169,45 @@ def test_weights_that_overflow_stop_the_run_with_a_plain_error(tmp_path):
             trainer={"optim": "sgd"},
             max_grad_norm=1e30,
         )
-    last = (Path(tmp_path) / "metrics.jsonl").read_text().splitlines()[-1]
-    row = json.loads(last, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    assert row["loss"] in ("nan", "inf")
+    assert [row["step"] for row in rows(tmp_path)] == [1]
+
+
+def overflows_after(step: int):
+    """An engine after whose step the student's head is infinite, as if an update had broken it."""
+
+    class Engine(HFEngine):
+        num_steps = 0
+
+        def generate(self, requests, sampling):
+            self.num_steps += 1
+            if self.num_steps == step + 1:
+                with torch.no_grad():
+                    self.model.lm_head.weight[0] = torch.inf
+            return super().generate(requests, sampling)
+
+    return lambda student: Engine(student, TOKENIZER)
+
+
+def test_logits_that_overflow_bring_the_model_from_before_back(tmp_path):
+    """Step 4 cannot be sampled: step 3 may have broken the weights, so step 2 is kept."""
+    trained = tiny_train(tmp_path, steps=6, make_engine=overflows_after(3), **GUARDED)
+    assert (trained.summary["stop_step"], trained.summary["best_step"]) == (4, 2)
+    assert "lm_head (float32) is the first module" in trained.summary["stopped_because"]
+    assert all(value.isfinite().all() for value in weights(trained.student).values())
+    off = {"guard_rails": GuardRailSettings(enabled=False)}
+    with pytest.raises(NotFiniteError, match="lm_head"):
+        tiny_train(tmp_path / "off", steps=6, make_engine=overflows_after(3), **off)
+
+
+def test_a_teacher_whose_logits_overflow_ends_training_with_the_layers_name(tmp_path):
+    """The student samples well; the loss alone meets the infinite weight, and no update is made from it."""
+    model = build_tiny_model()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7] = torch.inf  # only the teacher's context holds this token
+    item = lambda place: TrainingItem("q", (10, 11), (7, 10, 11), seed=place)  # noqa: E731
+    with pytest.raises(TrainingError, match=r"stopped at step 1 .*loss.* model.embed_tokens \(float32\)"):
+        tiny_train(tmp_path, steps=2, model=model, item=item)
+    assert not rows(tmp_path)
 
 
 def test_what_is_no_number_comes_back_from_a_checkpoint(tmp_path):

@@ -11,7 +11,8 @@ from neuron_opsd import processes
 from neuron_opsd.baselines.rewards import MajorityReward, Reward, SelfCertaintyReward
 from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
 from neuron_opsd.config import USES_GOLD, TrainingSettings
-from neuron_opsd.errors import DataError
+from neuron_opsd.errors import DataError, TrainingError
+from neuron_opsd.model.finite import all_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.records import GoldLabel, Rollout
 from neuron_opsd.rollouts.pseudo_label import agreeing_rollouts
@@ -183,5 +184,10 @@ class _LossRows(TrainerCallback):
     ) -> None:
         if logs and "loss" in logs:
             row = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
+            if not all_finite(row.values()):
+                raise TrainingError(
+                    f"Training stopped at step {state.global_step}: loss and gradient norm are {row}. Lower "
+                    "training.learning_rate, or set model.dtype=bfloat16 or float32."
+                )
             tokens = {"num_completion_tokens": 0, "num_loss_tokens": self.tokens_a_step}
             self.metrics.append({"step": state.global_step, **row, **tokens})

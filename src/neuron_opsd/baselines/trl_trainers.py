@@ -134,6 +134,7 @@ def _options(
         "save_strategy": "no",
         "bf16": model.dtype == torch.bfloat16,
         "gradient_checkpointing": False,
+        "logging_nan_inf_filter": False,
         **settings.trainer,
     }
 

@@ -1,6 +1,7 @@
 """The interface of every engine: prompt ids in, completion ids out."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +54,25 @@ def check_room(request: Request, sampling: Sampling, *, limit: int | None, name:
             f"A prompt of {count} tokens and {sampling.max_new_tokens} new ones exceed {name} of {limit}. "
             "Lower max_new_tokens, or leave the question out."
         )
+
+
+def check_finite(log_probs: Iterable[float | None], *, source: str, way_out: str) -> None:
+    """Refuse what an engine sampled from logits that are NaN or infinite.
+
+    Args:
+        log_probs: Of the sampled tokens. None is how JSON may write a NaN.
+        source: Who gave them, for the message.
+        way_out: What to set there.
+
+    Raises:
+        EngineError: names the value, and what to do.
+    """
+    for value in log_probs:
+        # vLLM's server writes -9999 for minus infinity. No token of probability zero is ever sampled.
+        if value is None or not math.isfinite(value) or value <= -9999:
+            raise EngineError(
+                f"{source} gives a sampled token the log-probability {value}: its logits are NaN or infinite. {way_out}"
+            )
 
 
 class Engine(Protocol):

@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
 from neuron_opsd.engines.slot_cache import SlotCache
+from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 from neuron_opsd.model.unembedding import last_place
 
@@ -67,6 +68,7 @@ class _Row:
 
     request: int
     place: int
+    prompt_ids: tuple[int, ...]
     uniforms: Float[Tensor, " steps"]
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
@@ -116,16 +118,26 @@ class _RunningBatch:
         for index, request in requests:
             for place, seed in enumerate(request.seeds):
                 uniforms = _draw_uniforms(seed, self.sampling.max_new_tokens)
-                self.rows.append(_Row(request=index, place=place, uniforms=uniforms))
+                self.rows.append(
+                    _Row(request=index, place=place, prompt_ids=request.prompt_ids, uniforms=uniforms)
+                )
 
     @torch.inference_mode()
     def step(self) -> list[_Row]:
-        """One more token for every row; the rows that this ended."""
+        """One more token for every row; the rows that this ended.
+
+        Raises:
+            NotFiniteError: logits are NaN or infinite.
+        """
         assert self.logits is not None
         uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in self.rows])
         chosen, log_probs = sample_tokens(self.logits, uniforms.to(self.logits.device), self.sampling)
         stops = torch.isin(chosen, self.end_ids).tolist()
-        listed = zip(self.rows, chosen.tolist(), log_probs.tolist(), stops, strict=True)
+        listed = list(zip(self.rows, chosen.tolist(), log_probs.tolist(), stops, strict=True))
+        broken = [row for row, _, log_prob, _ in listed if not all_finite([log_prob])]
+        if broken:
+            texts = [(*row.prompt_ids, *row.tokens) for row in broken]
+            raise not_finite(self.model, texts, what="The model's logits")
         for row, token, log_prob, stop in listed:
             row.tokens.append(token)
             row.log_probs.append(log_prob)

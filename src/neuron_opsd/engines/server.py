@@ -20,7 +20,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.config import EngineSettings
-from neuron_opsd.engines.base import Completion, Request, Sampling
+from neuron_opsd.engines.base import Completion, Request, Sampling, check_finite
 from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
 
@@ -171,6 +171,12 @@ class ServerEngine:
         if ids is None:
             ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
             ids = [*ids, self.end_ids[0]] if reason == "stop" and ids[-1:] != self.end_ids[:1] else ids
+        check_finite(
+            log_probs,
+            source=f"{self.settings.url} (model {self.model})",
+            way_out="Serve it in another type (vLLM: --dtype bfloat16, or float32), or use engine.name=hf, which names "
+            "the layer.",
+        )
         is_aligned = len(log_probs) == len(ids)
         return Completion(
             token_ids=tuple(ids), log_probs=tuple(log_probs) if is_aligned else (), finish_reason=reason

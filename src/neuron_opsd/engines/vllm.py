@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 
 from neuron_opsd.config import EngineSettings, ModelSettings
-from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
+from neuron_opsd.engines.base import Completion, Request, Sampling, check_finite, check_room
 from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
 from neuron_opsd.model.load import CausalLM, resolve_model
@@ -48,6 +48,7 @@ class VLLMEngine:
     ) -> None:
         self.vllm = _import_vllm()
         self.settings, self.end_ids, self.student = settings, sorted(end_ids), student
+        self.dtype = model.dtype
         self.folders = StudentFolders() if student is not None else None
         self.adapter: Any = None
         is_on_gpu = self.vllm.platforms.current_platform.is_cuda_alike()
@@ -118,7 +119,8 @@ class VLLMEngine:
         """Yield (request index, completions) once all are there: vLLM orders the work itself.
 
         Raises:
-            EngineError: a completion could not be written to its end, which vLLM would cut without a word.
+            EngineError: a completion could not be written to its end, which vLLM would cut without a word; or the
+                model's logits are NaN or infinite.
         """
         for request in requests:
             check_room(request, sampling, limit=self.settings.max_model_len, name="engine.max_model_len")
@@ -133,7 +135,13 @@ class VLLMEngine:
         self._fall_asleep()
         done: dict[int, list[Completion]] = {}
         for (i, _), output in zip(places, outputs, strict=True):
-            done.setdefault(i, []).append(_completion(output.outputs[0]))
+            completion = _completion(output.outputs[0])
+            check_finite(
+                completion.log_probs,
+                source=f"vLLM with model.dtype={self.dtype}",
+                way_out="Set model.dtype=bfloat16 or float32, or use engine.name=hf, which names the layer.",
+            )
+            done.setdefault(i, []).append(completion)
         yield from done.items()
 
     def close(self) -> None:

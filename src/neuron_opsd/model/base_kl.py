@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.divergence import forward_kl
+from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
 
@@ -48,6 +49,10 @@ def kl_from_base(model: CausalLM, texts: Texts, base: BaseStates) -> list[float]
             trained = logits_from_hidden(model, own[part]).log_softmax(dim=-1)
             before = logits_from_hidden(model, kept[part].to(model.device), weight=head).log_softmax(dim=-1)
             total += forward_kl(before, trained).double().sum().item()  # KL(second || first)
+        if not all_finite([total]):
+            raise not_finite(
+                model, [[*text[0], *text[1]]], what="The logits of the base or the trained model"
+            )
         sums.append(total)
     return sums
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from neuron_opsd.model.align import pad_right, predicting_states
+from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.unembedding import logits_from_hidden
 
@@ -30,6 +31,9 @@ def reply_log_probs(
 
     Returns:
         One list for each prompt, in the order of its replies.
+
+    Raises:
+        NotFiniteError: logits are NaN or infinite.
     """
     rows = _rows(prompts, replies)
     order = sorted(range(len(rows)), key=lambda i: -len(prompts[rows[i][0]]) - len(rows[i][1]))
@@ -40,6 +44,9 @@ def reply_log_probs(
             for other in replies[place]:  # every reply that this row's states predict wholly
                 if other[:-1] == reply[:-1]:
                     found[place, other] = sum(log_probs[t, token].item() for t, token in enumerate(other))
+    for (place, reply), value in found.items():
+        if not all_finite([value]):
+            raise not_finite(model, [prompts[place] + reply], what="The log-probabilities of the options")
     return [[found[place, reply] for reply in own] for place, own in enumerate(replies)]
 
 

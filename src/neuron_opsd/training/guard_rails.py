@@ -143,6 +143,11 @@ class GuardRails(TrainerCallback):
         self.rows, self.settings = rows, settings
         self.stop = find_stop(rows, settings)  # of a run that was killed after it had stopped
 
+    def broken_weights(self, reason: str) -> Stop:
+        """The stop of a step that could not be computed: the last update may have done it, so go before that."""
+        step = self.rows[-1]["step"] + 1 if self.rows else 1
+        return Stop(step, reason, _step_before(self.rows, 1))
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

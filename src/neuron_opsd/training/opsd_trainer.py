@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.model.align import pad_right, predicting_states
+from neuron_opsd.model.finite import not_finite
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.teacher_weights import TeacherWeights
@@ -167,6 +168,10 @@ class OpsdTrainer(Trainer):
         if teacher_hidden is None:
             teacher_hidden = student_hidden.detach()
         total = self._summed_loss(inputs, student_hidden, teacher_hidden)
+        if not bool(total.isfinite()):
+            texts = [item.student_ids + item.completion_ids for item in inputs]
+            texts += [item.teacher_ids + item.completion_ids for item in inputs]
+            raise not_finite(self.unwrapped, texts, what="The training loss and its logits")
         # DDP averages gradients over processes; the count is of all of them.
         return total / num_items_in_batch * self.args.world_size
 

@@ -21,7 +21,7 @@ from transformers import (
 from neuron_opsd import processes
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
-from neuron_opsd.errors import ConfigError, ModelError, TrainingError
+from neuron_opsd.errors import ConfigError, ModelError, NotFiniteError, TrainingError
 from neuron_opsd.files import sync_tree
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.model.teacher_weights import TeacherWeights
@@ -134,7 +134,13 @@ def train(
     trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
     if checkpoint is not None:
         logger.info("train: resumes at step %d of %d", step_of(checkpoint), num_steps)
-    _run(trainer, keeper, checkpoint, is_stopped=rails.stop is not None, is_spent=budget.is_spent)
+    try:
+        _run(trainer, keeper, checkpoint, is_stopped=rails.stop is not None, is_spent=budget.is_spent)
+    except NotFiniteError as error:
+        # One of several processes cannot go back alone.
+        if not settings.guard_rails.enabled or processes.num_processes() > 1:
+            raise
+        rails.stop = rails.stop or rails.broken_weights(str(error))
     if rails.stop is None:
         return Trained(reader, how_it_ended(None, budget.last_step(num_steps), metrics, settings))
     return Trained(reader, _go_back(trainer, folder, rails.stop, metrics, settings))
@@ -167,9 +173,10 @@ def _go_back(
     best = last_complete_checkpoint(folder, up_to_step=stop.last_healthy_step)
     if best is None:
         raise TrainingError(
-            f"Training stopped at step {stop.step} because of {stop.reason}. No checkpoint is from before that, so "
-            f"there is no model to keep. Lower training.learning_rate (now {settings.resolved_learning_rate():g}) or "
-            f"training.save_steps (now {settings.save_steps}), or widen training.guard_rails."
+            f"Training stopped at step {stop.step} because of {stop.reason.removesuffix('.')}. No checkpoint is "
+            "from before that, so there is no model to keep. Lower training.learning_rate "
+            f"(now {settings.resolved_learning_rate():g}) or training.save_steps (now {settings.save_steps}), or widen "
+            "training.guard_rails."
         )
     logger.warning("train: the model kept is that of step %d, from before the trouble", step_of(best))
     trainer._load_from_checkpoint(str(best))
