@@ -334,7 +334,7 @@ def test_own_answers_are_exported(made, lettered_model_folder: Path, tmp_path: P
 def test_expressions_need_math_verify(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("neuron_opsd.early_checks.is_installed", lambda: False)
+    monkeypatch.setattr("neuron_opsd.early_checks.settings.is_installed", lambda: False)
     line = [*command, "--output", str(tmp_path / "run"), "--until", "questions", "prompts.answer_format=math"]
     assert run(line, monkeypatch) == 2
     assert "pip install neuron-opsd[math]" in capsys.readouterr().err
