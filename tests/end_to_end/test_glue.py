@@ -1,0 +1,243 @@
+"""The glue between the stages: whose weights answered, what was compared with what, and which questions were used.
+
+One whole run on a tiny model. Everything is worked out again here from its records, with plain transformers.
+"""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from end_to_end.conftest import command_for, write_questions
+from end_to_end.test_pipeline import run
+from neuron_opsd.config import NeuronSettings
+from neuron_opsd.model.load import end_token_ids
+from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.records import NeuronSets, PreflightItem, Question, Rollout, SelectedQuestion, TeacherContext
+from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.workbench import Workbench
+
+GOLD = "ABCD"
+SETTINGS = [
+    "rollouts.num_rollouts=2",
+    "neurons.overlap_size=40",  # enough neurons that a wrong neighbour shows
+    "training.learning_rate=0.003",
+    "preflight.num_questions=4",
+    "evaluation.temperature=0.8",
+]
+
+
+@pytest.fixture(scope="module")
+def made(lettered_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with answers and general questions."""
+    folder = tmp_path_factory.mktemp("glue")
+    counts = {"sums": 24, "other": 8, "general": 5}
+    pool, cross, general = (
+        write_questions(folder / f"{name}.jsonl", name, count) for name, count in counts.items()
+    )
+    key = folder / "answers.jsonl"
+    rows = [
+        {"question_id": f"{name}-{i}", "answer": gold_of(i)} for name, n in counts.items() for i in range(n)
+    ]
+    key.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    extra = [f"evaluation.general_paths=[{general}]", f"evaluation.general_answers=[{key}]"]
+    command = [*command_for(lettered_model_folder, pool, cross), *SETTINGS, *extra, "--answers", str(key)]
+    with pytest.MonkeyPatch.context() as patch:
+        assert run([*command, "--output", str(folder / "run")], patch) == 0
+    return folder / "run"
+
+
+def gold_of(number: int) -> str:
+    return GOLD[number % 4]
+
+
+def plain_model(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+@torch.no_grad()
+def log_probs(model: PreTrainedModel, prompt: tuple[int, ...], completion: tuple[int, ...]) -> torch.Tensor:
+    """(tokens, vocabulary), of each completion token."""
+    logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "is_trained"),
+    [
+        ("rollouts", False),
+        ("evaluation/base", False),
+        ("evaluation/trained", True),
+        ("evaluation/general_base", False),
+        ("evaluation/general_trained", True),
+    ],
+)
+def test_every_sample_is_of_the_model_that_the_stage_names(
+    made: Path, lettered_model_folder: Path, stage: str, is_trained: bool
+) -> None:
+    own, other = lettered_model_folder, made / "model"
+    if is_trained:
+        own, other = other, own
+    rollouts = RunFolder(made).stage(stage).read(Rollout)
+    found, wrong = [], []
+    for folder, errors in ((own, found), (other, wrong)):
+        model = plain_model(folder)
+        for rollout in rollouts:
+            rows = log_probs(model, rollout.prompt_ids, rollout.completion_ids)
+            written = rows[range(len(rows)), rollout.completion_ids]
+            errors.append(float((written - torch.tensor(rollout.token_log_probs)).abs().max()))
+    assert max(found) < 1e-3
+    assert fmean(wrong) > 1e-2
+
+
+def test_results_tell_before_from_after(made: Path) -> None:
+    results = json.loads((made / "evaluation/results.json").read_text())
+    for name, place, domain in (
+        ("base", "in", "sums"),
+        ("trained", "in", "sums"),
+        ("base", "cross", "other"),
+        ("trained", "cross", "other"),
+    ):
+        rollouts = RunFolder(made).stage(f"evaluation/{name}").read(Rollout)
+        right = [
+            rollout.answer == gold_of(int(rollout.question_id.split("-")[1]))
+            for rollout in rollouts
+            if rollout.question_id.startswith(domain)
+        ]
+        entry = results[place] if place == "in" else results["cross"]["domains"][domain]
+        assert entry["metrics"]["avg"][name]["value"] == pytest.approx(fmean(right))
+    both = results["in"]["metrics"]["avg"]
+    assert both["difference"]["value"] == pytest.approx(both["trained"]["value"] - both["base"]["value"])
+    assert both["difference"]["value"] != 0  # or a swap would not show
+
+
+def test_temperature_0_is_the_likeliest_answer(
+    made: Path, lettered_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [made.parent / "sums.jsonl", made.parent / "other.jsonl"]
+    command = ["run", "base", *command_for(lettered_model_folder, *files)[2:]]
+    greedy = ["rollouts.temperature=0", "evaluation.temperature=0", "evaluation.num_samples=1"]
+    assert run([*command, *greedy, "--output", str(tmp_path / "run")], monkeypatch) == 0
+    model = plain_model(lettered_model_folder)
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=4,
+        eos_token_id=sorted(end_token_ids(model, AutoTokenizer.from_pretrained(lettered_model_folder))),
+    )
+    for rollout in RunFolder(tmp_path / "run").stage("evaluation/base").read(Rollout):
+        prompt = torch.tensor([rollout.prompt_ids])
+        written = model.generate(prompt, generation_config=settings)[0, prompt.shape[1] :].tolist()
+        assert list(rollout.completion_ids) == written
+
+
+def test_training_draws_from_the_selection_alone(made: Path) -> None:
+    selected = {
+        record.question_id
+        for record in RunFolder(made).stage("selection").read(SelectedQuestion)
+        if record.selected
+    }
+    items = Workbench(RunFolder.open(made)).training_items(40)
+    assert {items[place].question_id for place in range(40)} == selected
+    assert len({items[place].seed for place in range(40)}) == 40
+
+
+def test_a_students_prompt_is_bare_and_a_teachers_has_its_context(made: Path) -> None:
+    folder = RunFolder.open(made)
+    questions = {question.question_id: question for question in folder.stage("questions").read(Question)}
+    contexts = {context.question_id: context for context in folder.stage("contexts").read(TeacherContext)}
+    tokenizer = AutoTokenizer.from_pretrained(made / "model")
+    items = Workbench(folder).training_items(8)
+    for item in (items[place] for place in range(8)):
+        student, teacher = (tokenizer.decode(ids) for ids in (item.student_ids, item.teacher_ids))
+        asked = [questions[shown.question_id].question for shown in contexts[item.question_id].demonstrations]
+        own = questions[item.question_id].question
+        assert len(asked) == 2
+        assert own in student
+        assert own in teacher
+        assert all(text in teacher and text not in student for text in asked)
+
+
+def test_neurons_are_those_of_the_first_rollout(made: Path, lettered_model_folder: Path) -> None:
+    folder = RunFolder.open(made)
+    tokenizer = AutoTokenizer.from_pretrained(lettered_model_folder)
+    rollouts = folder.stage("rollouts").read(Rollout)
+    settings = NeuronSettings(overlap_size=40)
+    model = plain_model(lettered_model_folder)
+    sets = {item.question_id: item for item in folder.stage("neurons").read(NeuronSets)}
+    first, second = (
+        {
+            found.question_id: found.overlap_set.tolist()
+            for found in capture_neurons(
+                model,
+                tokenizer,
+                [rollout for rollout in rollouts if rollout.rollout_index == index],
+                settings,
+            )
+        }
+        for index in (0, 1)
+    )
+    assert {name: item.overlap_set.tolist() for name, item in sets.items()} == first
+    assert first != second  # or another rollout's would not show
+
+
+def test_demonstrations_are_the_neuron_nearest_questions_with_their_first_reply(made: Path) -> None:
+    folder = RunFolder.open(made)
+    sets = {
+        item.question_id: set(item.overlap_set.tolist()) for item in folder.stage("neurons").read(NeuronSets)
+    }
+    replies = {
+        rollout.question_id: rollout.reply
+        for rollout in folder.stage("rollouts").read(Rollout)
+        if rollout.rollout_index == 0
+    }
+    for context in folder.stage("contexts").read(TeacherContext):
+        own = sets[context.question_id]
+        others = [name for name in sets if name != context.question_id and replies[name].strip()]
+        nearest = sorted(1 - len(own & sets[name]) / len(own | sets[name]) for name in others)
+        shown = context.demonstrations
+        assert [one.distance for one in shown] == pytest.approx(nearest[: len(shown)], abs=1e-6)
+        assert context.question_id not in {one.question_id for one in shown}
+        for one in shown:
+            theirs = sets[one.question_id]
+            assert one.distance == pytest.approx(1 - len(own & theirs) / len(own | theirs), abs=1e-6)
+            assert one.reply == replies[one.question_id]
+
+
+def test_the_preflight_scores_the_student_bare_and_the_teacher_with_its_context(
+    made: Path, lettered_model_folder: Path
+) -> None:
+    folder = RunFolder.open(made)
+    model = plain_model(lettered_model_folder)
+    pairs = {}
+    for pair in Workbench(folder).preflight_pairs():
+        pairs.setdefault(pair.question_id, pair)  # the first sample is scored
+    tokenizer = AutoTokenizer.from_pretrained(lettered_model_folder)
+    items = [
+        item
+        for item in folder.stage("preflight").read(PreflightItem)
+        if len(tokenizer.encode(item.student_reply)) == item.num_completion_tokens - 1
+    ]
+    assert items  # replies that ended by themselves, whose tokens are known again
+    for item in items:
+        completion = (*tokenizer.encode(item.student_reply), tokenizer.eos_token_id)
+        pair = pairs[item.question_id]
+        student, teacher = (log_probs(model, ids, completion) for ids in (pair.student_ids, pair.teacher_ids))
+        entropy = [float(-(rows.exp() * rows).sum()) for rows in (student, teacher)]
+        assert item.student_entropy == pytest.approx(entropy[0], rel=1e-3)
+        assert item.teacher_entropy == pytest.approx(entropy[1], rel=1e-3)
+        assert item.reverse_kl == pytest.approx(
+            float((student.exp() * (student - teacher)).sum()), rel=1e-2, abs=1e-4
+        )
+        assert abs(entropy[0] - entropy[1]) > 1e-2  # or a swap would not show
+
+
+def test_the_published_model_ends_where_the_base_ends(made: Path, lettered_model_folder: Path) -> None:
+    ends = [
+        end_token_ids(plain_model(folder), AutoTokenizer.from_pretrained(folder))
+        for folder in (lettered_model_folder, made / "model")
+    ]
+    assert ends[0] == ends[1] != frozenset()
+    assert plain_model(made / "model").generation_config.eos_token_id is not None
