@@ -4,6 +4,8 @@ One whole run on a tiny model. Everything is worked out again here from its reco
 """
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -241,3 +243,20 @@ def test_the_published_model_ends_where_the_base_ends(made: Path, lettered_model
     ]
     assert ends[0] == ends[1] != frozenset()
     assert plain_model(made / "model").generation_config.eos_token_id is not None
+
+
+def test_a_letter_stands_for_the_choice_that_was_shown_beside_it(made: Path) -> None:
+    folder = RunFolder.open(made)
+    bench = Workbench(folder)
+    questions = {question.question_id: question for question in folder.stage("questions").read(Question)}
+    tokenizer = AutoTokenizer.from_pretrained(made / "model")
+    letter = tuple(tokenizer.encode("B"))
+    items = bench.training_items(24)
+    meant = []
+    for place in range(24):
+        item = items[place]
+        shown = re.search(r"^B\. (\d+)$", tokenizer.decode(item.student_ids), re.MULTILINE)
+        assert shown
+        meant.append(GOLD[questions[item.question_id].choices.index(shown[1])])
+        assert bench.read_answer(replace(item, completion_ids=letter, finish_reason="stop")) == meant[-1]
+    assert len(set(meant)) > 1  # or another group's order would not show

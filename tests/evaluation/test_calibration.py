@@ -160,3 +160,17 @@ def test_weights_count_an_item_as_often_as_repeating_it(items, data):
 
 def test_all_right_has_no_auroc():
     assert np.isnan(cal.auroc(np.array([0.5, 0.7]), np.array([1.0, 1.0])))
+
+
+def test_adaptive_ece_keeps_equal_confidences_together():
+    confidence, correct = np.array([0.5, 0.9, 0.5, 0.5]), np.array([1.0, 0.0, 0.0, 1.0])
+    # Two bins: the three of 0.5 (two right), and the one of 0.9 (wrong).
+    by_hand = (abs(2 - 3 * 0.5) + abs(0 - 0.9)) / 4
+    assert cal.adaptive_ece(confidence, correct, num_bins=2) == pytest.approx(by_hand)
+    order = [3, 1, 0, 2]
+    assert cal.adaptive_ece(confidence[order], correct[order], num_bins=2) == pytest.approx(by_hand)
+
+
+def test_negative_log_likelihood_clips_both_ends():
+    value = cal.negative_log_likelihood(np.array([0.0, 1.0]), np.array([1.0, 0.0]), margin=1 / 4)
+    assert value == pytest.approx(-np.log(1 / 4))

@@ -168,3 +168,15 @@ def test_far_apart_float32_top_k_stays_finite():
         assert torch.isfinite(gradient).all()
         assert values.loss.item() == pytest.approx(expected, rel=0.01)
         assert not math.isnan(values.captured.item())
+
+
+def test_no_gradient_flows_through_the_importance_ratio():
+    gradients = []
+    shift = torch.tensor([0.0, 0.4, -0.4, 0.2, -0.2, 0.6, 0.5]).double()
+    for stale in (True, False):
+        made = Made()
+        own = made.log_probs()[0].gather(1, made.tokens[:, None])[:, 0].detach()
+        how = {"sampled_log_probs": own + shift} if stale else {"weights": (-shift).exp()}
+        made.summed({}, max_importance_ratio=2.0, **how)[0].backward()
+        gradients.append(made.hidden.grad)
+    torch.testing.assert_close(*gradients)

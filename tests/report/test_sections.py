@@ -386,3 +386,60 @@ def test_the_line_under_the_title_says_how_it_was_trained(inputs, objective, wor
 def test_a_comparison_is_no_unfinished_run(inputs):
     several = ReportInputs(config=inputs.config, comparison={"metrics": [], "methods": [], "cells": []})
     assert story.subtitle(several) == "Recipes compared on the same questions."
+
+
+@pytest.mark.parametrize(
+    ("better", "before", "after", "low", "high", "verdict", "shown"),
+    [
+        (
+            "higher",
+            0.5,
+            0.62,
+            0.05,
+            0.19,
+            "higher",
+            ["0.500", "0.620", "+0.120 (+0.050 to +0.190)", "higher (better)"],
+        ),
+        (
+            "lower",
+            0.1,
+            0.2,
+            0.03,
+            0.17,
+            "higher",
+            ["0.100", "0.200", "+0.100 (+0.030 to +0.170)", "higher (worse)"],
+        ),
+        (
+            "lower",
+            0.2,
+            0.1,
+            -0.17,
+            -0.03,
+            "lower",
+            ["0.200", "0.100", "−0.100 (−0.170 to −0.030)", "lower (better)"],
+        ),
+        (
+            "higher",
+            0.6,
+            0.5,
+            -0.2,
+            -0.01,
+            "lower",
+            ["0.600", "0.500", "−0.100 (−0.200 to −0.010)", "lower (worse)"],
+        ),
+        ("neither", 9.5, 5.5, -5.0, -3.0, "lower", ["9.500", "5.500", "−4.000 (−5.000 to −3.000)", "lower"]),
+    ],
+)
+def test_a_card_and_a_row_by_hand(better, before, after, low, high, verdict, shown):
+    entry = {
+        "label": "M",
+        "better": better,
+        "base": {"value": before, "low": None, "high": None},
+        "trained": {"value": after, "low": None, "high": None},
+        "difference": {"value": after - before, "low": low, "high": high},
+        "verdict": verdict,
+    }
+    block = {"num_questions": 50, "num_with_gold": 50, "metrics": {"avg": entry}}
+    (card,) = tables.headline_cards(block)
+    assert [card.label, card.before, card.after, card.difference, card.verdict] == ["M", *shown]
+    assert tables.metrics_table("", block).rows == [["M", *shown]]

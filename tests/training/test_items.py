@@ -234,3 +234,45 @@ def test_rows_of_longer_intervals_are_means_of_the_steps(tmp_path):
         for name in ("loss", "divergence", "student_entropy", "grad_norm", "completion_tokens_mean"):
             assert row[name] == pytest.approx((pair[0][name] + pair[1][name]) / 2, rel=1e-6), name
         assert row["num_completion_tokens"] == sum(step["num_completion_tokens"] for step in pair)
+
+
+class CopyingEngine(HFEngine):
+    """Like one in another process: it has weights of its own, which are the student's when it is told."""
+
+    def __init__(self, student) -> None:
+        super().__init__(build_tiny_model(), TOKENIZER)
+        self.student = student
+
+    def refresh(self) -> None:
+        self.model.load_state_dict(self.student.state_dict())
+
+
+def test_an_engine_with_weights_of_its_own_is_told_before_each_step(tmp_path):
+    options = {"steps": 3, "learning_rate": 0.05}
+    told = run(tmp_path / "told", make_engine=CopyingEngine, **options)
+    assert_same_bits(told, run(tmp_path / "own", **options))
+    rows_of = [rows(tmp_path / name) for name in ("told", "own")]
+    assert rows_of[0] == rows_of[1]
+
+
+def test_dropout_is_for_the_loss_of_the_student_alone(tmp_path):
+    found = {}
+    for dropout in (0.0, 0.5):
+        model = build_tiny_model()
+        model.config.attention_dropout = dropout
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = dropout
+        run(tmp_path / str(dropout), steps=1, model=model)
+        (found[dropout],) = rows(tmp_path / str(dropout))
+    # The same samples, read by the same teacher.
+    for name in ("num_completion_tokens", "teacher_entropy"):
+        assert found[0.0][name] == found[0.5][name]
+    assert found[0.0]["loss"] != found[0.5]["loss"]
+
+
+def test_the_learning_rate_warms_up_and_stays(tmp_path):
+    run(tmp_path, steps=8, learning_rate=0.01, warmup_steps=4)
+    rates = [row["learning_rate"] for row in rows(tmp_path)]
+    assert rates[:5] == sorted(set(rates[:5]))  # rising
+    assert rates[0] <= 0.0025
+    assert rates[4:] == [pytest.approx(0.01)] * 4
