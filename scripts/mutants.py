@@ -4,8 +4,8 @@
     python scripts/mutants.py --sample 4       some, another lot each day
     python scripts/mutants.py --only preflight those whose name or file has the word
 
-A mutant is a fault that a hurried hand could make: a file, the text that is right, the text that is wrong, and the tests
-that must fail. Each is tried on a copy of the source. Status 1 where one survives.
+A mutant is a fault that a hurried hand could make: a file, the right text, the wrong text, the tests that must fail.
+Each is tried on a copy of the source. The exit status is 1 where one survives.
 """
 
 import argparse
@@ -69,7 +69,16 @@ def is_killed(mutant: Mutant) -> bool:
         copy = Path(folder) / PACKAGE
         shutil.copytree(ROOT / PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
         (copy / mutant.file).write_text(mutant.mutated(), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests.split()]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *mutant.tests.split(),
+        ]
         environment = {**os.environ, "PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (NO_TEST_FAILED, TESTS_FAILED):
@@ -100,7 +109,10 @@ def main() -> int:
         killed = is_killed(mutant)
         num_killed += killed
         seconds = time.monotonic() - started
-        print(f"{'killed' if killed else 'SURVIVED'}  {seconds:4.0f} s  {mutant.file}: {mutant.name}", flush=True)
+        print(
+            f"{'killed' if killed else 'SURVIVED'}  {seconds:4.0f} s  {mutant.file}: {mutant.name}",
+            flush=True,
+        )
     print(f"{num_killed} of {len(mutants)} mutants killed ({num_killed / len(mutants):.0%})")
     return 0 if num_killed == len(mutants) else 1
 
