@@ -1,4 +1,4 @@
-"""Every setting outdates exactly the stages whose records it changes: no stale record is used, and no work is done twice.
+"""Every setting outdates exactly the stages whose records it changes: no stale record is used, no work is done twice.
 
 The rule is by section; what departs from it stands in a table, with its reason where it changes no record at all.
 """
