@@ -31,7 +31,12 @@ def main() -> None:
     config = opsd.load_config(
         "neuron_opsd",
         values={"model.name": "embedded:smollm2-135m", "questions.path": "in code"},
-        overrides=["prompts.answer_format=free", "rollouts.max_new_tokens=8", "selection.fraction=0.5"],
+        overrides=[
+            "prompts.answer_format=free",
+            "rollouts.max_new_tokens=8",
+            "selection.fraction=0.5",
+            "model.dtype=float32",
+        ],
     )
     model, tokenizer = opsd.load_model(config.model)
     encoder = opsd.ChatEncoder(tokenizer)

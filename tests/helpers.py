@@ -43,3 +43,24 @@ def build_tiny_model(*, seed: int = 0, spread: float = 0.25, tied: bool = False)
         eos_token_id=2,
     )
     return LlamaForCausalLM(config).float().eval()
+
+
+# The essentials of SmolLM3's template, in our words: the switch is an argument or a word in the system message, the
+# header holds the mode, and a reply without thinking begins with an empty block.
+SMOLLM3 = (
+    "{%- if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif -%}"
+    "{%- set given = messages[0].content if messages[0].role == 'system' else '' -%}"
+    "{%- if '/no_think' in given %}{% set enable_thinking = false %}{% endif -%}"
+    "<|im_start|>system\nReasoning Mode: {{ '/think' if enable_thinking else '/no_think' }}\n\n"
+    "{{ given.replace('/no_think', '').replace('/think', '').rstrip() or "
+    "('Answer as <think> Thought section </think> Solution section.' if enable_thinking else 'You are SmolLM.') }}"
+    "<|im_end|>\n"
+    "{%- for message in messages if message.role != 'system' -%}"
+    "{{ '<|im_start|>' + message.role + '\n' }}"
+    "{{ '<think>\n\n</think>\n' if message.role == 'assistant' and not enable_thinking else '' }}"
+    "{{ message.content + '<|im_end|>\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}"
+    "{{ '<|im_start|>assistant\n' + ('' if enable_thinking else '<think>\n\n</think>\n') }}"
+    "{%- endif -%}"
+)

@@ -151,6 +151,7 @@ def run(
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
     from neuron_opsd.early_checks import check_early
+    from neuron_opsd.model.defaults import resolve
 
     _use_cache(cache)
     values: dict[str, Any] = {"model.name": model, "questions.path": questions}
@@ -158,6 +159,7 @@ def run(
     config = load_config(
         recipe, overrides=overrides or (), values={key: value for key, value in values.items() if value}
     )
+    config = resolve(config)
     if until not in STAGE_NAMES:
         raise ConfigError(f"--until is {until!r}; it must be one of {', '.join(STAGE_NAMES)}.")
     if stop_if_unlikely and not config.preflight.num_questions:

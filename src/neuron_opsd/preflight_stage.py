@@ -45,7 +45,10 @@ def make_preflight(bench: Workbench) -> None:
                     stage.add_shard(items, PreflightItem, index)
                     progress.advance(len(shards[index]), tokens=num_tokens)
             run.num_tokens = progress.num_tokens
-            verdict = judge_preflight(stage.read(PreflightItem), **_pool_figures(bench), seed=config.seed)
+            thinks = bench.encoder().thinks(system=config.prompts.system)
+            verdict = judge_preflight(
+                stage.read(PreflightItem), thinks=thinks, **_pool_figures(bench), seed=config.seed
+            )
             bench.folder.write_json("preflight/verdict.json", verdict)
             stage.finish(verdict, PreflightItem)
     verdict = stage.summary()

@@ -118,7 +118,11 @@ class PreflightItem:
     teacher_answers: tuple[str | None, ...]
     student_reply: str  # of the first sample
     teacher_reply: str
-    num_completion_tokens: int
+    student_lengths: tuple[int, ...]  # tokens of each sample
+    teacher_lengths: tuple[int, ...]
+    student_finished: tuple[bool, ...]  # ended by itself; False: cut
+    teacher_finished: tuple[bool, ...]
+    num_completion_tokens: int  # of the student's first sample
     student_entropy: float
     teacher_entropy: float
     reverse_kl: float  # KL(student || teacher)

@@ -72,7 +72,7 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Make these the run's settings; call it under the lock."""
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        text = yaml.safe_dump(config.as_tree(), sort_keys=False)
         with explain_disk_errors(self.path):
             write_text(self.config_file, text)
 

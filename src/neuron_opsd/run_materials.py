@@ -10,6 +10,7 @@ from neuron_opsd.config import ContextSettings
 from neuron_opsd.early_checks import single_domain
 from neuron_opsd.errors import DataError, ModelError, RunFolderError
 from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.defaults import resolve
 from neuron_opsd.model.load import load_tokenizer
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.run_folder import RunFolder
@@ -23,7 +24,7 @@ class RunMaterials:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.config = folder.config()
+        self.config = resolve(folder.config())
         self.inputs = StageInputs(self.config, folder)
         self._contexts: dict[str, TeacherContext] = {}
 

@@ -30,7 +30,7 @@ from neuron_opsd.stage_graph import GOLD_LABELS, OF_THE_TRAINED_MODEL, STAGES_BE
 logger = logging.getLogger(__name__)
 
 # Of a stage's code, 1 where it is not named: raise it when the stage makes other records from equal inputs.
-CODE_VERSIONS: dict[str, int] = {"preflight": 2}  # 2: readable answers count
+CODE_VERSIONS: dict[str, int] = {"preflight": 3}  # 2: readable answers count; 3: lengths and ends
 
 
 class StageInputs:
@@ -127,13 +127,14 @@ class StageInputs:
     def _model(self, name: str | None = None, *, teacher: bool = False) -> JsonDict:
         """A model's files, its dtype, and what turns messages into ids beyond the files."""
         model = self.config.model
-        given = model.teacher_template_args if teacher else {}
+        given = {"teacher_template_args": model.teacher_template_args} if teacher else {}
+        given |= {"attn_implementation": model.attn_implementation}
         return {
             "files": model_fingerprint(name or model.name),
             "dtype": model.dtype,
             "chat_template": _template_digest(model.chat_template),
             "template_args": model.template_args,
-        } | ({"teacher_template_args": given} if given else {})
+        } | {setting: value for setting, value in given.items() if value}
 
     def _rollouts(self) -> JsonDict:
         asked = [question for question in self.questions if question.split == "train"]

@@ -129,11 +129,11 @@ class Workbench(RunPrompts):
 
     def take_base_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The frozen model for training, which changes it: this workbench forgets it."""
-        quantization = self.config.training.quantization
-        if quantization != "none":
-            self._close_engine()
-            self._loaded = None  # neurons are read from whole matrices; training has its own copy
-            return load_model(self.config.model, quantization=quantization)
+        model, training = self.config.model, self.config.training
+        if training.quantization != "none" or training.dtype != model.dtype:
+            self.release_model()  # neurons are read from whole matrices in their own dtype; training has its own copy
+            dtype = getattr(torch, training.dtype)
+            return load_model(model, dtype=dtype, quantization=training.quantization)
         taken = self.base_model()
         self._loaded = None
         return taken

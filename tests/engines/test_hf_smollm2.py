@@ -21,7 +21,7 @@ QUESTIONS = [
 
 @pytest.mark.slow
 def test_greedy_tokens_do_not_depend_on_the_batch() -> None:
-    model, tokenizer = load_model(ModelSettings(name="embedded:smollm2-135m"))
+    model, tokenizer = load_model(ModelSettings(name="embedded:smollm2-135m", dtype="float32"))
     encoder = ChatEncoder(tokenizer)
     requests = [
         Request(prompt_ids=tuple(encoder.encode([{"role": "user", "content": text}])), seeds=(0,))

@@ -19,7 +19,7 @@ from neuron_opsd.model.load import configured_end_ids, load_model
 pytestmark = pytest.mark.slow
 pytest.importorskip("xllamacpp", reason="no llama.cpp: pip install xllamacpp")
 
-MODEL = ModelSettings(name="embedded:smollm2-135m")
+MODEL = ModelSettings(name="embedded:smollm2-135m", dtype="float32")
 SERVE = """
 import sys
 import xllamacpp

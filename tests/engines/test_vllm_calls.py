@@ -54,7 +54,10 @@ def calls_of_two_steps(monkeypatch, tmp_path, student, *, is_gpu: bool) -> list[
     monkeypatch.setattr(vllm, "_import_vllm", lambda: stand_in(calls, is_gpu=is_gpu))
     student.save_pretrained(tmp_path / "model")
     engine = vllm.VLLMEngine(
-        EngineSettings(name="vllm"), ModelSettings(name=str(tmp_path / "model")), [2], student=student
+        EngineSettings(name="vllm"),
+        ModelSettings(name=str(tmp_path / "model"), dtype="float32"),
+        [2],
+        student=student,
     )
     for _ in range(2):
         engine.refresh()
@@ -130,7 +133,7 @@ def test_what_vllm_would_cut_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(vllm, "_import_vllm", lambda: stand_in([], is_gpu=True))
     build_tiny_model().save_pretrained(tmp_path / "model")
     settings = EngineSettings(name="vllm", max_model_len=3)
-    engine = vllm.VLLMEngine(settings, ModelSettings(name=str(tmp_path / "model")), [2])
+    engine = vllm.VLLMEngine(settings, ModelSettings(name=str(tmp_path / "model"), dtype="float32"), [2])
     with pytest.raises(EngineError, match=r"2 tokens and 2 new ones exceed engine.max_model_len of 3"):
         list(engine.generate(REQUESTS, SAMPLING))
 
@@ -144,4 +147,6 @@ def test_a_vllm_that_does_not_start_is_no_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr(vllm, "_import_vllm", lambda: module)
     build_tiny_model().save_pretrained(tmp_path / "model")
     with pytest.raises(EngineError, match=r"No available memory.*engine.gpu_memory_share \(0.5\)"):
-        vllm.VLLMEngine(EngineSettings(name="vllm"), ModelSettings(name=str(tmp_path / "model")), [2])
+        vllm.VLLMEngine(
+            EngineSettings(name="vllm"), ModelSettings(name=str(tmp_path / "model"), dtype="float32"), [2]
+        )

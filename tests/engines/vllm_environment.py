@@ -15,7 +15,7 @@ from neuron_opsd.model.load import resolve_model
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(os.environ.get("NEURON_OPSD_VLLM", ROOT / ".venv-vllm")) / "bin" / "python"
-MODEL = ModelSettings(name="embedded:smollm2-135m")
+MODEL = ModelSettings(name="embedded:smollm2-135m", dtype="float32")
 ENVIRONMENT = os.environ | {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

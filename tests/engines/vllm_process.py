@@ -16,11 +16,15 @@ from neuron_opsd.model.load import load_model
 def main() -> None:
     """Argv: a file with model, adapter, end_ids and prompts; the file to write."""
     asked = json.loads(Path(sys.argv[1]).read_text())
-    base, _ = load_model(ModelSettings(name=asked["model"]))
+    base, _ = load_model(ModelSettings(name=asked["model"], dtype="float32"))
     student = PeftModel.from_pretrained(base, asked["adapter"])
     settings = EngineSettings(name="vllm", max_model_len=512)
     engine = VLLMEngine(
-        settings, ModelSettings(name=asked["model"]), asked["end_ids"], student=student, lora_rank=8
+        settings,
+        ModelSettings(name=asked["model"], dtype="float32"),
+        asked["end_ids"],
+        student=student,
+        lora_rank=8,
     )
     requests = [Request(prompt_ids=tuple(ids), seeds=(1, 2)) for ids in asked["prompts"]]
     greedy = Sampling(temperature=0, max_new_tokens=12)

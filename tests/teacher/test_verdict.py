@@ -16,7 +16,15 @@ NO_CORRELATION = Correlation("Pearson", 0.1, -0.1, 0.3, 100)
 
 
 def item(
-    number=0, *, student="AAAB", teacher="AAAA", tokens=4, entropies=(4.0, 3.0), divergence=0.4
+    number=0,
+    *,
+    student="AAAB",
+    teacher="AAAA",
+    tokens=4,
+    entropies=(4.0, 3.0),
+    divergence=0.4,
+    lengths=((4,) * 4, (4,) * 4),
+    finished=((True,) * 4, (True,) * 4),
 ) -> PreflightItem:
     return PreflightItem(
         question_id=f"q{number}",
@@ -24,6 +32,10 @@ def item(
         teacher_answers=tuple(None if letter == "-" else letter for letter in teacher),
         student_reply=student[0],
         teacher_reply=teacher[0],
+        student_lengths=lengths[0],
+        teacher_lengths=lengths[1],
+        student_finished=finished[0],
+        teacher_finished=finished[1],
         num_completion_tokens=tokens,
         student_entropy=entropies[0],
         teacher_entropy=entropies[1],
@@ -32,7 +44,7 @@ def item(
 
 
 def judged(items, *, r=NO_CORRELATION, **figures) -> dict:
-    figures = {"pool_diversity": 0.6, "same_template": 0.5} | figures
+    figures = {"pool_diversity": 0.6, "same_template": 0.5, "thinks": False} | figures
     return judge(items, length_correlation=r, seed=0, **figures)
 
 
@@ -144,3 +156,22 @@ def test_a_teacher_that_cannot_be_read_is_not_worth_learning_from() -> None:
     assert any("readable in 50%" in reason for reason in judged(worse)["reasons"])
     one_slip = [item(number, teacher="AAAA") for number in range(7)] + [item(7, teacher="AAA-")]
     assert judged(one_slip)["verdict"] == LIKELY  # one unreadable sample is no evidence
+
+
+def test_the_context_makes_replies_longer_and_fewer_finish() -> None:
+    lengths, finished = ((10, 10, 10, 10), (20, 20, 20, 40)), ((True,) * 4, (True, True, False, False))
+    items = [item(i, lengths=lengths, finished=finished) for i in range(8)]
+    verdict = judged(items)
+    by_name = {entry["name"]: entry for entry in verdict["measures"]}
+    assert (by_name["finished_change"]["value"], by_name["length_ratio"]["value"]) == (-0.5, 2.5)
+    assert (by_name["length_ratio"]["student"], by_name["length_ratio"]["teacher"]) == (10, 25)
+    assert any("50% of the replies finish, without it 100%" in reason for reason in verdict["reasons"])
+    assert "2607.05184" not in " ".join(verdict["reasons"])
+    assert not any("replies finish" in reason for reason in judged([item(i) for i in range(8)])["reasons"])
+
+
+def test_a_thinking_model_is_told_what_was_reported_and_measured() -> None:
+    verdict = judged([item(i, lengths=((8,) * 4, (6,) * 4)) for i in range(4)], thinks=True)
+    assert verdict["thinks"]
+    assert "2607.05184" in verdict["reasons"][-1]
+    assert "100% of the replies finish with it and 100% without, at 6 and 8 tokens" in verdict["reasons"][-1]

@@ -40,7 +40,7 @@ def test_adapter_and_merged_model_load_in_transformers_and_peft(tmp_path, base_f
     )
     torch.testing.assert_close(logits(published), expected)
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")), expected)
-    ours, tokenizer = load_model(ModelSettings(name=str(tmp_path / "adapter"), device="cpu"))
+    ours, tokenizer = load_model(ModelSettings(name=str(tmp_path / "adapter"), dtype="float32", device="cpu"))
     torch.testing.assert_close(logits(ours), expected)
     assert tokenizer.chat_template == TOKENIZER.chat_template
 

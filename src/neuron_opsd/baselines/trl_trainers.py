@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from neuron_opsd.baselines.rewards import Reward
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.model.device import stay_on
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.training.train import trainer_options
 
@@ -53,7 +54,7 @@ def fine_tune(
     options = _options(
         settings, settings.batch_size, folder=folder, num_steps=num_steps, seed=seed, model=student
     )
-    config = _config(SFTConfig, {**options, "max_length": None, "packing": False})
+    config = _config(SFTConfig, {**options, "max_length": None, "packing": False}, student.device)
     trainer = SFTTrainer(
         model=student,  # pyright: ignore[reportArgumentType]
         args=config,
@@ -108,6 +109,7 @@ def reinforce(
             "shuffle_dataset": False,
             "chat_template_kwargs": template_args,
         },
+        student.device,
     )
     trainer = GRPOTrainer(
         model=student,  # pyright: ignore[reportArgumentType]
@@ -139,8 +141,10 @@ def _options(
     }
 
 
-def _config(make: Callable[..., Any], options: dict[str, Any]) -> Any:
+def _config(make: Callable[..., Any], options: dict[str, Any], device: torch.device) -> Any:
     try:
-        return make(**options)
+        config = make(**options)
     except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"The settings of training are not accepted by TRL: {error}") from None
+    stay_on(config, device)
+    return config

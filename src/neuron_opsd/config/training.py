@@ -72,6 +72,10 @@ class TrainingSettings(Section):
     )
     method: Literal["lora", "full"] = Field(default="lora", description="What is trained. [ours]")
     lora: LoraSettings = LoraSettings()
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Of the weights in training. auto: the model's; float32 with method=full, or for float16. [ours]",
+    )
     quantization: Literal["none", "4bit"] = Field(
         default="none",
         description="Hold the base's linear layers in 4 bits under the adapter (QLoRA, 2305.14314); GPU only.",
@@ -142,7 +146,11 @@ class TrainingSettings(Section):
         default="keep", description="Completions cut at max_new_tokens: keep their loss, or none. [ours]"
     )
     temperature: float = Field(default=1.0, gt=0, description="Of the student's samples. [ours]")
-    max_new_tokens: Count = Field(default=2048, description="Length limit of the student's samples. [ours]")
+    max_new_tokens: Count = Field(
+        default=2048,
+        description="Length limit of the student's samples. Left out: 2,048; 8,192 where the chat template thinks. "
+        "[ours]",
+    )
     learning_rate: float | None = Field(
         default=None,
         gt=0,
@@ -159,7 +167,9 @@ class TrainingSettings(Section):
     )
     guard_rails: GuardRailSettings = GuardRailSettings()
     trainer: dict[str, Any] = Field(
-        default_factory=dict, description="Passed to transformers.TrainingArguments and checked by it."
+        default_factory=dict,
+        description="Passed to transformers.TrainingArguments and checked by it. On a GPU gradient_checkpointing is "
+        "true unless it is set here, and bf16 where model.dtype is bfloat16. [ours]",
     )
 
     @model_validator(mode="after")

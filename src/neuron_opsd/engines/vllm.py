@@ -16,6 +16,7 @@ from neuron_opsd.config import EngineSettings, ModelSettings
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_finite, check_room
 from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
+from neuron_opsd.model.device import dtype_of, name_of
 from neuron_opsd.model.load import CausalLM, resolve_model
 
 # Before vLLM is imported: nothing is reported, and it lives in this process.
@@ -55,7 +56,7 @@ class VLLMEngine:
         self.sleeps, self.is_asleep = is_on_gpu and student is not None, False
         options: dict[str, Any] = {
             "model": resolve_model(model.name),
-            "dtype": model.dtype,
+            "dtype": name_of(dtype_of(model)),
             "seed": seed,
             "max_model_len": settings.max_model_len,
             "tensor_parallel_size": settings.tensor_parallel,

@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.errors import ModelError
 from neuron_opsd.text.prompts import Message
-from neuron_opsd.text.thinking import is_part_of_a_mark, opened_by
+from neuron_opsd.text.thinking import closed_in, is_part_of_a_mark, names_a_mark, opened_by
 
 # Marks the places of special-token text inside a message; private-use characters that no sane text holds.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+SWITCH = "enable_thinking"  # as chat templates call it
 # Turn tokens, special or not by their flag. Other added tokens (white space, tags, <think>) are ordinary text.
 _TURN = re.compile(r"<\|.*\|>|<(?:start|end)_of_turn>", re.DOTALL)
 
@@ -70,6 +71,24 @@ class ChatEncoder:
         runs = groupby(ids, key=self._marks.__contains__)
         pieces = [self._decode(list(run), skip_special_tokens=not is_mark) for is_mark, run in runs]
         return (self._opened + "".join(pieces)).strip()
+
+    def thinks(self, *, system: str | None = None) -> bool:
+        """Whether a reply begins with thinking, by what the template writes and by the switch that it has.
+
+        Args:
+            system: The system message of the run; some templates read a switch in it (SmolLM3's /no_think).
+        """
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": _OPEN})
+        prompt, template = self._render(turns), str(self.tokenizer.chat_template)
+        end = prompt.rpartition(_OPEN)[2]
+        if opened_by(end) or closed_in(end):
+            return bool(opened_by(end))
+        if SWITCH in template:
+            # The switch off makes another prompt, so in this one it is on.
+            off = ChatEncoder(self.tokenizer, template_args={**self.template_args, SWITCH: False})
+            return prompt != off._render(turns)
+        return names_a_mark(template)
 
     @cached_property
     def _opened(self) -> str:

@@ -21,6 +21,7 @@ from transformers import (
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
+from neuron_opsd.model.device import device_of, dtype_of
 from neuron_opsd.model.locate import resolve_model
 
 logger = logging.getLogger(__name__)
@@ -29,31 +30,37 @@ CausalLM = PreTrainedModel | PeftModel  # plain, or with an adapter around it
 
 
 def load_model(
-    settings: ModelSettings, *, name: str | None = None, quantization: str = "none"
+    settings: ModelSettings,
+    *,
+    name: str | None = None,
+    dtype: torch.dtype | None = None,
+    quantization: str = "none",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer, in eval mode, on the device and in the dtype of the settings.
 
     Args:
         settings: `model.*`.
         name: Another model (the trained one) to load with the same settings.
+        dtype: Another dtype than that of the settings.
         quantization: "4bit" holds the matrices of linear layers in NF4 (QLoRA, 2305.14314), by bitsandbytes.
 
     Raises:
         ModelError: not found, no chat template, remote code without leave, a device that is not there.
     """
-    device = _device(settings.device)
-    options: dict[str, Any] = {}
+    device, dtype = device_of(settings), dtype_of(settings) if dtype is None else dtype
+    options: dict[str, Any] = {"device_map": settings.device_map} if settings.device_map else {}
     if quantization == "4bit":
         check_quantization(settings)
-        options = {"quantization_config": _nf4(settings.dtype), "device_map": {"": device}}
+        options = {"quantization_config": _nf4(dtype), "device_map": settings.device_map or {"": device}}
     tokenizer = load_tokenizer(settings, name=name)
     location = resolve_model(name or settings.name)
     model = _from_pretrained(
         AutoModelForCausalLM,
         location,
         trust_remote_code=settings.trust_remote_code,
-        dtype=getattr(torch, settings.dtype),
+        dtype=dtype,
         use_safetensors=True,
+        attn_implementation=settings.attn_implementation,
         **options,
     )
     return (model if options else model.to(device)).eval(), tokenizer  # pyright: ignore[reportArgumentType]
@@ -65,7 +72,7 @@ def check_quantization(settings: ModelSettings) -> None:
     Raises:
         ModelError: no GPU, or no bitsandbytes.
     """
-    device = _device(settings.device)
+    device = device_of(settings)
     if device.type != "cuda":
         raise ModelError(
             f"training.quantization is 4bit, which needs a GPU; the device is {device.type}. "
@@ -78,12 +85,12 @@ def check_quantization(settings: ModelSettings) -> None:
         )
 
 
-def _nf4(dtype: str) -> BitsAndBytesConfig:
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        bnb_4bit_compute_dtype=dtype,
     )
 
 
@@ -141,25 +148,6 @@ def _end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [
         i for i, token in tokenizer.added_tokens_decoder.items() if token.special and token.content in known
     ]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        # Each process of `accelerate launch` has a GPU of its own.
-        return torch.device("cuda", _local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"model.device is {name!r}, which is not usable here: {reason}. Use auto or cpu."
-        ) from None
-    return device
-
-
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def _from_pretrained(loader, location: str, *, trust_remote_code: bool, **options):

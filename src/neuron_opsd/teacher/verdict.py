@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 Answers = Sequence[str | None]
 Measure = dict[str, Any]  # name, label, value, low, high, note
 
+ROLES = ("student", "teacher")
 LIKELY, UNLIKELY = "likely to help", "unlikely to help"
 # Published domains that gained: -.017 and -.010 nats a token; that did not: -.002 and +.001 (docs/preflight.md).
 MAX_ENTROPY_CHANGE = -0.005
@@ -33,11 +34,17 @@ NUM_RESAMPLES = 1000
 NUM_DEALS = 200
 
 
-def judge(items: Sequence[PreflightItem], *, seed: int, **figures: Any) -> dict[str, Any]:
-    """The verdict, its reasons, and every measure; `figures` are those of `measure`."""
+def judge(items: Sequence[PreflightItem], *, thinks: bool, seed: int, **figures: Any) -> dict[str, Any]:
+    """The verdict, its reasons, and every measure; `thinks` of the model, `figures` are those of `measure`."""
     measures = measure(items, seed=seed, **figures)
-    verdict, reasons = weigh(measures)
-    return {"verdict": verdict, "reasons": reasons, "measures": measures, "num_questions": len(items)}
+    verdict, reasons = weigh(measures, thinks=thinks)
+    return {
+        "verdict": verdict,
+        "reasons": reasons,
+        "thinks": thinks,
+        "measures": measures,
+        "num_questions": len(items),
+    }
 
 
 def measure(
@@ -75,6 +82,7 @@ def measure(
             (teacher_read - student_read).tolist(), seed,
             note=f"The student's are readable in {student_read.mean():.0%}. Below 0 the teacher's form is worse.",
         ), "student": float(student_read.mean()), "teacher": float(teacher_read.mean())},
+        *_how_replies_end(items, seed),
         _mean(
             "maj_minus_avg", "Maj minus Avg of the student, the majority taken as right",
             [1 - majority_answer(i.student_answers, skip_unparsable=True).share for i in items], seed,
@@ -90,7 +98,33 @@ def measure(
     ]  # fmt: skip
 
 
-def weigh(measures: Sequence[Measure]) -> tuple[str, list[str]]:
+def _how_replies_end(items: Sequence[PreflightItem], seed: int) -> list[Measure]:
+    """Whether the context makes replies longer, and fewer of them finish."""
+    student_ends, teacher_ends = (
+        np.array([np.mean(getattr(item, f"{role}_finished")) for item in items]) for role in ROLES
+    )
+    student_tokens, teacher_tokens = (
+        np.array([float(sum(getattr(item, f"{role}_lengths"))) for item in items]) for role in ROLES
+    )
+    num_samples = sum(len(item.student_lengths) for item in items)
+    lengths = {
+        "student": float(student_tokens.sum() / num_samples),
+        "teacher": float(teacher_tokens.sum() / num_samples),
+    }
+    return [
+        {**_mean(
+            "finished_change", "Replies that finish, teacher − student (share of samples)",
+            (teacher_ends - student_ends).tolist(), seed,
+            note=f"{student_ends.mean():.0%} without the context, {teacher_ends.mean():.0%} with it.",
+        ), "student": float(student_ends.mean()), "teacher": float(teacher_ends.mean())},
+        {**_per_token(
+            "length_ratio", "Length of a reply, teacher / student", teacher_tokens, student_tokens, seed,
+            note=f"{lengths['student']:.0f} tokens without the context, {lengths['teacher']:.0f} with it.",
+        ), **lengths},
+    ]  # fmt: skip
+
+
+def weigh(measures: Sequence[Measure], *, thinks: bool) -> tuple[str, list[str]]:
     """The verdict and its reasons: three signs decide, the others only warn."""
     by_name = {entry["name"]: entry for entry in measures}
     change, divergence = by_name["entropy_change"], by_name["divergence"]
@@ -114,7 +148,8 @@ def weigh(measures: Sequence[Measure]) -> tuple[str, list[str]]:
             + (": it would teach a form that gives no answer" if unreadable else "")
             + ". Look at what it reads (`neuron-opsd show`); were demonstrations cut (rollouts.max_new_tokens)?"
         )
-    return (LIKELY if surer and differs and not unreadable else UNLIKELY), reasons + _warnings(by_name)
+    reasons += _warnings(by_name) + ([_on_thinking(by_name)] if thinks else [])
+    return (LIKELY if surer and differs and not unreadable else UNLIKELY), reasons
 
 
 def flips_by_chance(items: Sequence[PreflightItem], *, seed: int) -> Array:
@@ -150,6 +185,11 @@ def _warnings(by_name: Mapping[str, Measure]) -> list[str]:
     warnings = []
     if not flipped["value"]:
         warnings.append("but the context flips no majority answer")
+    ends = by_name["finished_change"]
+    if ends["value"] < 0 and not _covers(ends, 0.0):
+        warnings.append(
+            f"but with the context {ends['teacher']:.0%} of the replies finish, without it {ends['student']:.0%}"
+        )
     if room["value"] < MIN_ROOM:
         warnings.append("but the model nearly always agrees with itself, so there is little for it to settle")
     if r["value"] is not None and abs(r["value"]) > MAX_LENGTH_CORRELATION:
@@ -158,6 +198,15 @@ def _warnings(by_name: Mapping[str, Measure]) -> list[str]:
             "consensus_length_residualised"
         )
     return warnings
+
+
+def _on_thinking(by_name: Mapping[str, Measure]) -> str:
+    ends, length = by_name["finished_change"], by_name["length_ratio"]
+    return (
+        "this model thinks, and privileged context has been reported to hurt thinking models (arXiv 2607.05184): here "
+        f"{ends['teacher']:.0%} of the replies finish with it and {ends['student']:.0%} without, at "
+        f"{length['teacher']:.0f} and {length['student']:.0f} tokens a reply"
+    )
 
 
 def _flips(item: PreflightItem) -> bool:

@@ -47,6 +47,16 @@ def opened_by(prompt_end: str) -> str:
     return next(left_open, "")
 
 
+def closed_in(prompt_end: str) -> bool:
+    """Whether the end of a prompt closes a block: the reply after it does not think."""
+    return any(closing in prompt_end for _, closing in MARKS)
+
+
+def names_a_mark(template: str) -> bool:
+    """Whether a chat template knows of thinking."""
+    return any(opening in template for opening, _ in MARKS)
+
+
 def is_part_of_a_mark(token: str) -> bool:
     """Whether a special token belongs to the marks, alone or with others."""
     return any(token in mark for marks in MARKS for mark in marks)

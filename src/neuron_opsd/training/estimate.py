@@ -85,7 +85,7 @@ def describe_memory(config: Config, student_prompt: int, teacher_prompt: int) ->
     drawn = training.completions_per_step() * training.rollout_steps
     lengths = Lengths(student_prompt, teacher_prompt, min(config.rollouts.batch_size, drawn))
     try:
-        dtype = getattr(torch, config.model.dtype)
+        dtype = getattr(torch, config.training.dtype)
         estimate = estimate_memory(load_model_config(config.model), dtype, training, lengths)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
         # The estimate is a courtesy: an architecture that cannot run without contents still trains.

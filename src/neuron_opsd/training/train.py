@@ -23,6 +23,7 @@ from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.errors import ConfigError, ModelError, NotFiniteError, TrainingError
 from neuron_opsd.files import sync_tree
+from neuron_opsd.model.device import name_of, stay_on
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.training.checkpoints import (
@@ -204,8 +205,8 @@ def trainable(model: CausalLM, settings: TrainingSettings, *, seed: int) -> Caus
     if settings.method == "full":
         if model.dtype != torch.float32:
             raise ModelError(
-                f"training.method is full, but model.dtype is {str(model.dtype).removeprefix('torch.')}: small steps "
-                "round to nothing there. Set model.dtype=float32 and training.trainer={bf16: true}."
+                f"training.method is full, but training.dtype is {name_of(model.dtype)}: small steps "
+                "round to nothing there. Set training.dtype=float32 and training.trainer={bf16: true}."
             )
         return model.requires_grad_(True)
     if getattr(model, "is_loaded_in_4bit", False):
@@ -246,11 +247,13 @@ def training_arguments(
         **settings.trainer,
     }
     try:
-        return TrainingArguments(**options)
+        arguments = TrainingArguments(**options)
     except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(
             f"training.trainer is not accepted by transformers.TrainingArguments: {error}"
         ) from None
+    stay_on(arguments, device)
+    return arguments
 
 
 def trainer_options(

