@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,37 @@ def explain(
     from neuron_opsd.explain import describe, explain_run
 
     typer.echo(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
+
+
+@views.command()
+def read_answer(
+    choices: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A choice, in the order shown; repeatable. Without any, the question is free-form."
+        ),
+    ] = None,
+    answer_format: Annotated[
+        str, typer.Option("--format", help="reasoned, letter, choice_text, free or math.")
+    ] = "reasoned",
+    pattern: Annotated[
+        str | None, typer.Option(help="As prompts.answer_pattern: a regular expression with one group.")
+    ] = None,
+) -> None:
+    """Print the answer that is read from each reply on standard input, and how, or why none is.
+
+    A line is a reply, or a JSON object with `reply` and, where wanted, `choices` and `finish_reason`.
+    """
+    from neuron_opsd.commands.read_answer import read_lines
+    from neuron_opsd.config import check_prompts
+    from neuron_opsd.report.readings import shorten
+    from neuron_opsd.text.answer_pattern import check_pattern
+
+    prompts = check_prompts({"answer_format": answer_format, "answer_pattern": pattern})
+    if pattern:
+        check_pattern(pattern)
+    for reply, reading in read_lines(sys.stdin, choices=choices or (), prompts=prompts):
+        typer.echo(f"{reading.answer or '-'}\t{reading.kind}\t{shorten(reply)}")
 
 
 @views.command()

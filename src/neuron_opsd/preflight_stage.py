@@ -91,7 +91,7 @@ def _look_ahead(
         items.append(
             make_preflight_item(
                 question, pairs[own], student[own], teacher[own], sums, encoders,
-                answer_format=config.prompts.answer_format,
+                prompts=config.prompts,
             )
         )  # fmt: skip
     return items, sum(len(completion.token_ids) for completion in (*student, *teacher))

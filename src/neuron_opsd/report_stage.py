@@ -1,19 +1,50 @@
 """The report and the model card, of whatever stages are there."""
 
+import dataclasses
 import logging
+from collections.abc import Iterator
 from typing import Any
 
+from neuron_opsd.errors import DataError
 from neuron_opsd.files import read_json_lines
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report import ReportInputs, model_card, write_report
+from neuron_opsd.report.inputs import ReadReplies
+from neuron_opsd.report.readings import read_stored
 from neuron_opsd.workbench import HARNESS_RESULTS, RESULTS, TEACHER_GAP, Workbench
 
 logger = logging.getLogger(__name__)
 
+STORED_REPLIES = {
+    "rollouts": "zero-shot rollouts",
+    "evaluation/base": "samples of the base model",
+    "evaluation/trained": "samples of the second model",
+    "evaluation/general_base": "samples of the base model on general questions",
+    "evaluation/general_trained": "samples of the second model on general questions",
+}
+
 
 def make_report(bench: Workbench) -> None:
     """The page and its Markdown twin, of whatever stages are there."""
-    write_report(_report_inputs(bench), bench.folder.path)
+    inputs = dataclasses.replace(_report_inputs(bench), replies=list(_read_replies(bench)))
+    write_report(inputs, bench.folder.path)
+
+
+def _read_replies(bench: Workbench) -> Iterator[ReadReplies]:
+    """Every stored reply as today's reader reads it; a stage at a time, for they are many."""
+    folder, prompts = bench.folder, bench.config.prompts
+    for name, where in STORED_REPLIES.items():
+        if not (folder.stage(name).manifest() or {}).get("complete"):
+            continue
+        try:
+            asked = bench.inputs.general_questions if "general" in name else bench.questions
+        except DataError as error:
+            logger.warning("report: the replies of %s are left out: %s", name, error)
+            continue
+        known = {question.question_id: question for question in asked}
+        # Of an outdated stage, questions may have gone since.
+        stored = (r for r in folder.stage(name).iterate(Rollout) if r.question_id in known)
+        yield read_stored(where, stored, known, prompts, is_trained_on=name == "rollouts")
 
 
 def _report_inputs(bench: Workbench) -> ReportInputs:

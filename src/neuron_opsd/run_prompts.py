@@ -7,12 +7,12 @@ from typing import Any
 
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Demonstration, Question, TeacherContext
-from neuron_opsd.rollouts.sample import MessagesOf, choice_orders, map_answer_back
+from neuron_opsd.rollouts.sample import MessagesOf, choice_orders
 from neuron_opsd.run_materials import RunMaterials
 from neuron_opsd.teacher.context import can_demonstrate, context_messages
 from neuron_opsd.teacher.preflight import PromptPair, sample_ids
 from neuron_opsd.text.prompts import Message, student_messages
-from neuron_opsd.text.reading import read_answer
+from neuron_opsd.text.replies import read_reply
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.schedule import question_order
 
@@ -92,15 +92,15 @@ class RunPrompts(RunMaterials):
 
     def read_answer(self, item: TrainingItem) -> str | None:
         """The answer in a completion of training, by the rules of the rollouts: for votes, never for a loss."""
-        choices = self.questions_by_id[item.question_id].choices
-        order = self.training_choices(item.question_id, item.place // self.config.training.num_rollouts)
-        reading = read_answer(
+        return read_reply(
             self.encoder().decode_reply(item.completion_ids),
-            choices=[choices[i] for i in order],
-            answer_format=self.config.prompts.answer_format,
-            is_finished=item.finish_reason == "stop",
-        )
-        return map_answer_back(reading.answer, order)
+            choices=self.questions_by_id[item.question_id].choices,
+            choice_order=self.training_choices(
+                item.question_id, item.place // self.config.training.num_rollouts
+            ),
+            prompts=self.config.prompts,
+            finish_reason=item.finish_reason,
+        ).answer
 
     def preflight_pairs(self) -> list[PromptPair]:
         """Both prompts of each sample of the questions that the preflight looks at, question by question."""

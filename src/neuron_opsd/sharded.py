@@ -110,6 +110,10 @@ class ShardedStage(abc.ABC):
         before = (self.bench.folder.stage(name) for name in self.bench.inputs.before(self.name))
         return all(stage.is_finished() for stage in before if stage.command == self.folder.command)
 
+    def read_again(self) -> None:
+        """Leave what is stored where `begin` finds it, if only its answers are to be read anew. Most have none."""
+        return
+
     def use_threads(self, num_threads: int) -> None:
         """See `runners.ShardWork`."""
         torch.set_num_threads(num_threads)
@@ -139,6 +143,7 @@ def make_sharded(work: ShardedStage) -> None:
     stage = work.folder
     with work.bench.stage_run(stage, work.inputs) as run:
         if run.is_needed:
+            work.read_again()
             missing = stage.begin(work.inputs, work.num_shards())
             run.num_tokens = _make_shards(work, missing, range(work.num_shards()), stage.enter)
             stage.finish(work.summary(), work.record_type if work.is_readable else None)
@@ -151,6 +156,7 @@ def make_share(work: ShardedStage, part: int, num_parts: int) -> None:
     if stage.is_finished(work.inputs):
         logger.info("%s: finished before, nothing to do", work.name)
         return
+    work.read_again()
     work.inbox = inbox = stage.inbox(work.inputs)
     share = range(part, work.num_shards(), num_parts)
     _make_shards(work, inbox.missing(share), share, inbox.enter)

@@ -15,10 +15,11 @@ from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.neurons.sets import sizes_of_config
 from neuron_opsd.records import NeuronSets, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
-from neuron_opsd.rollouts.sample import MessagesOf, sample_rollouts
+from neuron_opsd.rollouts.sample import MessagesOf, read_again, sample_rollouts
 from neuron_opsd.runners import OnProgress
+from neuron_opsd.shard_inbox import shard_index
 from neuron_opsd.sharded import ShardedStage
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.stage_folder import StageFolder, without_reader
 from neuron_opsd.stage_graph import ROLES
 from neuron_opsd.statistics import pearson
 from neuron_opsd.workbench import Workbench
@@ -87,6 +88,29 @@ class SampledStage(ShardedStage):
             max_context=bench.max_context(),
             on_finished=on_progress,
         )
+
+    def read_again(self) -> None:
+        """See `ShardedStage`. Replies stay as they were sampled; a shard that is damaged is sampled again."""
+        before = self.folder.manifest()
+        if (
+            before is None
+            or before["inputs"] == self.inputs
+            or without_reader(before["inputs"]) != without_reader(self.inputs)
+        ):
+            return
+        questions = {question.question_id: question for question in self.questions}
+        inbox, wrong = self.folder.inbox(self.inputs), self.folder.wrong_files()
+        num_read, num_changed = 0, 0
+        for index in (shard_index(shard) for shard in before["shards"] if shard["file"] not in wrong):
+            stored = self.folder.read_shard(index, Rollout)
+            again = [read_again(r, questions[r.question_id], self.bench.config.prompts) for r in stored]
+            inbox.enter(inbox.write_shard(index, again, Rollout))
+            num_read += len(stored)
+            num_changed += sum(old.answer != new.answer for old, new in zip(stored, again, strict=True))
+        logger.info(
+            "%s: %d stored replies read again, none sampled; %d answers are others than before",
+            self.name, num_read, num_changed,
+        )  # fmt: skip
 
     def summary(self) -> JsonDict:
         """See `ShardedStage`."""

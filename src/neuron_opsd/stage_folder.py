@@ -29,6 +29,7 @@ from neuron_opsd.shard_inbox import ShardInbox, shard_index, write_shard_file
 
 logger = logging.getLogger(__name__)
 _HASH = re.compile("[0-9a-f]{16}")
+READER = "reader"  # among a stage's inputs: how its answers were read out of replies
 
 
 class StageFolder:
@@ -68,6 +69,14 @@ class StageFolder:
             RunFolderError: the stage is not finished.
         """
         return self._finished()["fingerprint"]
+
+    def samples_fingerprint(self) -> str:
+        """What stages depend on that read this one's samples, but not their answers.
+
+        Raises:
+            RunFolderError: the stage is not finished.
+        """
+        return fingerprint_of(without_reader(self._finished()["inputs"]))
 
     def summary(self) -> JsonDict:
         """The stage's own figures, as given to `finish`."""
@@ -282,6 +291,11 @@ class StageFolder:
 def fingerprint_of(inputs: JsonDict) -> str:
     """A short hash of everything that a stage depends on."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def without_reader(inputs: JsonDict) -> JsonDict:
+    """What a stage depends on but for the reader of its answers, which can read stored replies again."""
+    return {name: value for name, value in inputs.items() if name != READER}
 
 
 def safe_name(text: str) -> str:

@@ -24,13 +24,21 @@ from neuron_opsd.model.locate import context_of
 from neuron_opsd.questions.load import load_general_questions, load_other_questions, load_questions
 from neuron_opsd.records import Question
 from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_folder import fingerprint_of
-from neuron_opsd.stage_graph import GOLD_LABELS, OF_THE_TRAINED_MODEL, STAGES_BEFORE, stages_made
+from neuron_opsd.stage_folder import READER, fingerprint_of, without_reader
+from neuron_opsd.stage_graph import GOLD_LABELS, OF_THE_TRAINED_MODEL, ROLES, STAGES_BEFORE, stages_made
+from neuron_opsd.text.replies import READER_VERSION
 
 logger = logging.getLogger(__name__)
 
 # Of a stage's code, 1 where it is not named: raise it when the stage makes other records from equal inputs.
 CODE_VERSIONS: dict[str, int] = {"preflight": 3}  # 2: readable answers count; 3: lengths and ends
+# Stages whose records hold answers that were read out of replies; `text/replies.py` has the reader's own version.
+READS_REPLIES = frozenset(
+    {
+        *("rollouts", "demonstrations", "preflight", "training"),
+        *(f"evaluation/{asked}{role}" for asked in ("", "general_") for role in ROLES),
+    }
+)
 
 
 class StageInputs:
@@ -64,8 +72,22 @@ class StageInputs:
             "evaluation/general_kl": self._general_kl,
         }
         if name not in self._made or name in OF_THE_TRAINED_MODEL:
-            self._made[name] = {**makers[name](), "code_version": CODE_VERSIONS.get(name, 1)}
+            inputs = {**makers[name](), "code_version": CODE_VERSIONS.get(name, 1)}
+            self._made[name] = inputs | (self._reader(name, inputs) if name in READS_REPLIES else {})
         return self._made[name]
+
+    def _reader(self, name: str, inputs: JsonDict) -> JsonDict:
+        """How the answers of a stage are read. `inputs` are its others.
+
+        What a model was trained on keeps the reader it was made with: evaluation alone reads again with a newer one.
+        """
+        before, pattern = self.folder.stage(name).manifest(), self.config.prompts.answer_pattern
+        is_kept = not name.startswith("evaluation/") and before and (before["complete"] or name == "training")
+        if before and is_kept and without_reader(before["inputs"]) == inputs:
+            reader = before["inputs"].get(READER, {"version": 1})
+            if reader.get("pattern") == pattern:
+                return {READER: reader} if READER in before["inputs"] else {}
+        return {READER: {"version": READER_VERSION, **({"pattern": pattern} if pattern else {})}}
 
     def before(self, name: str) -> tuple[str, ...]:
         """The stages that one reads, of those that these settings make."""
@@ -124,6 +146,10 @@ class StageInputs:
     def _records(self, *names: str) -> JsonDict:
         return {name: {"records": self.fingerprint(name)} for name in names}
 
+    def _samples(self, *names: str) -> JsonDict:
+        """Evaluation's samples, for stages that do not read their answers."""
+        return {name: {"records": fingerprint_of(without_reader(self.of(name)))} for name in names}
+
     def _model(self, name: str | None = None, *, teacher: bool = False) -> JsonDict:
         """A model's files, its dtype, and what turns messages into ids beyond the files."""
         model = self.config.model
@@ -176,7 +202,9 @@ class StageInputs:
 
     def _asked(self, asked: Sequence[Question], model_name: str) -> JsonDict:
         return {
-            "prompts": self.config.prompts.model_dump(mode="json", exclude={"keep_thinking"}),
+            "prompts": self.config.prompts.model_dump(
+                mode="json", exclude={"keep_thinking", "answer_pattern"}
+            ),
             "questions": {"asked": _digest(asked)},
             "model": self._model(model_name),
             "seed": self.config.seed,
@@ -185,10 +213,10 @@ class StageInputs:
 
     def _options(self, role: str) -> JsonDict:
         size = {"shard_size": self.config.rollouts.shard_size}
-        return {**self._records(f"evaluation/{role}"), "rollouts": size}
+        return {**self._samples(f"evaluation/{role}"), "rollouts": size}
 
     def _general_kl(self) -> JsonDict:
-        return self._records("evaluation/general_base", "evaluation/general_trained")
+        return self._samples("evaluation/general_base", "evaluation/general_trained")
 
     def _neurons(self) -> JsonDict:
         settings = self.config.neurons.model_dump(mode="json", exclude={"batch_size"})
@@ -208,7 +236,7 @@ class StageInputs:
 
     def _test_contexts(self) -> JsonDict:
         read = [name for name in ("rollouts", "neurons") if name in self.made]
-        return {**self._shown(), **self._records(*read, "evaluation/base")}
+        return {**self._shown(), **self._records(*read), **self._samples("evaluation/base")}
 
     def _shown(self) -> JsonDict:
         """What contexts depend on beside the questions that read them."""
@@ -216,7 +244,7 @@ class StageInputs:
         is_drawn = settings.retrieval in ("random", "other_domain") or settings.replies == "permuted"
         return {
             "contexts": settings.model_dump(mode="json", exclude={"other_path"} | _unset(settings)),
-            "prompts": self.config.prompts.model_dump(mode="json"),
+            "prompts": self.config.prompts.model_dump(mode="json", exclude={"answer_pattern"}),
             **self._records(*(name for name in ("demonstrations",) if name in self.made)),
             "model": self._model(teacher=True),
             "seed": self.config.seed if is_drawn else None,

@@ -10,7 +10,8 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question
 from neuron_opsd.rollouts.pseudo_label import group_by_question, vote
-from neuron_opsd.rollouts.sample import choice_orders, map_answer_back, sample_rollouts
+from neuron_opsd.rollouts.sample import choice_orders, sample_rollouts
+from neuron_opsd.text.answers import map_answer_back
 
 CHOICES = ("Paris", "Rome", "Oslo", "Bern")
 QUESTIONS = [

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from neuron_opsd.config import PromptSettings
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.chat import ChatEncoder
@@ -81,7 +82,7 @@ def test_answers_are_mapped_back_to_the_original_order(tiny_model, tiny_tokenize
         [reply("B."), reply("no idea")],
         (1.0, 2.0, 3.0),
         (encoder, encoder),
-        answer_format="letter",
+        prompts=PromptSettings(answer_format="letter"),
     )
     assert item.student_answers == ("A", "B")  # the second sample saw blue first
     assert item.teacher_answers == ("B", None)

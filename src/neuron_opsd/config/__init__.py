@@ -6,7 +6,7 @@ Neuron-OPSD (arXiv 2607.02460), [F] NeuFS (2607.02423), [P] the first author's p
 here.
 """
 
-from neuron_opsd.config.load import check_config, list_recipes, load_config, read_config
+from neuron_opsd.config.load import check_config, check_prompts, list_recipes, load_config, read_config
 from neuron_opsd.config.model import ModelSettings
 from neuron_opsd.config.run import Config
 from neuron_opsd.config.section import Section
@@ -41,6 +41,7 @@ __all__ = [
     "SelectionSettings",
     "TrainingSettings",
     "check_config",
+    "check_prompts",
     "list_recipes",
     "load_config",
     "read_config",

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from neuron_opsd.config.run import Config
+from neuron_opsd.config.stages import PromptSettings
 from neuron_opsd.errors import ConfigError
 
 
@@ -66,6 +67,15 @@ def check_config(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_describe(detail) for detail in error.errors())) from None
+
+
+def check_prompts(values: Mapping[str, Any]) -> PromptSettings:
+    """The same of the section `prompts` alone, for a command that needs no run."""
+    try:
+        return PromptSettings.model_validate(values)
+    except ValidationError as error:
+        details = ({**detail, "loc": ("prompts", *detail["loc"])} for detail in error.errors())
+        raise ConfigError("\n".join(map(_describe, details))) from None
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Settings of the questions, the prompts and every stage but training."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from neuron_opsd.config.section import Count, Fraction, Section
 
@@ -46,9 +47,32 @@ class PromptSettings(Section):
         "alone; or nothing added, not even the choices (the question says how to answer). Free-form questions ignore "
         "letter and choice_text. math: as reasoned, but free-form answers are expressions (math-verify). [ours]",
     )
+    answer_pattern: str | None = Field(
+        default=None,
+        description="Your own regular expression for the answer, with one group; its last match in a reply is read as "
+        "the answer, and nothing else is (docs/answers.md). [ours]",
+    )
     keep_thinking: bool = Field(
         default=False, description="Keep <think> blocks in demonstrations [P keeps; ours drops]."
     )
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _has_one_group(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            num_groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(
+                f"It is no regular expression: {error}. Try one with `neuron-opsd read-answer --pattern`"
+            ) from None
+        if num_groups != 1:
+            raise ValueError(
+                f"It has {num_groups} groups. Give it exactly one, around the answer, such as 'Final: ([A-D])'. Write "
+                "(?:...) for a group that is not the answer"
+            )
+        return pattern
 
 
 class RolloutSettings(Section):

@@ -16,6 +16,7 @@ from neuron_opsd.model.load import check_quantization, load_model_config, load_t
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.records import Question
 from neuron_opsd.stage_inputs import general_questions, other_questions
+from neuron_opsd.text.answer_pattern import check_pattern
 
 __all__ = ["check_early", "single_domain"]
 
@@ -31,6 +32,8 @@ def check_early(config: Config) -> list[Question]:
     """
     check_files(config)
     check_packages(config)
+    if config.prompts.answer_pattern:
+        check_pattern(config.prompts.answer_pattern)
     questions = load_questions(config.questions)
     single_domain(questions)
     other_questions(config, questions)

@@ -18,6 +18,7 @@ from neuron_opsd.report.comparison import comparison_section
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.parts import clip, missing, present
 from neuron_opsd.report.preflight import preflight_section
+from neuron_opsd.report.readings import readings_section
 from neuron_opsd.report.results import calibration_section, results_section
 from neuron_opsd.report.selection import selection_section
 from neuron_opsd.report.training import cost_section, training_section
@@ -42,6 +43,7 @@ def sections(inputs: ReportInputs) -> list[Section]:
         Section("calibration", "Calibration", calibration_section(inputs)),
         Section("comparison", "Methods compared", comparison_section(inputs)),
         Section("selection", "Neurons and selection", selection_section(inputs)),
+        Section("replies", "Replies and answers", readings_section(inputs)),
         Section("example", "One selected question", _example(inputs)),
         Section("training", "Training", training_section(inputs)),
         Section("cost", "Cost", cost_section(inputs)),

@@ -1,10 +1,23 @@
 """What a report is made of. Any part may be missing (an unfinished run)."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReplies:
+    """Stored replies of one kind, as today's reader reads them (`report/readings.py`)."""
+
+    where: str  # which replies these are, in words
+    num_replies: int
+    num_changed: int  # whose stored answer is another
+    kinds: Counter[str]  # of those that give no answer: why
+    examples: Mapping[str, str]  # by kind, shortened
+    is_trained_on: bool  # so their stored answers stay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +61,7 @@ class ReportInputs:
     results: Mapping[str, Any] | None = None  # of `evaluation.benchmark.compare`
     harness: Mapping[str, Any] | None = None  # {"lm_eval": version, role: {"tasks": {task: {metric: value}}}}
     timings: Sequence[Mapping[str, Any]] = ()  # rows: stage, seconds, num_items, ...
+    replies: Sequence[ReadReplies] = ()
     preflight: Mapping[str, Any] | None = None
     training_summary: Mapping[str, Any] | None = None
     comparison: Mapping[str, Any] | None = None

@@ -3,6 +3,7 @@
 Evaluation samples through the same function, with its own settings.
 """
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,9 +14,8 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout
-from neuron_opsd.text.answers import map_answer_back
 from neuron_opsd.text.prompts import Message, student_messages
-from neuron_opsd.text.reading import read_answer
+from neuron_opsd.text.replies import read_reply
 
 MessagesOf = Callable[[Question, tuple[int, ...]], list[Message]]
 
@@ -133,12 +133,12 @@ def _make_rollout(
     prompts: PromptSettings,
 ) -> Rollout:
     reply = encoder.decode_reply(completion.token_ids)
-    shown = [question.choices[i] for i in order]
-    reading = read_answer(
+    reading = read_reply(
         reply,
-        choices=shown,
-        answer_format=prompts.answer_format,
-        is_finished=completion.finish_reason == "stop",
+        choices=question.choices,
+        choice_order=order,
+        prompts=prompts,
+        finish_reason=completion.finish_reason,
     )
     return Rollout(
         question_id=question.question_id,
@@ -149,8 +149,20 @@ def _make_rollout(
         token_log_probs=completion.log_probs,
         finish_reason=completion.finish_reason,
         reply=reply,
-        answer=map_answer_back(reading.answer, order),
+        answer=reading.answer,
     )
+
+
+def read_again(rollout: Rollout, question: Question, prompts: PromptSettings) -> Rollout:
+    """A stored rollout with its answer as today's reader reads it."""
+    reading = read_reply(
+        rollout.reply,
+        choices=question.choices,
+        choice_order=rollout.choice_order,
+        prompts=prompts,
+        finish_reason=rollout.finish_reason,
+    )
+    return dataclasses.replace(rollout, answer=reading.answer)
 
 
 def check_fits(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from neuron_opsd.config import PromptSettings
 from neuron_opsd.engines.base import Completion, Engine, Request, Sampling
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.chat import ChatEncoder
@@ -22,8 +23,7 @@ from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.unembedding import logits_from_hidden
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import PreflightItem, Question
-from neuron_opsd.text.answers import map_answer_back
-from neuron_opsd.text.reading import read_answer
+from neuron_opsd.text.replies import read_reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +88,24 @@ def make_item(
     sums: tuple[float, float, float],
     encoders: tuple[ChatEncoder, ChatEncoder],
     *,
-    answer_format: str,
+    prompts: PromptSettings,
 ) -> PreflightItem:
     """The record of one question: `pairs` and both roles' completions are its samples, `sums` the first one's."""
     roles = zip(encoders, (student, teacher), strict=True)
     replies = [
-        [(encoder.decode_reply(c.token_ids), c.finish_reason == "stop") for c in completions]
+        [(encoder.decode_reply(c.token_ids), c.finish_reason) for c in completions]
         for encoder, completions in roles
     ]
     answers = [
         tuple(
-            map_answer_back(
-                read_answer(
-                    reply,
-                    choices=[question.choices[i] for i in pair.choice_order],
-                    answer_format=answer_format,
-                    is_finished=is_finished,
-                ).answer,
-                pair.choice_order,
-            )
-            for pair, (reply, is_finished) in zip(pairs, own, strict=True)
+            read_reply(
+                reply,
+                choices=question.choices,
+                choice_order=pair.choice_order,
+                prompts=prompts,
+                finish_reason=finish_reason,
+            ).answer
+            for pair, (reply, finish_reason) in zip(pairs, own, strict=True)
         )
         for own in replies
     ]

@@ -1,0 +1,122 @@
+"""Does the answer reader read a real model's replies as a person does? See docs/answers.md.
+
+    python experiments/reading_study.py sample --model MODEL --label NAME --sets FOLDER --output ROWS.jsonl
+    python experiments/reading_study.py report ROWS.jsonl ...
+
+`sample` asks the frozen model questions of the sets that scripts/prepare_demo_questions.py writes, in four answer
+formats, and keeps each reply with the choices as they were shown. A person then writes a letter of these choices (or
+null: no answer, or several) as `person` into each row, without seeing what the reader says. `report` prints how often
+the reader of this version, and the one that was there when the replies were sampled, agree with the person.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from studies import Row, resumable
+
+from neuron_opsd.config import ModelSettings, PromptSettings
+from neuron_opsd.engines.base import Sampling
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.load import load_model
+from neuron_opsd.questions.load import read_questions
+from neuron_opsd.random_state import derive_seed
+from neuron_opsd.records import Question
+from neuron_opsd.rollouts.sample import sample_rollouts
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How many questions of which sets are asked in one answer format, and how long a reply may be."""
+
+    sets: dict[str, int]
+    max_new_tokens: int
+
+
+ASKED = {  # some of the reasoned replies are cut, as they are in every run
+    "letter": Asked({"openbookqa": 14, "commonsenseqa": 14, "siqa": 12, "mmlu_clinical": 10}, 24),
+    "choice_text": Asked({"openbookqa": 12, "commonsenseqa": 12, "siqa": 12, "piqa": 9}, 32),
+    "free": Asked({"privacy_yes_no": 10, "boolq_yes_no": 12, "film_reviews": 13}, 32),
+    "reasoned": Asked(
+        {
+            "openbookqa": 14,
+            "commonsenseqa": 14,
+            "siqa": 12,
+            "mmlu_clinical": 12,
+            "boolq": 10,
+            "asdiv": 10,
+        },
+        160,
+    ),
+}
+
+
+def sample(arguments: argparse.Namespace) -> None:
+    """Write one row a reply."""
+    model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype="bfloat16"))
+    engine = HFEngine(model, tokenizer, batch_size=arguments.batch_size)
+    encoder = ChatEncoder(tokenizer)
+    for answer_format, asked in ASKED.items():
+        questions = [
+            q
+            for name, count in asked.sets.items()
+            for q in _questions(arguments, name, int(count * arguments.share))
+        ]
+
+        def make(batch: list[Question], answer_format=answer_format, asked=asked) -> Iterator[Row]:
+            rollouts = sample_rollouts(
+                batch,
+                engine,
+                encoder,
+                prompts=PromptSettings(answer_format=answer_format),
+                sampling=Sampling(temperature=0.8, max_new_tokens=asked.max_new_tokens),
+                num_rollouts=1,
+                shuffle_choices=True,
+                seed=arguments.seed,
+                stage="reading",
+            )
+            for question, rollout in zip(batch, rollouts, strict=True):
+                order = rollout.choice_order
+                yield {
+                    "name": f"{arguments.label} {answer_format} {question.question_id}",
+                    "model": arguments.label,
+                    "format": answer_format,
+                    "choices": [question.choices[i] for i in order],
+                    "finish_reason": rollout.finish_reason,
+                    "reply": rollout.reply,
+                    "order": list(order),
+                    "read": rollout.answer,
+                }
+
+        resumable(
+            Path(arguments.output),
+            questions,
+            lambda q, f=answer_format: f"{arguments.label} {f} {q.question_id}",
+            make,
+            batch=arguments.batch_size,
+        )
+
+
+def _questions(arguments: argparse.Namespace, name: str, count: int) -> list[Question]:
+    questions = read_questions(str(Path(arguments.sets) / f"{name}.questions.jsonl"))
+    return sorted(questions, key=lambda q: derive_seed(arguments.seed, "reading", q.question_id))[:count]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--label", required=True)
+    parser.add_argument("--sets", required=True)
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--batch-size", type=int, default=12)
+    parser.add_argument(
+        "--share", type=float, default=1, help="of the questions; a slow model may answer fewer"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    sample(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
