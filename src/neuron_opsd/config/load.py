@@ -74,8 +74,8 @@ def check_prompts(values: Mapping[str, Any]) -> PromptSettings:
     try:
         return PromptSettings.model_validate(values)
     except ValidationError as error:
-        details = ({**detail, "loc": ("prompts", *detail["loc"])} for detail in error.errors())
-        raise ConfigError("\n".join(map(_describe, details))) from None
+        lines = (_describe(detail, section="prompts") for detail in error.errors())
+        raise ConfigError("\n".join(lines)) from None
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:
@@ -131,9 +131,9 @@ def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
-def _describe(detail: ErrorDetails) -> str:
-    """One validation error as a sentence a user can act on."""
-    path = [str(part) for part in detail["loc"]]
+def _describe(detail: ErrorDetails, *, section: str | None = None) -> str:
+    """One validation error, of all settings or of one section alone, as a sentence a user can act on."""
+    path = [*([section] if section else []), *(str(part) for part in detail["loc"])]
     name = ".".join(path)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(path[:-1])
