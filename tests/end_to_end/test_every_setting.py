@@ -79,6 +79,8 @@ DEPARTS = {
     "questions.max_test": {"questions", *TEST},
     "questions.max_train": {"questions", *POOL},
     "prompts.keep_thinking": AFTER_SELECTION,
+    # Option probabilities read samples without their answers.
+    "prompts.answer_pattern": POOL | {"evaluation/base", "evaluation/general_base"},
     "rollouts.shard_size": MODEL_WORK,
     "engine.name": MODEL_WORK,
     "engine.served_model": MODEL_WORK,
@@ -92,6 +94,7 @@ OTHER = {
     "model.chat_template": None,  # a file: made by the test
     "model.template_args": {"extra": 1},
     "model.teacher_template_args": {"extra": 1},
+    "prompts.answer_pattern": "([A-D])",
     "questions.cross_paths": [],
     "questions.max_train": 9,
     "questions.max_test": 2,

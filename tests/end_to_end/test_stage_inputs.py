@@ -40,8 +40,6 @@ REMADE = {
     "prompts.keep_thinking=true": AFTER_SELECTION,
     "prompts.system=Be brief.": MODEL_WORK,
     "prompts.answer_format=reasoned": MODEL_WORK,
-    # Option probabilities read samples without their answers.
-    "prompts.answer_pattern='([A-D])'": POOL | {"evaluation/base", "evaluation/general_base"},
     "model.dtype=bfloat16": MODEL_WORK,
     "model.device=cuda": set(),
     "model.template_args={extra: 1}": MODEL_WORK,
