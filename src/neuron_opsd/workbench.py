@@ -38,6 +38,7 @@ from neuron_opsd.run_prompts import RunPrompts
 from neuron_opsd.runners import InProcessRunner, Runner
 from neuron_opsd.stage_cache import default_cache
 from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.text.prompts import student_messages
 
 logger = logging.getLogger(__name__)
 
@@ -142,13 +143,17 @@ class Workbench(RunPrompts):
         """An engine on a model by name. A server has the base model alone: the trained one is sampled here."""
         if self._is_sampled_here(model_name):
             model, tokenizer = self._load(model_name)
-            return HFEngine(model, tokenizer, batch_size=batch_size)
+            return HFEngine(
+                model, tokenizer, batch_size=batch_size, cache_tokens=self.config.engine.cache_tokens
+            )
         if self._engine is None or self._engine[0] != model_name:
             self._loaded = None  # one model in memory at a time
             self._close_engine()
             self._engine = (
                 model_name,
-                other_engine(self.config, self.tokenizer, model_name=model_name),
+                other_engine(
+                    self.config, self.tokenizer, model_name=model_name, longest_text=self.longest_text
+                ),
             )
         return self._engine[1]
 
@@ -174,10 +179,45 @@ class Workbench(RunPrompts):
         """The engine that samples from the student in training."""
         if self.config.engine.name != "hf":
             name = self.config.model.name
-            engine = other_engine(self.config, self.tokenizer, model_name=name, student=model)
+            engine = other_engine(
+                self.config, self.tokenizer, model_name=name, student=model, longest_text=self.longest_text
+            )
             self._engine = ("the student", engine)
             return engine
-        return HFEngine(model, self.tokenizer, batch_size=self.config.rollouts.batch_size)
+        return HFEngine(
+            model,
+            self.tokenizer,
+            batch_size=self.config.rollouts.batch_size,
+            cache_tokens=self.config.engine.cache_tokens,
+        )
+
+    def longest_text(self) -> int:
+        """Tokens of the longest prompt and completion of this run, within what the model reads."""
+        config, encoder = self.config, self.encoder()
+        asked = [*self.inputs.questions, *self.inputs.general_questions, *self.other_questions]
+        prompts = (
+            encoder.encode(
+                student_messages(
+                    question,
+                    choice_order=tuple(range(len(question.choices))),
+                    answer_format=config.prompts.answer_format,
+                    system=config.prompts.system,
+                )
+            )
+            for question in asked
+        )
+        # Another order of the choices can be cut into a few tokens more.
+        longest = max(map(len, prompts), default=0) + 16
+        if config.preflight.num_questions or config.evaluation.context:
+            longest = max(longest, self.inputs.context_settings.max_prompt_tokens)
+        new = max(
+            config.rollouts.max_new_tokens,
+            config.training.max_new_tokens,
+            config.evaluation.max_new_tokens,
+            config.evaluation.for_general().max_new_tokens,
+        )
+        limit = self.max_context()
+        return longest + new if limit is None else min(longest + new, limit)
 
     def max_context(self) -> int | None:
         """Tokens that the model can read."""

@@ -18,12 +18,12 @@ SAMPLING = Sampling(temperature=1.0, max_new_tokens=2)
 REQUESTS = [Request(prompt_ids=(5, 6), seeds=(1,))]
 
 
-def stand_in(calls: list[str], *, is_gpu: bool) -> SimpleNamespace:
+def stand_in(calls: list[str], *, is_gpu: bool, log_prob: float = -1.0) -> SimpleNamespace:
     def noted(name, result=None):
         return lambda *args, **kwargs: (calls.append(name), result)[1]
 
     sampled = SimpleNamespace(
-        token_ids=[7], logprobs=[{7: SimpleNamespace(logprob=-1.0)}], finish_reason="stop"
+        token_ids=[7], logprobs=[{7: SimpleNamespace(logprob=log_prob)}], finish_reason="stop"
     )
     llm = SimpleNamespace(
         generate=noted("generate", [SimpleNamespace(outputs=[sampled])]),
@@ -125,6 +125,7 @@ def test_a_server_is_refused_for_training_all_weights_before_any_work(tmp_path):
 
 def make_config(tmp_path, *overrides: str):
     build_tiny_model().save_pretrained(tmp_path / "model")
+    build_tiny_tokenizer().save_pretrained(tmp_path / "model")
     values = {"model.name": str(tmp_path / "model"), "questions.path": "pool.jsonl"}
     return load_config("neuron_opsd", overrides=overrides, values=values)
 
@@ -136,6 +137,28 @@ def test_what_vllm_would_cut_is_refused(monkeypatch, tmp_path):
     engine = vllm.VLLMEngine(settings, ModelSettings(name=str(tmp_path / "model"), dtype="float32"), [2])
     with pytest.raises(EngineError, match=r"2 tokens and 2 new ones exceed engine.max_model_len of 3"):
         list(engine.generate(REQUESTS, SAMPLING))
+
+
+def test_infinite_logits_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(vllm, "_import_vllm", lambda: stand_in([], is_gpu=True, log_prob=float("nan")))
+    build_tiny_model().save_pretrained(tmp_path / "model")
+    model = ModelSettings(name=str(tmp_path / "model"), dtype="float16")
+    engine = vllm.VLLMEngine(EngineSettings(name="vllm", max_model_len=9), model, [2])
+    with pytest.raises(EngineError, match=r"model.dtype=float16 gives .* nan: .*Set model.dtype=bfloat16"):
+        list(engine.generate(REQUESTS, SAMPLING))
+
+
+@pytest.mark.parametrize(("given", "expected"), [((), 1234), (("engine.max_model_len=99",), 99)])
+def test_its_length_is_what_the_run_needs_or_what_was_asked_for(monkeypatch, tmp_path, given, expected):
+    """By default vLLM would set a cache aside for all that the model can read."""
+    module, asked = stand_in([], is_gpu=True), {}
+    start = module.LLM
+    module.LLM = lambda **options: (asked.update(options), start(**options))[1]
+    monkeypatch.setattr(vllm, "_import_vllm", lambda: module)
+    config = make_config(tmp_path, "engine.name=vllm", *given)
+    name = config.model.name
+    choose.other_engine(config, build_tiny_tokenizer(), model_name=name, longest_text=lambda: 1234)
+    assert asked["max_model_len"] == expected
 
 
 def test_a_vllm_that_does_not_start_is_no_traceback(monkeypatch, tmp_path):

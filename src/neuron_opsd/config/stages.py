@@ -103,6 +103,11 @@ class EngineSettings(Section):
         default="hf",
         description="hf: transformers; vllm: in this process; server: an OpenAI-compatible URL. [ours]",
     )
+    cache_tokens: Count | None = Field(
+        default=None,
+        description="For hf: tokens whose keys and values are held at once, over all completions; default: as many as "
+        "60 % of the free memory holds. [ours]",
+    )
     url: str | None = Field(
         default=None,
         description="For server: the base URL, ending in /v1. A key comes from NEURON_OPSD_API_KEY alone.",
@@ -122,7 +127,9 @@ class EngineSettings(Section):
         description="For server: folder that both see, for the student's adapters in training.",
     )
     max_model_len: Count | None = Field(
-        default=None, description="For vllm: longest prompt and completion; default: the model's own."
+        default=None,
+        description="For vllm: tokens of the longest prompt and completion; default: what this run needs. vLLM sets "
+        "its cache aside for all of it.",
     )
     tensor_parallel: Count = Field(default=1, description="For vllm: GPUs that share one model.")
     gpu_memory_share: Fraction = Field(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from neuron_opsd.config import USES_GOLD, Config
 from neuron_opsd.config.training import BY_TRL
+from neuron_opsd.environment import PACKAGES, installed_versions, vllm_problem
 from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.text.expressions import INSTALL, is_installed
 
@@ -30,7 +31,7 @@ def check_packages(config: Config) -> None:
     """Refuse a setting whose optional package is not installed.
 
     Raises:
-        ConfigError: names the setting, the package and how to install it.
+        ConfigError: names the setting, the package and how to install it; or a vLLM that does not fit torch.
     """
     needed = {
         f"training.objective={config.training.objective}": (
@@ -45,5 +46,8 @@ def check_packages(config: Config) -> None:
             raise ConfigError(
                 f"{setting} needs the package {module}, which is not installed. Run pip install 'neuron-opsd[{extra}]'."
             )
+    problem = vllm_problem(installed_versions(PACKAGES)) if config.engine.name == "vllm" else None
+    if problem:
+        raise ConfigError(f"engine.name is vllm. {problem}")
     if config.prompts.answer_format == "math" and not is_installed():
         raise ConfigError(f"prompts.answer_format is math, which needs math-verify. {INSTALL}")

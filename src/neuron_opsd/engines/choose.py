@@ -1,5 +1,7 @@
 """The engine that the settings name. vLLM and the HTTP client are imported only where they are asked for."""
 
+from collections.abc import Callable
+
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
@@ -11,7 +13,12 @@ from neuron_opsd.model.load import CausalLM, configured_end_ids
 
 
 def other_engine(
-    config: Config, tokenizer: PreTrainedTokenizerBase, *, model_name: str, student: CausalLM | None = None
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    model_name: str,
+    student: CausalLM | None = None,
+    longest_text: Callable[[], int] | None = None,
 ) -> Engine:
     """`engine.name`, where it is not hf.
 
@@ -20,6 +27,7 @@ def other_engine(
         tokenizer: The model's.
         model_name: The model to sample from.
         student: The model in training that the engine is to follow.
+        longest_text: Gives the tokens of the longest prompt and completion there will be: vLLM's default length.
 
     Raises:
         EngineError: the engine is not installed, cannot be reached, or cannot follow the student.
@@ -43,8 +51,11 @@ def other_engine(
         )
     from neuron_opsd.engines.vllm import VLLMEngine
 
+    settings = config.engine
+    if settings.max_model_len is None and longest_text is not None:
+        settings = settings.model_copy(update={"max_model_len": longest_text()})
     return VLLMEngine(
-        config.engine,
+        settings,
         config.model.model_copy(update={"name": model_name}),
         end_ids,
         seed=config.seed,

@@ -4,6 +4,10 @@ Why not `model.generate`: it draws from one global random state, so a completion
 completion has a random state of its own (inverse transform sampling on one uniform number per token), a prompt is
 read once for all its completions, a finished completion gives its place to the next at once, and the cache is written
 in place. Another batch size changes no more than floating-point rounding does.
+
+The cache has a budget in tokens (`engine.cache_tokens`). Completions are admitted while they fit as they are now,
+because few grow to the limit. When the rows outgrow the budget, the shortest ones are paused: they give up their keys
+and values, and read their own tokens again once there is room. Their random numbers go on where they stopped.
 """
 
 from collections import defaultdict, deque
@@ -17,18 +21,37 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
-from neuron_opsd.engines.slot_cache import SlotCache
+from neuron_opsd.engines.merged import merged_adapter
+from neuron_opsd.engines.slot_cache import SlotCache, attention_states
+from neuron_opsd.environment import free_memory
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 from neuron_opsd.model.unembedding import last_place
 
+PREFILL_TOKENS = 16_384  # padded tokens of prompts that are read in one pass
+SHARE_OF_FREE_MEMORY = 0.6  # the rest is for prompts while they are read, a layer while it moves, and logits
+
 
 class HFEngine:
-    """Generates with a transformers model that is already loaded; the model's weights may change between calls."""
+    """Generates with a transformers model that is already loaded; the model's weights may change between calls.
 
-    def __init__(self, model: CausalLM, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32) -> None:
-        self.model = model
-        self.batch_size = batch_size
+    Args:
+        model: The model, with or without an adapter.
+        tokenizer: Says which tokens end a reply.
+        batch_size: Completions decoded together, at most.
+        cache_tokens: Tokens whose keys and values are held at once, over all completions; None takes a share of the
+            memory that is free.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 32,
+        cache_tokens: int | None = None,
+    ) -> None:
+        self.model, self.batch_size, self.cache_tokens = model, batch_size, cache_tokens
         self.end_ids = torch.tensor(sorted(end_token_ids(model, tokenizer)), device=model.device)
 
     @staticmethod
@@ -45,16 +68,37 @@ class HFEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield (request index, completions) as they finish; longest prompts first (so memory peaks at once)."""
+        """Yield (request index, completions) as they finish; longest prompts first (so memory peaks at once).
+
+        Raises:
+            EngineError: a completion could not be written to its end, in the model's context or in the budget.
+            NotFiniteError: logits are NaN or infinite.
+        """
+        if requests:
+            with merged_adapter(self.model):
+                yield from self._generate(requests, sampling)
+
+    def _generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        cache_tokens = self.cache_tokens or free_cache_tokens(self.model)
         for request in requests:
             check_room(request, sampling, limit=max_context_tokens(self.model), name="the model's context")
-        waiting = deque(sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i)))
-        counts = [len(request.seeds) for request in requests]
-        num_slots = max([min(self.batch_size, sum(counts)), *counts])
-        batch = _RunningBatch(self.model, self.end_ids, sampling, num_slots)
+            check_room(request, sampling, limit=cache_tokens, name="engine.cache_tokens")
+        order = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i))
+        batch = _RunningBatch(
+            self.model,
+            self.end_ids,
+            sampling,
+            waiting=deque(_rows(i, requests[i]) for i in order),
+            max_rows=max(self.batch_size, *(len(request.seeds) for request in requests)),
+            cache=SlotCache(
+                max_columns=len(requests[order[0]].prompt_ids) + sampling.max_new_tokens,
+                max_tokens=cache_tokens,
+            ),
+        )
         finished: dict[int, list[_Row]] = defaultdict(list)
-        while waiting or batch.rows:
-            batch.admit([(i, requests[i]) for i in _take_fitting(waiting, requests, batch.num_free)])
+        while batch.admit():
             for row in batch.step():
                 finished[row.request].append(row)
                 if len(finished[row.request]) == len(requests[row.request].seeds):
@@ -68,11 +112,16 @@ class _Row:
 
     request: int
     place: int
+    seed: int
     prompt_ids: tuple[int, ...]
-    uniforms: Float[Tensor, " steps"]
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     ended: bool = False
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All that the model has to read: of a paused completion also what is written."""
+        return (*self.prompt_ids, *self.tokens)
 
     def completion(self) -> Completion:
         return Completion(
@@ -82,45 +131,97 @@ class _Row:
         )
 
 
+def _rows(index: int, request: Request) -> list[_Row]:
+    return [
+        _Row(request=index, place=place, seed=seed, prompt_ids=request.prompt_ids)
+        for place, seed in enumerate(request.seeds)
+    ]
+
+
 class _RunningBatch:
-    """The completions being written now. A finished one leaves at once, and its place is given to the next."""
+    """The completions being written now. A finished one leaves at once, and its place is given to the next.
+
+    Args:
+        model: Reads and predicts.
+        end_ids: Tokens that end a completion.
+        sampling: How to sample.
+        waiting: Groups of rows that read the same ids, in the order of their turn. Paused rows go to its front.
+        max_rows: Completions written together, at most.
+        cache: Its budget decides how many of them there are.
+    """
 
     def __init__(
-        self, model: CausalLM, end_ids: Int[Tensor, " ends"], sampling: Sampling, num_slots: int
+        self,
+        model: CausalLM,
+        end_ids: Int[Tensor, " ends"],
+        sampling: Sampling,
+        *,
+        waiting: deque[list[_Row]],
+        max_rows: int,
+        cache: SlotCache,
     ) -> None:
         self.model, self.end_ids, self.sampling = model, end_ids, sampling
+        self.waiting, self.max_rows, self.cache = waiting, max_rows, cache
         self.rows: list[_Row] = []
-        self.cache = SlotCache(num_slots)
-        self.logits: Float[Tensor, "rows vocab"] | None = None  # of each row's next token
-
-    @property
-    def num_free(self) -> int:
-        return self.cache.num_slots - len(self.rows)
+        # Of each row, on the device: its next token's logits, its random numbers, and how many of them are used.
+        self.logits: Float[Tensor, "rows vocab"] = torch.empty(0, 0, device=model.device)
+        self.uniforms: Float[Tensor, "rows steps"] = torch.empty(0, 0, device=model.device)
+        self.num_used: Int[Tensor, " rows"] = torch.empty(0, dtype=torch.long, device=model.device)
 
     @torch.inference_mode()
-    def admit(self, requests: Sequence[tuple[int, Request]]) -> None:
-        """Read the prompts in one pass, each once for all its completions."""
-        if not requests:
-            return
-        ids, mask = pad_left([request.prompt_ids for _, request in requests], device=self.model.device)
+    def admit(self) -> bool:
+        """Read the prompts that fit, each once for all its completions; whether there is anything to write."""
+        while groups := self._take_fitting():
+            self._prefill(groups)
+        return bool(self.rows)
+
+    def _take_fitting(self) -> list[list[_Row]]:
+        """The next groups whose rows all fit, for one pass. A group is split only where it fits no empty cache."""
+        taken: list[list[_Row]] = []
+        count, width, padded = len(self.rows), self.cache.width, 0
+        while self.waiting:
+            group = self.waiting[0]
+            width = max(width, len(group[0].ids))
+            padded = max(padded, len(group[0].ids))
+            room = max(min(self.max_rows, self.cache.max_rows(width)), 1) - count
+            is_too_long = bool(taken) and (len(taken) + 1) * padded > PREFILL_TOKENS
+            if is_too_long or (len(group) > room and count):
+                break
+            self.waiting.popleft()
+            if len(group) > room:
+                self.waiting.appendleft(group[room:])
+                group = group[:room]
+            taken.append(group)
+            count += len(group)
+        return taken
+
+    def _prefill(self, groups: list[list[_Row]]) -> None:
+        device = self.model.device
+        texts, copies = [group[0].ids for group in groups], [len(group) for group in groups]
+        ids, mask = pad_left(texts, device=device)
         prefilled = DynamicCache()
         logits = self.model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
             past_key_values=prefilled,
-            logits_to_keep=last_place(ids.device),
+            logits_to_keep=last_place(device),
         ).logits[:, -1]
-        copies = [len(request.seeds) for _, request in requests]
-        self.cache.admit(prefilled, [len(request.prompt_ids) for _, request in requests], copies)
-        logits = logits.repeat_interleave(torch.tensor(copies, device=logits.device), dim=0)
-        self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
-        for index, request in requests:
-            for place, seed in enumerate(request.seeds):
-                uniforms = _draw_uniforms(seed, self.sampling.max_new_tokens)
-                self.rows.append(
-                    _Row(request=index, place=place, prompt_ids=request.prompt_ids, uniforms=uniforms)
-                )
+        new = [row for group in groups for row in group]
+        num_waiting = sum(map(len, self.waiting))
+        self.cache.expected_rows = min(self.max_rows, len(self.rows) + len(new) + num_waiting)
+        self.cache.admit(prefilled, list(map(len, texts)), copies)
+        uniforms = torch.stack([_draw_uniforms(row.seed, self.sampling.max_new_tokens) for row in new])
+        fresh = (
+            logits.repeat_interleave(torch.tensor(copies, device=device), dim=0),
+            uniforms.to(device),
+            torch.tensor([len(row.tokens) for row in new], device=device),
+        )
+        if self.rows:
+            state = (self.logits, self.uniforms, self.num_used)
+            fresh = tuple(torch.cat(pair) for pair in zip(state, fresh, strict=True))
+        self.logits, self.uniforms, self.num_used = fresh
+        self.rows += new
 
     @torch.inference_mode()
     def step(self) -> list[_Row]:
@@ -129,43 +230,61 @@ class _RunningBatch:
         Raises:
             NotFiniteError: logits are NaN or infinite.
         """
-        assert self.logits is not None
-        uniforms = torch.stack([row.uniforms[len(row.tokens)] for row in self.rows])
-        chosen, log_probs = sample_tokens(self.logits, uniforms.to(self.logits.device), self.sampling)
-        stops = torch.isin(chosen, self.end_ids).tolist()
-        listed = list(zip(self.rows, chosen.tolist(), log_probs.tolist(), stops, strict=True))
-        broken = [row for row, _, log_prob, _ in listed if not all_finite([log_prob])]
-        if broken:
-            texts = [(*row.prompt_ids, *row.tokens) for row in broken]
-            raise not_finite(self.model, texts, what="The model's logits")
-        for row, token, log_prob, stop in listed:
-            row.tokens.append(token)
-            row.log_probs.append(log_prob)
-            row.ended = stop
-        done = self._remove_finished()
-        self.logits = self._read([row.tokens[-1] for row in self.rows]) if self.rows else None
+        uniforms = self.uniforms.gather(1, self.num_used[:, None])[:, 0]
+        chosen, log_probs = sample_tokens(self.logits, uniforms, self.sampling)
+        self.num_used = self.num_used + 1
+        # One copy from the device a step. float64 holds token ids and float32 numbers exactly.
+        packed = torch.stack([chosen.double(), log_probs.double(), torch.isin(chosen, self.end_ids).double()])
+        tokens, values, stops = packed.tolist()
+        if not all_finite(values):
+            broken = [
+                row.ids for row, value in zip(self.rows, values, strict=True) if not all_finite([value])
+            ]
+            raise not_finite(self.model, broken, what="The model's logits")
+        for row, token, value, stop in zip(self.rows, tokens, values, stops, strict=True):
+            row.tokens.append(int(token))
+            row.log_probs.append(value)
+            row.ended = bool(stop)
+        kept = list(range(len(self.rows)))
+        done = [
+            self._leave(i, kept)
+            for i in reversed(range(len(self.rows)))
+            if self.rows[i].ended or len(self.rows[i].tokens) == self.sampling.max_new_tokens
+        ]
+        self._pause(kept)
+        if len(kept) < len(chosen):
+            index = torch.tensor(kept, dtype=torch.long, device=chosen.device)
+            chosen, self.uniforms, self.num_used = chosen[index], self.uniforms[index], self.num_used[index]
+        if self.rows:
+            self.logits = self._read(chosen)
         return done
 
-    def _remove_finished(self) -> list[_Row]:
-        done = []
-        for i in reversed(range(len(self.rows))):
-            row = self.rows[i]
-            if row.ended or len(row.tokens) == self.sampling.max_new_tokens:
-                done.append(row)
-                self.cache.remove(i)
-                self.rows[i] = self.rows[-1]
-                self.rows.pop()
-        return done
+    def _pause(self, kept: list[int]) -> None:
+        """Where a wider cache would exceed the budget, the shortest rows give up their places, which costs least."""
+        cache = self.cache
+        while cache.is_full() and len(self.rows) > max(cache.max_rows(cache.width), 1):
+            lengths = cache.lengths()
+            self.waiting.appendleft([self._leave(lengths.index(min(lengths)), kept)])
 
-    def _read(self, tokens: list[int]) -> Float[Tensor, "rows vocab"]:
+    def _leave(self, i: int, kept: list[int]) -> _Row:
+        """Take row i out; the last row moves to its place, here as in the cache."""
+        row = self.rows[i]
+        self.cache.remove(i)
+        for listed in (self.rows, kept):
+            listed[i] = listed[-1]
+            listed.pop()
+        return row
+
+    def _read(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Logits after one more token of every row."""
-        cache, device = self.cache, self.model.device
-        columns = torch.arange(cache.first, cache.end + 1)
-        mask = columns >= torch.tensor(cache.starts)[:, None]
+        cache, device = self.cache, tokens.device
+        cache.make_room()
+        starts = cache.starts_on(device)
+        columns = torch.arange(cache.first, cache.end + 1, device=device)
         logits = self.model(
-            input_ids=torch.tensor(tokens, device=device)[:, None],
-            attention_mask=mask.long().to(device),
-            position_ids=torch.tensor(cache.lengths(), device=device)[:, None],
+            input_ids=tokens[:, None],
+            attention_mask=(columns >= starts[:, None]).long(),
+            position_ids=(cache.end - starts)[:, None],
             past_key_values=cache,
         ).logits[:, -1]
         cache.step()
@@ -218,8 +337,14 @@ def _draw_uniforms(seed: int, num_steps: int) -> Float[Tensor, " steps"]:
     return torch.rand(num_steps, generator=torch.Generator().manual_seed(seed))
 
 
-def _take_fitting(waiting: deque[int], requests: Sequence[Request], num_free: int) -> Iterator[int]:
-    """The next requests whose completions all fit the free places; a request is never split."""
-    while waiting and len(requests[waiting[0]].seeds) <= num_free:
-        num_free -= len(requests[waiting[0]].seeds)
-        yield waiting.popleft()
+def free_cache_tokens(model: CausalLM) -> int | None:
+    """Tokens whose keys and values fill a share of the memory that is free now; None where that is unknown."""
+    free = free_memory(model.device)
+    if free is None:
+        return None
+    cache = DynamicCache()
+    with torch.inference_mode():
+        one = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        model(input_ids=one, past_key_values=cache, use_cache=True)
+    size = sum(states.nbytes for layer in cache.layers for states in attention_states(layer))
+    return max(int(free * SHARE_OF_FREE_MEMORY) // size, 1)

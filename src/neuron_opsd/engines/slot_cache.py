@@ -8,10 +8,11 @@ model sees contiguous rows padded on the left, as causal and sliding-window mask
     row 1                    [prompt][com]|            a row admitted later starts further right
     row 2 (free)
 
-A finished row is overwritten by the last one. Columns before the longest row (`first`) are not read, and are given back
-when the buffer is full.
+A finished row is overwritten by the last one. Columns before the longest row (`first`) are not read. A full buffer is
+laid out anew: half as wide again, no wider than the longest row can become, with no slots that nobody waits for.
 """
 
+import sys
 import weakref
 from collections.abc import Sequence
 
@@ -21,60 +22,80 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from neuron_opsd.errors import EngineError
 
-FIRST_CAPACITY = 64  # columns beyond the first prompts; grown by half when they do not do
-WORTH_A_SHIFT = 4  # a shift is preferred to growth when it frees this part (one quarter) of the buffer
+FIRST_ROOM = 64  # columns beyond what the rows hold that a new layout has at least, if the budget allows
 
 
 class SlotCache(Cache):
-    """Keys and values of at most `num_slots` rows.
+    """Keys and values of rows that come and go, in buffers of at most `max_tokens` places (rows x columns).
 
     Args:
-        num_slots: the most rows that are there at once.
+        max_columns: the longest that a row can become.
+        max_tokens: the budget; None is no limit.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, *, max_columns: int, max_tokens: int | None = None) -> None:
         super().__init__(layers=[])
         self.slot_layers: list[_SlotLayer] = []  # the same objects, for who checks types
-        self.num_slots = num_slots
+        self.max_columns, self.max_tokens = max_columns, max_tokens
         self.starts: list[int] = []  # column of each row's first token
         self.end = 0  # the column that the next token goes to
-        self.capacity = 0
+        self.num_slots = self.capacity = 0
+        self.expected_rows = 0  # rows that will be there at once: a layout makes room for them
+        self._starts: Tensor | None = None
 
     @property
     def first(self) -> int:
         """The first column that any row uses."""
         return min(self.starts, default=self.end)
 
+    @property
+    def width(self) -> int:
+        """Tokens of the longest row."""
+        return self.end - self.first
+
     def lengths(self) -> list[int]:
         """Tokens held of each row."""
         return [self.end - start for start in self.starts]
 
+    def starts_on(self, device: torch.device) -> Tensor:
+        """`starts` as a tensor, copied to the device only when rows have changed."""
+        if self._starts is None:
+            self._starts = torch.tensor(self.starts, device=device)
+        return self._starts
+
+    def max_rows(self, width: int) -> int:
+        """How many rows fit the budget when the longest has `width` tokens and goes on."""
+        return sys.maxsize if self.max_tokens is None else self.max_tokens // self._least_columns(width)
+
+    def is_full(self) -> bool:
+        """Whether the next token needs a new layout."""
+        return self.end >= self.capacity
+
     def admit(self, prefilled: Cache, lengths: Sequence[int], copies: Sequence[int]) -> None:
         """Add rows: prompt i, the last `lengths[i]` columns of row i of `prefilled`, `copies[i]` times."""
         width = max(lengths)
-        if not self.starts:
-            self.end = width
-        assert width <= self.end, "prompts come longest first, so each fits before the common end"
         source = torch.tensor([i for i, n in enumerate(copies) for _ in range(n)])
-        self._allocate(prefilled, width)
-        begin, rows = self.end - width, slice(len(self.starts), len(self.starts) + len(source))
+        self._take_layers(prefilled)
+        rows = slice(len(self.starts), len(self.starts) + len(source))
+        if rows.stop > self.num_slots or width > self.end or self.is_full():
+            self._lay_out(num_rows=rows.stop, width=max(width, self.width))
         for own, other in zip(self.slot_layers, prefilled.layers, strict=True):
-            for buffer, states in zip((own.keys, own.values), _states(other), strict=True):
-                buffer[rows, :, begin : self.end] = states[source, :, -width:]
+            for buffer, states in zip((own.keys, own.values), attention_states(other), strict=True):
+                buffer[rows, :, self.end - width : self.end] = states[source, :, -width:]
         self.starts += [self.end - lengths[i] for i in source.tolist()]
+        self._starts = None
+
+    def make_room(self) -> None:
+        """Before the next token is written: a column for it."""
+        if self.is_full():
+            self._lay_out(num_rows=len(self.starts), width=self.width)
 
     def step(self) -> None:
-        """The token just written is part of every row; make sure that the next one has room."""
+        """The token just written is part of every row."""
         self.end += 1
-        if self.end < self.capacity:
-            return
-        if self.first >= self.capacity // WORTH_A_SHIFT:
-            self._shift()
-        else:
-            self._grow(self.capacity + self.capacity // 2)
 
     def remove(self, row: int) -> None:
-        """Forget a row; the last row takes its place."""
+        """Take a row out; the last row moves to its place."""
         last = len(self.starts) - 1
         if row != last:
             columns = slice(self.starts[last], self.end)
@@ -83,33 +104,41 @@ class SlotCache(Cache):
                 layer.values[row, :, columns] = layer.values[last, :, columns]
         self.starts[row] = self.starts[last]
         self.starts.pop()
+        self._starts = None
 
-    def _allocate(self, prefilled: Cache, width: int) -> None:
+    def _least_columns(self, width: int) -> int:
+        """Columns of a layout for rows of `width` tokens: an eighth more at least, so that layouts stay rare."""
+        return min(width + max(FIRST_ROOM, width // 8), self.max_columns)
+
+    def _lay_out(self, *, num_rows: int, width: int) -> None:
+        """New buffers, in which the rows that are there end at column `width`. One layer's old ones go at a time."""
+        slots = max(num_rows, min(self.expected_rows, self.max_rows(width)))
+        columns = min(width + width // 2 + FIRST_ROOM, self.max_columns)
+        if self.max_tokens is not None:
+            columns = max(min(columns, self.max_tokens // slots), self._least_columns(width))
+        begin = width - self.width
+        for layer in self.slot_layers:
+            layer.keys = self._moved(layer.keys, slots, columns, begin)
+            layer.values = self._moved(layer.values, slots, columns, begin)
+        shift = begin - self.first
+        self.starts = [start + shift for start in self.starts]
+        self.end, self.num_slots, self.capacity, self._starts = width, slots, columns, None
+
+    def _moved(self, buffer: Tensor, slots: int, columns: int, begin: int) -> Tensor:
+        """Zeros, because what is masked must still be finite, and the rows' states from column `begin` on."""
+        rows = len(self.starts)
+        moved = buffer.new_zeros(slots, buffer.shape[1], columns, buffer.shape[3])
+        moved[:rows, :, begin : begin + self.width] = buffer[:rows, :, self.first : self.end]
+        return moved
+
+    def _take_layers(self, prefilled: Cache) -> None:
         if not self.layers:
-            self.capacity = width + FIRST_CAPACITY
-            self.slot_layers = [_SlotLayer(self, *_states(layer)) for layer in prefilled.layers]
+            self.slot_layers = [_SlotLayer(self, *attention_states(layer)) for layer in prefilled.layers]
             self.layers = [*self.slot_layers]
-        elif self.end >= self.capacity:
-            self._grow(self.end + FIRST_CAPACITY)
-
-    def _shift(self) -> None:
-        first = self.first
-        for layer in self.slot_layers:
-            for buffer in (layer.keys, layer.values):
-                kept = buffer[: len(self.starts), :, first : self.end].clone()  # the two places may overlap
-                buffer[: len(self.starts), :, : self.end - first] = kept
-        self.starts = [start - first for start in self.starts]
-        self.end -= first
-
-    def _grow(self, capacity: int) -> None:
-        for layer in self.slot_layers:
-            layer.keys = _widened(layer.keys, capacity)
-            layer.values = _widened(layer.values, capacity)
-        self.capacity = capacity
 
 
 class _SlotLayer(DynamicLayer):
-    """One layer's buffers, [slots, heads, capacity, head size]. Zeros: what is masked must still be finite."""
+    """One layer's buffers, [slots, heads, capacity, head size]."""
 
     keys: Tensor
     values: Tensor
@@ -118,8 +147,7 @@ class _SlotLayer(DynamicLayer):
         super().__init__()
         self.cache = weakref.proxy(cache)  # a cycle would keep the buffers until the garbage collector comes
         self.dtype, self.device = keys.dtype, keys.device
-        self.keys = _zeros(keys, cache.num_slots, cache.capacity)
-        self.values = _zeros(values, cache.num_slots, cache.capacity)
+        self.keys, self.values = keys[:0, :, :0], values[:0, :, :0]  # until there is a layout
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -135,7 +163,7 @@ class _SlotLayer(DynamicLayer):
         return self.cache.end - self.cache.first
 
 
-def _states(layer: object) -> tuple[Tensor, Tensor]:
+def attention_states(layer: object) -> tuple[Tensor, Tensor]:
     """Keys and values of a layer of attention.
 
     Raises:
@@ -147,13 +175,3 @@ def _states(layer: object) -> tuple[Tensor, Tensor]:
             "Use engine.name=vllm or server."
         )
     return layer.keys, layer.values
-
-
-def _zeros(like: Tensor, num_slots: int, capacity: int) -> Tensor:
-    return like.new_zeros(num_slots, like.shape[1], capacity, like.shape[3])
-
-
-def _widened(buffer: Tensor, capacity: int) -> Tensor:
-    wider = _zeros(buffer, len(buffer), capacity)
-    wider[:, :, : buffer.shape[2]] = buffer
-    return wider

@@ -49,14 +49,14 @@ class VLLMEngine:
     ) -> None:
         self.vllm = _import_vllm()
         self.settings, self.end_ids, self.student = settings, sorted(end_ids), student
-        self.dtype = model.dtype
+        self.dtype = name_of(dtype_of(model))
         self.folders = StudentFolders() if student is not None else None
         self.adapter: Any = None
         is_on_gpu = self.vllm.platforms.current_platform.is_cuda_alike()
         self.sleeps, self.is_asleep = is_on_gpu and student is not None, False
         options: dict[str, Any] = {
             "model": resolve_model(model.name),
-            "dtype": name_of(dtype_of(model)),
+            "dtype": self.dtype,
             "seed": seed,
             "max_model_len": settings.max_model_len,
             "tensor_parallel_size": settings.tensor_parallel,

@@ -1,0 +1,50 @@
+"""An adapter merged into float32 weights while the student samples, and taken out again to the bit.
+
+Beside each matrix an adapter costs two small products, at every token. In float32 the merged matrix differs from them
+by rounding alone. In bfloat16 it does not: 8 bits swallow most of a small update (at the default learning rate 94 to 96
+of 100 weights keep their old bits), so the engine would sample from another student than the one that trains.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+
+from neuron_opsd.environment import free_memory
+from neuron_opsd.model.load import CausalLM
+
+
+@contextmanager
+def merged_adapter(model: CausalLM) -> Iterator[None]:
+    """Merge where that is exact and memory holds both forms; the original matrices are kept, not computed back."""
+    layers = _mergeable(model)
+    needed = sum(layer.get_base_layer().weight.nbytes for layer in layers)
+    if not layers or 2 * needed > (free_memory(model.device) or 0):
+        yield
+        return
+    kept = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer, weight in zip(layers, kept, strict=True):
+                (adapter,) = layer.active_adapters
+                layer.get_base_layer().weight.data = weight + layer.get_delta_weight(adapter)
+                layer.merged_adapters.append(adapter)
+        yield
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters.clear()
+
+
+def _mergeable(model: CausalLM) -> list[LoraLinear]:
+    """The adapter's layers, if every one is plain LoRA on float32 weights."""
+    if not isinstance(model, PeftModel) or len(model.active_adapters) != 1:
+        return []
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    weights = (layer.get_base_layer().weight for layer in layers)
+    is_plain = all(
+        type(layer) is LoraLinear and not layer.merged and not layer.disable_adapters for layer in layers
+    )
+    return layers if is_plain and all(weight.dtype == torch.float32 for weight in weights) else []
