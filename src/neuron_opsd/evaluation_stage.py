@@ -55,6 +55,7 @@ def make_evaluation(bench: Workbench) -> None:
         folder.stage(f"evaluation/{roles[0]}").read(Rollout),
         folder.stage(f"evaluation/{roles[1]}").read(Rollout),
         bench.config.evaluation,
+        reading=bench.config.questions,
         train_domain=bench.train_domain,
         seed=bench.config.seed,
         options=_option_scores(bench, names, *roles),
@@ -73,7 +74,7 @@ def make_teacher_gap(bench: Workbench) -> None:
     """How much better the preflight's teacher answered than the student, where the pool has gold answers."""
     items = bench.folder.stage("preflight").read(PreflightItem) if bench.is_current("preflight") else []
     config = bench.config
-    gap = teacher_gap(bench.pool, items, config.evaluation, seed=config.seed)
+    gap = teacher_gap(bench.pool, items, config.evaluation, reading=config.questions, seed=config.seed)
     if gap is None:
         (bench.folder.path / TEACHER_GAP).unlink(missing_ok=True)
     else:
@@ -86,7 +87,7 @@ def make_gold_labels(bench: Workbench) -> None:
     stage, inputs = bench.folder.stage(GOLD_LABELS), bench.inputs_of(GOLD_LABELS)
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
-            labels = gold_labels(bench.pool, bench.config.evaluation)
+            labels = gold_labels(bench.pool, bench.config.evaluation, bench.config.questions)
             add_only_shard(stage, inputs, labels, GoldLabel)
             stage.finish({"mark": USES_GOLD, "num_without": len(bench.pool) - len(labels)}, GoldLabel)
 

@@ -135,7 +135,7 @@ def write_tasks(bench: Workbench, folder: Path) -> Path:
     Raises:
         DataError: none has.
     """
-    asked = gold_answers(bench.test_questions, bench.config.evaluation)
+    asked = gold_answers(bench.test_questions, bench.config.evaluation, bench.config.questions)
     if not asked:
         raise DataError(
             "No held-out question has a gold answer, so the harness has no task. Give evaluation.answers, or --tasks."

@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One unlabelled item. `choices` is empty for a free-form question."""
+    """One unlabelled item. `choices` is empty for a free-form question.
+
+    `letters` is what its file calls the choices, where that is not A, B, C, ... in order: because a blank choice
+    between them was dropped, or because they have numbers. Prompts never show it; evaluation reads answers with it.
+    """
 
     question_id: str
     domain: str
@@ -24,6 +28,7 @@ class Question:
     choices: tuple[str, ...] = ()
     system: str | None = None
     split: str = "train"  # "train" (the pool) or "test" (evaluation only)
+    letters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

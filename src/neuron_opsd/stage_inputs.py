@@ -26,12 +26,17 @@ from neuron_opsd.records import Question
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import READER, fingerprint_of, without_reader
 from neuron_opsd.stage_graph import GOLD_LABELS, OF_THE_TRAINED_MODEL, ROLES, STAGES_BEFORE, stages_made
+from neuron_opsd.tables.read import is_file_name
+from neuron_opsd.text.fixed_order import has_fixed_order
 from neuron_opsd.text.replies import READER_VERSION
 
 logger = logging.getLogger(__name__)
 
 # Of a stage's code, 1 where it is not named: raise it when the stage makes other records from equal inputs.
-CODE_VERSIONS: dict[str, int] = {"preflight": 3}  # 2: readable answers count; 3: lengths and ends
+CODE_VERSIONS: dict[str, int] = {
+    "preflight": 3,  # 2: readable answers count; 3: lengths and ends
+    "questions": 2,  # 2: the letters of the file
+}
 # Stages whose records hold answers that were read out of replies; `text/replies.py` has the reader's own version.
 READS_REPLIES = frozenset(
     {
@@ -171,7 +176,7 @@ class StageInputs:
 
     def _zero_shot(self, asked: Sequence[Question], num_rollouts: int) -> JsonDict:
         settings = self.config.rollouts
-        how = {"num_rollouts": num_rollouts, "shuffle_choices": settings.shuffle_choices}
+        how = {"num_rollouts": num_rollouts, **_shuffled(asked, settings.shuffle_choices)}
         return {
             "rollouts": {
                 **dataclasses.asdict(sampling_of(settings)),
@@ -193,7 +198,7 @@ class StageInputs:
     def _sampled_by(self, role: str, asked: Sequence[Question], settings: EvaluationSettings) -> JsonDict:
         is_base = role == "base" or self.config.training.objective == "none"
         model = self.config.model.name if is_base else str(self.folder.path / "model")
-        how = {"num_samples": settings.num_samples, "shuffle_choices": settings.shuffle_choices}
+        how = {"num_samples": settings.num_samples, **_shuffled(asked, settings.shuffle_choices)}
         return {
             "evaluation": {**dataclasses.asdict(sampling_of(settings)), **how},
             "rollouts": {"shard_size": self.config.rollouts.shard_size},
@@ -205,7 +210,7 @@ class StageInputs:
             "prompts": self.config.prompts.model_dump(
                 mode="json", exclude={"keep_thinking", "answer_pattern"}
             ),
-            "questions": {"asked": _digest(asked)},
+            "questions": {"asked": _digest_of_asked(asked)},
             "model": self._model(model_name),
             "seed": self.config.seed,
             **self._engine(),
@@ -269,20 +274,25 @@ class StageInputs:
         asked = self._asked(pool, self.config.model.name)
         if settings.objective == "distillation":  # on contexts that training makes
             asked |= {**self._shown(), "seed": self.config.seed}
-        shuffle = {"rollouts.shuffle_choices": self.config.rollouts.shuffle_choices}
+        order = _shuffled(pool, self.config.rollouts.shuffle_choices)
+        shuffle = {f"rollouts.{name}": value for name, value in order.items()}
         return {"training": named, **read, **shuffle, **asked}
 
     def _gold_labels(self) -> JsonDict:
         """The one stage before evaluation that depends on gold answers."""
         pool = [question for question in self.questions if question.split == "train"]
-        files = [str(path) for path in self.config.evaluation.answers if not Path(path).is_file()]
-        if files:
-            raise DataError(
-                f"evaluation.answers names {files[0]}, which is no file. Give the gold answers again."
-            )
+        paths, reading = self.config.evaluation.answers, self.config.questions
+        gone = [path for path in paths if is_file_name(path) and not Path(path).is_file()]
+        if gone:
+            raise DataError(f"evaluation.answers: {gone[0]} does not exist. Give the gold answers again.")
+        contents = [file_digest(Path(path)) if Path(path).is_file() else path for path in paths]
+        read = {"fields": reading.fields, "answer_base": reading.answer_base}
         return {
-            "evaluation": {"answers": [file_digest(Path(path)) for path in self.config.evaluation.answers]},
-            "questions": {"asked": _digest(pool)},
+            "evaluation": {
+                "answers": contents,
+                **{name: value for name, value in read.items() if value not in ({}, None)},
+            },
+            "questions": {"asked": _digest_of_asked(pool)},
         }
 
     def _both_roles(self) -> JsonDict:
@@ -324,7 +334,7 @@ def general_questions(config: Config, run: Sequence[Question]) -> list[Question]
     """The questions of `evaluation.general_paths` that are not in the run."""
     settings = config.evaluation
     return load_general_questions(
-        settings.general_paths, max_questions=settings.max_general, seed=config.questions.seed, run=run
+        settings.general_paths, max_questions=settings.max_general, reading=config.questions, run=run
     )
 
 
@@ -340,7 +350,7 @@ def other_questions(config: Config, run: Sequence[Question]) -> list[Question]:
         raise ConfigError(
             "contexts.retrieval is other_domain, which needs contexts.other_path: a question file of another domain."
         )
-    return load_other_questions(config.contexts.other_path, run=run)
+    return load_other_questions(config.contexts.other_path, reading=config.questions, run=run)
 
 
 def _template_digest(path: str | None) -> str | None:
@@ -357,8 +367,20 @@ def _template_digest(path: str | None) -> str | None:
     return file_digest(file)[:16]
 
 
+def _shuffled(asked: Sequence[Question], shuffle: bool) -> JsonDict:
+    """Whether choices are shuffled; a question whose choice points at others keeps its order."""
+    keeps_order = shuffle and any(has_fixed_order(question.choices) for question in asked)
+    return {"shuffle_choices": shuffle} | ({"all of the above": "keeps its order"} if keeps_order else {})
+
+
 def _digest(questions: Sequence[Question]) -> str:
     return _hash([dataclasses.astuple(question) for question in questions])
+
+
+def _digest_of_asked(questions: Sequence[Question]) -> str:
+    """Of what models read and what is made of it: not of what the questions' file calls their choices."""
+    named = [dataclasses.asdict(question) for question in questions]
+    return _hash([[value for name, value in values.items() if name != "letters"] for values in named])
 
 
 def _hash(value: Any) -> str:

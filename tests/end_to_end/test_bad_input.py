@@ -112,8 +112,16 @@ def test_mixture_of_experts(attempt, tiny_model_folder: Path, tmp_path: Path) ->
 def test_question_longer_than_the_context(attempt) -> None:
     long = GOOD | {"question_id": "long", "question": "word " * 3000}
     message = attempt(questions=lines(*many(20), long))
-    assert "Question long needs" in message
+    assert "pool.jsonl:21: Question long needs" in message
     assert "2048" in message
+
+
+def test_answers_that_stop_a_run_at_once(attempt, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(lines({"question_id": "q0", "answer": 1}))
+    assert "answers.jsonl:1 answer 1 could be an index" in attempt(f"evaluation.answers={answers}")
+    answers.write_text(lines({"question_id": "other", "answer": "A"}))
+    assert "none of the 1 rows of" in attempt("--answers", str(answers))
 
 
 def test_missing_answers_file(attempt) -> None:

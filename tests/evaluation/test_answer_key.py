@@ -48,6 +48,7 @@ def read_one(tmp_path, answer, question=None, **fields):
         ("red", "A"),
         ("The Red", "A"),
         ("blue, or so", "B"),
+        (["B"], "B"),  # a list of one
         ("7", "C"),  # the text of a choice, and beyond any index of three choices
     ],
 )
@@ -65,12 +66,14 @@ def test_every_way_to_write_a_choice(tmp_path, answer, letter):
         ("D. red", "beyond the 3 choices"),
         ("A. blue, or so", "whose text is 'red'"),
         ("green", "no letter and no choice's text"),
-        (["A"], "Write a letter or the answer's text"),
-        (True, "Write a letter or the answer's text"),
+        (["A", "B"], "holds 2 answers"),
+        ({"x": 1}, "Write a letter or the answer's text"),
+        (True, "no letter and no choice's text"),
+        ("A, C", "names several letters"),
     ],
 )
 def test_unclear_answers_are_refused_with_their_place(tmp_path, answer, message):
-    with pytest.raises(DataError, match=r"a\.jsonl, line 1") as caught:
+    with pytest.raises(DataError, match=r"a\.jsonl:1 ") as caught:
         read_one(tmp_path, answer)
     assert message in str(caught.value)
 
@@ -82,7 +85,7 @@ def test_a_number_that_is_a_choice_and_an_index(tmp_path):
         read_one(tmp_path, 3, numbers)
     path = tmp_path / "a.csv"
     path.write_text("question_id,answer\nq1,3\n")
-    with pytest.raises(DataError, match=r"a\.csv, line 2"):
+    with pytest.raises(DataError, match=r"a\.csv:2 "):
         load_answer_key([path], [numbers])
     path.write_text("question_id,answer\nq1,4\n")  # no 0- or 1-based index reaches past 3
     assert load_answer_key([path], [numbers]) == {"q1": "C"}
@@ -166,21 +169,21 @@ def test_the_same_answer_twice_is_fine_and_another_is_not(tmp_path):
     same = write_jsonl(tmp_path / "b.jsonl", {"question_id": "q1", "answer": "red"})
     other = write_jsonl(tmp_path / "c.jsonl", "\n", {"question_id": "q1", "answer": "B"})
     assert load_answer_key([first, same], [choice_question()]) == {"q1": "A"}
-    with pytest.raises(DataError, match=r"c\.jsonl, line 2.*a\.jsonl, line 1"):
+    with pytest.raises(DataError, match=r"c\.jsonl:2 .*a\.jsonl:1 "):
         load_answer_key([first, other], [choice_question()])
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.jsonl", '{"question_id": "q1", "answer": "A"}\n{"question_id": "q1"', "line 2: not valid JSON"),
-        ("a.jsonl", "[1]\n", "line 1: list instead of an object"),
-        ("a.jsonl", '{"question_id": "q1"}\n', "line 1: no field `answer`"),
-        ("a.jsonl", '{"answer": "A"}\n', "line 1: neither question_id nor question"),
-        ("a.csv", "question_id,answer\nq1,A,B\n", "line 2: not as many fields"),
+        ("a.jsonl", '{"question_id": "q1", "answer": "A"}\n{"question_id": "q1"', ":2 is not valid JSON"),
+        ("a.jsonl", "[1]\n", ":1 holds a int, not an object"),
+        ("a.jsonl", '{"question_id": "q1"}\n', "has no column for the answer. It has: 'question_id'"),
+        ("a.jsonl", '{"answer": "A"}\n', ":1 has neither an id nor a question"),
+        ("a.csv", "question_id,answer\nq1,A,B\n", ":2 has 3 cells, and the header 2"),
         ("a.csv", 'question_id,answer\nq1,"A\n', "not valid CSV"),
-        ("a.parquet", "PAR0", "not a Parquet file"),
-        ("a.txt", "A", "must end in"),
+        ("a.parquet", "PAR0", "not a readable Parquet file"),
+        ("a.txt", "A", "which is not read"),
     ],
 )
 def test_broken_files_name_file_and_line(tmp_path, name, text, message):
@@ -194,8 +197,12 @@ def test_broken_files_name_file_and_line(tmp_path, name, text, message):
 
 def test_not_utf8_and_missing_file(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"question_id": "q1", "answer": "A"}\n{"question_id": "q1", "answer": "\xff"}\n')
-    with pytest.raises(DataError, match="line 2"):
+    path.write_bytes(
+        b'{"question_id": "q1", "answer": "A"}\n{"question_id": "q1", "answer": "'
+        + b"\xff\xfe\xfa" * 9
+        + b'"}\n'
+    )
+    with pytest.raises(DataError, match="jsonl:2 is not UTF-8"):
         load_answer_key([path], [choice_question()])
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="There is no file"):
         load_answer_key([tmp_path / "none.jsonl"], [choice_question()])

@@ -10,7 +10,7 @@ import pytest
 
 from neuron_opsd.errors import DataError
 from neuron_opsd.questions.load import content_id, read_questions
-from neuron_opsd.questions.read import choice_position, is_answer_column, is_question_column
+from neuron_opsd.tables.columns import find_columns, is_answer_column
 
 GOOD = {"question": "Is water wet?", "choices": ["yes", "no"]}
 
@@ -113,12 +113,7 @@ def test_choices_as_text_and_label_columns_of_the_hub(tmp_path):
 )
 def test_answer_columns_are_known_and_never_read(name):
     assert is_answer_column(name)
-    assert not is_question_column(name)
-
-
-def test_choice_columns():
-    names = ["choice_a", "choice_B", "choice_2", "option_c", "A", "J", "choices", "options", "a", "choice_0"]
-    assert [choice_position(name) for name in names] == [0, 1, 1, 2, 0, 9, None, None, None, None]
+    assert name not in find_columns(["question", "A", "B", name], {}, where="f").read
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv"])
@@ -137,7 +132,7 @@ def test_answers_are_dropped_and_named_once(tmp_path, caplog, suffix):
     notices = [message for message in caplog.messages if "columns" in message]
     assert len(notices) == 2
     assert "dropped the answer columns Answer, rationale;" in notices[0]
-    assert "ignored the columns year;" in notices[1]
+    assert "ignored the columns year" in notices[1]
 
 
 def test_answers_change_no_record(tmp_path):
@@ -153,35 +148,41 @@ def test_answers_change_no_record(tmp_path):
 def test_broken_json_names_file_and_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text((json.dumps(GOOD) + "\n") * 6 + '{"question": "x"\n', encoding="utf-8")
-    assert error_of(path) == f"{path}:7 is not valid JSON: Expecting ',' delimiter at column 17."
+    assert error_of(path).startswith(
+        f"{path}:7 is not valid JSON: Expecting ',' delimiter at column 17.\n1 of the 7 "
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"choices": ["a", "b"]}, "has no 'question'"),
-        ({"question": None}, "has no 'question'"),
+        ({"choices": ["a", "b"]}, "has no column for the question. It has: choices."),
+        ({"question": None}, "question is empty"),
         ({"question": " \n"}, "question is empty"),
         ({"question": 3}, "question is 3 (int); it must be a string"),
         ({"question": "\ud800"}, "half a surrogate pair"),
         (GOOD | {"choices": ["one"]}, "has 1 choice(s); write 2 to 26"),
         (GOOD | {"choices": [str(k) for k in range(27)]}, "has 27 choice(s)"),
-        (GOOD | {"choices": ["a", ""]}, "choices[1] is empty"),
-        (GOOD | {"choices": ["a", 2]}, "choices[1] is 2 (int)"),
-        (GOOD | {"choices": "a"}, "choices is 'a' (str); it must be a list"),
-        (GOOD | {"choices": ["a", " a "]}, "offers a choice twice"),
+        (GOOD | {"choices": ["a", ""]}, "has 1 choice(s) once blank and repeated ones are dropped"),
+        (GOOD | {"choices": ["a", True]}, "choices[1] is True (bool)"),
+        (GOOD | {"choices": "a"}, "choices is 'a'; it must be a list"),
+        (GOOD | {"choices": {"yes": "a", "no": "b"}}, "has the keys 'yes, no'; they must be letters"),
+        (GOOD | {"choices": ["a", " a "]}, "has 1 choice(s) once blank and repeated ones are dropped"),
         (GOOD | {"domain": 1}, "domain is 1 (int)"),
         (GOOD | {"domain": ""}, "domain is empty"),
         (GOOD | {"question_id": True}, "question_id is True (bool)"),
         (GOOD | {"system": ["x"]}, "system is ['x'] (list)"),
-        (GOOD | {"A": "x"}, "has both choices and A"),
+        (
+            GOOD | {"A": "x", "B": "y"},
+            "may hold the choices: choices; [A, B]. Say which: questions.fields={choices",
+        ),
         ({"question": "Q", "A": "x", "C": "y"}, "with a gap"),
-        (["question"], "holds a list, not an object"),
+        (["question"], "holds a str, not an object"),
     ],
 )
 def test_bad_rows_name_line_and_reason(tmp_path, row, message):
     path = write_jsonl(tmp_path / "a.jsonl", [row])
-    assert error_of(path).startswith(f"{path}:1")
+    assert error_of(path).startswith(f"{path}")
     assert message in error_of(path)
 
 
@@ -199,35 +200,25 @@ def test_odd_json(tmp_path, line, message):
     assert message in error_of(path)
 
 
-def test_questions_that_repeat_a_choice_are_dropped_with_their_lines(tmp_path, caplog):
-    path = write_jsonl(tmp_path / "a.jsonl", [GOOD, {"question": "When?", "choices": ["2 s", "2  s", "3 s"]}])
-    assert len(read_questions(path)) == 1
-    assert f"dropped 1 questions that offer a choice twice: {path}:2" in caplog.text
-
-
 def test_an_id_with_two_contents(tmp_path):
     rows = [{"question": "a", "question_id": "x"}, {"question": "b", "question_id": "x"}]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    assert f"{path}:2: question_id 'x' already names another question, at {path}:1" in error_of(path)
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_not_utf8(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    path.write_bytes(b"question\ncaf\xe9\n")
-    assert error_of(path) == f"{path}:2 is not UTF-8 (byte 0xe9). Save the file as UTF-8."
+    assert f"{path}:2 question_id 'x' already names another question, at {path}:1" in error_of(path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("question,domain\nQ\n", ":2 has 1 cells; the header has 2 columns"),
+        ("question,domain\nQ\n", ":2 has 1 cells, and the header 2, separated by commas"),
         ("question,question\nQ,R\n", ":1: the header names 'question' more than once"),
         ('question\n"Q" x\n', ":2 is not valid CSV"),
         ('question\nfine\n"never closed\n', ":3 is not valid CSV"),
-        ("question,choices\nQ,yes;no\n", ":2: choices must be a JSON list"),
-        ("title\nQ\n", ":2 has no 'question'"),
-        ("question\n", "holds no questions"),
+        ("question,choices\nQ,yes;no\n", ":2 choices is 'yes;no'; it must be a list"),
+        (
+            "title\nQ\n",
+            "has no column for the question. It has: title. If it is 'title': questions.fields={question",
+        ),
+        ("question\n", "holds no rows"),
     ],
 )
 def test_bad_csv(tmp_path, text, message):
@@ -239,16 +230,16 @@ def test_bad_csv(tmp_path, text, message):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
 def test_an_empty_file(tmp_path, name):
     (tmp_path / name).write_text("\n \n", encoding="utf-8")
-    assert "holds no questions" in error_of(tmp_path / name)
+    assert "holds no rows" in error_of(tmp_path / name)
 
 
 def test_bad_parquet(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really PAR1")
     assert "is not a readable Parquet file" in error_of(tmp_path / "a.parquet")
     pq.write_table(pa.table({"year": [1, 2]}), tmp_path / "b.parquet")
-    assert "row 1 has no 'question'" in error_of(tmp_path / "b.parquet")
+    assert "has no column for the question. It has: year" in error_of(tmp_path / "b.parquet")
     pq.write_table(pa.table({"question": pa.array([], pa.string())}), tmp_path / "c.parquet")
-    assert "holds no questions" in error_of(tmp_path / "c.parquet")
+    assert "holds no rows" in error_of(tmp_path / "c.parquet")
 
 
 def test_unsupported_suffix_and_folder(tmp_path):

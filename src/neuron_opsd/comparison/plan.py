@@ -193,7 +193,7 @@ def _domains_of(paths: Sequence[str], settings: QuestionSettings) -> list[tuple[
     """(domain, its pool and its held-out questions) of every file."""
     found: dict[str, list[Question]] = {}
     for path in paths:
-        for name in sorted({question.domain for question in read_questions(path)}):
+        for name in sorted({question.domain for question in read_questions(path, fields=settings.fields)}):
             if name in found:
                 raise ConfigError(
                     f"The domain {name} is in two files of --questions. Put its questions into one."
@@ -218,7 +218,7 @@ def _write_domain(name: str, questions: Sequence[Question], folder: Path) -> Dom
                 "question_id": q.question_id,
                 "domain": q.domain,
                 "question": q.question,
-                "choices": list(q.choices),
+                "choices": {"text": q.choices, "label": q.letters} if q.letters else list(q.choices),
             }
             | ({"system": q.system} if q.system else {})
             for q in members

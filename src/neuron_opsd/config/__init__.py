@@ -11,6 +11,8 @@ from neuron_opsd.config.model import ModelSettings
 from neuron_opsd.config.run import Config
 from neuron_opsd.config.section import Section
 from neuron_opsd.config.stages import (
+    FIELDS,
+    MAX_BAD_FRACTION,
     ContextSettings,
     EngineSettings,
     EvaluationSettings,
@@ -24,6 +26,8 @@ from neuron_opsd.config.stages import (
 from neuron_opsd.config.training import USES_GOLD, GuardRailSettings, LoraSettings, TrainingSettings
 
 __all__ = [
+    "FIELDS",
+    "MAX_BAD_FRACTION",
     "USES_GOLD",
     "Config",
     "ContextSettings",

@@ -6,16 +6,19 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from neuron_opsd.config.section import Count, Fraction, Section
+from neuron_opsd.config.section import Count, Fraction, Paths, Section
+
+FIELDS = ("question", "passage", "choices", "question_id", "domain", "system", "answer")
+MAX_BAD_FRACTION = 0.05
 
 
 class QuestionSettings(Section):
     """The unlabelled pool, and what is held out of it."""
 
-    path: str = Field(description="JSONL, CSV or Parquet file, or the name of a `datasets` data set.")
-    cross_paths: tuple[str, ...] = Field(
-        default=(), description="Further files: other domains, evaluated only."
+    path: str = Field(
+        description="JSONL, JSON, CSV, TSV, Parquet or Excel file, or the name of a `datasets` data set (docs/data.md)."
     )
+    cross_paths: Paths = Field(default=(), description="Further files: other domains, evaluated only.")
     domain: str | None = Field(
         default=None,
         description="Train on this domain of the file; its other domains become cross-domain sets.",
@@ -33,6 +36,28 @@ class QuestionSettings(Section):
         default=None, description="At most this many test questions a domain, by hash order."
     )
     seed: int = Field(default=0, description="Salt of the hash that splits train from test.")
+    fields: dict[str, str | tuple[str, ...] | None] = Field(
+        default_factory=dict,
+        description="Columns whose names are not known, as {question: stem, choices: options}; null: not read. For "
+        "question and answer files. [ours]",
+    )
+    answer_base: Literal[0, 1] | None = Field(
+        default=None,
+        description="Where the numbers of an answer file count choices: from 0 or from 1. [ours]",
+    )
+    max_bad_fraction: float = Field(
+        default=MAX_BAD_FRACTION,
+        ge=0,
+        lt=1,
+        description="Rows of a file that are left out because they cannot be read; more stop the run. [ours]",
+    )
+
+    @field_validator("fields")
+    @classmethod
+    def _known_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if unknown := [name for name in value if name not in FIELDS]:
+            raise ValueError(f"{unknown[0]!r} is no field of a question or answer; use {', '.join(FIELDS)}")
+        return value
 
 
 class PromptSettings(Section):
@@ -287,7 +312,7 @@ class PreflightSettings(Section):
 class EvaluationSettings(Section):
     """Base against trained, in-domain and cross-domain (docs/method.md, section 8)."""
 
-    answers: tuple[str, ...] = Field(
+    answers: Paths = Field(
         default=(), description="Gold answers for all, some or none of the test questions."
     )
     context: bool = Field(
@@ -301,11 +326,11 @@ class EvaluationSettings(Section):
         default=2048, description="Left out: 2,048; 8,192 where the chat template thinks. [ours]"
     )
     shuffle_choices: bool = Field(default=False, description="As in rollouts. [ours]")
-    general_paths: tuple[str, ...] = Field(
+    general_paths: Paths = Field(
         default=(),
         description="Question files of general knowledge, on which both models are compared too, and their KL. [ours]",
     )
-    general_answers: tuple[str, ...] = Field(
+    general_answers: Paths = Field(
         default=(), description="Gold answers for all, some or none of the general questions."
     )
     max_general: Count = Field(

@@ -13,6 +13,7 @@ from neuron_opsd.early_checks.settings import check_files, check_packages
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.ffn import check_architecture
 from neuron_opsd.model.load import check_quantization, load_model_config, load_tokenizer
+from neuron_opsd.questions.answer_counts import check_answers
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.records import Question
 from neuron_opsd.stage_inputs import general_questions, other_questions
@@ -37,11 +38,16 @@ def check_early(config: Config) -> list[Question]:
     questions = load_questions(config.questions)
     single_domain(questions)
     other_questions(config, questions)
+    general = general_questions(config, questions)
+    check_answers(config.evaluation.answers, questions, config.questions, name="evaluation.answers")
+    check_answers(
+        config.evaluation.general_answers, general, config.questions, name="evaluation.general_answers"
+    )
     check_architecture(load_model_config(config.model))
     if config.training.quantization != "none":
         check_quantization(config.model)
     tokenizer = load_tokenizer(config.model)
     encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
     check_votes(config, questions)
-    check_lengths([*questions, *general_questions(config, questions)], encoder, config)
+    check_lengths([*questions, *general], encoder, config)
     return questions

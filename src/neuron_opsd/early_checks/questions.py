@@ -6,6 +6,7 @@ from neuron_opsd.config import Config
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import configured_context
+from neuron_opsd.questions.read import place_of
 from neuron_opsd.records import Question
 from neuron_opsd.rollouts.sample import check_fits
 from neuron_opsd.stage_graph import stages_made
@@ -72,4 +73,12 @@ def check_lengths(questions: Sequence[Question], encoder: ChatEncoder, config: C
         messages = student_messages(
             question, choice_order=order, answer_format=prompts.answer_format, system=prompts.system
         )
-        check_fits(question, len(encoder.encode(messages)), new, limit)
+        num_tokens = len(encoder.encode(messages))
+        is_long = num_tokens + new > limit
+        check_fits(question, num_tokens, new, limit, where=_place(question, config) if is_long else "")
+
+
+def _place(question: Question, config: Config) -> str:
+    """The file and line of a question."""
+    paths = [config.questions.path, *config.questions.cross_paths, *config.evaluation.general_paths]
+    return place_of(question, paths, config.questions.fields)

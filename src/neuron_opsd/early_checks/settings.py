@@ -7,6 +7,7 @@ from neuron_opsd.config import USES_GOLD, Config
 from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.environment import PACKAGES, installed_versions, vllm_problem
 from neuron_opsd.errors import ConfigError, DataError
+from neuron_opsd.tables.read import is_file_name
 from neuron_opsd.text.expressions import INSTALL, is_installed
 
 
@@ -19,7 +20,7 @@ def check_files(config: Config) -> None:
     """
     for name in ("answers", "general_answers"):
         for path in getattr(config.evaluation, name):
-            if not Path(path).is_file():
+            if is_file_name(path) and not Path(path).is_file():
                 raise DataError(f"evaluation.{name}: {path} does not exist. Leave it out if you have none.")
     if config.training.uses_gold() and not config.evaluation.answers:
         raise ConfigError(

@@ -1,279 +1,220 @@
 """Gold answers: the only code that opens them. Files + questions -> question id -> canonical gold answer.
 
-A file (JSONL, CSV, Parquet) has `answer` and either `question_id` or the question's own fields, so that a
-labelled question file can be its own answer file. It may cover all, some or none of the questions. An answer
-is a letter of the ORIGINAL choice order (A is the first), "B. its text", or the text of one choice; a bare
-number that could be an index is refused, because 0-based and 1-based indices cannot be told apart.
+A file, of any format that questions have, holds an answer (`answer`, `answerKey`, `cop`, ...) and either an id or the
+question's own fields, so that a labelled question file can be its own answer file. It may cover all, some or none of
+the questions. What an answer may say is in `answer_forms.py`; letters mean the choices as the file orders them.
 """
 
-import csv
-import json
 import logging
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neuron_opsd.config import MAX_BAD_FRACTION
 from neuron_opsd.errors import DataError
+from neuron_opsd.evaluation.answer_forms import (
+    LETTERS,
+    Offered,
+    UnclearIndexError,
+    choice_named,
+    plain_answer,
+)
 from neuron_opsd.records import Question
-from neuron_opsd.text.answers import LETTERS, answers_match, normalise_answer
+from neuron_opsd.tables.cells import choices_of, question_text
+from neuron_opsd.tables.columns import Columns, Given, find_columns, plain
+from neuron_opsd.tables.read import read_table
+from neuron_opsd.tables.rows import BadRowError, LeftOut, Row, Table, check_bad_rows
+from neuron_opsd.text.answers import answers_match, normalise_answer
 from neuron_opsd.text.content import content_id, normalise
 from neuron_opsd.text.expressions import expression, looks_like_expression
 
 logger = logging.getLogger(__name__)
 
-_LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
-_LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])(?:[).:]|\s+-)\s*(.+)", re.DOTALL)
-_INDEX = re.compile(r"\d{1,2}")
-_CHOICE_COLUMN = re.compile(r"(?:choice|option)_([A-Za-z]|[1-9]\d?)|([A-Z])")  # as in a question file
+# The first of these that a file has, and fills; letters and texts before numbers.
+ANSWER_NAMES = (
+    *("answer", "answers", "answerkey", "correctanswer", "rightanswer", "correct", "correctoption", "gold"),
+    *("goldanswer", "label", "target", "cop", "answeridx", "answerindex", "answerid", "correctindex", "key"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One line of an answer file; `where` is "file, line n" for messages."""
+@dataclass(slots=True)
+class AnswerKey:
+    """The gold answers that files give to some questions, and what became of the other rows."""
 
-    where: str
-    values: dict[str, Any]
-    typed: bool  # False in CSV, where a number and its text look alike
+    answers: dict[str, str] = field(default_factory=dict)  # question id -> letter of the choices, or text
+    num_rows: int = 0
+    num_other: int = 0  # rows about other questions
+    num_blank: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
-def load_answer_key(paths: Sequence[str | Path], questions: Sequence[Question]) -> dict[str, str]:
-    """Read gold answers for these questions.
-
-    Args:
-        paths: Answer files; none gives an empty key.
-        questions: The questions to be scored. Answers to other questions are counted in the log and left out.
+def load_answer_key(
+    paths: Sequence[str | Path],
+    questions: Sequence[Question],
+    *,
+    fields: Given | None = None,
+    answer_base: int | None = None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+) -> dict[str, str]:
+    """Read gold answers for these questions: `read_answers`, told in the log.
 
     Returns:
         question_id -> letter of the original choice order, or normalised text for a free-form question.
+    """
+    key = read_answers(
+        paths, questions, fields=fields, answer_base=answer_base, max_bad_fraction=max_bad_fraction
+    )
+    if key.num_other:
+        logger.warning("%d answers to questions that are not evaluated here; left out.", key.num_other)
+    if key.num_blank:
+        logger.warning("%d rows without an answer; those questions count as unanswered.", key.num_blank)
+    logger.info("Gold answers for %d of %d questions.", len(key.answers), len(questions))
+    return key.answers
+
+
+def read_answers(
+    paths: Sequence[str | Path],
+    questions: Sequence[Question],
+    *,
+    fields: Given | None = None,
+    answer_base: int | None = None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+) -> AnswerKey:
+    """Read gold answers for these questions.
+
+    Args:
+        paths: Answer files or data sets; none gives an empty key.
+        questions: The questions to be scored. Answers to other questions are counted and left out.
+        fields: Names of columns by field, as `questions.fields`.
+        answer_base: Where numbers that name a choice count from, 0 or 1; None: such numbers are refused.
+        max_bad_fraction: Of the rows of a file that may be left out because they cannot be read.
 
     Raises:
-        DataError: unreadable file or line, two different answers to one question, a letter beyond the
-            choices, text that is no choice, or a number that could be an index.
+        DataError: an unreadable file, or too many rows that are: two answers to one question, a letter beyond the
+            choices, text that is no choice, or a number that could count from 0 or from 1.
     """
-    by_id = {question.question_id: question for question in questions}
-    by_content = {content_id(question.question, question.choices): question for question in questions}
-    key: dict[str, str] = {}
-    given_at: dict[str, str] = {}
+    known = _Known(questions)
+    key, given_at = AnswerKey(), dict[str, str]()
     for path in paths:
-        num_other = num_blank = 0
-        for row in _read_rows(Path(path)):
-            question = _find_question(row, by_id, by_content)
-            if question is None:
-                num_other += 1
-                continue
-            if _is_blank(row.values["answer"]):
-                num_blank += 1
-                continue
-            answer = canonical_answer(row, question)
-            first = key.setdefault(question.question_id, answer)
-            where = given_at.setdefault(question.question_id, row.where)
-            if first != answer and not (not question.choices and answers_match(first, answer)):
-                raise DataError(
-                    f"{row.where}: question '{question.question_id}' has answer '{answer}', "
-                    f"but {where} says '{first}'. Keep one of them."
-                )
-        _log_left_out(path, num_other, num_blank)
-    logger.info("Gold answers for %d of %d questions.", len(key), len(by_id))
+        table = read_table(str(path))
+        columns = find_columns(table.columns, fields or {}, where=str(path))
+        column = _answer_column(table, columns, fields or {})
+        left_out, unclear = list[LeftOut](), set[int]()
+        for row in table.rows:
+            try:
+                if row.problem:
+                    raise BadRowError(row.problem)
+                question = known.find(row, columns)
+                if question is None:
+                    key.num_other += 1
+                elif is_blank(row.values.get(column)):
+                    key.num_blank += 1
+                else:
+                    answer = _canonical(row, column, columns, question, table.is_typed, answer_base)
+                    _add(key.answers, given_at, question, answer, row.where)
+            except BadRowError as error:
+                left_out.append(LeftOut(row.where, str(error)))
+                if isinstance(error, UnclearIndexError):
+                    unclear.add(error.number)
+        key.num_rows += len(table.rows)
+        key.left_out += left_out
+        hint = _base_hint(unclear) if unclear else ""
+        check_bad_rows(str(path), left_out, len(table.rows), max_fraction=max_bad_fraction, hint=hint)
     return key
 
 
-def canonical_answer(row: _Row, question: Question) -> str:
-    """The answer of one row, as a letter of the question's choices or as normalised text."""
-    value = row.values["answer"]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(
-            f"{row.where}: answer is {value!r} ({type(value).__name__}). Write a letter or the answer's text."
-        )
-    text = str(value).strip()
-    if not question.choices:
-        return (expression(text) if looks_like_expression(text) else None) or normalise_answer(text)
-    choices = _row_choices(row, question)
-    index = _choice_index(text, choices, is_number=not isinstance(value, str) or not row.typed, row=row)
-    return LETTERS[question.choices.index(choices[index]) if choices != question.choices else index]
+def _base_hint(numbers: set[int]) -> str:
+    seen = " A 0 is among them, so they count from 0." if 0 in numbers else ""
+    ways = "questions.answer_base=0 or questions.answer_base=1"
+    return f" Write letters, or say where the numbers count from: {ways}.{seen}"
 
 
-def _choice_index(text: str, choices: tuple[str, ...], *, is_number: bool, row: _Row) -> int:
-    letter, both = _LETTER.fullmatch(text), _LETTER_AND_TEXT.fullmatch(text)
-    same_text = [i for i, choice in enumerate(choices) if choice.strip() == text]
-    if _INDEX.fullmatch(text) and int(text) <= len(choices) and (is_number or not same_text):
-        raise DataError(
-            f"{row.where}: answer '{text}' could be an index counted from 0 or from 1"
-            f"{', or the text of a choice' if same_text else ''}. Write the letter: A for the first choice."
-        )
-    if letter and same_text and LETTERS.index(letter[1].upper()) != same_text[0]:
-        raise DataError(
-            f"{row.where}: answer '{text}' is a letter and also the text of choice {LETTERS[same_text[0]]}. "
-            "Write 'B. text of the choice'."
-        )
-    if letter and not same_text:
-        return _checked_letter(letter[1], choices, row)
-    found = same_text or _similar_texts(text, choices, has_letter=both is not None)
-    if len(found) == 1:
+def _answer_column(table: Table, columns: Columns, fields: Given) -> str:
+    given = fields.get("answer")
+    names = [given] if isinstance(given, str) else ANSWER_NAMES
+    candidates = [name for known in names for name in table.columns if plain(name) == plain(known)]
+    if not candidates and given:
+        candidates = [name for known in ANSWER_NAMES for name in table.columns if plain(name) == plain(known)]
+    candidates = [name for name in candidates if name not in columns.read]
+    filled = [name for name in candidates if any(not is_blank(row.values.get(name)) for row in table.rows)]
+    if found := filled or candidates:
         return found[0]
-    if both and not found:
-        return _letter_with_text(both[1], both[2], choices, row)
-    problem = "is the text of several choices" if found else "is no letter and no choice's text"
+    problems = [LeftOut(row.where, row.problem) for row in table.rows if row.problem]
+    if len(problems) == len(table.rows):
+        check_bad_rows(table.path, problems, len(problems), max_fraction=0)
     raise DataError(
-        f"{row.where}: answer '{_shorten(text)}' {problem}. Write the letter: A to {_last_letter(choices)}."
+        f"{table.path} has no column for the answer. It has: {', '.join(map(repr, table.columns)) or 'nothing'}. If "
+        "one of them is: questions.fields={answer: NAME}"
     )
 
 
-def _similar_texts(text: str, choices: tuple[str, ...], *, has_letter: bool) -> list[int]:
-    """Choices with this text but for case, articles and punctuation; the "A." of "A. blue" is no article."""
-    canonical = str.casefold if has_letter else normalise_answer
-    return [i for i, choice in enumerate(choices) if canonical(choice.strip()) == canonical(text)]
+class _Known:
+    """The questions that answers are wanted for, found by id, by content, or by a text that only one of them has."""
 
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._by_id = {question.question_id: question for question in questions}
+        self._by_content = {
+            content_id(question.question, question.choices): question for question in questions
+        }
+        self._by_text: dict[str, list[Question]] = {}
+        for question in questions:
+            self._by_text.setdefault(normalise(question.question), []).append(question)
 
-def _checked_letter(letter: str, choices: tuple[str, ...], row: _Row) -> int:
-    index = LETTERS.index(letter.upper())
-    if index >= len(choices):
-        raise DataError(
-            f"{row.where}: answer '{letter}' lies beyond the {len(choices)} choices of its question; "
-            f"allowed are A to {_last_letter(choices)}."
-        )
-    return index
-
-
-def _letter_with_text(letter: str, text: str, choices: tuple[str, ...], row: _Row) -> int:
-    index = _checked_letter(letter, choices, row)
-    if normalise_answer(choices[index]) != normalise_answer(text):
-        raise DataError(
-            f"{row.where}: answer '{_shorten(f'{letter}. {text}')}' names "
-            f"choice {letter.upper()}, whose text is '{_shorten(choices[index])}'. "
-            "Write the letter alone, or the letter with its own text."
-        )
-    return index
-
-
-def _row_choices(row: _Row, question: Question) -> tuple[str, ...]:
-    """The choices as this file orders them: a letter in it means these, which may be another order."""
-    choices = _parse_choices(row)
-    if not choices:
-        return question.choices
-    if sorted(map(normalise, choices)) != sorted(map(normalise, question.choices)):
-        raise DataError(
-            f"{row.where}: its choices are not those of question '{question.question_id}', so its answer "
-            "cannot be mapped. Remove the choices here, or use the file that the questions came from."
-        )
-    originals = {normalise(choice): choice for choice in question.choices}
-    return tuple(originals[normalise(choice)] for choice in choices)
-
-
-def _parse_choices(row: _Row) -> tuple[str, ...]:
-    columns = {match[1] or match[2]: name for name in row.values if (match := _CHOICE_COLUMN.fullmatch(name))}
-    spread = [
-        row.values[columns[mark]] for mark in sorted(columns, key=lambda mark: (len(mark), mark.lower()))
-    ]
-    choices = row.values.get("choices") or [choice for choice in spread if not _is_blank(choice)]
-    if isinstance(choices, str) and choices.strip():
-        try:
-            choices = json.loads(choices)
-        except json.JSONDecodeError:
-            raise DataError(f'{row.where}: choices is not a JSON list, e.g. ["yes", "no"].') from None
-    if isinstance(choices, dict):  # {"text": [...], "label": [...]}, as in ARC on the hub
-        choices = choices.get("text")
-    if choices is None or isinstance(choices, str):
-        return ()
-    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        raise DataError(f"{row.where}: choices must be a list of texts, not {_shorten(repr(choices))}.")
-    return tuple(choices)
-
-
-def _find_question(row: _Row, by_id: dict[str, Question], by_content: dict[str, Question]) -> Question | None:
-    value = row.values.get("question_id")
-    if not _is_blank(value):
-        return by_id.get(str(value))
-    text = row.values.get("question")
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(
-            f"{row.where}: neither question_id nor question; one of them must say what is answered."
-        )
-    return by_content.get(content_id(text, _parse_choices(row)))
-
-
-def _read_rows(path: Path) -> Iterator[_Row]:
-    readers = {
-        ".jsonl": _read_jsonl,
-        ".ndjson": _read_jsonl,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} is not an answer file: its name must end in .jsonl, .csv or .parquet.")
-    if not path.is_file():
-        raise DataError(f"Answer file {path} does not exist. Check evaluation.answers, or leave it out.")
-    for row in reader(path):
-        if "answer" not in row.values:
-            raise DataError(
-                f"{row.where}: no field `answer`; found {', '.join(map(str, row.values)) or 'nothing'}."
+    def find(self, row: Row, columns: Columns) -> Question | None:
+        """The question that a row answers; None where it is not among these."""
+        value = row.values.get(columns.question_id) if columns.question_id else None
+        named = None if is_blank(value) else self._by_id.get(plain_answer(value))
+        if columns.question is None or is_blank(row.values.get(columns.question)):
+            if is_blank(value):
+                raise BadRowError("has neither an id nor a question; one of them must say what is answered.")
+            return named
+        text = question_text(row.values, columns)
+        if named is not None and normalise(named.question) == normalise(text):
+            return named
+        choices = choices_of(row.values, columns)
+        same_text = self._by_text.get(normalise(text), [])
+        found = self._by_content.get(content_id(text, choices.texts))
+        if found is None and not choices.texts and len(same_text) == 1:
+            found = same_text[0]
+        if found is None and named is not None:
+            raise BadRowError(
+                f"has the id of another question, {named.question_id!r}. Remove the ids here, or the questions."
             )
-        yield row
+        return found
 
 
-def _read_jsonl(path: Path) -> Iterator[_Row]:
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not raw.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            values = json.loads(raw.decode("utf-8-sig"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(
-                f"{where}: not valid JSON ({error}). Write one JSON object a line, in UTF-8."
-            ) from None
-        if not isinstance(values, dict):
-            raise DataError(
-                f"{where}: {type(values).__name__} instead of an object with question_id and answer."
-            )
-        yield _Row(where, values, typed=True)
+def _canonical(
+    row: Row, column: str, columns: Columns, question: Question, is_typed: bool, answer_base: int | None
+) -> str:
+    """The answer of one row, as a letter of the question's choices or as normalised text."""
+    value = row.values[column]
+    text = plain_answer(value)
+    if not question.choices:
+        return (expression(text) if looks_like_expression(text) else None) or normalise_answer(text)
+    choices = choices_of(row.values, columns)
+    offered = Offered.of_row(choices, question) if choices.texts else Offered.of_question(question)
+    is_number = not is_typed or not isinstance(value, str)
+    index = choice_named(text, offered, is_number=is_number, answer_base=answer_base)
+    return LETTERS[question.choices.index(offered.texts[index])]
 
 
-def _read_csv(path: Path) -> Iterator[_Row]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            for values in reader:
-                where = f"{path}, line {reader.line_num}"
-                if None in values or None in values.values():
-                    raise DataError(
-                        f"{where}: not as many fields as the header names. Quote fields with commas."
-                    )
-                yield _Row(where, values, typed=False)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not valid CSV in UTF-8 ({error}).") from None
+def _add(
+    answers: dict[str, str], given_at: dict[str, str], question: Question, answer: str, where: str
+) -> None:
+    """Keep an answer; of two that differ keep neither."""
+    first = given_at.setdefault(question.question_id, where)
+    known = answers.get(question.question_id)
+    if first == where:
+        answers[question.question_id] = answer
+    elif known != answer and not (known and not question.choices and answers_match(known, answer)):
+        answers.pop(question.question_id, None)
+        raise BadRowError(
+            f"gives question '{question.question_id}' the answer '{answer}', but {first} another. Keep one of them; "
+            "neither is used."
+        )
 
 
-def _read_parquet(path: Path) -> Iterator[_Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:  # a damaged page is an OSError
-        raise DataError(f"{path} is not a Parquet file ({str(error).splitlines()[0]}).") from None
-    for number, values in enumerate(rows, start=1):
-        yield _Row(f"{path}, row {number}", values, typed=True)
-
-
-def _log_left_out(path: str | Path, num_other: int, num_blank: int) -> None:
-    if num_other:
-        logger.warning("%s: %d answers to questions that are not evaluated here; left out.", path, num_other)
-    if num_blank:
-        logger.warning("%s: %d rows without an answer; those questions count as unanswered.", path, num_blank)
-
-
-def _last_letter(choices: tuple[str, ...]) -> str:
-    return LETTERS[min(len(choices), len(LETTERS)) - 1]
-
-
-def _is_blank(value: Any) -> bool:
-    return (
-        value is None or value != value or (isinstance(value, str) and not value.strip())
-    )  # NaN is blank too
-
-
-def _shorten(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def is_blank(value: Any) -> bool:
+    """Whether a cell gives no answer; NaN is blank too."""
+    return value is None or value != value or value == [] or (isinstance(value, str) and not value.strip())

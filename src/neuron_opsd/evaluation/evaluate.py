@@ -6,7 +6,7 @@ One reference is no exception by oversight: the upper bound is trained on `gold_
 from collections.abc import Sequence
 from typing import Any
 
-from neuron_opsd.config import USES_GOLD, EvaluationSettings
+from neuron_opsd.config import USES_GOLD, EvaluationSettings, QuestionSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation.answer_key import load_answer_key
 from neuron_opsd.evaluation.benchmark import compare
@@ -22,6 +22,7 @@ def evaluate(
     trained: Sequence[Rollout],
     settings: EvaluationSettings,
     *,
+    reading: QuestionSettings,
     train_domain: str,
     seed: int,
     options: tuple[Sequence[OptionScores], Sequence[OptionScores]] = ((), ()),
@@ -34,36 +35,42 @@ def evaluate(
     Gold answers come from `settings.answers`; without any, the comparison holds what can be said without labels. Where
     they cover questions of the `pool`, whose training is over, `pool_questions` scores its zero-shot rollouts.
     """
-    key = load_answer_key(settings.answers, [*questions, *pool]) if settings.answers else {}
+    key = _load(settings.answers, [*questions, *pool], reading)
     results = compare(
         questions, base, trained, key, settings, train_domain=train_domain, seed=seed, options=options
     )
     results["pool_questions"] = score_pool(pool, pool_rollouts, key)
     if general is None:
         return {**results, "general": None}
-    paths = settings.general_answers
-    general_key = load_answer_key(paths, general.questions) if paths else {}
+    general_key = _load(settings.general_answers, general.questions, reading)
     block = compare_general(general, general_key, settings, seed=seed)
     return {**results, "general": block, "verdicts": results["verdicts"] + block.pop("verdicts")}
 
 
 def teacher_gap(
-    questions: Sequence[Question], items: Sequence[PreflightItem], settings: EvaluationSettings, *, seed: int
+    questions: Sequence[Question],
+    items: Sequence[PreflightItem],
+    settings: EvaluationSettings,
+    *,
+    reading: QuestionSettings,
+    seed: int,
 ) -> dict[str, Any] | None:
     """What the context does to accuracy, for people to read; it decides nothing. None without an answer to any item."""
     asked = {item.question_id for item in items}
     about = [question for question in questions if question.question_id in asked]
-    key = load_answer_key(settings.answers, about) if settings.answers and about else {}
+    key = _load(settings.answers, about, reading) if about else {}
     return measure_gap(items, key, settings, seed=seed)
 
 
-def gold_labels(pool: Sequence[Question], settings: EvaluationSettings) -> list[GoldLabel]:
+def gold_labels(
+    pool: Sequence[Question], settings: EvaluationSettings, reading: QuestionSettings
+) -> list[GoldLabel]:
     """USES GOLD ANSWERS: the pool's own, as pseudo-labels of the upper bound. Held-out questions have none here.
 
     Raises:
         DataError: no question of the pool has an answer.
     """
-    key = load_answer_key(settings.answers, pool)
+    key = _load(settings.answers, pool, reading)
     if not key:
         raise DataError(
             f"{USES_GOLD}: none of the {len(pool)} questions of the pool has a gold answer in evaluation.answers "
@@ -75,7 +82,22 @@ def gold_labels(pool: Sequence[Question], settings: EvaluationSettings) -> list[
     ]
 
 
-def gold_answers(questions: Sequence[Question], settings: EvaluationSettings) -> list[tuple[Question, str]]:
+def gold_answers(
+    questions: Sequence[Question], settings: EvaluationSettings, reading: QuestionSettings
+) -> list[tuple[Question, str]]:
     """The questions that have a gold answer, with it: for another evaluation of what is trained already."""
-    key = load_answer_key(settings.answers, questions) if settings.answers else {}
+    key = _load(settings.answers, questions, reading)
     return [(question, key[question.question_id]) for question in questions if question.question_id in key]
+
+
+def _load(paths: Sequence[str], questions: Sequence[Question], reading: QuestionSettings) -> dict[str, str]:
+    """The gold answers in these files, read as the settings say; none where there is no file."""
+    if not paths:
+        return {}
+    return load_answer_key(
+        paths,
+        questions,
+        fields=reading.fields,
+        answer_base=reading.answer_base,
+        max_bad_fraction=reading.max_bad_fraction,
+    )

@@ -1,255 +1,282 @@
-"""Stage 1, reading: a file or a `datasets` data set -> rows without answers, each with its place.
+"""Stage 1, reading: one file or data set of unlabelled questions -> `Question` records, each with its place.
 
-Formats: JSON lines (.jsonl, .ndjson), CSV (.csv, with a header), Parquet (.parquet), or the name of a data
-set of the `datasets` library, written owner/name, owner/name:config or owner/name:config:split. Text is
-UTF-8.
-
-Columns that hold answers are dropped here, before any record exists, so that nothing later can read them; of
-a Parquet file or a data set they are not even loaded. `evaluation/answer_key.py` reads answers on its own.
+Which column is which field is told by `tables/columns.py`; formats and encodings by `tables/read.py`. Columns that
+hold answers are dropped here, before any record exists, so that nothing later can read them; of a Parquet file or a
+data set they are not even loaded. `evaluation/answer_key.py` reads answers on its own.
 """
 
-import csv
-import io
-import json
 import logging
-import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from neuron_opsd.config import MAX_BAD_FRACTION
 from neuron_opsd.errors import DataError
+from neuron_opsd.records import Question
+from neuron_opsd.tables.cells import check_text, choices_of, question_text
+from neuron_opsd.tables.choices import Choices, marked_lines, read_choices
+from neuron_opsd.tables.columns import (
+    Columns,
+    Given,
+    find_columns,
+    is_answer_column,
+    is_needed,
+    look_like_choices,
+)
+from neuron_opsd.tables.read import read_table, stem_of
+from neuron_opsd.tables.rows import (
+    NUM_SHOWN,
+    BadRowError,
+    LeftOut,
+    Row,
+    Table,
+    check_bad_rows,
+)
+from neuron_opsd.text.content import content_id
+from neuron_opsd.text.fixed_order import has_fixed_order
 
 log = logging.getLogger(__name__)
 
-FIELDS = ("question", "choices", "question_id", "domain", "system")
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
-
-# choice_a, choice_1, option_b, ... or a bare capital letter: one choice a column.
-_CHOICE_COLUMN = re.compile(r"(?:choice|option)_([a-z]|[A-Z]|[1-9]\d?)|([A-Z])")
-_ANSWER_STARTS = (
-    "answer",
-    "gold",
-    "label",
-    "target",
-    "correct",
-    "solution",
-    "explanation",
-    "rationale",
-    "groundtruth",
-)
-_ANSWER_ENDS = ("answer", "answers", "label", "labels", "solution", "rationale", "explanation")
-_ANSWER_NAMES = ("cop", "exp", "finaldecision", "iscorrect", "output", "response", "completion")
+NUM_LOOKED_AT = 200  # rows whose cells tell whether a column that is not read may hold choices
 
 
-class Row(NamedTuple):
-    """One item as read: where it stands ("file.jsonl:7") and its known columns."""
+@dataclass(frozen=True, slots=True)
+class QuestionFile:
+    """What one file holds: its questions in its order, where each stands, and what was left out."""
 
-    where: str
-    values: dict[str, Any]
+    path: str
+    columns: Columns
+    unread: tuple[str, ...]
+    answers: tuple[str, ...]  # columns that look like answers; dropped unread
+    num_rows: int
+    questions: list[Question] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    changes: Counter[str] = field(
+        default_factory=Counter
+    )  # what was done to choices -> in how many questions
 
 
-def read_rows(path: str) -> list[Row]:
-    """Read every row of a file or data set, without the columns that hold answers.
+def read_questions(
+    path: str, *, fields: Given | None = None, max_bad_fraction: float = MAX_BAD_FRACTION
+) -> list[Question]:
+    """Read and check every question of one file or data set, in its order, duplicate questions included.
+
+    Args:
+        path: The file, or the name of a data set.
+        fields: Names of columns by field, as `questions.fields`.
+        max_bad_fraction: Of the rows that may be left out because they cannot be read.
 
     Raises:
-        DataError: the file is missing, empty, of another format, not UTF-8, or malformed (with the line).
+        DataError: with file and line, what is wrong, and what is allowed.
     """
-    rows = list(_rows_of(path))
-    if not rows:
-        raise DataError(f"{path} holds no questions. Write one JSON object a line, or a CSV header and rows.")
-    _note_columns(path, {column for row in rows for column in row.values})
-    return [Row(row.where, {k: v for k, v in row.values.items() if is_question_column(k)}) for row in rows]
+    return read_file(path, fields=fields, max_bad_fraction=max_bad_fraction).questions
 
 
-def is_answer_column(name: str) -> bool:
-    """Whether a column's name says that it holds answers, or reasons for them."""
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return plain.startswith(_ANSWER_STARTS) or plain.endswith(_ANSWER_ENDS) or plain in _ANSWER_NAMES
+def read_file(
+    path: str, *, fields: Given | None = None, max_bad_fraction: float = MAX_BAD_FRACTION
+) -> QuestionFile:
+    """As `read_questions`, with places, columns and what was left out."""
+    fields = fields or {}
+    table = read_table(
+        path, is_wanted=lambda name: not is_answer_column(name) or bool(is_needed([name], fields))
+    )
+    columns = find_columns(table.columns, fields, where=path)
+    _check_readable(table, columns, fields)
+    file = _new_file(table, columns)
+    by_id: dict[str, tuple[str, str]] = {}
+    for row in table.rows:
+        try:
+            question = _make_question(
+                row, columns, default_domain=stem_of(path).removesuffix(".questions"), file=file
+            )
+            _check_id_is_new(question, row.where, by_id)
+        except BadRowError as error:
+            file.left_out.append(LeftOut(row.where, str(error)))
+        else:
+            file.questions.append(question)
+            file.places.append(row.where)
+    check_bad_rows(path, file.left_out, len(table.rows), max_fraction=max_bad_fraction)
+    _give_notice(file)
+    return file
 
 
-def is_question_column(name: str) -> bool:
-    """Whether a column is read: one of `FIELDS`, or one choice (choice_a, option_1, A)."""
-    return name in FIELDS or (choice_position(name) is not None)
+def place_of(question: Question, paths: Sequence[str], fields: Given) -> str:
+    """Where a question stands, for a message: its file and line, found by reading the files again."""
+    for path in paths:
+        file = read_file(path, fields=fields, max_bad_fraction=1.0)
+        for other, where in zip(file.questions, file.places, strict=True):
+            if (other.question_id, other.question) == (question.question_id, question.question):
+                return where
+    return f"Question {question.question_id}"
 
 
-def choice_position(name: str) -> int | None:
-    """Position of a one-choice column: 0 for choice_a, choice_1, option_A or A; None for other columns."""
-    match = _CHOICE_COLUMN.fullmatch(name)
-    if match is None:
-        return None
-    key = match[1] or match[2]
-    return int(key) - 1 if key.isdigit() else ord(key.upper()) - ord("A")
+def _new_file(table: Table, columns: Columns) -> QuestionFile:
+    unread = [name for name in table.columns if name not in columns.read]
+    answers = tuple(sorted(name for name in unread if is_answer_column(name)))
+    others = tuple(sorted(set(unread).difference(answers)))
+    return QuestionFile(table.path, columns, others, answers, len(table.rows))
 
 
-def _note_columns(path: str, columns: set[str]) -> None:
-    unread = {column for column in columns if not is_question_column(column)}
-    unread = {column.encode(errors="backslashreplace").decode() for column in unread}  # a log line must print
-    answers = sorted(column for column in unread if is_answer_column(column))
-    if answers:
-        log.warning(
-            "%s: dropped the answer columns %s; only evaluation may read answers (--answers)",
-            path,
-            ", ".join(answers),
-        )
-    if others := sorted(unread.difference(answers)):
-        log.warning("%s: ignored the columns %s; read are %s", path, ", ".join(others), ", ".join(FIELDS))
+def _check_readable(table: Table, columns: Columns, fields: Given) -> None:
+    """Refuse a file without a question, or whose choices would go unread.
 
-
-def _rows_of(path: str) -> Iterator[Row]:
-    file = Path(os.path.expanduser(path))
-    if os.path.isdir(file):
-        raise DataError(f"{path} is a folder. Name one file ({', '.join(SUFFIXES)}).")
-    if not os.path.exists(file):  # not file.exists(), which raises on a name that is too long
-        if _looks_like_file(path):
-            raise DataError(f"There is no file {path} (looked in {Path.cwd()}). Check the path.")
-        return _hub_rows(path)
-    reader = {".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    if file.suffix.lower() not in reader:
+    Raises:
+        DataError: with the setting that would read it.
+    """
+    path, names = table.path, [name for name in table.columns if not is_answer_column(name)]
+    if columns.question is None:
+        if not names and all(row.problem for row in table.rows):
+            check_bad_rows(
+                path, [LeftOut(r.where, r.problem) for r in table.rows], len(table.rows), max_fraction=0
+            )
+        guess = _longest_column(table, names)
+        hint = f" If it is {guess!r}: questions.fields={{question: {_quoted(guess)}}}" if guess else ""
         raise DataError(
-            f"{path} ends in '{file.suffix}', which is not read. Use one of {', '.join(SUFFIXES)}."
+            f"{path} has no column for the question. It has: {_names(names) or 'no column that may be read'}.{hint}"
         )
-    return reader[file.suffix.lower()](path, file)
-
-
-def _looks_like_file(path: str) -> bool:
-    """A suffix of letters, or a path no hub name can have; so a typing error never becomes a hub look-up."""
-    known = Path(path).suffix.lower() in SUFFIXES
-    return (
-        known
-        or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[^:/]*){0,2}", path)
-        or bool(path.startswith((".", "~")) or re.search(r"\.[A-Za-z]{2,8}$", path))
+    if columns.choices or ("choices" in fields and fields["choices"] is None):
+        return
+    if missing := fields.get("choices"):
+        raise DataError(
+            f"questions.fields.choices is {missing}, but {path} has only: {_names(table.columns)}."
+        )
+    found = look_like_choices([name for name in table.columns if name not in columns.read])
+    single = next((name for name in names if name not in columns.read and _holds_choices(table, name)), None)
+    if not found and single is None:
+        return
+    seem = _names(found) if found else str(single)
+    value = f"[{', '.join(map(_quoted, found))}]" if found else _quoted(str(single))
+    raise DataError(
+        f"{path}: {seem} look like choices, and are not read. To read them: questions.fields={{choices: {value}}}. For "
+        "free-form questions: questions.fields={choices: null}"
     )
 
 
-def _read_text(path: str, file: Path) -> str:
+def _names(names: Sequence[str]) -> str:
+    """Names of columns as a message shows them: printable."""
+    return ", ".join(name.encode(errors="backslashreplace").decode() for name in names)
+
+
+def _quoted(name: str) -> str:
+    return name if name.replace("_", "").isalnum() else f"'{name}'"
+
+
+def _longest_column(table: Table, names: Sequence[str]) -> str | None:
+    """The column with the longest texts: most likely the question."""
+    rows = table.rows[:NUM_LOOKED_AT]
+    lengths = {
+        name: sum(len(cell) for row in rows if isinstance(cell := row.values.get(name), str))
+        for name in names
+    }
+    return max(lengths, key=lambda name: lengths[name]) if any(lengths.values()) else None
+
+
+def _holds_choices(table: Table, name: str) -> bool:
+    """Whether most cells of a column are lists of texts, or lines that begin with A., B., ..."""
+    cells = [cell for row in table.rows[:NUM_LOOKED_AT] if (cell := row.values.get(name)) is not None]
+    return 2 * sum(map(_is_list_of_choices, cells)) > len(cells)
+
+
+def _is_list_of_choices(cell: Any) -> bool:
+    if isinstance(cell, str) and not cell.lstrip().startswith(("[", "{")):
+        lead, lines = marked_lines(cell)
+        return bool(lines) and not lead.strip()
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line} is not UTF-8 (byte 0x{data[error.start]:02x}). Save the file as UTF-8."
-        ) from None
+        return len(read_choices(cell).texts) > 1
+    except BadRowError:
+        return False
 
 
-def _jsonl_rows(path: str, file: Path) -> Iterator[Row]:
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(_read_text(path, file).split("\n"), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            yield Row(where, _parse_object(line, where))
+def _make_question(row: Row, columns: Columns, *, default_domain: str, file: QuestionFile) -> Question:
+    if row.problem:
+        raise BadRowError(row.problem)
+    values = row.values
+    question, choices = question_text(values, columns), choices_of(values, columns)
+    _count_changes(choices, question, file)
+    domain, system = (_optional_text(values, name) for name in (columns.domain, columns.system))
+    return Question(
+        question_id=_check_id(values, columns.question_id) or content_id(question, choices.texts),
+        domain=domain or default_domain,
+        question=question,
+        choices=choices.texts,
+        letters=choices.marks if choices.has_own_marks else (),
+        system=system,
+    )
 
 
-def _parse_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line, object_pairs_hook=lambda pairs: _unique_keys(pairs, where))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not valid JSON: {error.msg} at column {error.colno}.") from None
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; nesting 10,000 deep
-        raise DataError(f"{where} is not usable JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise DataError(
-            f'{where} holds a {type(value).__name__}, not an object such as {{"question": "..."}}.'
+def _optional_text(values: dict[str, Any], name: str | None) -> str | None:
+    return None if name is None or values.get(name) is None else check_text(values[name], name)
+
+
+def _check_id(values: dict[str, Any], name: str | None) -> str | None:
+    value = None if name is None else values.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None if value is None else check_text(value, str(name))
+
+
+def _check_id_is_new(question: Question, where: str, by_id: dict[str, tuple[str, str]]) -> None:
+    content = content_id(question.question, question.choices)
+    known, place = by_id.setdefault(question.question_id, (content, where))
+    if known != content:
+        raise BadRowError(
+            f"question_id {question.question_id!r} already names another question, at {place}. Make ids unique, or "
+            "do without (then the content makes them): questions.fields={question_id: null}"
         )
-    return value
 
 
-def _unique_keys(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{where} has the key {twice!r} twice. Keep one.")
-    return values
+def _count_changes(choices: Choices, question: str, file: QuestionFile) -> None:
+    file.changes["lost the letters of their choices (A., B., ...), which prompts give them anew"] += (
+        choices.lost_letters
+    )
+    file.changes["lost blank choices (N/A)"] += bool(choices.num_padding)
+    file.changes["lost a choice that they repeat"] += bool(choices.num_repeated)
+    file.changes["keep their order, because a choice points at others (All of the above)"] += has_fixed_order(
+        choices.texts
+    )
+    file.changes["have no choices and are free-form"] += not choices.texts
+    file.changes[
+        "are free-form, but list choices A., B., ... in their text; give these a column of their own"
+    ] += not choices.texts and bool(marked_lines(question)[1])
 
 
-def _csv_rows(path: str, file: Path) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(_read_text(path, file), newline=""), strict=True)
-    header: list[str] | None = None
-    start = 1
-    try:
-        for cells in reader:
-            where, start = f"{path}:{start}", reader.line_num + 1
-            if not any(cell.strip() for cell in cells):
-                continue
-            if header is None:
-                header = _check_header([cell.strip() for cell in cells], where)
-                continue
-            if len(cells) != len(header):
-                raise DataError(f"{where} has {len(cells)} cells; the header has {len(header)} columns.")
-            yield Row(where, {k: _csv_cell(k, v, where) for k, v in zip(header, cells, strict=True)})
-    except csv.Error as error:
-        raise DataError(f"{path}:{start} is not valid CSV: {error}.") from None
-
-
-def _check_header(header: list[str], where: str) -> list[str]:
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise DataError(
-            f"{where}: the header names {', '.join(map(repr, twice))} more than once. Rename one."
+def _give_notice(file: QuestionFile) -> None:
+    """What is not read, and what was done to the choices."""
+    if file.answers:
+        log.warning(
+            "%s: dropped the answer columns %s; only evaluation may read answers (--answers)",
+            file.path,
+            _names(file.answers),
         )
-    return header
+    if file.unread:
+        log.warning("%s: ignored the columns %s", file.path, _names(file.unread))
+    renamed = {
+        name
+        for name in file.columns.read
+        if name not in ("question", "choices", "question_id", "domain", "system")
+    }
+    if renamed:
+        log.info("%s: %s", file.path, describe_columns(file.columns))
+    if file.changes["have no choices and are free-form"] == len(file.questions):
+        del file.changes["have no choices and are free-form"]
+    for what, count in file.changes.items():
+        if count:
+            log.info("%s: %d of %d questions %s", file.path, count, len(file.questions), what)
 
 
-def _csv_cell(column: str, cell: str, where: str) -> Any:
-    """An empty cell is a missing value, save for the question itself; `choices` is a JSON list."""
-    if column != "choices" or not cell.strip():
-        return cell if cell.strip() or column == "question" else None
-    try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
-        raise DataError(
-            f'{where}: choices must be a JSON list such as ["yes", "no"]; or use columns choice_a, choice_b.'
-        ) from None
+def describe_columns(columns: Columns) -> str:
+    """Which column is read as which field."""
+    single = {
+        "question": columns.question,
+        "passage before it": columns.passage,
+        "choices": _names(columns.choices),
+        "question_id": columns.question_id,
+        "domain": columns.domain,
+        "system": columns.system,
+    }
+    return ", ".join(f"{field} from {_names([name])}" for field, name in single.items() if name)
 
 
-def _parquet_rows(path: str, file: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(file).names
-        _check_header(names, path)
-        # A file of unread columns only still has rows, each of which lacks its question.
-        columns = [name for name in names if is_question_column(name)] or names
-        rows = pq.ParquetFile(file).read(columns=columns).to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    yield from _with_unread_names(rows, names, path)
-
-
-def _with_unread_names(rows: list[dict[str, Any]], names: list[str], path: str) -> Iterator[Row]:
-    """Number the rows; the first also carries the names of columns that were not loaded, for the notice."""
-    for number, row in enumerate(rows, start=1):
-        unread = dict.fromkeys(names) if number == 1 else {}
-        yield Row(f"{path} row {number}", unread | row)
-
-
-def _hub_rows(name: str) -> Iterator[Row]:
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            f"{name} is no file here, and the `datasets` library, which could fetch a data set so named, is "
-            "not installed. Check the path, or run: pip install 'neuron-opsd[datasets]'"
-        ) from None
-    repository, config, split = [*name.split(":"), "", ""][:3]
-    try:
-        loaded = datasets.load_dataset(repository, config or None)
-    except Exception as error:  # hub, network, offline mode, builder: one message for all of them
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(
-            f"{name} is no file here, and `datasets` cannot load a data set of that name: {reason[0]}. "
-            "Check the path, or that the hub can be reached (HF_HUB_OFFLINE is heeded)."
-        ) from None
-    if split not in loaded and (split or "train" not in loaded):
-        raise DataError(
-            f"{name} has the splits {', '.join(map(str, loaded))}. Name one: {repository}:{config}:SPLIT"
-        )
-    table: Any = loaded[split or "train"]
-    log.info("%s: read the split '%s' of %s", name, split or "train", ", ".join(map(str, loaded)))
-    columns = [column for column in table.column_names if is_question_column(column)]
-    yield from _with_unread_names(list(table.select_columns(columns)), table.column_names, name)
+__all__ = ["NUM_SHOWN", "QuestionFile", "describe_columns", "place_of", "read_file", "read_questions"]

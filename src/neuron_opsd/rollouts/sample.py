@@ -14,6 +14,7 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question, Rollout
+from neuron_opsd.text.fixed_order import has_fixed_order
 from neuron_opsd.text.prompts import Message, student_messages
 from neuron_opsd.text.replies import read_reply
 
@@ -85,9 +86,9 @@ def _bare_messages(question: Question, order: tuple[int, ...], *, prompts: Promp
 def choice_orders(
     question: Question, num_rollouts: int, *, shuffle: bool, seed: int, stage: str
 ) -> list[tuple[int, ...]]:
-    """The order of the choices for each rollout; the identity unless shuffled."""
+    """The order of the choices for each rollout; the identity unless shuffled, or where a choice points at others."""
     identity = tuple(range(len(question.choices)))
-    if not shuffle or not identity:
+    if not shuffle or not identity or has_fixed_order(question.choices):
         return [identity] * num_rollouts
     return [
         tuple(
@@ -166,15 +167,20 @@ def read_again(rollout: Rollout, question: Question, prompts: PromptSettings) ->
 
 
 def check_fits(
-    question: Question, num_prompt_tokens: int, max_new_tokens: int, max_context: int | None
+    question: Question,
+    num_prompt_tokens: int,
+    max_new_tokens: int,
+    max_context: int | None,
+    *,
+    where: str = "",
 ) -> None:
-    """Refuse a question that leaves no room for its answer.
+    """Refuse a question that leaves no room for its answer; `where` is its file and line, if known.
 
     Raises:
         DataError: names the question and the numbers.
     """
     if max_context is not None and num_prompt_tokens + max_new_tokens > max_context:
         raise DataError(
-            f"Question {question.question_id} needs {num_prompt_tokens} prompt tokens, and up to {max_new_tokens} "
+            f"{where and where + ': '}Question {question.question_id} needs {num_prompt_tokens} prompt tokens, and up to {max_new_tokens} "
             f"for its answer; the model reads {max_context}. Shorten or remove it, or lower max_new_tokens."
         )

@@ -1,0 +1,111 @@
+"""Answer files read early, in a process of their own that hands back counts: a run never holds an answer.
+
+The process is `evaluation/check_answers.py`; it ends before anything is sampled or trained.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuron_opsd.config import QuestionSettings
+from neuron_opsd.errors import DataError
+from neuron_opsd.records import Question
+
+log = logging.getLogger(__name__)
+
+FEW = 0.5  # of the test questions with an answer: fewer are worth a warning
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCounts:
+    """What may be known of answers before evaluation. `balance` and `reasons` are for people alone."""
+
+    num_rows: int
+    num_questions: int
+    num_test_questions: int
+    num_other: int
+    num_blank: int
+    left_out: Sequence[str]
+    balance: dict[str, int] = dataclasses.field(default_factory=dict)
+    reasons: Sequence[str] = ()
+
+
+def count_answers(
+    paths: Sequence[str],
+    questions: Sequence[Question],
+    settings: QuestionSettings,
+    *,
+    is_for_people: bool = False,
+) -> AnswerCounts:
+    """Have answer files read, and counted.
+
+    Args:
+        paths: The answer files.
+        questions: Those that are to be scored.
+        settings: How files are read.
+        is_for_people: Also how often each letter is right, and why rows were left out: for `questions --check`.
+
+    Raises:
+        DataError: what evaluation would raise; the message may quote the cells it is about.
+    """
+    asked = {
+        "answers": list(paths),
+        "questions": [dataclasses.asdict(question) for question in questions],
+        "fields": settings.fields,
+        "answer_base": settings.answer_base,
+        "max_bad_fraction": settings.max_bad_fraction,
+        "is_for_people": is_for_people,
+    }
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "neuron_opsd.evaluation.check_answers"],
+        input=json.dumps(asked),
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        found = json.loads(done.stdout)
+    except json.JSONDecodeError:
+        raise RuntimeError(f"The process that reads answers died: {done.stderr[-2000:]}") from None
+    if "error" in found:
+        raise DataError(found["error"])
+    return AnswerCounts(**found)
+
+
+def check_answers(
+    paths: Sequence[str], questions: Sequence[Question], settings: QuestionSettings, *, name: str
+) -> None:
+    """Refuse answers that evaluation could not use, before any work; `name` is the setting that lists the files.
+
+    Raises:
+        DataError: a file that cannot be read, or none of its answers is to one of the questions.
+    """
+    if not paths:
+        return
+    counts = count_answers(paths, questions, settings)
+    files = ", ".join(map(str, paths))
+    if not counts.num_questions:
+        raise DataError(
+            f"{name}: none of the {counts.num_rows:,} rows of {files} answers one of the {len(questions):,} questions. "
+            "Give rows the question_id of their question, or its text and choices; or leave the file out."
+        )
+    num_test = sum(question.split == "test" for question in questions)
+    log.info(
+        "%s: answers to %d of %d test questions (%d rows, %d to other questions, %d left out)",
+        name, counts.num_test_questions, num_test, counts.num_rows, counts.num_other, len(counts.left_out),
+    )  # fmt: skip
+    if counts.left_out:
+        log.warning("%s: left out %d rows: %s", name, len(counts.left_out), ", ".join(counts.left_out[:10]))
+    if counts.num_test_questions < FEW * num_test:
+        log.warning(
+            "%s: only %d of %d test questions have an answer; accuracy will be of these alone",
+            name, counts.num_test_questions, num_test,
+        )  # fmt: skip

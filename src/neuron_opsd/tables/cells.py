@@ -1,0 +1,53 @@
+"""The cells of one row -> the text of a question and its choices, alike for questions and for answers."""
+
+from typing import Any
+
+from neuron_opsd.tables.choices import Choices, read_choices
+from neuron_opsd.tables.columns import Columns
+from neuron_opsd.tables.rows import BadRowError, show
+
+
+def question_text(values: dict[str, Any], columns: Columns) -> str:
+    """The question, after its passage where there is one.
+
+    Raises:
+        BadRowError: either is no text, or the question is blank.
+    """
+    text = check_text(values.get(columns.question or ""), str(columns.question))
+    passage = _passage(values.get(columns.passage), columns.passage) if columns.passage else ""
+    return f"{passage}\n\n{text}" if passage else text
+
+
+def choices_of(values: dict[str, Any], columns: Columns) -> Choices:
+    """The one column of all choices, or the columns of one choice each."""
+    if len(columns.choices) != 1:
+        return read_choices([values.get(name) for name in columns.choices])
+    return read_choices(values.get(columns.choices[0]))
+
+
+def check_text(value: Any, name: str) -> str:
+    """A cell that must hold text.
+
+    Raises:
+        BadRowError: it does not.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise BadRowError(f"{name} is empty. Write its text, or leave out the row.")
+    if not isinstance(value, str):
+        raise BadRowError(f"{name} is {show(value)} ({type(value).__name__}); it must be a string.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadRowError(f"{name} holds half a surrogate pair (such as \\ud83d), which is no character.")
+    return value
+
+
+def _passage(value: Any, name: str) -> str:
+    """What is read before the question: a text, or a list of them."""
+    if value is None or value == []:
+        return ""
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise BadRowError(
+            f"{name} is {show(value)} ({type(value).__name__}); it must be text. Not to read it before the question: "
+            "questions.fields={passage: null}"
+        )
+    return "\n".join(check_text(part, name) for part in parts if part.strip())
