@@ -180,7 +180,9 @@ def check_fits(
         DataError: names the question and the numbers.
     """
     if max_context is not None and num_prompt_tokens + max_new_tokens > max_context:
+        place = f"{where}: " if where else ""
         raise DataError(
-            f"{where and where + ': '}Question {question.question_id} needs {num_prompt_tokens} prompt tokens, and up to {max_new_tokens} "
-            f"for its answer; the model reads {max_context}. Shorten or remove it, or lower max_new_tokens."
+            f"{place}Question {question.question_id} needs {num_prompt_tokens} prompt tokens, and up to "
+            f"{max_new_tokens} for its answer; the model reads {max_context}. Shorten or remove it, or lower "
+            "max_new_tokens."
         )
