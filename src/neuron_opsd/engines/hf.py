@@ -270,9 +270,9 @@ class _RunningBatch:
         """Take row i out; the last row moves to its place, here as in the cache."""
         row = self.rows[i]
         self.cache.remove(i)
-        for listed in (self.rows, kept):
-            listed[i] = listed[-1]
-            listed.pop()
+        self.rows[i], kept[i] = self.rows[-1], kept[-1]
+        self.rows.pop()
+        kept.pop()
         return row
 
     def _read(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:

@@ -7,10 +7,12 @@ of 100 weights keep their old bits), so the engine would sample from another stu
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor
 
 from neuron_opsd.environment import free_memory
 from neuron_opsd.model.load import CausalLM
@@ -20,21 +22,21 @@ from neuron_opsd.model.load import CausalLM
 def merged_adapter(model: CausalLM) -> Iterator[None]:
     """Merge where that is exact and memory holds both forms; the original matrices are kept, not computed back."""
     layers = _mergeable(model)
-    needed = sum(layer.get_base_layer().weight.nbytes for layer in layers)
-    if not layers or 2 * needed > (free_memory(model.device) or 0):
+    weights = [_weight(layer) for layer in layers]
+    kept = [weight.data for weight in weights]
+    if not layers or 2 * sum(weight.nbytes for weight in kept) > (free_memory(model.device) or 0):
         yield
         return
-    kept = [layer.get_base_layer().weight.data for layer in layers]
     try:
         with torch.no_grad():
-            for layer, weight in zip(layers, kept, strict=True):
+            for layer, weight in zip(layers, weights, strict=True):
                 (adapter,) = layer.active_adapters
-                layer.get_base_layer().weight.data = weight + layer.get_delta_weight(adapter)
+                weight.data = weight.data + layer.get_delta_weight(adapter)
                 layer.merged_adapters.append(adapter)
         yield
     finally:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight
+        for layer, weight, original in zip(layers, weights, kept, strict=True):
+            weight.data = original
             layer.merged_adapters.clear()
 
 
@@ -43,8 +45,11 @@ def _mergeable(model: CausalLM) -> list[LoraLinear]:
     if not isinstance(model, PeftModel) or len(model.active_adapters) != 1:
         return []
     layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
-    weights = (layer.get_base_layer().weight for layer in layers)
     is_plain = all(
         type(layer) is LoraLinear and not layer.merged and not layer.disable_adapters for layer in layers
     )
-    return layers if is_plain and all(weight.dtype == torch.float32 for weight in weights) else []
+    return layers if is_plain and all(_weight(layer).dtype == torch.float32 for layer in layers) else []
+
+
+def _weight(layer: LoraLinear) -> Tensor:
+    return cast(Tensor, layer.get_base_layer().weight)
