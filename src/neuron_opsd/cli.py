@@ -171,7 +171,7 @@ def run(
         return
     if output is None:
         raise ConfigError("--output is missing: name the folder that the run is to lie in.")
-    check_early(config)  # what can fail at once fails before a folder is made
+    check_early(config, output)  # what can fail at once fails before a folder is made
     workers = _workers(runner, num_processes)
     folder = RunFolder.create(output)
     _run_stages(folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely, runner=workers)
@@ -338,7 +338,7 @@ def _print_plan(config: Config, output: Path | None) -> None:
     from neuron_opsd.cost import describe_work
     from neuron_opsd.early_checks import check_early
 
-    questions = check_early(config)
+    questions = check_early(config, output)
     typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     for line in describe_work(config, questions, RunFolder(output) if output else None):
         typer.echo(line)

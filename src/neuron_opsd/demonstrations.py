@@ -60,11 +60,10 @@ def find_neighbours(
     """
     settings, count = bench.config.contexts, bench.config.contexts.num_demonstrations
     candidates = bench.other_questions or bench.pool
-    keep_thinking = bench.config.prompts.keep_thinking
 
     def is_shown(question: Question) -> bool:
         reply = replies.get(question.question_id)
-        return reply is not None and can_demonstrate(reply.reply, keep_thinking=keep_thinking)
+        return reply is not None and can_demonstrate(reply.reply)
 
     shown = [question for question in candidates if is_shown(question)]
     if len(shown) < len(candidates):

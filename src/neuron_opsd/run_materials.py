@@ -151,6 +151,4 @@ class RunMaterials:
 
     def encoder(self, *, teacher: bool = False) -> ChatEncoder:
         """The one door from messages to token ids; the teacher's prompt may have template arguments of its own."""
-        model = self.config.model
-        own = model.teacher_template_args if teacher else {}
-        return ChatEncoder(self.tokenizer, template_args={**model.template_args, **own})
+        return ChatEncoder.of(self.config.model, self.tokenizer, teacher=teacher)

@@ -51,7 +51,7 @@ class RunPrompts(RunMaterials):
         choices = self.training_choices(item.question_id, item.place // self.config.training.num_rollouts)
         reply = self.encoder().decode_reply(completion_ids)
         shown = Demonstration(question_id=item.question_id, choice_order=choices, reply=reply, distance=0.0)
-        if not can_demonstrate(reply, keep_thinking=self.config.prompts.keep_thinking):
+        if not can_demonstrate(reply):
             return None
         ids = self.encoder(teacher=True).encode(self.both_messages(item.question_id, choices, [shown])[1])
         return tuple(ids) if len(ids) <= self.context_settings().max_prompt_tokens else None

@@ -11,8 +11,9 @@ from neuron_opsd.config import EvaluationSettings, RolloutSettings
 from neuron_opsd.engines.base import sampling_of
 from neuron_opsd.evaluation.options import score_options
 from neuron_opsd.files import JsonDict
+from neuron_opsd.model.skeleton import build_skeleton
 from neuron_opsd.neurons.capture import capture_neurons
-from neuron_opsd.neurons.sets import sizes_of_config
+from neuron_opsd.neurons.sets import resolve_sizes
 from neuron_opsd.records import NeuronSets, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, read_again, sample_rollouts
@@ -148,7 +149,7 @@ class NeuronStage(ShardedStage):
 
     def summary(self) -> JsonDict:
         """See `ShardedStage`."""
-        sizes = sizes_of_config(self.bench.model_config(), self.bench.config.neurons)
+        sizes = resolve_sizes(build_skeleton(self.bench.config.model), self.bench.config.neurons)
         logger.info(
             "neurons: top %d (token, neuron) entries a chunk and layer, overlap sets of %d, of %d layers x %d neurons",
             sizes.num_entries, sizes.overlap_size, sizes.num_layers, sizes.d_ff,

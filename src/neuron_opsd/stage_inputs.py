@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_opsd.config import Config, ContextSettings, EvaluationSettings, SelectionSettings
+from neuron_opsd.config.model import TEMPLATE_DATE
 from neuron_opsd.engines.base import Sampling, sampling_of
 from neuron_opsd.errors import ConfigError, DataError, ModelError
 from neuron_opsd.files import JsonDict, file_digest
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 # Of a stage's code, 1 where it is not named: raise it when the stage makes other records from equal inputs.
 CODE_VERSIONS: dict[str, int] = {
+    "contexts": 2,  # no reply that was cut while thinking, with prompts.keep_thinking either
     "preflight": 3,  # 2: readable answers count; 3: lengths and ends
     "questions": 2,  # 2: the letters of the file
 }
@@ -160,6 +162,7 @@ class StageInputs:
         model = self.config.model
         given = {"teacher_template_args": model.teacher_template_args} if teacher else {}
         given |= {"attn_implementation": model.attn_implementation}
+        given |= {"template_date": str(model.template_date) if model.template_date != TEMPLATE_DATE else None}
         return {
             "files": model_fingerprint(name or model.name),
             "dtype": model.dtype,

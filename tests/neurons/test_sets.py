@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuron_opsd.config import NeuronSettings
+from neuron_opsd.config import ModelSettings, NeuronSettings
 from neuron_opsd.model.ffn import FeedForward
+from neuron_opsd.model.skeleton import build_skeleton
 from neuron_opsd.neurons import sets
 from neuron_opsd.neurons.sets import (
     NO_ENTRY,
@@ -17,7 +18,6 @@ from neuron_opsd.neurons.sets import (
     merge_top_entries,
     merge_top_per_token,
     resolve_sizes,
-    sizes_of_config,
 )
 from neurons.naive import naive_sets
 from neurons.tiny_models import FAMILIES, build
@@ -168,6 +168,8 @@ def test_sizes_scale_to_the_model_and_absolute_numbers_win():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_configuration_alone_gives_the_same_sizes(family):
+def test_the_skeleton_gives_the_same_sizes(family, tmp_path):
     model = build(family)
-    assert sizes_of_config(model.config, NeuronSettings()) == resolve_sizes(model, NeuronSettings())
+    model.config.save_pretrained(tmp_path)
+    skeleton = build_skeleton(ModelSettings(name=str(tmp_path)))
+    assert resolve_sizes(skeleton, NeuronSettings()) == resolve_sizes(model, NeuronSettings())

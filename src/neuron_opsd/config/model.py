@@ -1,10 +1,13 @@
 """Settings of the model: which one, in which dtype, where."""
 
+from datetime import date
 from typing import Any, Literal
 
 from pydantic import Field
 
 from neuron_opsd.config.section import Section
+
+TEMPLATE_DATE = date(2026, 1, 1)
 
 
 class ModelSettings(Section):
@@ -36,6 +39,11 @@ class ModelSettings(Section):
     teacher_template_args: dict[str, Any] = Field(
         default_factory=dict,
         description="For the teacher's prompt in training, over template_args. [ours]",
+    )
+    template_date: date = Field(
+        default=TEMPLATE_DATE,
+        description="What a chat template that writes today's date is told instead, so that a run goes on as it began. "
+        "[ours]",
     )
     trust_remote_code: bool = Field(
         default=False, description="Run Python code that a hub repository brings along."

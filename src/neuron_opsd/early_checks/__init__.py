@@ -1,18 +1,26 @@
 """What is refused before any work, in seconds: before a folder is made, and without the model's weights.
 
-    questions.py   questions against settings
-    settings.py    settings against one another, and the packages that they need
+    settings.py    settings against one another, and the files and packages that they need
+    trainer.py     what is passed through to transformers
+    machine.py     the run folder and its disk
+    model.py       the model without its weights
+    prompts.py     one prompt of each role, rendered
+    questions.py   questions against settings and the model's context
 
 Each check is a function that raises a NeuronOpsdError, or returns. `check_early` lists them in the order in which a
 user would want to hear of them: what was typed first, then what was read.
 """
 
+from pathlib import Path
+
 from neuron_opsd.config import Config
+from neuron_opsd.early_checks.machine import check_output, check_room
+from neuron_opsd.early_checks.model import check_model
+from neuron_opsd.early_checks.prompts import check_prompts
 from neuron_opsd.early_checks.questions import check_lengths, check_votes, single_domain
-from neuron_opsd.early_checks.settings import check_files, check_packages
-from neuron_opsd.model.chat import ChatEncoder
-from neuron_opsd.model.ffn import check_architecture
-from neuron_opsd.model.load import check_quantization, load_model_config, load_tokenizer
+from neuron_opsd.early_checks.settings import check_contradictions, check_files, check_packages
+from neuron_opsd.early_checks.trainer import check_trainer
+from neuron_opsd.model.load import load_tokenizer
 from neuron_opsd.questions.answer_counts import check_answers
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.records import Question
@@ -22,8 +30,12 @@ from neuron_opsd.text.answer_pattern import check_pattern
 __all__ = ["check_early", "single_domain"]
 
 
-def check_early(config: Config) -> list[Question]:
+def check_early(config: Config, output: Path | None = None) -> list[Question]:
     """Everything that can be refused before any work.
+
+    Args:
+        config: The run's settings, resolved.
+        output: The run folder, where it is known; it is not made here.
 
     Returns:
         The questions, read.
@@ -31,10 +43,14 @@ def check_early(config: Config) -> list[Question]:
     Raises:
         NeuronOpsdError: what is wrong, and the next step.
     """
+    if output is not None:
+        check_output(output)
     check_files(config)
     check_packages(config)
     if config.prompts.answer_pattern:
         check_pattern(config.prompts.answer_pattern)
+    check_contradictions(config)
+    check_trainer(config)
     questions = load_questions(config.questions)
     single_domain(questions)
     other_questions(config, questions)
@@ -43,11 +59,11 @@ def check_early(config: Config) -> list[Question]:
     check_answers(
         config.evaluation.general_answers, general, config.questions, name="evaluation.general_answers"
     )
-    check_architecture(load_model_config(config.model))
-    if config.training.quantization != "none":
-        check_quantization(config.model)
+    skeleton = check_model(config)
+    if output is not None:
+        check_room(output, config, skeleton)
     tokenizer = load_tokenizer(config.model)
-    encoder = ChatEncoder(tokenizer, template_args=config.model.template_args)
+    check_prompts(config, questions, tokenizer)
     check_votes(config, questions)
-    check_lengths([*questions, *general], encoder, config)
+    check_lengths([*questions, *general], tokenizer, config)
     return questions

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from neuron_opsd.config import Config
-from neuron_opsd.errors import ConfigError
+from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import configured_context
 from neuron_opsd.questions.read import place_of
 from neuron_opsd.records import Question
-from neuron_opsd.rollouts.sample import check_fits
 from neuron_opsd.stage_graph import stages_made
 from neuron_opsd.text.prompts import student_messages
 
@@ -53,29 +54,45 @@ def check_votes(config: Config, questions: Sequence[Question]) -> None:
         )
 
 
-def check_lengths(questions: Sequence[Question], encoder: ChatEncoder, config: Config) -> None:
-    """Refuse a question that leaves no room for its answer in the model's context.
+def check_lengths(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
+    """Refuse questions that leave no room for their answer in the model's context, or in the teacher's prompt.
 
     Raises:
-        DataError: names the question and the numbers.
+        DataError: names the longest such question, the numbers, and the setting to lower.
     """
-    limit = configured_context(config.model)
-    if limit is None:
-        return
-    prompts = config.prompts
+    encoder, prompts = ChatEncoder.of(config.model, tokenizer), config.prompts
+    budget = config.contexts.max_prompt_tokens if "contexts" in stages_made(config) else None
+    context = configured_context(config.model)
+    too_long: list[tuple[int, Question, str]] = []
     for question in questions:
-        new = (
-            max(config.rollouts.max_new_tokens, config.training.max_new_tokens)
-            if question.split == "train"
-            else config.evaluation.max_new_tokens
-        )
         order = tuple(range(len(question.choices)))
         messages = student_messages(
             question, choice_order=order, answer_format=prompts.answer_format, system=prompts.system
         )
-        num_tokens = len(encoder.encode(messages))
-        is_long = num_tokens + new > limit
-        check_fits(question, num_tokens, new, limit, where=_place(question, config) if is_long else "")
+        used, (setting, new) = len(encoder.encode(messages)), _longest_completion(config, question)
+        if context is not None and used + new > context:
+            room = f"Use {setting}={context - used}, or shorten" if used < context else "Shorten"
+            needs = (
+                f"needs {used} prompt tokens, and {setting}={new} for its answer; the model reads {context}"
+            )
+            too_long.append((used + new - context, question, f"{needs}. {room} or remove the question."))
+        elif budget is not None and question.split == "train" and used > budget:
+            needs = f"needs {used} prompt tokens; contexts.max_prompt_tokens is {budget}"
+            too_long.append(
+                (used - budget, question, f"{needs}. Use {used} or more, or remove the question.")
+            )
+    if too_long:
+        _, question, reason = max(too_long, key=lambda found: found[0])
+        others = f" ({len(too_long) - 1} others are too long as well.)" if len(too_long) > 1 else ""
+        where = f"{place}: " if (place := _place(question, config)) else ""
+        raise DataError(f"{where}Question {question.question_id} {reason}{others}")
+
+
+def _longest_completion(config: Config, question: Question) -> tuple[str, int]:
+    """The setting that limits the longest completion to a question, and its value."""
+    sections = ("rollouts", "training") if question.split == "train" else ("evaluation",)
+    limits = {f"{name}.max_new_tokens": getattr(config, name).max_new_tokens for name in sections}
+    return max(limits.items(), key=lambda limit: limit[1])
 
 
 def _place(question: Question, config: Config) -> str:

@@ -7,6 +7,7 @@ end a turn or open another one.
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from functools import cached_property
 from itertools import groupby
 from typing import Any, cast
@@ -14,6 +15,8 @@ from typing import Any, cast
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from neuron_opsd.config import ModelSettings
+from neuron_opsd.config.model import TEMPLATE_DATE
 from neuron_opsd.errors import ModelError
 from neuron_opsd.text.prompts import Message
 from neuron_opsd.text.thinking import closed_in, is_part_of_a_mark, names_a_mark, opened_by
@@ -21,6 +24,8 @@ from neuron_opsd.text.thinking import closed_in, is_part_of_a_mark, names_a_mark
 # Marks the places of special-token text inside a message; private-use characters that no sane text holds.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 SWITCH = "enable_thinking"  # as chat templates call it
+# What transformers gives to templates that write today's date, and the letters of its formats.
+_CLOCK, _DATE_LETTERS = "strftime_now", [*"aAbBdeHIjmMpSUwWyYxXcZ", "-d", "-m"]
 # Turn tokens, special or not by their flag. Other added tokens (white space, tags, <think>) are ordinary text.
 _TURN = re.compile(r"<\|.*\|>|<(?:start|end)_of_turn>", re.DOTALL)
 
@@ -29,9 +34,13 @@ class ChatEncoder:
     """Encodes messages with a tokenizer's chat template, always with the generation prompt appended."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, template_args: dict[str, Any] | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template_args: dict[str, Any] | None = None,
+        date: date = TEMPLATE_DATE,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.date = tokenizer, date
         self.template_args = dict(template_args or {})
         added = tokenizer.added_tokens_decoder.values()
         self._marks = {
@@ -42,21 +51,38 @@ class ChatEncoder:
         )
         self._special = re.compile("|".join(map(re.escape, tokens))) if tokens else None
 
+    @classmethod
+    def of(
+        cls, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, *, teacher: bool = False
+    ) -> "ChatEncoder":
+        """The encoder of one role by `model.*`: the teacher's prompt may have template arguments of its own."""
+        own = settings.teacher_template_args if teacher else {}
+        return cls(tokenizer, template_args={**settings.template_args, **own}, date=settings.template_date)
+
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's token ids, special tokens of the template included, none added twice.
 
         Raises:
             ModelError: the template refuses the messages (some refuse a system turn).
         """
-        held: list[str] = []
-        rendered = self._render([self._hold(message, held) for message in messages])
         ids: list[int] = []
-        for number, piece in enumerate(re.split(f"{_OPEN}([0-9]+){_CLOSE}", rendered)):
-            if number % 2:
-                ids += self._encode_as_text(held[int(piece)])
+        for piece, is_held in self._pieces(messages, opens_reply=True):
+            if is_held:
+                ids += self._encode_as_text(piece)
             elif piece:
                 ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
         return ids
+
+    def render(self, messages: Sequence[Message], *, opens_reply: bool = True) -> str:
+        """The prompt as text, for eyes and checks; `opens_reply` appends the generation prompt."""
+        return "".join(piece for piece, _ in self._pieces(messages, opens_reply=opens_reply))
+
+    def _pieces(self, messages: Sequence[Message], *, opens_reply: bool) -> list[tuple[str, bool]]:
+        """The rendered prompt, cut at every special token's spelling that came from a message (True for those)."""
+        held: list[str] = []
+        rendered = self._render([self._hold(message, held) for message in messages], opens_reply=opens_reply)
+        split = re.split(f"{_OPEN}([0-9]+){_CLOSE}", rendered)
+        return [(held[int(piece)], True) if i % 2 else (piece, False) for i, piece in enumerate(split)]
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text as a reply starts with it; a special token's spelling stays text."""
@@ -86,7 +112,9 @@ class ChatEncoder:
             return bool(opened_by(end))
         if SWITCH in template:
             # The switch off makes another prompt, so in this one it is on.
-            off = ChatEncoder(self.tokenizer, template_args={**self.template_args, SWITCH: False})
+            off = ChatEncoder(
+                self.tokenizer, template_args={**self.template_args, SWITCH: False}, date=self.date
+            )
             return prompt != off._render(turns)
         return names_a_mark(template)
 
@@ -113,13 +141,42 @@ class ChatEncoder:
 
         return {**message, "content": self._special.sub(mark, content)}
 
-    def _render(self, messages: list[Message]) -> str:
+    @cached_property
+    def _wants_parts(self) -> bool:
+        """Whether the template reads a message's content as a list of parts alone, as those for images may."""
+        asked: Message = {"role": "user", "content": _OPEN}
+        try:
+            return _OPEN not in self._apply([asked]) and _OPEN in self._apply([_in_parts(asked)])
+        except ModelError:  # the messages themselves will tell why
+            return False
+
+    @cached_property
+    def _template(self) -> str | None:
+        """The template with its clock stopped; None for the tokenizer's own, where it asks for no date."""
+        template = self.tokenizer.chat_template
+        if not isinstance(template, str) or _CLOCK not in template:
+            return None
+        written = "".join(
+            f' | replace("%{letter}", "{self.date.strftime(f"%{letter}")}")' for letter in _DATE_LETTERS
+        )
+        return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{written} }}}}{{%- endmacro %}}{template}"
+
+    def _render(self, messages: list[Message], *, opens_reply: bool = True) -> str:
+        given = [_in_parts(message) for message in messages] if self._wants_parts else messages
+        return self._apply(given, opens_reply=opens_reply)
+
+    def _apply(self, messages: Sequence[dict[str, Any]], *, opens_reply: bool = True) -> str:
+        """What the template makes of the messages; the date that it may write is fixed, not today's."""
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self.template_args
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=opens_reply,
+                chat_template=self._template,
+                **self.template_args,
             )
             return cast(str, text)  # tokenize=False
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
             roles = ", ".join(message["role"] for message in messages[:3])
             raise ModelError(
                 f"The chat template refuses the turns ({roles}, ...): {error}. If it refuses a system turn, leave "
@@ -141,3 +198,7 @@ class ChatEncoder:
             *self._encode_as_text(match[0]),
             *(self._encode_rest(after) if after else []),
         ]
+
+
+def _in_parts(message: Message) -> dict[str, Any]:
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}

@@ -41,7 +41,7 @@ def resolve(config: Config) -> Config:
 
 def thinks(config: Config) -> bool:
     """Whether replies begin with thinking."""
-    encoder = ChatEncoder(load_tokenizer(config.model), template_args=config.model.template_args)
+    encoder = ChatEncoder.of(config.model, load_tokenizer(config.model))
     return encoder.thinks(system=config.prompts.system)
 
 

@@ -3,8 +3,10 @@
 A neuron is one coordinate of the input of an FFN's down projection. Names differ (`down_proj`, `fc2`,
 `c_proj`, `dense_4h_to_h`), so the projection is found by what it does: in each decoder layer exactly one
 linear map goes from the FFN's width (d_ff) back to the residual stream. That covers the dense families
-(llama, qwen2, qwen3, gemma 1-3, mistral, phi, phi3, gpt2, gpt_neox, olmo 1-3, opt, bloom, falcon, granite,
-smollm3, starcoder2), with and without PEFT adapters. Mixture-of-experts models hold their experts as fused
+(llama, qwen2, qwen3, gemma 1-4, mistral, phi, phi3, gpt2, gpt_neox, olmo 1-3, opt, bloom, falcon, granite,
+smollm3, starcoder2, lfm2), with and without PEFT adapters. Where a layer has no map from the width that the
+configuration names (LFM2 rounds it, Gemma 4 doubles it in some layers), the projection is the one that closes what a
+map beside it opens. Mixture-of-experts models hold their experts as fused
 three-dimensional weights, and a token meets only some of them: they are refused, with a message that says
 so.
 """
@@ -55,10 +57,7 @@ def find_ffns(model: nn.Module) -> list[FeedForward]:
     model = unwrap_adapters(model)
     config = model.config.get_text_config()
     check_architecture(config)
-    d_ff, hidden = _ffn_width(config), config.hidden_size
-    return [
-        _find_ffn(block, layer, d_ff, hidden, config) for layer, block in enumerate(_layers(model, config))
-    ]
+    return [_find_ffn(block, layer, config) for layer, block in enumerate(_layers(model, config))]
 
 
 @contextmanager
@@ -117,23 +116,12 @@ def check_architecture(config: PretrainedConfig) -> None:
         )
 
 
-def ffn_shape(config: PretrainedConfig) -> tuple[int, int]:
-    """(layers, d_ff) of a model that is not loaded."""
-    config = config.get_text_config()
-    return config.num_hidden_layers, _ffn_width(config)
-
-
-def _ffn_width(config: PretrainedConfig) -> int:
-    """d_ff; GPT-2 and Bloom leave it unset and mean four times the hidden size."""
+def _ffn_width(config: PretrainedConfig, layer: int) -> int:
+    """d_ff by the configuration; GPT-2 and Bloom leave it unset and mean four times the hidden size."""
     width = next(
         (size for name in WIDTH_NAMES if (size := getattr(config, name, None))), 4 * config.hidden_size
     )
-    if not isinstance(width, int):
-        raise ModelError(
-            f"Model type '{config.model_type}' has FFNs of different widths ({width}); neuron ids need one. "
-            "Use a model whose layers are alike."
-        )
-    return width
+    return width if isinstance(width, int) else width[layer]  # Gemma 3n has a list
 
 
 def _layers(model: PreTrainedModel, config: PretrainedConfig) -> nn.ModuleList:
@@ -146,20 +134,50 @@ def _layers(model: PreTrainedModel, config: PretrainedConfig) -> nn.ModuleList:
     )
 
 
-def _find_ffn(block: nn.Module, layer: int, d_ff: int, hidden: int, config: PretrainedConfig) -> FeedForward:
-    names = [name for name, module in block.named_modules() if _linear_shape(module) == (d_ff, hidden)]
-    # An adapter holds the projection it wraps: keep the outer one. An attention output may share the shape.
-    names = [name for name in names if not any(name.startswith(other + ".") for other in names)]
-    if len(names) > 1:
-        names = [name for name in names if "attn" not in name and "attention" not in name]
+def _find_ffn(block: nn.Module, layer: int, config: PretrainedConfig) -> FeedForward:
+    width, hidden = _ffn_width(config, layer), config.hidden_size
+    closing = [
+        name for name, module in block.named_modules() if (_linear_shape(module) or (0, 0))[1] == hidden
+    ]
+    # An adapter holds the projection it wraps: keep the outer one.
+    closing = [name for name in closing if not any(name.startswith(other + ".") for other in closing)]
+    names = [name for name in closing if _input_width(block, name) == width]
+    if len(names) > 1:  # an attention output may share the shape
+        names = [name for name in names if not _is_attention(name)]
+    if not names:
+        names = [
+            name for name in closing if not _is_attention(name) and _has_opening_map(block, name, hidden)
+        ]
     if len(names) != 1:
         raise ModelError(
-            f"Layer {layer} of model type '{config.model_type}' has {len(names)} linear maps from {d_ff} "
+            f"Layer {layer} of model type '{config.model_type}' has {len(names)} linear maps from {width} "
             f"(the FFN's width) to {hidden} (the hidden size); exactly one is needed. "
-            "Use a dense decoder-only model."
+            "Use a dense decoder-only model (llama, qwen2, qwen3, gemma, mistral, phi, olmo, lfm2, ...)."
         )
     parent = block.get_submodule(names[0].rpartition(".")[0])
+    d_ff = _input_width(block, names[0])
     return FeedForward(layer, d_ff, block.get_submodule(names[0]), _find_activation(parent))
+
+
+def _is_attention(name: str) -> bool:
+    return "attn" in name or "attention" in name
+
+
+def _input_width(block: nn.Module, name: str) -> int:
+    return (_linear_shape(block.get_submodule(name)) or (0, 0))[0]
+
+
+def _has_opening_map(block: nn.Module, name: str, hidden: int) -> bool:
+    """Whether a map beside this one widens the residual stream to its input (or to twice that: gate and up in one).
+
+    An FFN widens it; the gates of Gemma's per-layer inputs, which look alike, narrow it.
+    """
+    parent, _, own = name.rpartition(".")
+    width = _input_width(block, name)
+    beside = [
+        _linear_shape(child) for key, child in block.get_submodule(parent).named_children() if key != own
+    ]
+    return width > hidden and any(shape in ((hidden, width), (hidden, 2 * width)) for shape in beside)
 
 
 def _linear_shape(module: nn.Module) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from transformers import (
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.device import device_of, dtype_of
+from neuron_opsd.model.generation import unset_invalid
 from neuron_opsd.model.locate import resolve_model
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ def load_model(
         attn_implementation=settings.attn_implementation,
         **options,
     )
+    if model.generation_config is not None:  # else neither a checkpoint nor the trained model could be saved
+        unset_invalid(model.generation_config)
     return (model if options else model.to(device)).eval(), tokenizer  # pyright: ignore[reportArgumentType]
 
 

@@ -27,6 +27,7 @@ from neuron_opsd.model.ffn import FeedForward, find_ffns, hook_neurons, unwrap_a
 from neuron_opsd.model.unembedding import backbone, final_norm_weight, unembedding_weight
 from neuron_opsd.neurons.contribution import column_norm, contribution, magnitude, token_readout
 from neuron_opsd.neurons.sets import (
+    NO_ENTRY,
     NeuronSetBuilder,
     NeuronSizes,
     merge_top_entries,
@@ -227,16 +228,16 @@ class _Reader:
         """Run one piece and reduce every layer to the best entries of each segment."""
         batch, seq = inputs["input_ids"].shape
         rows = self._token_rows(distinct)
-        best = torch.empty(len(segments), self.sizes.num_layers, self.sizes.d_ff, device=self.device)
+        shape = (len(segments), self.sizes.num_layers, self.sizes.d_ff)
+        best = torch.full(shape, NO_ENTRY, device=self.device)  # a layer may be narrower than the widest
         layers_seen = 0
 
         def receive(layer: int, neurons: Tensor) -> None:
             nonlocal layers_seen
             layers_seen += 1
             if segments:
-                best[:, layer] = self._reduce(layer, neurons.view(batch, seq, -1), segments, rows).to(
-                    self.device
-                )
+                reduced = self._reduce(layer, neurons.view(batch, seq, -1), segments, rows)
+                best[:, layer, : reduced.shape[-1]] = reduced.to(self.device)
             if layer == self.sizes.num_layers - 1:
                 raise _EndOfPass
 

@@ -19,10 +19,9 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from neuron_opsd.config import NeuronSettings
-from neuron_opsd.model.ffn import FeedForward, ffn_shape, find_ffns
+from neuron_opsd.model.ffn import FeedForward, find_ffns
 
 BLOCK_TOKENS = 32  # entries searched together; changes speed alone
 NO_ENTRY = float("-inf")
@@ -33,7 +32,7 @@ class NeuronSizes:
     """What the shares in `NeuronSettings` become in one model."""
 
     num_layers: int
-    d_ff: int
+    d_ff: int  # of the widest layer; a narrower one has ids that no neuron bears
     num_entries: int  # top (token, neuron) entries per chunk and layer
     overlap_size: int  # K, the largest size of an overlap set
 
@@ -41,18 +40,11 @@ class NeuronSizes:
 def resolve_sizes(model_or_ffns: nn.Module | Sequence[FeedForward], settings: NeuronSettings) -> NeuronSizes:
     """Absolute sizes for this model: 2,004 entries, K = 5,008 in Qwen3-4B; 316 and 659 in SmolLM2-135M."""
     ffns = model_or_ffns if isinstance(model_or_ffns, Sequence) else find_ffns(model_or_ffns)
-    return _resolve(len(ffns), ffns[0].d_ff, settings)
-
-
-def sizes_of_config(config: PretrainedConfig, settings: NeuronSettings) -> NeuronSizes:
-    """`resolve_sizes` of a model that is not loaded."""
-    return _resolve(*ffn_shape(config), settings)
-
-
-def _resolve(num_layers: int, d_ff: int, settings: NeuronSettings) -> NeuronSizes:
-    num_entries = settings.num_entries or max(1, round(settings.entries_fraction * d_ff))
-    overlap_size = settings.overlap_size or max(1, round(settings.overlap_fraction * num_layers * d_ff))
-    return NeuronSizes(num_layers, d_ff, num_entries, overlap_size)
+    widths = [ffn.d_ff for ffn in ffns]
+    mean = sum(widths) / len(widths)  # the shares are of all neurons, also where layers differ
+    num_entries = settings.num_entries or max(1, round(settings.entries_fraction * mean))
+    overlap_size = settings.overlap_size or max(1, round(settings.overlap_fraction * len(widths) * mean))
+    return NeuronSizes(len(widths), max(widths), num_entries, overlap_size)
 
 
 def keep_largest(values: Float[Tensor, "*rows n"], num_kept: int) -> Bool[Tensor, "*rows n"]:

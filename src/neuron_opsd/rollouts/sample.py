@@ -167,22 +167,16 @@ def read_again(rollout: Rollout, question: Question, prompts: PromptSettings) ->
 
 
 def check_fits(
-    question: Question,
-    num_prompt_tokens: int,
-    max_new_tokens: int,
-    max_context: int | None,
-    *,
-    where: str = "",
+    question: Question, num_prompt_tokens: int, max_new_tokens: int, max_context: int | None
 ) -> None:
-    """Refuse a question that leaves no room for its answer; `where` is its file and line, if known.
+    """Refuse a question that leaves no room for its answer.
 
     Raises:
         DataError: names the question and the numbers.
     """
     if max_context is not None and num_prompt_tokens + max_new_tokens > max_context:
-        place = f"{where}: " if where else ""
         raise DataError(
-            f"{place}Question {question.question_id} needs {num_prompt_tokens} prompt tokens, and up to "
+            f"Question {question.question_id} needs {num_prompt_tokens} prompt tokens, and up to "
             f"{max_new_tokens} for its answer; the model reads {max_context}. Shorten or remove it, or lower "
             "max_new_tokens."
         )

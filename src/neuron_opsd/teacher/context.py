@@ -59,9 +59,9 @@ def reply_givers(question_ids: Iterable[str], *, seed: int) -> dict[str, str]:
     return dict(zip(ring, [*ring[1:], *ring[:1]], strict=True))
 
 
-def can_demonstrate(reply: str, *, keep_thinking: bool) -> bool:
-    """Whether a reply has anything left to show once its thinking is removed."""
-    return bool((reply if keep_thinking else strip_thinking(reply)).strip())
+def can_demonstrate(reply: str) -> bool:
+    """Whether a reply says anything beyond its thinking: one that was cut while thinking has no answer to show."""
+    return bool(strip_thinking(reply).strip())
 
 
 def build_contexts(

@@ -1,0 +1,73 @@
+"""The run folder and the disk that it is to stand on."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from neuron_opsd.config import Config
+from neuron_opsd.errors import RunFolderError
+from neuron_opsd.training.checkpoints import num_kept_checkpoints
+from neuron_opsd.training.train import trainable
+
+ADAM_AND_WEIGHTS = (
+    3 * 4
+)  # bytes for each trained parameter in a checkpoint: itself and two moments, in float32
+TEACHER = 4  # bytes for each: the EMA's copy
+
+
+def check_output(output: Path) -> None:
+    """Refuse a run folder that cannot be made or written to. Nothing is left behind.
+
+    Raises:
+        RunFolderError: what stands in the way.
+    """
+    place = _existing(output)
+    if not place.is_dir():
+        raise RunFolderError(f"--output is {output}, but {place} is a file. Give another --output.")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"--output is {output}, but {place} cannot be written to ({error.strerror}). Give another --output."
+        ) from None
+
+
+def check_room(output: Path, config: Config, skeleton: PreTrainedModel) -> None:
+    """Refuse a disk without room for checkpoints and the trained model.
+
+    Raises:
+        RunFolderError: how much there is, and how much is needed for what.
+    """
+    needed = bytes_written(config, skeleton)
+    there = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) if output.is_dir() else 0
+    free = shutil.disk_usage(_existing(output)).free + there
+    if free < needed:
+        raise RunFolderError(
+            f"The disk of --output {output} has {free / 1e9:.1f} GB free, and training writes about "
+            f"{needed / 1e9:.1f} GB (checkpoints and the trained model). Free some, "
+            "give another --output, or use training.save=adapter."
+        )
+
+
+def bytes_written(config: Config, skeleton: PreTrainedModel) -> int:
+    """The trained model, and as many checkpoints as are kept and one that is being written. The skeleton is changed."""
+    training = config.training
+    if training.objective == "none":
+        return 0
+    whole = sum(weight.numel() * weight.element_size() for weight in skeleton.parameters())
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        student = trainable(skeleton.float() if training.method == "full" else skeleton, training, seed=0)
+    trained = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
+    a_checkpoint = trained * (ADAM_AND_WEIGHTS + (TEACHER if training.teacher == "ema" else 0))
+    is_adapter = training.method == "lora" and training.save == "adapter"
+    model = 4 * trained if is_adapter else whole
+    return model + a_checkpoint * (num_kept_checkpoints(training) + 1)
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())

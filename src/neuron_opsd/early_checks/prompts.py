@@ -1,0 +1,170 @@
+"""One prompt of each role, rendered: the chat template must show what the roles are meant to read.
+
+Templates of the hub drop the thinking of earlier turns, drop earlier turns altogether, refuse a system message, or
+render nothing of a message that is plain text. Each of these makes a run of nonsense that looks like a run.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from neuron_opsd.config import Config
+from neuron_opsd.errors import ConfigError, ModelError
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.records import Demonstration, Question
+from neuron_opsd.text.prompts import Message, teacher_messages
+from neuron_opsd.text.thinking import MARKS
+
+OTHER = "Give another template with model.chat_template=FILE."
+THOUGHT, REPLY = "This is what it thought.", "This is reply number {}."
+
+
+@dataclass(frozen=True, slots=True)
+class ExamplePrompts:
+    """What both roles read for one question; the teacher's demonstrations have placeholders for replies."""
+
+    student_messages: list[Message]
+    teacher_messages: list[Message]
+    student: str
+    teacher: str
+
+
+def example_prompts(
+    config: Config, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, *, thought: str = ""
+) -> ExamplePrompts:
+    """Both prompts of a question of the pool; of one with a system message of its own, where there is one."""
+    pool = [question for question in questions if question.split == "train"]
+    asked = next((question for question in pool if question.system), pool[0])
+    others = [question for question in pool if question is not asked] or [asked]
+    shown = [
+        (
+            other,
+            Demonstration(
+                question_id=other.question_id,
+                choice_order=tuple(range(len(other.choices))),
+                reply=thought + REPLY.format(number),
+                distance=1.0,
+            ),
+        )
+        for number, other in enumerate(others[: min(2, config.contexts.num_demonstrations)], start=1)
+    ]
+    student, teacher = (
+        teacher_messages(
+            asked,
+            demonstrations,
+            choice_order=tuple(range(len(asked.choices))),
+            answer_format=config.prompts.answer_format,
+            system=config.prompts.system,
+            keep_thinking=bool(thought),
+        )
+        for demonstrations in ((), shown if reads_context(config) else ())
+    )
+    encoders = [ChatEncoder.of(config.model, tokenizer, teacher=is_teacher) for is_teacher in (False, True)]
+    return ExamplePrompts(student, teacher, encoders[0].render(student), encoders[1].render(teacher))
+
+
+def reads_context(config: Config) -> bool:
+    """Whether a prompt of this run shows demonstrations, or an own answer, before the question."""
+    return config.training.objective == "distillation" or config.evaluation.context
+
+
+def check_prompts(
+    config: Config, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+) -> ExamplePrompts:
+    """Refuse a chat template that does not show what it is given.
+
+    Raises:
+        ModelError: what is missing from which prompt.
+        ConfigError: a template argument that the template does not read; thinking that it does not keep.
+    """
+    check_template_args(config, tokenizer)
+    prompts = example_prompts(config, questions, tokenizer)
+    _check_shown(prompts.student_messages, prompts.student, "student")
+    _check_shown(prompts.teacher_messages, prompts.teacher, "teacher")
+    _check_opens_reply(ChatEncoder.of(config.model, tokenizer), prompts.student_messages)
+    if config.prompts.keep_thinking and len(prompts.teacher_messages) > len(prompts.student_messages):
+        _check_keeps_thinking(config, questions, tokenizer)
+    return prompts
+
+
+def check_template_args(config: Config, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse arguments that the template never reads: they would change nothing, and nobody would know.
+
+    Raises:
+        ConfigError: names the setting and the argument.
+    """
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    for setting in ("template_args", "teacher_template_args"):
+        for name in getattr(config.model, setting):
+            if template and not re.search(rf"\b{re.escape(name)}\b", template):
+                raise ConfigError(
+                    f"model.{setting} has {name}, which the chat template does not read. Leave it out, or correct its "
+                    "name."
+                )
+
+
+def _check_shown(messages: Sequence[Message], prompt: str, role: str) -> None:
+    """Refuse a prompt in which a message is missing. Templates may trim and wrap white space."""
+    text = _words(prompt)
+    missing = [message for message in messages if _words(message["content"]) not in text]
+    if not missing:
+        return
+    if missing[0]["role"] == "system":
+        raise ModelError(
+            f"The chat template leaves out the system message: it is not in the {role}'s prompt. Leave prompts.system "
+            f"(and `system` of the questions) empty, or give another template with model.chat_template=FILE."
+        )
+    if messages[-1] in missing:
+        raise ModelError(
+            f"The chat template leaves out the question: the {role}'s prompt is {prompt[:200]!r}, without its text. "
+            f"{OTHER}"
+        )
+    raise ModelError(
+        f"The chat template drops earlier turns: {len(missing)} of {len(messages) - 1} messages before the question "
+        f"are not in the {role}'s prompt, so the teacher would read what the student reads. {OTHER}"
+    )
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _check_opens_reply(encoder: ChatEncoder, messages: list[Message]) -> None:
+    """Refuse a prompt that ends before the model's turn begins: the model would go on with the user's."""
+    reply = REPLY.format(0)
+    try:
+        answered = encoder.render([*messages, {"role": "assistant", "content": reply}], opens_reply=False)
+    except ModelError:  # a template for prompts alone
+        return
+    prompt, whole = _bare(encoder.render(messages)), _bare(answered.rpartition(reply)[0])
+    missing = whole[len(prompt) :] if whole.startswith(prompt) else ""
+    if missing:
+        raise ModelError(
+            f"The chat template does not open the model's turn: it writes {missing!r} before a reply, but not at the "
+            f"end of a prompt (add_generation_prompt). {OTHER}"
+        )
+
+
+def _bare(text: str) -> str:
+    """Without white space and marks of thinking, which templates write at will where a reply begins."""
+    for pair in MARKS:
+        for mark in pair:
+            text = text.replace(mark, "")
+    return "".join(text.split())
+
+
+def _check_keeps_thinking(
+    config: Config, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    template = str(tokenizer.chat_template)
+    opening, closing = next((pair for pair in MARKS if pair[1] in template), MARKS[0])
+    block = f"{opening}\n{THOUGHT}\n{closing}\n\n"
+    prompt = example_prompts(config, questions, tokenizer, thought=block).teacher
+    if THOUGHT not in prompt:
+        raise ConfigError(
+            "prompts.keep_thinking is true, but this chat template drops the thinking of earlier turns: the "
+            "demonstrations would be shown without it. Use prompts.keep_thinking=false, or give another template with "
+            "model.chat_template=FILE."
+        )

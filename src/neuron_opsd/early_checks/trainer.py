@@ -1,0 +1,75 @@
+"""`training.trainer` is passed through to transformers: it is tried here on a model of a few weights."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import Trainer
+
+from neuron_opsd.config import Config, TrainingSettings
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.training.train import training_arguments
+
+# What sends files, or needs several processes, is no part of the trial.
+UNTRIED = ("push_to_hub", "fsdp", "fsdp_config")
+
+
+class _Tiny(nn.Module):
+    """Two weights, and the attribute that the Trainer reads of a model."""
+
+    config = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+
+def check_trainer(config: Config) -> None:
+    """Refuse values of `training.trainer` that transformers would refuse after hours.
+
+    Raises:
+        ConfigError: names the value, and says what transformers says of it.
+    """
+    settings = config.training
+    if settings.objective == "none":
+        return
+    problem = _trial(settings, settings.trainer)
+    if problem is None:
+        return
+    # Of several values, the one that fails by itself is the one to name.
+    alone = ((name, value, _trial(settings, {name: value})) for name, value in settings.trainer.items())
+    for name, value, own in alone:
+        if own is not None:
+            raise ConfigError(f"training.trainer.{name} is {value!r}, which transformers refuses: {own}")
+    raise ConfigError(f"training.trainer is {settings.trainer}, which transformers refuses: {problem}")
+
+
+def _trial(settings: TrainingSettings, given: Mapping[str, Any]) -> str | None:
+    """What is wrong with these values of `training.trainer`; None: a step of training can be taken with them."""
+    tried = settings.model_copy(update={"trainer": {k: v for k, v in given.items() if k not in UNTRIED}})
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        try:
+            _take_a_step(tried, Path(folder))
+        except ConfigError as error:
+            return str(error)
+        except Exception as error:  # whatever a library raises of a value that it does not like
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    return None
+
+
+def _take_a_step(settings: TrainingSettings, folder: Path) -> None:
+    arguments = training_arguments(
+        settings, folder=folder, num_steps=settings.num_steps, seed=0, device=torch.device("cpu")
+    )
+    rows = [0.0] * arguments.per_device_train_batch_size
+    model = _Tiny()
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=torch.tensor)  # pyright: ignore[reportArgumentType]
+    trainer.create_optimizer_and_scheduler(settings.num_steps)
+    batch = next(iter(trainer.get_train_dataloader()))
+    model.linear(batch.float()[:, None]).sum().backward()
+    optimizer, scheduler = cast(Any, trainer.optimizer), cast(Any, trainer.lr_scheduler)
+    optimizer.step()
+    scheduler.step()

@@ -1,0 +1,119 @@
+"""A model that a later stage could not read, sample from or save is refused by name, without its weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from neuron_opsd.config import Config
+from neuron_opsd.early_checks.machine import bytes_written, check_output, check_room
+from neuron_opsd.early_checks.model import check_model
+from neuron_opsd.errors import ConfigError, ModelError, RunFolderError
+from neurons.tiny_models import FAMILIES, LAYERS, WIDTH
+
+TINY = FAMILIES["llama"]
+HYBRID = {**TINY, "layer_types": ["conv", "full_attention"]}
+
+
+def model_of(folder: Path, family: str, **options) -> str:
+    """A folder with a configuration and no weights worth the name: nothing here reads them."""
+    AutoConfig.for_model(family, **{**FAMILIES.get(family, TINY), **options}).save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"")
+    return str(folder)
+
+
+def config_of(name: str, **sections) -> Config:
+    model = {"name": name, "dtype": "float32"}
+    return Config.model_validate({"model": model, "questions": {"path": "any"}} | sections)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_dense_family_passes(family: str, tmp_path: Path) -> None:
+    activation = {"neurons": {"activation": "gate_up"}} if family in ("bloom",) else {}
+    check_model(config_of(model_of(tmp_path, family), **activation))
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "expected"),
+    [
+        ("lfm2", HYBRID, "'lfm2' has 1 of 2 layers without attention"),
+        ("mixtral", {"num_local_experts": 4}, "mixture of 4 experts"),
+        ("qwen3_moe", {"num_experts": 8}, "mixture of 8 experts"),
+        ("mamba", {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 61}, "without attention"),
+        ("clip", {}, "Model type 'clip'"),
+    ],
+)
+def test_others_are_refused_by_name(family, options, expected, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=expected):
+        check_model(config_of(model_of(tmp_path, family, **options)))
+
+
+def test_a_gate_that_no_module_computes(tmp_path: Path) -> None:
+    name = model_of(tmp_path, "apertus")
+    with pytest.raises(ConfigError, match=r"neurons\.activation=gate_up"):
+        check_model(config_of(name))
+    check_model(config_of(name, neurons={"activation": "gate_up"}))
+
+
+@pytest.mark.parametrize(
+    ("neurons", "expected"),
+    [
+        ({"overlap_size": LAYERS * WIDTH}, f"this model has {LAYERS * WIDTH} neurons in all layers"),
+        ({"per_token_entries": 2 * WIDTH}, f"{WIDTH} neurons in a layer"),
+        ({"num_entries": 10**6}, "every set would be the same"),
+    ],
+)
+def test_sets_that_would_hold_every_neuron(neurons, expected, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        check_model(config_of(model_of(tmp_path, "llama"), neurons=neurons))
+
+
+def test_a_recipe_that_reads_no_neurons_needs_no_gate(tmp_path: Path) -> None:
+    check_model(config_of(model_of(tmp_path, "apertus"), training={"objective": "none"}))
+
+
+def test_weights_that_are_not_there(tmp_path: Path) -> None:
+    name = model_of(tmp_path, "llama")
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no weights in safetensors format"):
+        check_model(config_of(name))
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="lacks 1 files of its weights, such as model-00002"):
+        check_model(config_of(name))
+
+
+def test_a_generation_configuration_that_cannot_be_loaded(tmp_path: Path) -> None:
+    name = model_of(tmp_path, "llama")
+    (tmp_path / "generation_config.json").write_text('{"max_new_tokens": 0}')
+    with pytest.raises(
+        ModelError, match=r"generation_config.json of .* `max_new_tokens` must be greater than 0"
+    ):
+        check_model(config_of(name))
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="file is a file"):
+        check_output(tmp_path / "file" / "run")
+    with pytest.raises(RunFolderError, match="cannot be written to"):
+        check_output(Path("/proc/run"))
+    check_output(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(model_of(tmp_path / "model", "llama"))
+    needed = bytes_written(config, check_model(config))
+    usage = type("Usage", (), {"free": needed - 1})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(RunFolderError, match="GB free, and training writes about"):
+        check_room(tmp_path / "run", config, check_model(config))
+    usage.free = needed
+    check_room(tmp_path / "run", config, check_model(config))
+    full = config_of(str(tmp_path / "model"), training={"method": "full"})
+    num_weights = sum(weight.numel() for weight in check_model(full).parameters())
+    # The model, and three checkpoints: two that are kept and the one being written.
+    assert bytes_written(full, check_model(full)) == 4 * num_weights + 3 * 16 * num_weights
