@@ -44,12 +44,13 @@ def spelled(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).strip().strip("$").strip()
     number = re.fullmatch(r"[$€£]?\s*([-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+)\s*[%.]?", text)
     if number:
-        return _format_number(number[1])
+        return number_form(number[1])
     text = re.sub(r"[^\w\s.+\-/^=<>°%]|_", " ", text.lower())
     return " ".join(re.sub(r"(?<!\d)\.|\.(?!\d)", " ", text).split())
 
 
-def _format_number(text: str) -> str:
+def number_form(text: str) -> str:
+    """A number's canonical digits: no commas, no plus, no zeros that say nothing."""
     value = text.replace(",", "").lstrip("+")
     if "." in value:
         value = value.rstrip("0").rstrip(".") or "0"
@@ -85,13 +86,13 @@ def answers_match(first: str | None, second: str | None) -> bool:
     is_bare = [NUMBER.fullmatch(answer) is not None for answer in (first, second)]
     if not any(is_bare) or any(len(found) != 1 for found in numbers):
         return False
-    return _format_number(numbers[0][0]) == _format_number(numbers[1][0])
+    return number_form(numbers[0][0]) == number_form(numbers[1][0])
 
 
 def _quantity(answer: str) -> tuple[str, str] | None:
     """The number and the unit of an answer that is both; "1 000 km" is what the normal form leaves of "1,000 km"."""
     found = _QUANTITY.fullmatch(re.sub(r"(?<=\d) (?=\d{3}\b)", "", answer))
-    return (_format_number(found[1]), found[2].strip()) if found else None
+    return (number_form(found[1]), found[2].strip()) if found else None
 
 
 def unify_answers(answers: Sequence[str | None]) -> tuple[str | None, ...]:

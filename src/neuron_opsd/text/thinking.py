@@ -6,33 +6,44 @@ and writes the opening mark that a chat template has put into the prompt.
 
 # Opening and closing mark, as they are decoded with special tokens shown.
 MARKS = (
-    ("<think>", "</think>"),  # Qwen, DeepSeek, GLM, SmolLM, OLMo, Nemotron, Phi
-    ("[THINK]", "[/THINK]"),  # Mistral
+    ("<think>", "</think>"),  # Qwen, DeepSeek, GLM, SmolLM, OLMo, Nemotron, Phi, Magistral's first release
+    ("[THINK]", "[/THINK]"),  # Mistral, Magistral
     ("<seed:think>", "</seed:think>"),  # Seed-OSS
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command
     ("<|channel>", "<channel|>"),  # Gemma 4
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
+    ("◁think▷", "◁/think▷"),  # Kimi-VL
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),  # Sky-T1, OpenThinker
+    ("<thinking>", "</thinking>"),  # what prompts ask models for, and some learn: these and the next
+    ("<thought>", "</thought>"),  # EXAONE Deep
+    ("<reasoning>", "</reasoning>"),  # Reka Flash, many GRPO recipes
+    ("<scratchpad>", "</scratchpad>"),
+    ("<analysis>", "</analysis>"),
+    ("<reflection>", "</reflection>"),
+    ("Here is my thought process:", "Here is my response:"),  # Granite 3.2
 )
 
 
 def strip_thinking(reply: str) -> str:
-    """The reply without its thinking; a block that was cut before it closed leaves nothing."""
+    """The reply without its thinking; of a block that was cut before it closed, nothing is left."""
     for opening, closing in MARKS:
-        reply = _without_blocks(reply, opening, closing)
-        if closing in reply:  # opened in the prompt
-            reply = reply.rsplit(closing, 1)[1].lstrip()
-        if reply.lstrip().startswith(opening):
-            return ""
+        if opening in reply or closing in reply:
+            reply = _without_blocks(reply, opening, closing)
     return reply
 
 
 def _without_blocks(reply: str, opening: str, closing: str) -> str:
     """In one pass: a model that repeats its mark thousands of times is no rarity."""
-    kept = ""
-    while (start := reply.find(opening)) >= 0 and (end := reply.find(closing, start)) >= 0:
-        kept += reply[:start]
-        reply = reply[end + len(closing) :].lstrip()
-    return kept + reply
+    kept: list[str] = []
+    at = 0
+    while (start := reply.find(opening, at)) >= 0 and (end := reply.find(closing, start)) >= 0:
+        kept.append(reply[at:start])
+        at = end + len(closing)
+        while at < len(reply) and reply[at].isspace():
+            at += 1
+    kept.append(reply[at:start].rstrip() if start >= 0 else reply[at:])  # what begins there was cut
+    text = "".join(kept)
+    return text.rpartition(closing)[2].lstrip() if closing in text else text  # opened in the prompt
 
 
 def answer_offset(text: str) -> int:

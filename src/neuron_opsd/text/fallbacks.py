@@ -1,0 +1,115 @@
+"""What is read where a reply states no answer: a line that is nothing but an option, or the one choice that it names.
+
+Only for replies that ended by themselves, or were asked for the letter or the text alone.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from neuron_opsd.text.answers import LETTERS
+from neuron_opsd.text.choices import NOTHING, REFUSED, SEVERAL, Named, choices_said, name_at_start, name_within
+
+SHORT = 400  # characters of a reply that is searched whole for the text of a choice
+
+_OPTION_LINE = re.compile(r"[\W_]{0,6}([A-Z])(?:[.):]|\s?[-–—]\s)")
+_LEADING = re.compile(
+    r"[\W_]{0,6}(?:(?:option|answer|choice) )?[A-Z][)\]\"']{0,3}(?:[.:,;)\]]|\s?[-–—(|]|\s(?:because|since|as|due|weil|porque|parce)\b)",
+    re.IGNORECASE,
+)
+_CANNOT_SAY = re.compile(
+    r"\b(?:(?:do not|don't|cannot|can't|could not|couldn't|am not able to|unable to) (?:know|determine|tell|say|answer|decide|choose|help|"
+    r"provide|assist)|not sure|cannot be determined|can't be determined|impossible to (?:say|tell|know)|not enough information|as an ai)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """One way to read a reply that states no answer."""
+
+    name: str
+    read: Callable[[str, Sequence[str], bool], Named]  # of the reply, the choices, and whether letters were shown
+    example: str
+
+
+def _alone_first(text: str, choices: Sequence[str], by_letter: bool) -> Named:
+    """The first line is an option and nothing else, and the lines after it do not go on with the next option."""
+    first, _, rest = text.partition("\n")
+    named = _alone(first, choices, by_letter)
+    if named.letter is None or not rest:
+        return named
+    is_heading = re.match(r"[\W_]{0,6}(?:option|choice|statement)\b", first, re.IGNORECASE) is not None
+    return Named(None, NOTHING) if is_heading or _is_listed(named.letter, first, rest, choices) else named
+
+
+def _is_listed(letter: str, first: str, rest: str, choices: Sequence[str]) -> bool:
+    """Whether the first line begins a list of the options, by letter or by text."""
+    options = [m[1] for line in rest.split("\n")[:40] if (m := _OPTION_LINE.match(line))]
+    if options:
+        return options[0] == chr(ord(letter) + 1) or (first.startswith(letter) and len(options) + 1 == len(choices) and letter == "A")
+    return any(_alone(line, choices, False).letter not in (None, letter) for line in rest.split("\n")[:8])
+
+
+def _alone_last(text: str, choices: Sequence[str], by_letter: bool) -> Named:
+    """The last line is an option and nothing else, and the line before it is no other option."""
+    before, _, last = text.rpartition("\n")
+    named = _alone(last, choices, by_letter)
+    previous = before.rpartition("\n")[2]
+    is_option = _OPTION_LINE.match(previous) is not None or _alone(previous, choices, by_letter).letter is not None
+    return Named(None, NOTHING) if named.letter and is_option else named
+
+
+def _alone(line: str, choices: Sequence[str], by_letter: bool) -> Named:
+    named = name_at_start(line[:300], choices, by_letter=by_letter)
+    return named if named.is_last or named.letter is None else Named(None, NOTHING)
+
+
+def _leading_letter(text: str, choices: Sequence[str], by_letter: bool) -> Named:
+    """A letter, and then reasons that name no other choice."""
+    if not by_letter or not _LEADING.match(text):
+        return Named(None, NOTHING)
+    named = name_at_start(text[:SHORT], choices)
+    if named.letter is None:
+        return named
+    following = chr(ord(named.letter) + 1)
+    is_list = re.search(rf"(?:^|[\n.;,] ?)\(?{following}[.):]\s", text[:SHORT]) is not None
+    others = choices_said(text[:SHORT], choices) - {LETTERS.index(named.letter)}
+    return Named(None, NOTHING) if is_list or others else named
+
+
+def _leading_text(text: str, choices: Sequence[str], by_letter: bool) -> Named:
+    """A choice's text, a mark, and then reasons that name no other choice."""
+    named = name_at_start(text[:SHORT], choices, by_letter=False)
+    if named.letter is None or choices_said(text[:SHORT], choices) - {LETTERS.index(named.letter)}:
+        return Named(None, named.why_not or SEVERAL)
+    return named
+
+
+def _named_in_short(text: str, choices: Sequence[str], by_letter: bool) -> Named:
+    """The one choice that a short reply names."""
+    if len(text) > SHORT:
+        return Named(None, NOTHING)
+    return Named(None, REFUSED) if _CANNOT_SAY.search(text) else name_within(text, choices)
+
+
+def _named_last(text: str, choices: Sequence[str], by_letter: bool) -> Named:
+    """The one choice that the last sentence of a long reply names."""
+    if len(text) <= SHORT:
+        return Named(None, NOTHING)
+    last = re.split(r"(?<=[a-z)\"'][.!?])\s", text.rpartition("\n")[2][-SHORT:])[-1]
+    return Named(None, REFUSED) if _CANNOT_SAY.search(last) else name_within(last, choices)
+
+
+FALLBACKS: tuple[Fallback, ...] = (
+    Fallback("first line alone", _alone_first, "C\n\nCortisol is a steroid hormone."),
+    Fallback("last line alone", _alone_last, "It is made by the adrenal cortex.\n\n**C. cortisol**"),
+    Fallback("leading letter", _leading_letter, "C, because it is a steroid."),
+    Fallback("leading text", _leading_text, "Cortisol, because it is a steroid."),
+    Fallback("text in a short reply", _named_in_short, "The only steroid here is cortisol, unlike insulin."),
+    Fallback(
+        "text in the last sentence",
+        _named_last,
+        "Insulin and glucagon are peptides of the pancreas. " * 10 + "So the steroid among them is cortisol.",
+    ),
+)
