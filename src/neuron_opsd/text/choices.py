@@ -36,7 +36,7 @@ _FILLERS = (
     r"l'option|la lettre|lettre|réponse|donc|la|le|sans doute|"
     r"la letra|letra|respuesta|opción|pues|por tanto|por lo tanto|el|"
     r"la lettera|lettera|risposta|opzione|quindi|dunque|il|"
-    r"a letra|alternativa|resposta|opção|portanto|a(?= [b-z]\b)|o|"
+    r"a letra|alternativa|resposta|opção|portanto|(?-i:a(?= [A-Z]\b))|o|"
     r"это|буква|вариант|ответ|под буквой|选项|選項|選択肢|선택지|보기|الخيار|الحرف|حرف"
 )
 _BEFORE = re.compile(rf"(?:[\s\"'(\[{{<:=|>$*,#•]{{1,12}}|[–—-](?!\d)|(?:{_FILLERS})(?![a-zà-ÿ0-9'а-я])){{1,12}}", re.IGNORECASE)
@@ -58,8 +58,8 @@ _GOES_ON = (
     r"because|since|as|for|due|which|where|is|was|would|must|should|but|with|in|by|from|given|according|based|who|that|"
     r"if|and|or|instead|not|rather|over|correct|only|ist|weil|denn|car|parce|porque|perché|poiché|потому|так|, |est|es"
 )
-_FOLLOWER = re.compile(rf" (?:{_GOES_ON})(?!\w)| ?[(\[{{\"|/&+=–—<-] ?| ?[^\w\s'-]|\s*$|\n| ?(?=[⺀-鿿぀-ヿ가-힯ء-ي])", re.IGNORECASE)
-_JOIN = r"(?:[\s,;/&+、|)(\]\["'"'r"]|\b(?:and|or|und|oder|et|ou|y|o|e|и|или|nor|as well as|option|also|both|either)\b|和|或|与|と|や|또는|과|와)"
+_FOLLOWER = re.compile(rf" (?:{_GOES_ON})(?!\w)| ?[(\[{{\"|/&+=–—<] ?| ?-(?!\w)| ?[^\w\s'-]|\s*$|\n| ?(?=[⺀-鿿぀-ヿ가-힯ء-ي])", re.IGNORECASE)
+_JOIN = r"(?:[\s,;/&+、|)(\]\["'"'r"]|\b(?:and|or|und|oder|et|ou|y|o|e|и|или|nor|as well as|option|also|both|either|possibly|perhaps|maybe|probably|even)\b|和|或|与|と|や|또는|과|와)"
 _SECOND = re.compile(
     rf"{_JOIN}{{1,8}}\(?([A-Z])(?![A-Za-zÀ-ɏͰ-ӿ0-9_':]|[.-]\w|\. [a-z]|\) ?[a-z])(?! (?:is|was|isn't|has|does|would|can|cannot|could|will|may|might)\b)"
     r"(?![ ]?[不并非])"
@@ -67,7 +67,7 @@ _SECOND = re.compile(
 _JUDGED_WRONG = re.compile(
     r"[^.;\n]{0,40}?\b(?:(?:is|are|was|were|does|do|did|can|could|would|has|will)(?: (?:not|never|clearly|therefore|also))*(?:n't)? ?"
     r"(?:not|never|wrong|incorrect|false|ruled out|excluded|eliminated|unlikely|impossible|out)|isn't|aren't|wasn't|doesn't|"
-    r"don't|can't|cannot|won't|wrong|incorrect|ist (?:nicht|falsch)|n'est pas|no es|non è|não é|не)\b|[^.;\n]{0,12}(?:不是|不对|错|ではな|가 아니)",
+    r"don't|can't|cannot|won't|wrong|incorrect|ist (?:nicht|falsch)|n'est pas|no es|non è|não é|не)\b|[^.;\n]{0,12}(?:不是|不对|错|ではな|じゃな|でな|아니)",
     re.IGNORECASE,
 )
 _END = re.compile(r"[\s)\]}>\"'*.!,;|。✓✔✅]*(?:\n|$)|[)\]}\"'*]{0,3}[.!;](?:\s|$)|[)\]}\"'*]{0,3}[。]")
@@ -79,7 +79,8 @@ _WORD = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+|[^\W\d_][^\W_]*|[^\w\s.,;:!?'\"()\
 _ARTICLES = frozenset({"a", "an", "the"})
 # A choice of one such word is too common to be found within a sentence: it must be the whole piece, or begin it.
 _COMMON = frozenset(
-    {"yes", "no", "none", "both", "all", "neither", "either", "not", "and", "or", "maybe", "other", "it", "is", "in"}
+    "yes no none both all neither either not and or maybe other it is in on at by of to for with from as be do did does was "
+    "are were have has had can could will would so if then than that this he she they we you".split()
 )
 
 
@@ -157,14 +158,21 @@ def _is_joined(text: str, mention: Mention) -> bool:
 
 # Where the reach of a "not" ends: the end of a clause, a contrast, or a new subject after a comma.
 _CLAUSE_END = re.compile(
-    r"[.;!?\n:—](?!\d)|\b(?:but|rather(?! than)|instead(?! of)|however|although|though|sondern|mais|sino|pero|ma|mas|но|а)\b|而是|"
+    r"(?:(?<!\b[A-Z])\.|[;!?\n:—])(?!\d)|\b(?:but|rather(?! than)|instead(?! of)|however|although|though|sondern|mais|sino|pero|ma|mas|но|а)\b|而是|"
     r", ?(?:it|this|that|the|so|he|they|we|i|which|hence|thus|therefore)\b",
     re.IGNORECASE,
 )
 _NOT = re.compile(
-    r"\b(?:not(?! only| just)|no(?! doubt| question)|never|neither|nor|none|cannot|without(?! doubt)|lacks?|lacking|rather than|instead of|"
-    r"unlike|other than|except|hardly|fails? to|failed to|absence of|ruled? out|exclud\w+|eliminat\w+|non|wrong|incorrect|"
-    r"unlikely|nicht|kein\w*|weder|pas|sans|ni|não|nem|sin|né|senza|не|ни|нет)\b|n't\b|不|非|没|ليس|غير",
+    r"\b(?:not(?! only| just)|no(?! doubt| question)|never|neither|nor|none|cannot|lacks?|lacking|devoid of|free of|far from|"
+    r"anything but|opposite of|hardly|fails? to|failed to|absence of|ruled? out|exclud\w+|eliminat\w+|non|wrong|incorrect|false that|untrue|"
+    r"doubt(?:ful)?|unlikely|nicht|kein\w*|weder|pas|sans|ni|não|nem|sin|né|senza|не|ни|нет)\b|n't\b|不|非|没|ليس|غير|[❌✗✘]",
+    re.IGNORECASE,
+)
+
+
+# These reach no further than the next comma: "unlike insulin, cortisol".
+_NOT_THAT = re.compile(
+    r"\b(?:unlike|rather than|instead of|other than|except(?: for)?|without(?! doubt)|compared (?:to|with)|in contrast to|as opposed to)\b[^,;]{0,60}$",
     re.IGNORECASE,
 )
 
@@ -178,7 +186,7 @@ def is_denied_before(text: str, start: int) -> bool:
     """Whether the clause that leads to `start` says "not"."""
     before = text[max(start - 160, 0) : start]
     clause = before[max((m.end() for m in _CLAUSE_END.finditer(before)), default=0) :]
-    return _NOT.search(clause) is not None
+    return denies(clause) or _NOT_THAT.search(clause) is not None
 
 
 def is_asked(text: str, end: int) -> bool:
@@ -193,6 +201,8 @@ def name_at_start(piece: str, choices: Sequence[str], *, by_letter: bool = True)
     """The choice that a piece of text begins with, after words that only lead to it ("most likely C")."""
     start = match.end() if (match := _BEFORE.match(piece)) else 0
     piece = piece[start : start + 200]
+    if re.match(r"[^\s?]{1,40}[\s\"')]{0,2}\?", piece):
+        return Named(None, NOTHING)
     by_text = _text_at_start(piece, choices, by_letter=by_letter)
     if by_text is not None:
         return by_text
@@ -230,7 +240,7 @@ def _text_at_start(piece: str, choices: Sequence[str], *, by_letter: bool) -> Na
     first = found[0]
     after = piece[first.end :]
     is_letter = len(piece[first.start : first.end].strip()) == 1 and piece[first.start].isalpha()
-    if (is_letter and by_letter) or not _FOLLOWER.match(_CLOSERS.sub("", after, count=1)):
+    if (is_letter and by_letter) or not _FOLLOWER.match(_CLOSERS.sub("", after, count=1)) or re.match(r" ?[\^+*/=<>×÷·]", after):
         return None
     if is_common(choices[first.choice]) and not re.match(r"[\s)\]}\"']*(?:[.,;:!\n(–—-]|$)", after):
         return None
@@ -271,6 +281,8 @@ def _letter_at_start(piece: str, choices: Sequence[str]) -> Named:
 def _letter_with_text(letter: str, after: str, choices: Sequence[str], *, is_last: bool) -> Named:
     """A letter and what follows it: the choice's own text agrees, another choice's text does not."""
     index = LETTERS.index(letter)
+    if re.match(rf"[^\n]{{0,80}}[\n ]\W{{0,4}}{chr(ord(letter) + 1)}(?:[.):]|\s?[-–]) ?\w", after):  # the first of a list
+        return Named(None, NOTHING)
     separator = re.match(r"\s?[.:)(\[–—|,-]?\s?[(\"'-]?\s?", after)
     text = after[separator.end() :] if separator else after
     is_new_clause = separator is not None and separator[0].strip() in ("", ",")
@@ -283,7 +295,7 @@ def _letter_with_text(letter: str, after: str, choices: Sequence[str], *, is_las
             return Named(None, RULED_OUT) if wrong else Named(letter, is_last=_END.match(rest) is not None)
         if not is_new_clause and _FOLLOWER.match(rest):
             return Named(None, DISAGREE)
-    if _JUDGED_WRONG.match(after, 0, 30) and re.match(r"\s?(?:is|was|isn't|ist|est|es|è|é|n'est|no|não|non|不|wrong|incorrect)", after):
+    if _JUDGED_WRONG.match(after, 0, 30) and re.match(r"\s?(?:is|was|isn't|ist|est|es|è|é|n'est|no|não|non|不|wrong|incorrect|\S{0,2}(?:ではな|じゃな|でな|\s?아니))", after):
         return Named(None, RULED_OUT)
     is_own_start = _forms(choices[index], with_articles=False)[:1] == tuple(w.form for w in words_of(text)[:1])
     if is_own_start:

@@ -8,19 +8,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from neuron_opsd.text.answers import LETTERS
-from neuron_opsd.text.choices import NOTHING, REFUSED, SEVERAL, Named, choices_said, name_at_start, name_within
+from neuron_opsd.text.choices import NOTHING, REFUSED, SEVERAL, Named, choices_said, mentions, name_at_start, name_within
 
 SHORT = 400  # characters of a reply that is searched whole for the text of a choice
 
 _OPTION_LINE = re.compile(r"[\W_]{0,6}([A-Z])(?:[.):]|\s?[-–—]\s)")
 _LEADING = re.compile(
-    r"[\W_]{0,6}(?:(?:option|answer|choice) )?[A-Z][)\]\"']{0,3}(?:[.:,;)\]]|\s?[-–—(|]|\s(?:because|since|as|due|weil|porque|parce)\b)",
+    r"[\W_]{0,6}(?:[A-Z][)\]\"']{0,3}(?:[.:,;)\]]|\s[-–—(|]|[–—(|])|(?:option |answer |choice )?[A-Z][)\]\"']{0,3},?\s(?:because|since|as|due|weil|porque|parce)\b)",
     re.IGNORECASE,
 )
 _CANNOT_SAY = re.compile(
     r"\b(?:(?:do not|don't|cannot|can't|could not|couldn't|am not able to|unable to) (?:know|determine|tell|say|answer|decide|choose|help|"
     r"provide|assist)|not sure|cannot be determined|can't be determined|impossible to (?:say|tell|know)|not enough information|as an ai)\b",
     re.IGNORECASE,
+)
+
+
+_BEGINS_TO_REASON = re.compile(
+    r"\W{0,6}(?:first(?:ly)?|let(?:'s| us| me)|to (?:answer|solve|determine|find)|we (?:need|are asked|have to|must)|step 1|assum\w+|suppos\w+|consider\w*|if|when)\b",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(
+    r"\W{0,6}(?:so|therefore|thus|hence|consequently|accordingly|in conclusion|in summary|overall|finally|this means|which means)\b", re.IGNORECASE
 )
 
 
@@ -39,6 +48,8 @@ def _alone_first(text: str, choices: Sequence[str], by_letter: bool) -> Named:
     named = _alone(first, choices, by_letter)
     if named.letter is None or not rest:
         return named
+    if _is_letter(first) and any(_is_letter(line) and _alone(line, choices, by_letter).letter != named.letter for line in rest.split("\n")[:40]):
+        return Named(None, SEVERAL)
     is_heading = re.match(r"[\W_]{0,6}(?:option|choice|statement)\b", first, re.IGNORECASE) is not None
     return Named(None, NOTHING) if is_heading or _is_listed(named.letter, first, rest, choices) else named
 
@@ -56,8 +67,14 @@ def _alone_last(text: str, choices: Sequence[str], by_letter: bool) -> Named:
     before, _, last = text.rpartition("\n")
     named = _alone(last, choices, by_letter)
     previous = before.rpartition("\n")[2]
+    if _is_letter(last) and not _is_letter(previous):
+        return named
     is_option = _OPTION_LINE.match(previous) is not None or _alone(previous, choices, by_letter).letter is not None
     return Named(None, NOTHING) if named.letter and is_option else named
+
+
+def _is_letter(line: str) -> bool:
+    return re.fullmatch(r"[\W_]{0,6}[A-Z][\W_]{0,6}", line) is not None
 
 
 def _alone(line: str, choices: Sequence[str], by_letter: bool) -> Named:
@@ -88,17 +105,22 @@ def _leading_text(text: str, choices: Sequence[str], by_letter: bool) -> Named:
 
 def _named_in_short(text: str, choices: Sequence[str], by_letter: bool) -> Named:
     """The one choice that a short reply names."""
-    if len(text) > SHORT:
+    if len(text) > SHORT or _BEGINS_TO_REASON.match(text):
         return Named(None, NOTHING)
     return Named(None, REFUSED) if _CANNOT_SAY.search(text) else name_within(text, choices)
 
 
 def _named_last(text: str, choices: Sequence[str], by_letter: bool) -> Named:
-    """The one choice that the last sentence of a long reply names."""
+    """The one choice that the last sentence of a long reply concludes with, or ends with."""
     if len(text) <= SHORT:
         return Named(None, NOTHING)
     last = re.split(r"(?<=[a-z)\"'][.!?])\s", text.rpartition("\n")[2][-SHORT:])[-1]
-    return Named(None, REFUSED) if _CANNOT_SAY.search(last) else name_within(last, choices)
+    if _CANNOT_SAY.search(last):
+        return Named(None, REFUSED)
+    named = name_within(last, choices)
+    ends = [mention.end for mention in mentions(last, choices)][-1:]
+    is_last_word = bool(ends) and re.search(r"\w", last[ends[0] :]) is None
+    return named if _CONCLUDES.match(last) or is_last_word else Named(None, NOTHING)
 
 
 FALLBACKS: tuple[Fallback, ...] = (

@@ -147,12 +147,12 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _row(
         "marked",
-        r"(?:^|\n|[;|] ?)\W{0,4}(?P<said>[a-z][.):][^\n]{0,120}?) ?(?:[✓✔✅☑]|\((?:correct|right|best)(?: answer)?\)|<-{1,3}|←)",
+        r"(?:^|\n|[;|] ?)\W{0,4}(?P<said>[a-z](?:[.):][^\n]{0,120}?)?) ?(?:[✓✔✅☑]|\((?:correct|right|best)(?: answer)?\)|<-{1,3}|←)",
         "A. insulin\nB. glucagon\nC. cortisol ✓\nD. adrenaline",
         weight="said",
         in_free_form=False,
     ),
-    _row("ticked", r"(?:[✓✔✅☑]|\[[x✓✔]\])\W{0,3}", "✅ C. cortisol", weight="said", in_free_form=False),
+    _row("ticked", r"(?:[✓✔✅☑]|\[[x✓✔]\])[ :-]{0,3}(?!\n)", "✅ C. cortisol", weight="said", in_free_form=False),
     _row(
         "I choose",
         r"\b(?:i|we|i'd|i'll|let me|let's|let us|going to|i'm|i am)(?:'d|'ll|'m)?(?: (?:would|will|am|have to|must|should|still|therefore|"
@@ -177,6 +177,15 @@ PATTERNS: tuple[Pattern, ...] = (
         "it is",
         r"\b(?:it|this|that)(?:'s| is| was| must be| has to be| should be| would be| will be| seems to be| can only be) ",
         "Of the four, it must be C.",
+        weight="said",
+        must_end=True,
+        in_free_form=False,
+    ),
+    _row(
+        "corresponds to",
+        r"\b(?:corresponds? to|correspond(?:s|ing) with|matches|fits|equals|which is|namely|i\.e\.,?|points? to|leads? to|consistent with|described (?:by|in)) "
+        r"(?:the )?(?:option|choice|answer|letter) ",
+        "A steroid of the cortex corresponds to option C.",
         weight="said",
         must_end=True,
         in_free_form=False,

@@ -54,7 +54,7 @@ _SUPPOSED = re.compile(
     r"\b(?:if|suppose|supposing|assume|assuming|whether|unless|when|say|had|were|why)(?: that)?(?: (?:the|your|my|our|a|an))?(?: [a-z]+)?\s?$"
     r"|\b(?:one|you|some|many|people|students?|others?|someone|user)(?: [a-z]+){0,3} (?:think|thinks|say|says|argue|believe|guess|choose|pick|answer|assume)\b"
     r"|\b(?:might|may|could)(?: [a-z]+){0,2} (?:think|say|argue|seem|believe|assume)\b|\btempt[a-z]+\b|\bat first\b|\binitially\b"
-    r"|\bi (?:first |initially |originally )?(?:thought|guessed|assumed)\b"
+    r"|\bused to\s?$|\bi (?:first |initially |originally )?(?:thought|guessed|assumed)\b"
 )
 _IF = re.compile(r"\b(?:if|were|had)\b")
 _WOULD = re.compile(r"\b(?:would|could|might)\b")
@@ -70,6 +70,7 @@ _RETRACTED = re.compile(
     r"i (?:made|have made) an? (?:mistake|error)|scratch that|let me (?:reconsider|start over|rethink))"
 )
 _TAKEN_BACK = re.compile(r"\b(?:wait|hmm|actually|however|but|let me (?:check|double|re))")
+_NOT_LETTER = re.compile(r"(?:\bnot|n't) (?:option |choice |answer )?\(?([A-Z])\b(?! [a-z]{3,})")
 _OR = re.compile(r"(?<!\w)(?:or|and|/|&|oder|ou|et|y|o|e|или|и|或|和)[\s({$|]{0,4}$")
 _FIRST_SENTENCE = re.compile(r"[^\n]{0,300}?(?:(?<![A-Z\d])[.!?;](?=\s|$)|(?<=\d)[.!?;](?=\s|$)|\n|$)")
 
@@ -146,8 +147,11 @@ def _read_choice(text: str, choices: Sequence[str], answer_format: str, *, is_wh
     if not is_whole:
         return Reading(None, CUT)
     why_not = NOTHING
+    refused = set(_NOT_LETTER.findall(text))
     for fallback in FALLBACKS:
         named = fallback.read(text, choices, by_letter)
+        if named.letter in refused:
+            return Reading(None, RULED_OUT)
         if named.letter:
             return Reading(named.letter, fallback.name)
         if named.why_not == SEVERAL and fallback.name.endswith("alone"):
@@ -243,7 +247,8 @@ def _named_by(statement: _Statement, choices: Sequence[str], *, by_letter: bool)
     named = name_at_start(piece, choices, by_letter=by_letter)
     if pattern.must_end and not (named.is_last or "P<" in pattern.regex.pattern):
         return Named(None, NOTHING)
-    if named.why_not == NOTHING and pattern.weight == "stated" and not pattern.must_end:
+    is_option = re.match(r"\W{0,4}[A-Z][.):]", piece)
+    if named.why_not == NOTHING and pattern.weight == "stated" and not (pattern.must_end or is_option):
         sentence = _FIRST_SENTENCE.match(piece)
         return name_within(sentence[0] if sentence else piece, choices)
     return named
