@@ -6,9 +6,10 @@ The pieces are plain text (`cleaning.plain`). Nothing here searches a whole repl
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from neuron_opsd.text.answers import LETTERS, number_form
+from neuron_opsd.text.negation import is_asked, is_denied_before, is_judged_wrong
+from neuron_opsd.text.words import Mention, forms_of, is_common, is_number, mentions, words_of
 
 # Why a piece of text that should name a choice names none.
 SEVERAL, BEYOND, DISAGREE = "several letters", "beyond the choices", "letter and text disagree"
@@ -26,7 +27,8 @@ class Named:
 
 # What may stand between "the answer is" and the answer. Lower case; the longest first where one begins another.
 _FILLERS = (
-    r"definitely|certainly|clearly|obviously|most likely|most probably|very likely|probably|likely|indeed|simply|just|"
+    r"definitely|certainly|clearly|obviously|most likely|most probably|very likely|probably|likely|indeed|"
+    r"simply|just|"
     r"actually|surely|undoubtedly|therefore|thus|hence|then|so|again|also|still|in fact|of course|in my opinion|"
     r"i think|i believe|i would say|i'd say|i guess|i would go with|i'd go with|given by|to be|none other than|"
     r"it is|it's|is|that|based on the (?:above|passage|text|information)|"
@@ -39,15 +41,21 @@ _FILLERS = (
     r"a letra|alternativa|resposta|opção|portanto|(?-i:a(?= [A-Z]\b))|o|"
     r"это|буква|вариант|ответ|под буквой|选项|選項|選択肢|선택지|보기|الخيار|الحرف|حرف"
 )
-_BEFORE = re.compile(rf"(?:[\s\"'(\[{{<:=|>$*,#•]{{1,12}}|[–—-](?!\d)|(?:{_FILLERS})(?![a-zà-ÿ0-9'а-я])){{1,12}}", re.IGNORECASE)
+_BEFORE = re.compile(
+    rf"(?:[\s\"'(\[{{<:=|>$*,#•]{{1,12}}|[–—-](?!\d)|(?:{_FILLERS})(?![a-zà-ÿ0-9'а-я])){{1,12}}",
+    re.IGNORECASE,
+)
 _NEGATED = re.compile(
-    r"(?:not|never|neither|nor|no|none|nothing|anything but|everything but|other than|except|cannot|can't|isn't|nicht|"
+    r"(?:not|never|neither|nor|no|none|nothing|anything but|everything but|other than|except|cannot|can't|"
+    r"isn't|nicht|"
     r"kein\w*|weder|pas|ni|no es|não|nem|non|né|не|ни|нет|ليس\w*|لا)(?!\w)|n't|不|非|并非|没",
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(
-    r"(?:i (?:do not|don't|cannot|can't|am not|am unable|'m not|'m unable|can not)|i'm (?:sorry|not|unable)|unknown|unsure|"
-    r"undetermined|(?:it )?(?:cannot|can't) be determined|n/a|not (?:enough|given|listed|provided|among|sure|clear|certain)|"
+    r"(?:i (?:do not|don't|cannot|can't|am not|am unable|'m not|'m unable|can not)|i'm (?:sorry|not|unable)|"
+    r"unknown|unsure|"
+    r"undetermined|(?:it )?(?:cannot|can't) be determined|n/a|not (?:enough|given|listed|provided|among|"
+    r"sure|clear|certain)|"
     r"none of (?:the|these|them)|depends|\?|unclear|impossible to (?:say|tell))",
     re.IGNORECASE,
 )
@@ -55,146 +63,31 @@ _REFUSAL = re.compile(
 _LETTER = re.compile(r"([A-Za-zАС])(?![A-Za-zÀ-ɏͰ-ӿ0-9_]|'\w)")
 _CLOSERS = re.compile(r"[)\]}>\"'*|]{0,4}")
 _GOES_ON = (
-    r"because|since|as|for|due|which|where|is|was|would|must|should|but|with|in|by|from|given|according|based|who|that|"
-    r"if|and|or|instead|not|rather|over|correct|only|ist|weil|denn|car|parce|porque|perché|poiché|потому|так|, |est|es"
+    r"because|since|as|for|due|which|where|is|was|would|must|should|but|with|in|by|from|given|according|here|overall|among|again|"
+    r"based|who|that|"
+    r"if|and|or|instead|not|rather|over|correct|only|ist|weil|denn|car|parce|porque|perché|poiché|потому|"
+    r"так|, |est|es"
 )
-_FOLLOWER = re.compile(rf" (?:{_GOES_ON})(?!\w)| ?[(\[{{\"|/&+=–—<] ?| ?-(?!\w)| ?[^\w\s'-]|\s*$|\n| ?(?=[⺀-鿿぀-ヿ가-힯ء-ي])", re.IGNORECASE)
-_JOIN = r"(?:[\s,;/&+、|)(\]\["'"'r"]|\b(?:and|or|und|oder|et|ou|y|o|e|и|или|nor|as well as|option|also|both|either|possibly|perhaps|maybe|probably|even)\b|和|或|与|と|や|또는|과|와)"
+_FOLLOWER = re.compile(
+    rf" (?:{_GOES_ON})(?!\w)| ?[(\[{{\"|/&+=–—<] ?| ?-(?!\w)| ?[^\w\s'-]|\s*$|\n| ?(?=[⺀-鿿぀-ヿ가-힯ء-ي])",
+    re.IGNORECASE,
+)
+_JOIN = (
+    r"(?:[\s,;/&+、|)(\]\["
+    '"'
+    r"]|\b(?:and|or|und|oder|et|ou|y|o|e|и|или|nor|as well as|option|also|both|either|possibly|perhaps|"
+    r"maybe|probably|even)\b|和|或|与|と|や|또는|과|와)"
+)
 _SECOND = re.compile(
-    rf"{_JOIN}{{1,8}}\(?([A-Z])(?![A-Za-zÀ-ɏͰ-ӿ0-9_':]|[.-]\w|\. [a-z]|\) ?[a-z])(?! (?:is|was|isn't|has|does|would|can|cannot|could|will|may|might)\b)"
+    rf"{_JOIN}{{1,8}}\(?([A-Z])(?![A-Za-zÀ-ɏͰ-ӿ0-9_':]|[.-]\w|\. [a-z]|\) ?[a-z])(?! (?:is|was|isn't|has|"
+    rf"does|would|can|cannot|could|will|may|might)\b)"
     r"(?![ ]?[不并非])"
 )
-_JUDGED_WRONG = re.compile(
-    r"[^.;\n]{0,40}?\b(?:(?:is|are|was|were|does|do|did|can|could|would|has|will)(?: (?:not|never|clearly|therefore|also))*(?:n't)? ?"
-    r"(?:not|never|wrong|incorrect|false|ruled out|excluded|eliminated|unlikely|impossible|out)|isn't|aren't|wasn't|doesn't|"
-    r"don't|can't|cannot|won't|wrong|incorrect|ist (?:nicht|falsch)|n'est pas|no es|non è|não é|не)\b|[^.;\n]{0,12}(?:不是|不对|错|ではな|じゃな|でな|아니)",
-    re.IGNORECASE,
+_OTHERS_ARE_WRONG = re.compile(
+    r"[;,.:(] ?(?:[A-Z](?:, and |, | and | or |/)?){1,8} (?:are|is|were) (?:all |both |clearly ){0,2}"
+    r"(?:wrong|incorrect|not|false|ruled|eliminated|out)\b"
 )
 _END = re.compile(r"[\s)\]}>\"'*.!,;|。✓✔✅]*(?:\n|$)|[)\]}\"'*]{0,3}[.!;](?:\s|$)|[)\]}\"'*]{0,3}[。]")
-
-
-# ---- the words of a text, and where choices stand among them -----------------------------------------------------
-
-_WORD = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+|[^\W\d_][^\W_]*|[^\w\s.,;:!?'\"()\[\]{}*_`$\\%|<>]|[<>](?=\s?\d)")
-_ARTICLES = frozenset({"a", "an", "the"})
-# A choice of one such word is too common to be found within a sentence: it must be the whole piece, or begin it.
-_COMMON = frozenset(
-    "yes no none both all neither either not and or maybe other it is in on at by of to for with from as be do did does was "
-    "are were have has had can could will would so if then than that this he she they we you".split()
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A word, number or sign in canonical form, and where it stands."""
-
-    form: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """A choice's text within another text: the choice, its first word's number there, and where it stands."""
-
-    choice: int
-    first_word: int
-    start: int
-    end: int
-
-
-def words_of(text: str) -> list[Word]:
-    """The words, numbers and signs of a text, without its punctuation."""
-    return [
-        Word(number_form(m[0]) if m[0][0].isdigit() or m[0][0] == "." else m[0].lower(), m.start(), m.end())
-        for m in _WORD.finditer(text)
-    ]
-
-
-def _without_articles(words: list[str]) -> list[str]:
-    """Except at the end: "Vitamin A" is not "Vitamin"."""
-    return [word for i, word in enumerate(words) if word not in _ARTICLES or i == len(words) - 1]
-
-
-@lru_cache(maxsize=4096)
-def _forms(choice: str, *, with_articles: bool) -> tuple[str, ...]:
-    words = [word.form for word in words_of(choice)]
-    return tuple(words if with_articles else _without_articles(words))
-
-
-def is_common(choice: str) -> bool:
-    """Whether a choice's text is a single letter or a word that any sentence may hold."""
-    forms = _forms(choice, with_articles=True)
-    return len(forms) == 1 and (forms[0] in _COMMON or (len(forms[0]) == 1 and forms[0].isalpha()))
-
-
-def mentions(text: str, choices: Sequence[str]) -> list[Mention]:
-    """Where choices stand in a text, in its order; a choice within a longer one ("York" in "New York") is not there."""
-    found: list[Mention] = []
-    all_words = words_of(text)
-    for with_articles in (True, False):
-        words = [(i, w) for i, w in enumerate(all_words) if with_articles or w.form not in _ARTICLES]
-        forms = [word.form for _, word in words]
-        for choice, wanted in enumerate(_forms(choice, with_articles=with_articles) for choice in choices):
-            size = len(wanted)
-            for at in range(len(forms) - size + 1) if size else ():
-                if forms[at] == wanted[0] and tuple(forms[at : at + size]) == wanted:
-                    found.append(Mention(choice, words[at][0], words[at][1].start, words[at + size - 1][1].end))
-    kept: list[Mention] = []
-    for mention in sorted(found, key=lambda m: (m.start - m.end, m.start)):
-        if all(mention.end <= other.start or mention.start >= other.end for other in kept):
-            kept.append(mention)
-    return sorted((m for m in kept if not _is_joined(text, m)), key=lambda m: m.start)
-
-
-def _is_joined(text: str, mention: Mention) -> bool:
-    """Whether a hyphen makes it part of another word or number: "non-positive", "insulin-like", "-5"."""
-    before, after = text[max(mention.start - 2, 0) : mention.start], text[mention.end : mention.end + 2]
-    is_minus = before.endswith("-") and text[mention.start].isdigit()
-    return is_minus or re.search(r"\w-$", before) is not None or re.match(r"-\w", after) is not None
-
-
-# ---- negation ------------------------------------------------------------------------------------------------
-
-# Where the reach of a "not" ends: the end of a clause, a contrast, or a new subject after a comma.
-_CLAUSE_END = re.compile(
-    r"(?:(?<!\b[A-Z])\.|[;!?\n:—])(?!\d)|\b(?:but|rather(?! than)|instead(?! of)|however|although|though|sondern|mais|sino|pero|ma|mas|но|а)\b|而是|"
-    r", ?(?:it|this|that|the|so|he|they|we|i|which|hence|thus|therefore)\b",
-    re.IGNORECASE,
-)
-_NOT = re.compile(
-    r"\b(?:not(?! only| just)|no(?! doubt| question)|never|neither|nor|none|cannot|lacks?|lacking|devoid of|free of|far from|"
-    r"anything but|opposite of|hardly|fails? to|failed to|absence of|ruled? out|exclud\w+|eliminat\w+|non|wrong|incorrect|false that|untrue|"
-    r"doubt(?:ful)?|unlikely|nicht|kein\w*|weder|pas|sans|ni|não|nem|sin|né|senza|не|ни|нет)\b|n't\b|不|非|没|ليس|غير|[❌✗✘]",
-    re.IGNORECASE,
-)
-
-
-# These reach no further than the next comma: "unlike insulin, cortisol".
-_NOT_THAT = re.compile(
-    r"\b(?:unlike|rather than|instead of|other than|except(?: for)?|without(?! doubt)|compared (?:to|with)|in contrast to|as opposed to)\b[^,;]{0,60}$",
-    re.IGNORECASE,
-)
-
-
-def denies(text: str) -> bool:
-    """Whether a piece of text says "not"."""
-    return _NOT.search(text) is not None
-
-
-def is_denied_before(text: str, start: int) -> bool:
-    """Whether the clause that leads to `start` says "not"."""
-    before = text[max(start - 160, 0) : start]
-    clause = before[max((m.end() for m in _CLAUSE_END.finditer(before)), default=0) :]
-    return denies(clause) or _NOT_THAT.search(clause) is not None
-
-
-def is_asked(text: str, end: int) -> bool:
-    """Whether the sentence goes on from `end` to a question mark."""
-    return re.compile(r"[^.!?\n]{0,100}\?").match(text, end) is not None
-
-
-# ---- what a piece of text names ---------------------------------------------------------------------------------
 
 
 def name_at_start(piece: str, choices: Sequence[str], *, by_letter: bool = True) -> Named:
@@ -222,7 +115,9 @@ def _number_at_start(piece: str, choices: Sequence[str]) -> Named | None:
     number = re.match(r"-?\d[\d,]*(?:\.\d+)?(?=[\s)\]}\"'.]*(?:\n|$))", piece)
     if not number:
         return None
-    numbers = [[form for form in _forms(choice, with_articles=True) if form[0].isdigit()] for choice in choices]
+    numbers = [
+        [form for form in forms_of(choice, with_articles=True) if form[0].isdigit()] for choice in choices
+    ]
     same = [i for i, own in enumerate(numbers) if own == [number_form(number[0])]]
     return Named(LETTERS[same[0]], is_last=True) if len(same) == 1 else None
 
@@ -235,21 +130,28 @@ def says_nothing(piece: str) -> bool:
 def _text_at_start(piece: str, choices: Sequence[str], *, by_letter: bool) -> Named | None:
     """By a choice's text: alone, or before a mark or a word that goes on. None: no text stands there."""
     found = mentions(piece, choices)
-    if not found or found[0].first_word != 0 and piece[: found[0].start].lower() not in ("a ", "an "):
+    if not found or (found[0].first_word != 0 and piece[: found[0].start].lower() not in ("a ", "an ")):
         return None
     first = found[0]
     after = piece[first.end :]
     is_letter = len(piece[first.start : first.end].strip()) == 1 and piece[first.start].isalpha()
-    if (is_letter and by_letter) or not _FOLLOWER.match(_CLOSERS.sub("", after, count=1)) or re.match(r" ?[\^+*/=<>×÷·]", after):
+    if (
+        (is_letter and by_letter)
+        or not _FOLLOWER.match(_CLOSERS.sub("", after, count=1))
+        or re.match(r" ?[\^+*/=<>×÷·]", after)
+    ):
         return None
     if is_common(choices[first.choice]) and not re.match(r"[\s)\]}\"']*(?:[.,;:!\n(–—-]|$)", after):
         return None
     if len(found) > 1 and re.fullmatch(rf"{_JOIN}{{1,8}}", piece[first.end : found[1].start]):
         return None if found[1].choice == first.choice else Named(None, SEVERAL)
-    if _JUDGED_WRONG.match(after):
+    if is_judged_wrong(after):
         return Named(None, RULED_OUT)
     letter = LETTERS[first.choice]
-    given = re.match(r"[\s,]{0,2}(?:\(|\[|(?:which is |i\.e\.,? )?(?:option|choice|answer|letter) \(?)([A-Z])(?:[)\].,]|$)", after)
+    given = re.match(
+        r"[\s,]{0,2}(?:\(|\[|(?:which is |i\.e\.,? )?(?:option|choice|answer|letter) \(?)([A-Z])(?:[)\].,]|$)",
+        after,
+    )
     if by_letter and given and given[1] != letter:
         return Named(None, DISAGREE)
     return Named(letter, is_last=_END.match(after[given.end() :] if given else after) is not None)
@@ -257,7 +159,11 @@ def _text_at_start(piece: str, choices: Sequence[str], *, by_letter: bool) -> Na
 
 def _letter_at_start(piece: str, choices: Sequence[str]) -> Named:
     joined = re.match(r"[A-Z]{2,8}(?![\w'-])", piece)
-    if joined and len(set(joined[0])) == len(joined[0]) and all(LETTERS.index(c) < len(choices) for c in joined[0]):
+    if (
+        joined
+        and len(set(joined[0])) == len(joined[0])
+        and all(LETTERS.index(c) < len(choices) for c in joined[0])
+    ):
         return Named(None, SEVERAL)
     match = _LETTER.match(piece)
     if not match:
@@ -269,7 +175,8 @@ def _letter_at_start(piece: str, choices: Sequence[str]) -> Named:
         return Named(None, NOTHING)
     letter, index = letter.upper(), LETTERS.index(letter.upper())
     after = after[_CLOSERS.match(after).end() :]  # pyright: ignore[reportOptionalMemberAccess]
-    if (second := _SECOND.match(after)) and second[1] != letter:
+    second = None if _OTHERS_ARE_WRONG.match(after) else _SECOND.match(after)
+    if second and second[1] != letter:
         return Named(None, SEVERAL)
     if re.match(r" ?[:)] ?[A-Z](?![\w'])", after):
         return Named(None, SEVERAL)
@@ -281,23 +188,34 @@ def _letter_at_start(piece: str, choices: Sequence[str]) -> Named:
 def _letter_with_text(letter: str, after: str, choices: Sequence[str], *, is_last: bool) -> Named:
     """A letter and what follows it: the choice's own text agrees, another choice's text does not."""
     index = LETTERS.index(letter)
-    if re.match(rf"[^\n]{{0,80}}[\n ]\W{{0,4}}{chr(ord(letter) + 1)}(?:[.):]|\s?[-–]) ?\w", after):  # the first of a list
+    if re.match(
+        rf"[^\n]{{0,80}}[\n ]\W{{0,4}}{chr(ord(letter) + 1)}(?:[.):]|\s?[-–]) ?\w", after
+    ):  # the first of a list
         return Named(None, NOTHING)
     separator = re.match(r"\s?[.:)(\[–—|,-]?\s?[(\"'-]?\s?", after)
     text = after[separator.end() :] if separator else after
     is_new_clause = separator is not None and separator[0].strip() in ("", ",")
-    found = [m for m in mentions(text, choices) if m.first_word == 0 or text[: m.start].lower() in ("a ", "an ", "the ")]
+    found = [
+        m
+        for m in mentions(text, choices)
+        if m.first_word == 0 or text[: m.start].lower() in ("a ", "an ", "the ")
+    ]
     if found and not is_common(choices[found[0].choice]):
         own = [m for m in found if m.choice == index]
         rest = text[(own or found)[0].end :]
         if own:
-            wrong = _JUDGED_WRONG.match(rest) is not None
+            wrong = is_judged_wrong(rest)
             return Named(None, RULED_OUT) if wrong else Named(letter, is_last=_END.match(rest) is not None)
         if not is_new_clause and _FOLLOWER.match(rest):
             return Named(None, DISAGREE)
-    if _JUDGED_WRONG.match(after, 0, 30) and re.match(r"\s?(?:is|was|isn't|ist|est|es|è|é|n'est|no|não|non|不|wrong|incorrect|\S{0,2}(?:ではな|じゃな|でな|\s?아니))", after):
+    if is_judged_wrong(after, within=30) and re.match(
+        r"\s?(?:is|was|isn't|ist|est|es|è|é|n'est|no|não|non|不|wrong|incorrect|\S{0,2}(?:ではな|じゃな|でな|\s?아니))",
+        after,
+    ):
         return Named(None, RULED_OUT)
-    is_own_start = _forms(choices[index], with_articles=False)[:1] == tuple(w.form for w in words_of(text)[:1])
+    is_own_start = forms_of(choices[index], with_articles=False)[:1] == tuple(
+        w.form for w in words_of(text)[:1]
+    )
     if is_own_start:
         return Named(letter, is_last=is_last)
     is_genus = re.match(r"\. ?[a-z]", after) and not re.match(
@@ -327,16 +245,11 @@ def _findable(piece: str, choices: Sequence[str]) -> list[Mention]:
     return [
         m
         for m in mentions(piece, choices)
-        if not is_common(choices[m.choice]) and not (_is_number(choices[m.choice]) and len(numbers) > 1)
+        if not is_common(choices[m.choice]) and not (is_number(choices[m.choice]) and len(numbers) > 1)
     ]
 
 
 def _is_unsaid(piece: str, mention: Mention) -> bool:
     """Refused by its own clause ("not X", "X is wrong"), or asked."""
-    is_judged_wrong = _JUDGED_WRONG.match(piece, mention.end, mention.end + 80) is not None
-    return is_judged_wrong or is_denied_before(piece, mention.start) or is_asked(piece, mention.end)
-
-
-def _is_number(choice: str) -> bool:
-    forms = _forms(choice, with_articles=True)
-    return len(forms) == 1 and forms[0][0].isdigit()
+    is_refused = is_judged_wrong(piece, mention.end)
+    return is_refused or is_denied_before(piece, mention.start) or is_asked(piece, mention.end)

@@ -8,28 +8,43 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from neuron_opsd.text.answers import LETTERS
-from neuron_opsd.text.choices import NOTHING, REFUSED, SEVERAL, Named, choices_said, mentions, name_at_start, name_within
+from neuron_opsd.text.choices import (
+    NOTHING,
+    REFUSED,
+    SEVERAL,
+    Named,
+    choices_said,
+    mentions,
+    name_at_start,
+    name_within,
+)
 
 SHORT = 400  # characters of a reply that is searched whole for the text of a choice
 
 _OPTION_LINE = re.compile(r"[\W_]{0,6}([A-Z])(?:[.):]|\s?[-–—]\s)")
 _LEADING = re.compile(
-    r"[\W_]{0,6}(?:[A-Z][)\]\"']{0,3}(?:[.:,;)\]]|\s[-–—(|]|[–—(|])|(?:option |answer |choice )?[A-Z][)\]\"']{0,3},?\s(?:because|since|as|due|weil|porque|parce)\b)",
+    r"[\W_]{0,6}(?:[A-Z][)\]\"']{0,3}(?:[.:,;)\]]|\s[-–—(|]|[–—(|])|(?:option |answer |"
+    r"choice )?[A-Z][)\]\"']{0,3},?\s(?:because|since|as|due|weil|porque|parce)\b)",
     re.IGNORECASE,
 )
 _CANNOT_SAY = re.compile(
-    r"\b(?:(?:do not|don't|cannot|can't|could not|couldn't|am not able to|unable to) (?:know|determine|tell|say|answer|decide|choose|help|"
-    r"provide|assist)|not sure|cannot be determined|can't be determined|impossible to (?:say|tell|know)|not enough information|as an ai)\b",
+    r"\b(?:(?:do not|don't|cannot|can't|could not|couldn't|am not able to|unable to) (?:know|determine|tell|"
+    r"say|answer|decide|choose|help|"
+    r"provide|assist)|not sure|cannot be determined|can't be determined|impossible to (?:say|tell|know)|"
+    r"not enough information|as an ai)\b",
     re.IGNORECASE,
 )
 
 
 _BEGINS_TO_REASON = re.compile(
-    r"\W{0,6}(?:first(?:ly)?|let(?:'s| us| me)|to (?:answer|solve|determine|find)|we (?:need|are asked|have to|must)|step 1|assum\w+|suppos\w+|consider\w*|if|when)\b",
+    r"\W{0,6}(?:first(?:ly)?|let(?:'s| us| me)|to (?:answer|solve|determine|find)|we (?:need|are asked|"
+    r"have to|must)|step 1|assum\w+|suppos\w+|consider\w*|if|when)\b",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
-    r"\W{0,6}(?:so|therefore|thus|hence|consequently|accordingly|in conclusion|in summary|overall|finally|this means|which means)\b", re.IGNORECASE
+    r"\W{0,6}(?:so|therefore|thus|hence|consequently|accordingly|in conclusion|in summary|overall|finally|"
+    r"this means|which means)\b",
+    re.IGNORECASE,
 )
 
 
@@ -38,7 +53,9 @@ class Fallback:
     """One way to read a reply that states no answer."""
 
     name: str
-    read: Callable[[str, Sequence[str], bool], Named]  # of the reply, the choices, and whether letters were shown
+    read: Callable[
+        [str, Sequence[str], bool], Named
+    ]  # of the reply, the choices, and whether letters were shown
     example: str
 
 
@@ -48,7 +65,10 @@ def _alone_first(text: str, choices: Sequence[str], by_letter: bool) -> Named:
     named = _alone(first, choices, by_letter)
     if named.letter is None or not rest:
         return named
-    if _is_letter(first) and any(_is_letter(line) and _alone(line, choices, by_letter).letter != named.letter for line in rest.split("\n")[:40]):
+    if _is_letter(first) and any(
+        _is_letter(line) and _alone(line, choices, by_letter).letter != named.letter
+        for line in rest.split("\n")[:40]
+    ):
         return Named(None, SEVERAL)
     is_heading = re.match(r"[\W_]{0,6}(?:option|choice|statement)\b", first, re.IGNORECASE) is not None
     return Named(None, NOTHING) if is_heading or _is_listed(named.letter, first, rest, choices) else named
@@ -58,7 +78,9 @@ def _is_listed(letter: str, first: str, rest: str, choices: Sequence[str]) -> bo
     """Whether the first line begins a list of the options, by letter or by text."""
     options = [m[1] for line in rest.split("\n")[:40] if (m := _OPTION_LINE.match(line))]
     if options:
-        return options[0] == chr(ord(letter) + 1) or (first.startswith(letter) and len(options) + 1 == len(choices) and letter == "A")
+        return options[0] == chr(ord(letter) + 1) or (
+            first.startswith(letter) and len(options) + 1 == len(choices) and letter == "A"
+        )
     return any(_alone(line, choices, False).letter not in (None, letter) for line in rest.split("\n")[:8])
 
 
@@ -69,7 +91,9 @@ def _alone_last(text: str, choices: Sequence[str], by_letter: bool) -> Named:
     previous = before.rpartition("\n")[2]
     if _is_letter(last) and not _is_letter(previous):
         return named
-    is_option = _OPTION_LINE.match(previous) is not None or _alone(previous, choices, by_letter).letter is not None
+    is_option = (
+        _OPTION_LINE.match(previous) is not None or _alone(previous, choices, by_letter).letter is not None
+    )
     return Named(None, NOTHING) if named.letter and is_option else named
 
 
@@ -79,7 +103,8 @@ def _is_letter(line: str) -> bool:
 
 def _alone(line: str, choices: Sequence[str], by_letter: bool) -> Named:
     named = name_at_start(line[:300], choices, by_letter=by_letter)
-    return named if named.is_last or named.letter is None else Named(None, NOTHING)
+    is_option = named.is_last or (named.letter is None and len(line) < 40)
+    return named if is_option else Named(None, NOTHING)
 
 
 def _leading_letter(text: str, choices: Sequence[str], by_letter: bool) -> Named:

@@ -16,7 +16,8 @@ from typing import Literal
 
 EXAMPLE_CHOICES = ("insulin", "glucagon", "cortisol", "adrenaline")
 
-# How much a pattern is worth. A reply's last "stated" answer wins. Where there is none, "said" ones count if they agree.
+# How much a pattern is worth. A reply's last "stated" answer wins. Where there is none, "said" ones count if they
+# agree.
 Weight = Literal["stated", "said"]
 
 
@@ -31,6 +32,11 @@ class Pattern:
     must_end: bool = False  # the answer must end its sentence: "So C." and not "So C is an option"
     in_free_form: bool = True  # also before an answer that is no choice
 
+    @property
+    def is_around(self) -> bool:
+        """Whether the answer stands within the match, and not after it."""
+        return bool(self.regex.groupindex)
+
 
 def _row(name: str, regex: str, example: str, **how: object) -> Pattern:
     return Pattern(name, re.compile(regex), example, **how)  # pyright: ignore[reportArgumentType]
@@ -40,8 +46,10 @@ _LINE = r"(?:^|\n)[ >#*|\W_]{0,8}"
 _FILL = r"(?:,? (?:[a-zà-ÿ'-]{2,20}|\d{1,4})){0,8}?"  # no lone letter: "answer A is"
 _MARK = r"(?:[:=|~]|=>|->|→|[–—-](?=\W))"
 _IS = (
-    r"(?:(?:is|are|was|were|would be|must be|should be|has to be|will be|ought to be|might be|may be|could be|can be|"
-    r"(?:seems|appears|turns out|happens|proves|is likely|is found) to be|remains|becomes)(?![a-z'])(?: given as| as follows)?"
+    r"(?:(?:is|are|was|were|would be|must be|should be|has to be|will be|ought to be|might be|may be|"
+    r"could be|can be|"
+    r"(?:seems|appears|turns out|happens|proves|is likely|is found) to be|remains|"
+    r"becomes)(?![a-z'])(?: given as| as follows)?"
     rf"[ ,]{{0,2}}{_MARK}?|{_MARK})"
 )
 _SENTENCE = r"(?:^|[\n.!?:;,(] ?)"
@@ -60,32 +68,39 @@ PATTERNS: tuple[Pattern, ...] = (
     _row(
         "JSON",
         r"[\"'](?:the )?(?:final|correct|best|chosen|my|selected)?[ _-]?"
-        r"(?:answer|choice|option|letter|selection|prediction|label|response|result|output|value)(?:[ _-](?:choice|option|letter|key))?[\"'] ?[:=]",
+        r"(?:answer|choice|option|letter|selection|prediction|label|response|result|output|"
+        r"value)(?:[ _-](?:choice|option|letter|key))?[\"'] ?[:=]",
         '{"reasoning": "a steroid", "answer": "C"}',
     ),
     # ---- English sentences and labels
     _row(
         "answer is",
-        rf"\b(?:answers?|(?:correct|right|best|proper|appropriate|chosen|final|suitable|plausible|likely|accurate|closest|"
-        rf"only|winning) (?:option|choice|one|letter|response|solution|alternative|result|match|fit|candidate)s?)\b{_FILL} ?{_IS}|\b(?:option|choice) ?{_IS}",
+        rf"\b(?:answers?|(?:correct|right|best|proper|appropriate|chosen|final|suitable|plausible|likely|"
+        rf"accurate|closest|"
+        rf"only|winning) (?:option|choice|one|letter|response|solution|alternative|result|match|fit|"
+        rf"candidate)s?)\b{_FILL} ?{_IS}|\b(?:option|choice) ?{_IS}",
         "The answer to the question is most likely C.",
     ),
     _row(
         "label",
         rf"{_LINE}(?:my |the |your |final |correct |best |right |chosen |selected |overall ){{0,3}}"
-        r"(?:answer|choice|option|pick|selection|selected|verdict|conclusion|response|solution|result|letter|output|"
+        r"(?:answer|choice|option|pick|selection|selected|verdict|conclusion|response|solution|result|"
+        r"letter|output|"
         r"prediction|guess|decision|ans|correct|ground truth)(?: [a-z]{2,12}){0,2} ?[:=|.)] ?",
         "My pick: C",
     ),
     _row(
         "heading",
-        rf"{_LINE}(?:the |my )?(?:final |correct |best ){{0,2}}(?:answer|choice|conclusion|solution|verdict|selection)s?\W{{0,4}}\n",
+        rf"{_LINE}(?:the |my )?(?:final |correct |best ){{0,2}}(?:answer|choice|conclusion|solution|verdict|"
+        rf"selection)s?\W{{0,4}}\n",
         "**Final Answer**\n\n**C**",
     ),
     _row(
         "correction",
-        r"\b(?:wait|actually|correction|scratch that|i mean|i meant|on second thought|sorry|no)(?:(?<=actually)|(?<=mean)| ?[,:.!;–—-])[ ,:.!;–—-]{0,4}(?:no|wait|actually|hmm)?[ ,:.!;–—-]{0,4}"
-        r"(?:(?:it|that)(?:'s| is| must be| should be)|make (?:it|that)|i(?: would|'d|'ll)? (?:choose|pick|go with|say))? ?(?:option )?",
+        r"\b(?:wait|actually|correction|scratch that|i mean|i meant|on second thought|sorry|"
+        r"no)(?:(?<=actually)|(?<=mean)| ?[,:.!;–—-])[ ,:.!;–—-]{0,4}(?:no|wait|actually|hmm)?[ ,:.!;–—-]{0,4}"
+        r"(?:(?:it|that)(?:'s| is| must be| should be)|make (?:it|that)|i(?: would|'d|'ll)? (?:choose|pick|"
+        r"go with|say))? ?(?:option )?",
         "I thought of A. Wait, no: C.",
         must_end=True,
         in_free_form=False,
@@ -93,7 +108,8 @@ PATTERNS: tuple[Pattern, ...] = (
     # ---- the same in other languages
     _row(
         "German",
-        r"\b(?:antwort(?:option|möglichkeit|buchstabe)?|lösung|auswahl|wahl)\b(?: [a-zäöüß]{1,20}){0,6}? ?(?:(?:ist|lautet|wäre) ?:?|[:=]|[–—-](?=\W))",
+        r"\b(?:antwort(?:option|möglichkeit|buchstabe)?|lösung|auswahl|"
+        r"wahl)\b(?: [a-zäöüß]{1,20}){0,6}? ?(?:(?:ist|lautet|wäre) ?:?|[:=]|[–—-](?=\W))",
         "Die richtige Antwort lautet C.",
     ),
     _row(
@@ -103,69 +119,92 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _row(
         "Spanish",
-        r"\b(?:respuesta|opción|opcion|alternativa) ?(?:[a-zà-ÿ]{1,20} ){0,6}?(?:(?:es|sería|son)(?!\w) ?:?|[:=]|[–—-](?=\W))",
+        r"\b(?:respuesta|opción|opcion|alternativa) ?(?:[a-zà-ÿ]{1,20} ){0,6}?(?:(?:es|sería|son)(?!\w) ?:?|"
+        r"[:=]|[–—-](?=\W))",
         "La respuesta correcta es la C.",
     ),
     _row(
         "Portuguese",
-        r"\b(?:resposta|opção|opcao|alternativa) ?(?:[a-zà-ÿ]{1,20} ){0,6}?(?:(?:é|e|seria|são)(?!\w) ?:?|[:=]|[–—-](?=\W))",
+        r"\b(?:resposta|opção|opcao|alternativa) ?(?:[a-zà-ÿ]{1,20} ){0,6}?(?:(?:é|e|seria|são)(?!\w) ?:?|"
+        r"[:=]|[–—-](?=\W))",
         "A resposta correta é a letra C.",
     ),
     _row(
         "Italian",
-        r"\b(?:risposta|opzione|soluzione) ?(?:[a-zà-ÿ]{1,20} ){0,6}?(?:(?:è|e'|sarebbe|sono)(?!\w) ?:?|[:=]|[–—-](?=\W))",
+        r"\b(?:risposta|opzione|soluzione) ?(?:[a-zà-ÿ]{1,20} ){0,6}?(?:(?:è|e'|sarebbe|sono)(?!\w) ?:?|"
+        r"[:=]|[–—-](?=\W))",
         "La risposta corretta è la C.",
     ),
     _row(
         "Russian",
-        r"\b(?:ответ|вариант|решение)[а-яё]{0,3}(?: [а-яё]{1,20}){0,5}? ?(?:это|будет|является|[:=]|[–—-](?=\W)) ?(?:это )?",
+        r"\b(?:ответ|вариант|решение)[а-яё]{0,3}(?: [а-яё]{1,20}){0,5}? ?(?:это|будет|является|[:=]|"
+        r"[–—-](?=\W)) ?(?:это )?",
         "Правильный ответ — C.",
     ),
     _row(
         "Chinese",
-        r"(?:答案|正确选项|正確選項)(?:应该|應該|应当|应|應|就|显然|最终|因此|即|是|为|為|選|选|:|=| ){1,6}(?:选项|選項)?"
-        r"|(?<!不)(?<!不应)(?:应选|應選|故选|故選|选择|選擇|所以选|因此选|我选|我選|选|選)(?!项|項)[: ]{0,2}(?:选项)?",
+        r"(?:答案|正确选项|正確選項)(?:应该|應該|应当|应|應|就|显然|最终|因此|即|是|为|為|選|选|:|=| ){1,6}"
+        r"(?:选项|選項)?|(?<!不)(?<!不应)(?:应选|應選|故选|故選|选择|選擇|所以选|因此选|我选|我選|选|選)(?!项|項)"
+        r"[: ]{0,2}(?:选项)?",
         "所以答案是 C，B不是。",
     ),
-    _row("Japanese", r"(?:答え|正解|解答|回答|答)(?:は|が|:|=| ){1,3}(?:選択肢)?", "したがって、正解はCです。"),
+    _row(
+        "Japanese", r"(?:答え|正解|解答|回答|答)(?:は|が|:|=| ){1,3}(?:選択肢)?", "したがって、正解はCです。"
+    ),
     _row("Korean", r"(?:정답|답변|답|선택)(?:은|는|이|:|=| ){0,3}(?:선택지|보기)?", "따라서 정답은 C입니다."),
     _row(
         "Arabic",
-        r"(?:الإجابة|الاجابة|الجواب|إجابة|الخيار|الحل)(?: \w{1,15}){0,3}? ?(?:هي|هو|:|=)[ :]{0,2}(?:الخيار|الحرف)? ?",
+        r"(?:الإجابة|الاجابة|الجواب|إجابة|الخيار|الحل)(?: \w{1,15}){0,3}? ?(?:هي|هو|:|=)[ :]{0,2}(?:الخيار|"
+        r"الحرف)? ?",
         "الإجابة الصحيحة هي C.",
     ),
     # ---- sentences that say the answer without the word
     _row(
         "is correct",
-        rf"(?:{_SENTENCE}|\b(?:so|thus|hence|therefore|that|option|choice|answer|letter|only|think|believe|why|alternative|"
-        r"statement|because|since|but) )(?P<said>\(?[a-z](?:\)|\b)(?:[.):] [^.\n]{1,80}?)?) ?(?:(?:is|was|must be|should be|would be|seems|looks)"
-        r"(?: (?:indeed|clearly|therefore|thus|definitely|probably|most likely|likely|the|my|also|a|obviously|actually|only|most|"
-        r"single|best|final)){0,3} (?:correct|right|best|answer|accurate|true|appropriate|one|choice|option)\b|[:–—-] ?(?:correct|right|yes|true)\b)",
+        rf"(?:{_SENTENCE}|\b(?:so|thus|hence|therefore|that|option|choice|answer|letter|only|think|believe|"
+        rf"why|alternative|"
+        r"statement|because|since|but) )(?P<said>\(?[a-z](?:\)|\b)(?:[.):] [^.\n]{1,80}?)?) ?(?:(?:is|was|"
+        r"must be|should be|would be|seems|looks)"
+        r"(?: (?:indeed|clearly|therefore|thus|definitely|probably|most likely|likely|the|my|also|a|"
+        r"obviously|actually|only|most|"
+        r"single|best|final)){0,3} (?:correct|right|best|answer|accurate|true|appropriate|one|choice|"
+        r"option)\b|[:–—-] ?(?:correct|right|yes|true)\b)",
         "Option C is the correct choice, because it is a steroid.",
         weight="said",
         in_free_form=False,
     ),
     _row(
         "marked",
-        r"(?:^|\n|[;|] ?)\W{0,4}(?P<said>[a-z](?:[.):][^\n]{0,120}?)?) ?(?:[✓✔✅☑]|\((?:correct|right|best)(?: answer)?\)|<-{1,3}|←)",
+        r"(?:^|\n|[;|] ?)\W{0,4}(?P<said>[a-z](?:[.):][^\n]{0,120}?)?) ?(?:[✓✔✅☑]|\((?:correct|right|"
+        r"best)(?: answer)?\)|<-{1,3}|←)",
         "A. insulin\nB. glucagon\nC. cortisol ✓\nD. adrenaline",
         weight="said",
         in_free_form=False,
     ),
-    _row("ticked", r"(?:[✓✔✅☑]|\[[x✓✔]\])[ :-]{0,3}(?!\n)", "✅ C. cortisol", weight="said", in_free_form=False),
+    _row(
+        "ticked",
+        r"(?:[✓✔✅☑]|\[[x✓✔]\])[ :-]{0,3}(?!\n)",
+        "✅ C. cortisol",
+        weight="said",
+        in_free_form=False,
+    ),
     _row(
         "I choose",
-        r"\b(?:i|we|i'd|i'll|let me|let's|let us|going to|i'm|i am)(?:'d|'ll|'m)?(?: (?:would|will|am|have to|must|should|still|therefore|"
+        r"\b(?:i|we|i'd|i'll|let me|let's|let us|going to|i'm|i am)(?:'d|'ll|'m)?(?: (?:would|will|am|"
+        r"have to|must|should|still|therefore|"
         r"probably|definitely|thus|then|confidently|most likely|had to)){0,3} "
-        r"(?:going with|go with|going for|go for|choose|chose|pick|picked|select|selected|opt for|say|answer|vote for|"
-        r"settle on|lean towards?|guess|conclude|think|believe)(?: (?:that|it|is|it's|it is|with|on|the answer is|the)){0,3} ",
+        r"(?:going with|go with|going for|go for|choose|chose|pick|picked|select|selected|opt for|say|"
+        r"answer|vote for|"
+        r"settle on|lean towards?|guess|conclude|think|believe)(?: (?:that|it|is|it's|it is|with|on|"
+        r"the answer is|the)){0,3} ",
         "I would go with C.",
         weight="said",
         in_free_form=False,
     ),
     _row(
         "conclusion",
-        rf"{_SENTENCE}(?:and )?(?:hence|therefore|thus|so|consequently|accordingly|in conclusion|in summary|to conclude|conclusion|"
+        rf"{_SENTENCE}(?:and )?(?:hence|therefore|thus|so|consequently|accordingly|in conclusion|in summary|"
+        rf"to conclude|conclusion|"
         r"finally|overall|which leaves|that leaves|this leaves|leaving|leaves)(?: us with)? ?[,:]? ?"
         r"(?:it(?: is|'s| must be)|(?:this|that) is|we have|we get|only)? ?",
         "It is made by the cortex. Hence C",
@@ -175,7 +214,8 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _row(
         "it is",
-        r"\b(?:it|this|that)(?:'s| is| was| must be| has to be| should be| would be| will be| seems to be| can only be) ",
+        r"\b(?:it|this|that)(?:'s| is| was| must be| has to be| should be| would be| will be| seems to be|"
+        r" can only be) ",
         "Of the four, it must be C.",
         weight="said",
         must_end=True,
@@ -183,7 +223,8 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _row(
         "corresponds to",
-        r"\b(?:corresponds? to|correspond(?:s|ing) with|matches|fits|equals|which is|namely|i\.e\.,?|points? to|leads? to|consistent with|described (?:by|in)) "
+        r"\b(?:corresponds? to|correspond(?:s|ing) with|matches|fits|equals|which is|namely|i\.e\.,?|"
+        r"points? to|leads? to|consistent with|described (?:by|in)) "
         r"(?:the )?(?:option|choice|answer|letter) ",
         "A steroid of the cortex corresponds to option C.",
         weight="said",
@@ -192,17 +233,21 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _row(
         "ends with is",
-        r"(?:\b(?:is|be|are|namely)|[=→:]|->) ?(?P<said>(?:\([a-z]\)|[a-z]))(?:[. ]{0,2}[^\w\n]{0,4}$)|(?P<bracketed>\([a-z]\))[.!]?$",
-        "The only one that fits is (C).",
+        r"(?:\b(?:is|be|are|namely)|[=→:]|->) ?(?P<said>(?:\([a-z]\)|[a-z]))(?:[. ]{0,2}[^\w\n]{0,4}$)|"
+        r"(?P<bracketed>\([a-z]\))[.!]?$",
+        "Of all four, the steroid is (C).",
         weight="said",
         must_end=True,
         in_free_form=False,
     ),
     _row(
         "correct, in another language",
-        rf"(?:{_SENTENCE}|\b(?:option|opción|opção|opzione|antwort|réponse|l'option|respuesta|risposta|resposta|alternativa|"
-        r"вариант|ответ|选项|選択肢|الخيار) ?)(?P<said>\(?[a-z](?:\)|(?![a-zà-ÿ0-9'-]))) ?(?:ist|es|est|è|é|является|[–—-])? ?(?:die |la |le |a |il |das )?"
-        r"(?:bonne réponse|richtig|korrekt|correct[ae]\b|corr?et?ta\b|exacte|giusta|certa\b|правильн|верн|(?:是)?(?:正确|正確|对的)|が正|が答え|(?:가|이) (?:정답|맞)|"
+        rf"(?:{_SENTENCE}|\b(?:option|opción|opção|opzione|antwort|réponse|l'option|respuesta|risposta|"
+        rf"resposta|alternativa|"
+        r"вариант|ответ|选项|選択肢|الخيار) ?)(?P<said>\(?[a-z](?:\)|(?![a-zà-ÿ0-9'-]))) ?(?:ist|es|est|è|é|"
+        r"является|[–—-])? ?(?:die |la |le |a |il |das )?"
+        r"(?:bonne réponse|richtig|korrekt|correct[ae]\b|corr?et?ta\b|exacte|giusta|certa\b|правильн|верн|"
+        r"(?:是)?(?:正确|正確|对的)|が正|が答え|(?:가|이) (?:정답|맞)|"
         r"(?:هو|هي) (?:الصحيح|الإجابة|الجواب))",
         "Option C ist richtig.",
         weight="said",
