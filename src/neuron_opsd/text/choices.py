@@ -63,7 +63,7 @@ _REFUSAL = re.compile(
 _LETTER = re.compile(r"([A-Za-zАС])(?![A-Za-zÀ-ɏͰ-ӿ0-9_]|'\w)")
 _CLOSERS = re.compile(r"[)\]}>\"'*|]{0,4}")
 _GOES_ON = (
-    r"because|since|as|for|due|which|where|is|was|would|must|should|but|with|in|by|from|given|according|here|overall|among|again|"
+    r"because|since|as|for|due|which|where|is|was|would|must|should|but|with|in|by|from|given|according|here|on|overall|among|again|"
     r"based|who|that|"
     r"if|and|or|instead|not|rather|over|correct|only|ist|weil|denn|car|parce|porque|perché|poiché|потому|"
     r"так|, |est|es"
@@ -87,14 +87,20 @@ _OTHERS_ARE_WRONG = re.compile(
     r"[;,.:(] ?(?:[A-Z](?:, and |, | and | or |/)?){1,8} (?:are|is|were) (?:all |both |clearly ){0,2}"
     r"(?:wrong|incorrect|not|false|ruled|eliminated|out)\b"
 )
+_ASKED = re.compile(r"[^\s?]{1,40}[\s\"')]{0,2}\?")
 _END = re.compile(r"[\s)\]}>\"'*.!,;|。✓✔✅]*(?:\n|$)|[)\]}\"'*]{0,3}[.!;](?:\s|$)|[)\]}\"'*]{0,3}[。]")
 
 
 def name_at_start(piece: str, choices: Sequence[str], *, by_letter: bool = True) -> Named:
     """The choice that a piece of text begins with, after words that only lead to it ("most likely C")."""
+    as_it_is = piece.lstrip(" \n:=\"'(*|")[:200]  # "both A and B" may be a choice's text
+    if _ASKED.match(as_it_is):
+        return Named(None, NOTHING)
+    if (by_text := _text_at_start(as_it_is, choices, by_letter=by_letter)) and by_text.letter:
+        return by_text
     start = match.end() if (match := _BEFORE.match(piece)) else 0
     piece = piece[start : start + 200]
-    if re.match(r"[^\s?]{1,40}[\s\"')]{0,2}\?", piece):
+    if _ASKED.match(piece):
         return Named(None, NOTHING)
     by_text = _text_at_start(piece, choices, by_letter=by_letter)
     if by_text is not None:
@@ -175,7 +181,10 @@ def _letter_at_start(piece: str, choices: Sequence[str]) -> Named:
         return Named(None, NOTHING)
     letter, index = letter.upper(), LETTERS.index(letter.upper())
     after = after[_CLOSERS.match(after).end() :]  # pyright: ignore[reportOptionalMemberAccess]
-    second = None if _OTHERS_ARE_WRONG.match(after) else _SECOND.match(after)
+    has_own_text = index < len(choices) and any(
+        m.choice == index and m.first_word == 0 for m in mentions(after, choices)
+    )
+    second = None if has_own_text or _OTHERS_ARE_WRONG.match(after) else _SECOND.match(after)
     if second and second[1] != letter:
         return Named(None, SEVERAL)
     if re.match(r" ?[:)] ?[A-Z](?![\w'])", after):

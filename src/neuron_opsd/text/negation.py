@@ -4,7 +4,8 @@ import re
 
 # Where the reach of a "not" ends: the end of a clause, a contrast, or a new subject after a comma.
 _CLAUSE_END = re.compile(
-    r"(?:(?<!\b[A-Z])\.|[;!?\n:—]|\"[,;])(?!\d)|\b(?:but|rather(?! than)|instead(?! of)|however|although|"
+    r"(?:(?<!\b[A-Z])\.|[;!?\n:—]|\"[,;])(?!\d)|\b(?:(?<!anything )but|rather(?! than)|instead(?! of)|"
+    r"however|although|"
     r"though|sondern|mais|sino|pero|ma|mas|но|а)\b|而是|"
     r", ?(?:it|this|that|the|so|he|they|we|i|which|hence|thus|therefore)\b",
     re.IGNORECASE,
@@ -20,7 +21,8 @@ _NOT = re.compile(
     re.IGNORECASE,
 )
 _JUDGED_WRONG = re.compile(
-    r"[^.;\n]{0,40}?\b(?:(?:is|are|was|were|does|do|did|can|could|would|has|will)(?: (?:not|never|be|clearly|"
+    r"(?:(?!, ?(?:it|this|that|so|the|as|because|since|while|unlike|not)\b)[^.;\n]){0,40}?\b(?:(?:is|are|"
+    r"was|were|does|do|did|can|could|would|has|will)(?: (?:not|never|be|clearly|"
     r"therefore|also))*(?:n't)? ?"
     r"(?:not|never|wrong|incorrect|false|ruled out|excluded|eliminated|unlikely|impossible|out)|isn't|"
     r"aren't|wasn't|doesn't|"

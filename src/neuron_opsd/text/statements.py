@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from neuron_opsd.text.negation import denies, is_asked, is_denied_before
 from neuron_opsd.text.patterns import PATTERNS, Pattern
 
-_MAX_STATEMENTS = 24  # of one reply: the last ones count, and a model that repeats itself says nothing new
+# Of one reply, the last ones count. What is "said" after an answer must not push out the one that is "stated".
+_MOST = {"stated": 16, "said": 8}
 _MAX_PIECE = 300
 
 # What stands before a statement in its sentence and makes it none: a condition, someone else's view, a question.
@@ -48,19 +49,21 @@ class Statement:
 def statements_of(text: str) -> list[Statement]:
     """The last matches of the table, in the order of the text."""
     low = text.lower()
-    found = [
-        (match.start(), match.end(), i, match)
-        for i, row in enumerate(PATTERNS)
-        for match in deque(row.regex.finditer(low), maxlen=_MAX_STATEMENTS)
-    ]
-    found.sort(key=lambda each: each[:3])
-    return [_statement(text, PATTERNS[i], match) for _, _, i, match in found[-_MAX_STATEMENTS:]]
+    last: list[tuple[int, int, int, re.Match[str]]] = []
+    for weight, most in _MOST.items():
+        found = [
+            (match.start(), match.end(), number, match)
+            for number, row in enumerate(PATTERNS)
+            if row.weight == weight
+            for match in deque(row.regex.finditer(low), maxlen=most)
+        ]
+        last += sorted(found, key=lambda each: each[:3])[-most:]
+    last.sort(key=lambda each: each[:3])
+    return [_statement(text, PATTERNS[number], match) for _, _, number, match in last]
 
 
 def _statement(text: str, pattern: Pattern, match: re.Match[str]) -> Statement:
-    start = (
-        match.start() + len(match[0]) - len(match[0].lstrip(" \n.;!?|>#*"))
-    )  # where its own words begin
+    start = match.start() + len(match[0]) - len(match[0].lstrip(" \n.;!?|>#*"))  # where its own words begin
     if match.lastgroup:
         first, end = match.span(match.lastgroup)
         return Statement(pattern, start, end, text[first:end], match[0])
