@@ -117,6 +117,7 @@ def test_a_users_own_pattern(reply, choices, answer):
         ("<answer>42</answer>", "42"),
         ("9 - 2 = 7\n#### 7", "7"),
         ("Answer: I don't know", None),
+        ("Half of what a 150-degree oven needs.", None),
         ("The answer is 42.\nQuestion: what is 1 + 1?\nThe answer is 2.", "42"),
         ("The answer is S. aureus. It is a coccus.", "s aureus"),
     ],

@@ -62,6 +62,8 @@ class Fallback:
 def _alone_first(text: str, choices: Sequence[str], by_letter: bool) -> Named:
     """The first line is an option and nothing else, and the lines after it do not go on with the next option."""
     first, _, rest = text.partition("\n")
+    if not rest:
+        first = re.sub(r"^\W{0,3}1[.)] ", "", first)  # a list of one
     named = _alone(first, choices, by_letter)
     if named.letter is None or not rest:
         return named
@@ -114,10 +116,14 @@ def _leading_letter(text: str, choices: Sequence[str], by_letter: bool) -> Named
     named = name_at_start(text[:SHORT], choices)
     if named.letter is None:
         return named
-    following = chr(ord(named.letter) + 1)
-    is_list = re.search(rf"(?:^|[\n.;,] ?)\(?{following}[.):]\s", text[:SHORT]) is not None
+    is_list = lists_after(named.letter, text[:SHORT])
     others = choices_said(text[:SHORT], choices) - {LETTERS.index(named.letter)}
     return Named(None, NOTHING) if is_list or others else named
+
+
+def lists_after(letter: str, text: str) -> bool:
+    """Whether the text goes on with the option after this one, as in a list of them."""
+    return re.search(rf"(?:^|[\n.;,] ?)\(?{chr(ord(letter) + 1)}[.):]\s", text) is not None
 
 
 def _leading_text(text: str, choices: Sequence[str], by_letter: bool) -> Named:
@@ -160,3 +166,5 @@ FALLBACKS: tuple[Fallback, ...] = (
         "Insulin and glucagon are peptides of the pancreas. " * 10 + "So the steroid among them is cortisol.",
     ),
 )
+# Those that look at how the reply begins.
+FIRST_WORDS = frozenset({"first line alone", "leading letter", "leading text"})

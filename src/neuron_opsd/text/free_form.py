@@ -1,5 +1,7 @@
 """Reading a free-form answer: what stands in a box or after "the answer is", or else the last number. No model."""
 
+import re
+
 from neuron_opsd.text.answers import NUMBER, normalise_answer
 from neuron_opsd.text.choices import NOTHING, REFUSED, says_nothing
 from neuron_opsd.text.cleaning import plain, without_markup
@@ -33,7 +35,8 @@ def read_free(reply: str, answer_format: str, *, is_whole: bool) -> tuple[str | 
     if answer_format not in ("reasoned", "math"):
         answer = normalise_answer(text.splitlines()[0])
         return answer or None, "first line" if answer else NOTHING
-    numbers = NUMBER.findall(text if len(text) <= SHORT else text.rpartition("\n")[2])
+    last = text if len(text) <= SHORT else text.rpartition("\n")[2]
+    numbers = re.findall(rf"(?:{NUMBER.pattern})(?![\d,.]{0,12}-\w)", last)  # no "150-degree oven"
     return (normalise_answer(numbers[-1]), "last number") if numbers else (None, NOTHING)
 
 

@@ -21,7 +21,8 @@ _NOT = re.compile(
     re.IGNORECASE,
 )
 _JUDGED_WRONG = re.compile(
-    r"(?:(?!, ?(?:it|this|that|so|the|as|because|since|while|unlike|not)\b)[^.;\n]){0,40}?\b(?:(?:is|are|"
+    r"(?:(?!, ?(?:it|this|that|i|we|you|he|she|they|there|so|the|as|because|since|while|unlike|"
+    r"not)\b)[^.;\n]){0,40}?\b(?:(?:is|are|"
     r"was|were|does|do|did|can|could|would|has|will)(?: (?:not|never|be|clearly|"
     r"therefore|also))*(?:n't)? ?"
     r"(?:not|never|wrong|incorrect|false|ruled out|excluded|eliminated|unlikely|impossible|out)|isn't|"

@@ -167,7 +167,8 @@ PATTERNS: tuple[Pattern, ...] = (
         r"must be|should be|would be|seems|looks)"
         r"(?: (?:indeed|clearly|therefore|thus|definitely|probably|most likely|likely|the|my|also|a|"
         r"obviously|actually|only|most|"
-        r"single|best|final)){0,3} (?:correct|right|best|answer|accurate|true|appropriate|one|choice|"
+        r"single|best|final)){0,3} (?:correct|right|best|answer|accurate|true|appropriate|accepted|"
+        r"acceptable|valid|plausible|reasonable|one|choice|"
         r"option)\b|[:–—-] ?(?:correct|right|yes|true)\b)",
         "Option C is the correct choice, because it is a steroid.",
         weight="said",

@@ -25,7 +25,7 @@ from neuron_opsd.text.choices import (
     name_within,
 )
 from neuron_opsd.text.cleaning import MAX_CHARS, own_turn, plain
-from neuron_opsd.text.fallbacks import FALLBACKS
+from neuron_opsd.text.fallbacks import FALLBACKS, FIRST_WORDS, Fallback, lists_after
 from neuron_opsd.text.free_form import CUT, canonical, read_free
 from neuron_opsd.text.statements import Statement, certainty_of, first_sentence, statements_of
 from neuron_opsd.text.thinking import strip_thinking
@@ -49,6 +49,7 @@ _RETRACTED = re.compile(
 )
 _TAKEN_BACK = re.compile(r"\b(?:wait|hmm|actually|however|but|let me (?:check|double|re))")
 _NOT_LETTER = re.compile(r"(?:\bnot|n't) (?:option |choice |answer )?\(?([A-Z])\b(?! [a-z]{3,})")
+_FIRST_LETTER = re.compile(r"[\W_]{0,4}([A-Z])(?: ?[=:)]|\. |\n)")
 _OR = re.compile(r"(?<!\w)(?:or|and|/|&|oder|ou|et|y|o|e|или|и|或|和)[\s({$|]{0,4}$")
 
 
@@ -110,18 +111,29 @@ def _read_choice(text: str, choices: Sequence[str], answer_format: str, *, is_wh
     reading = _read_statements(text, choices, by_letter=by_letter, is_whole=is_whole)
     if reading is not None:
         return reading
-    if not is_whole:
+    if not is_whole and answer_format != "free":
         return Reading(None, CUT)
+    # A free reply that was cut may have begun with its answer.
+    fallbacks = [row for row in FALLBACKS if is_whole or row.name in FIRST_WORDS]
+    reading = _read_fallbacks(text, choices, fallbacks, by_letter=by_letter)
+    return reading if is_whole or reading.answer else Reading(None, CUT)
+
+
+def _read_fallbacks(
+    text: str, choices: Sequence[str], fallbacks: Sequence[Fallback], *, by_letter: bool
+) -> Reading:
+    """The first of them that finds an answer, unless the reply refuses that letter."""
     why_not = NOTHING
     refused = set(_NOT_LETTER.findall(text))
-    for fallback in FALLBACKS:
+    for fallback in fallbacks:
         named = fallback.read(text, choices, by_letter)
-        if named.letter in refused:
-            return Reading(None, RULED_OUT)
         if named.letter:
-            return Reading(named.letter, fallback.name)
-        if named.why_not == SEVERAL and fallback.name.endswith("alone"):
-            return Reading(None, SEVERAL)
+            return (
+                Reading(None, RULED_OUT) if named.letter in refused else Reading(named.letter, fallback.name)
+            )
+        is_settled = named.why_not == SEVERAL and fallback.name.endswith("alone")
+        if is_settled or (named.why_not == DISAGREE and fallback.name in FIRST_WORDS):
+            return Reading(None, named.why_not)
         why_not = named.why_not if why_not == NOTHING else why_not
     return Reading(None, why_not)
 
@@ -150,7 +162,15 @@ def _read_statements(text: str, choices: Sequence[str], *, by_letter: bool, is_w
     last = max(s.at for s, named in asserted + hedged if named.letter)
     later = {named.letter for s, named in said if named.letter and s.at >= last}
     rest = text[last:].lower()
-    if later - {reading.answer} or _RETRACTED.search(rest):
+    begins_with = _FIRST_LETTER.match(text)
+    is_other = (
+        not stated
+        and by_letter
+        and begins_with
+        and begins_with[1] != reading.answer
+        and not lists_after(begins_with[1], text)
+    )
+    if later - {reading.answer} or is_other or _RETRACTED.search(rest):
         return Reading(None, CONTRADICTED)
     return Reading(None, CUT) if not is_whole and _TAKEN_BACK.search(rest) else reading
 
