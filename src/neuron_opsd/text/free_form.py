@@ -36,7 +36,7 @@ def read_free(reply: str, answer_format: str, *, is_whole: bool) -> tuple[str | 
         answer = normalise_answer(text.splitlines()[0])
         return answer or None, "first line" if answer else NOTHING
     last = text if len(text) <= SHORT else text.rpartition("\n")[2]
-    numbers = re.findall(rf"(?:{NUMBER.pattern})(?![\d,.]{0,12}-\w)", last)  # no "150-degree oven"
+    numbers = re.findall(rf"(?:{NUMBER.pattern})(?![\d,.]{{0,12}}-\w)", last)  # no "150-degree oven"
     return (normalise_answer(numbers[-1]), "last number") if numbers else (None, NOTHING)
 
 
