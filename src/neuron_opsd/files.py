@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def file_digest(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_trustworthy(path: Path, *owners: int) -> bool:
+    """Whether a regular file or folder is of this user, of root or of these owners, and nobody else may write to it.
+
+    The rule of ssh for its keys. A symbolic link, a pipe or a device is never trusted.
+    """
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    is_plain = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    is_writable_by_others = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    return is_plain and not is_writable_by_others and found.st_uid in (os.getuid(), 0, *owners)
 
 
 @contextlib.contextmanager

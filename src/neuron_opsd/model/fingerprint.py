@@ -1,13 +1,17 @@
 """What a model is, as a hash: equal weights, settings and tokenizer give the same, wherever the folder lies."""
 
+import contextlib
 import hashlib
 import json
+import re
 from pathlib import Path
 
+from neuron_opsd.files import file_digest, is_trustworthy, write_text
 from neuron_opsd.model.gguf import cache_folder
 from neuron_opsd.model.locate import hub_commit, resolve_model
 
 SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".bin")
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def model_fingerprint(name: str) -> str:
@@ -21,21 +25,33 @@ def model_fingerprint(name: str) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    """sha256 of a file; of large ones remembered by path, size and time of change."""
-    stat = path.stat()
-    if stat.st_size < 2**24:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
-    note = cache_folder() / "digests" / key
-    try:
-        return note.read_text(encoding="utf-8")
-    except OSError:
-        pass
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    try:
+    """sha256 of a file. That of a large one is noted in the cache, for the file as it is now."""
+    if path.stat().st_size < 2**24:
+        return file_digest(path)
+    note = cache_folder() / "digests" / _note_name(path)
+    if (noted := _read_note(note)) is not None:
+        return noted
+    digest = file_digest(path)
+    # A cache that is full or read-only costs time, nothing else.
+    with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(digest, encoding="utf-8")
-    except OSError:
-        pass  # a read-only cache costs time, nothing else
+        write_text(note, digest)
     return digest
+
+
+def _note_name(path: Path) -> str:
+    """Another file, or other content, has another name. `cp -p` and `touch` keep size and mtime, but not all of these."""
+    stat = path.stat()
+    seen = (path.resolve(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return hashlib.sha256(":".join(map(str, seen)).encode()).hexdigest()
+
+
+def _read_note(note: Path) -> str | None:
+    """A full digest, or None: a note that is missing, cut short or foreign is not believed."""
+    if not is_trustworthy(note):
+        return None
+    try:
+        text = note.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    return text if _DIGEST.fullmatch(text) else None
