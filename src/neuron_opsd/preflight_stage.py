@@ -50,7 +50,7 @@ def make_preflight(bench: Workbench) -> None:
                 stage.read(PreflightItem), thinks=thinks, **_pool_figures(bench), seed=config.seed
             )
             bench.folder.write_json("preflight/verdict.json", verdict)
-            stage.finish(verdict, PreflightItem)
+            stage.finish(verdict, PreflightItem, files=[stage.path / "verdict.json"])
     verdict = stage.summary()
     logger.info("preflight: %s, because %s", verdict["verdict"], "; ".join(verdict["reasons"]))
 

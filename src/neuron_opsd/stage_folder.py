@@ -104,6 +104,11 @@ class StageFolder:
             return False
         return not self.wrong_files()
 
+    def file_names(self) -> list[str]:
+        """The files that the stage answers for, relative to its folder."""
+        manifest = self._manifest_or_raise()
+        return [file["file"] for file in (*manifest["shards"], *manifest["files"])]
+
     def wrong_files(self, *, at_a_glance: bool = False) -> list[str]:
         """The files that are missing or not as the manifest has them; at a glance: missing or cut short."""
         manifest = self._manifest_or_raise()
@@ -172,11 +177,12 @@ class StageFolder:
         Args:
             summary: The stage's own figures.
             record_type: Of the records that `records.jsonl` is to show.
-            files: What else the stage has made and answers for; if one is damaged, the stage is not finished.
+            files: What the stage has made beside its records. If one is changed or lost, the stage is not finished.
         """
-        manifest = self._manifest_or_raise()
+        manifest, files = self._manifest_or_raise(), list(files)
         with explain_disk_errors(self.path):
             if record_type is not None:
+                files.append(self.path / "records.jsonl")
                 lines = (
                     json.dumps(readable(record), ensure_ascii=False) + "\n"
                     for record in self.iterate(record_type)

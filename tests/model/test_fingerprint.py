@@ -28,7 +28,9 @@ def model(folder: Path, letter: bytes) -> str:
 @pytest.mark.parametrize(
     "left", [b"", b"0", b"0" * 63, b"0" * 65, b"0" * 64 + b"\n", b"\xff" * 64, b"x" * 64, None]
 )
-def test_a_note_that_is_no_full_digest_is_not_believed(tmp_path: Path, cache: Path, left: bytes | None) -> None:
+def test_a_note_that_is_no_full_digest_is_not_believed(
+    tmp_path: Path, cache: Path, left: bytes | None
+) -> None:
     name = model(tmp_path / "a", b"a")
     right = model_fingerprint(name)
     (note,) = (cache / "digests").iterdir()

@@ -36,11 +36,12 @@ def _file_digest(path: Path) -> str:
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
         write_text(note, digest)
+        note.chmod(0o644)  # under a loose umask it would not be believed
     return digest
 
 
 def _note_name(path: Path) -> str:
-    """Another file, or other content, has another name. `cp -p` and `touch` keep size and mtime, but not all of these."""
+    """Another name for another file or other content. `cp -p` keeps size and mtime, but not all of these."""
     stat = path.stat()
     seen = (path.resolve(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     return hashlib.sha256(":".join(map(str, seen)).encode()).hexdigest()
