@@ -37,6 +37,10 @@ def export(bench: Workbench, *, format_name: str, output: Path) -> int:
         raise ConfigError(
             f"--output is {output}, but verl reads Parquet files by their name. End it in .parquet."
         )
+    if output.exists() and not output.is_file():
+        raise ConfigError(
+            f"--output is {output}, which is no regular file. Name a new file, or one to replace."
+        )
     _check_has_contexts(bench)
     make_row, write = FORMATS[format_name]
     rows = [make_row(bench, question_id) for question_id in bench.training_ids()]

@@ -3,13 +3,14 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 from neuron_opsd.errors import RunFolderError
 
@@ -71,7 +72,10 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary file beside the path, sync it to the disk, rename it into place."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "it is no regular file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a link of this name would be followed
     try:
         write(temporary)
         _sync(temporary)
@@ -94,6 +98,28 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_plain(path: Path, flags: int) -> BinaryIO:
+    """Open a file of our own, unbuffered. What another put there in its place (a link, a pipe, a device) is refused.
+
+    Raises:
+        OSError: it is no regular file, has a second name, or cannot be opened.
+    """
+    # O_NONBLOCK: a pipe must not hold us up.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(descriptor)
+        raise OSError(errno.ELOOP, "it is no regular file, or a link", str(path))
+    mode = "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "r+b"
+    return os.fdopen(descriptor, mode, buffering=0)  # pyright: ignore[reportReturnType]
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Open a text file of our own to add lines at its end."""
+    file = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    return io.TextIOWrapper(io.BufferedWriter(file), encoding="utf-8")  # pyright: ignore[reportArgumentType]
 
 
 def file_digest(path: Path) -> str:

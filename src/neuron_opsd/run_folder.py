@@ -1,5 +1,6 @@
 """The disk layout of one run.
 
+    RUN/neuron_opsd.json      the mark of a folder that is ours
     RUN/config.yaml           every setting, resolved
     RUN/environment.json      versions and devices
     RUN/timings.jsonl         wall times (equal runs differ here, in environment.json and in report.html's footer alone)
@@ -16,6 +17,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -32,11 +34,22 @@ from neuron_opsd.files import (
     dump_json,
     explain_disk_errors,
     explain_full_disk,
+    open_plain,
+    open_to_append,
     read_json,
     read_json_lines,
     write_text,
 )
+from neuron_opsd.own_folder import claim, require_mark
 from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.stage_graph import STAGES_BEFORE
+
+_OWN_FOLDERS = sorted({name.split("/")[0] for name in STAGES_BEFORE} | {"harness", "model"})
+# Names that our own writing gives what is not whole yet: of `files`, of the cache, of checkpoints, of the model.
+_LEFTOVER = re.compile(
+    rf"\..+\.\d+\.tmp|\.({'|'.join(_OWN_FOLDERS)}|base|trained|checkpoints|checkpoint-\d+)\.partial"
+    r"|\.(model|optimizer)\.tmp"
+)
 
 
 class RunFolder:
@@ -52,23 +65,10 @@ class RunFolder:
         The settings are written by `write_config`, under the lock: a run that another process holds is not touched.
 
         Raises:
-            RunFolderError: the path is a file, not writable, or a folder with other things in it.
+            RunFolderError: the path is a file, not writable, or a folder of somebody else's.
         """
-        run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise RunFolderError(f"{path} is a file, so it cannot be a run folder. Give another --output.")
-        # A process killed before it wrote its settings leaves no more than its lock and a half-written file.
-        if (
-            run.path.is_dir()
-            and not run.config_file.exists()
-            and any(not _is_own_trace(p) for p in run.path.iterdir())
-        ):
-            raise RunFolderError(
-                f"{path} is not empty and is no run folder. Give an empty or new folder as --output."
-            )
-        with explain_disk_errors(run.path):
-            run.path.mkdir(parents=True, exist_ok=True)
-        return run
+        claim(Path(path), "run")
+        return cls(path)
 
     def write_config(self, config: Config) -> None:
         """Make these the run's settings; call it under the lock."""
@@ -84,6 +84,7 @@ class RunFolder:
             RunFolderError: there is none.
         """
         run = cls(path)
+        require_mark(run.path, "run")
         if not run.config_file.is_file():
             raise RunFolderError(
                 f"{path} is no run folder: it has no config.yaml. Start one with `neuron-opsd run`."
@@ -137,7 +138,7 @@ class RunFolder:
         """Append one line to timings.jsonl."""
         with (
             explain_disk_errors(self.path),
-            (self.path / "timings.jsonl").open("a", encoding="utf-8") as file,
+            open_to_append(self.path / "timings.jsonl") as file,
         ):
             file.write(json.dumps(row) + "\n")
 
@@ -163,7 +164,7 @@ class RunFolder:
     def holder(self) -> str | None:
         """Who holds the run now, if anybody does."""
         try:
-            file = (self.path / ".lock").open("rb")
+            file = open_plain(self.path / ".lock", os.O_RDONLY)
         except OSError:
             return None
         with file:
@@ -176,7 +177,8 @@ class RunFolder:
     @contextlib.contextmanager
     def _open_lock(self, *, shared: bool) -> Iterator[None]:
         with explain_disk_errors(self.path):
-            file = (self.path / ".lock").open("a+b", buffering=0)  # closing must not write what failed before
+            # Unbuffered: closing must not write what failed before.
+            file = open_plain(self.path / ".lock", os.O_RDWR | os.O_APPEND | os.O_CREAT)
         with file:
             if not _take_lock(file, shared=shared):
                 raise RunFolderError(
@@ -189,10 +191,17 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed process left half-written; under the lock nobody else is writing."""
-        for pattern in (".*.tmp", ".*.partial"):
-            for path in list(self.path.rglob(pattern)):
-                # One may lie in another, which took it along.
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        for folder in (self.path, *_own_folders(self.path)):
+            for path in [path for path in folder.glob(".*") if _LEFTOVER.fullmatch(path.name)]:
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path, ignore_errors=True) if is_folder else path.unlink(missing_ok=True)
+
+
+def _own_folders(run: Path) -> Iterator[Path]:
+    """The folders of stages, and what lies in them; what else a person keeps in a run is not ours to clear."""
+    for name in _OWN_FOLDERS:
+        if not (run / name).is_symlink():
+            yield from (Path(folder) for folder, _, _ in os.walk(run / name))
 
 
 def _take_lock(file: BinaryIO, *, shared: bool) -> bool:
@@ -209,7 +218,3 @@ def _take_lock(file: BinaryIO, *, shared: bool) -> bool:
 def _name_holder(file: BinaryIO) -> str:
     file.seek(0)
     return file.read().decode(errors="replace").strip() or "another process"
-
-
-def _is_own_trace(path: Path) -> bool:
-    return path.name == ".lock" or path.name.endswith(".tmp")

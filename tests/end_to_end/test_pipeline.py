@@ -177,7 +177,7 @@ def test_a_folder_with_no_more_than_a_lock_is_taken(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").write_text("")
-    (tmp_path / "run" / ".config.yaml.1.tmp").write_text("rec")
+    (tmp_path / "run" / ".neuron_opsd.json.1.tmp").write_text("{")
     assert run([*command, "--output", str(tmp_path / "run"), "--until", "questions"], monkeypatch) == 0
 
 

@@ -57,11 +57,10 @@ def run_cells(
 def _run(config: Config, path: Path, mark: dict[str, str]) -> None:
     config = resolve(config)
     check_early(config)
-    path.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder.create(path)
     (path / "error.json").unlink(missing_ok=True)
     (path / "cell.json").unlink(missing_ok=True)
     (path / "harness" / "results.json").unlink(missing_ok=True)  # of the model that was here before
-    folder = RunFolder(path)
     with folder.locked():
         folder.write_config(config)
         run_stages(Workbench(folder))
@@ -72,8 +71,7 @@ def _run(config: Config, path: Path, mark: dict[str, str]) -> None:
 def _note_failure(path: Path, where: str, error: Exception) -> None:
     message = f"{type(error).__name__}: {error}"
     logger.error("%s failed: %s", where, message)
-    path.mkdir(parents=True, exist_ok=True)
-    RunFolder(path).write_json("error.json", {"error": message})
+    RunFolder.create(path).write_json("error.json", {"error": message})
 
 
 def status(path: Path) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from neuron_opsd.comparison.write import write_comparison
 from neuron_opsd.errors import RunFolderError
 from neuron_opsd.files import JsonDict
 from neuron_opsd.harness import run_harness
+from neuron_opsd.own_folder import require_mark
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.workbench import Workbench
 
@@ -19,6 +20,7 @@ def harness_of_cells(folder: Path, *, tasks: Path | None = None) -> str:
         RunFolderError: no comparison, or none of its cells is finished.
         NeuronOpsdError: as `run_harness`.
     """
+    require_mark(folder, "comparison")
     plan = read_plan(folder)
     if plan is None:
         raise RunFolderError(f"{folder} holds no comparison.")

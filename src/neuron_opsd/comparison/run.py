@@ -16,8 +16,8 @@ from neuron_opsd.comparison.plan import (
     read_plan,
 )
 from neuron_opsd.comparison.write import write_comparison
-from neuron_opsd.errors import ConfigError, RunFolderError
-from neuron_opsd.files import explain_disk_errors
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.own_folder import check_claimable, claim
 from neuron_opsd.run_folder import RunFolder
 
 DEFAULT_RECIPES = (BASE, "base_context", "neuron_opsd", "random_selection", "random_context")
@@ -37,8 +37,7 @@ def compare_recipes(folder: Path, given: Mapping[str, Any]) -> str:
         NeuronOpsdError: what is wrong before any cell has run.
     """
     plan = plan_of(folder, given)
-    with explain_disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, "comparison")
     own = RunFolder(folder)
     with own.locked():
         domains, notes = prepare_questions(plan, folder)
@@ -61,9 +60,8 @@ def plan_of(folder: Path, given: Mapping[str, Any]) -> Plan:
         ConfigError: what is missing or wrong.
         RunFolderError: the folder holds something else.
     """
+    check_claimable(folder, "comparison")
     saved = read_plan(folder)
-    if saved is None and folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
-        raise RunFolderError(f"{folder} is not empty and is no comparison. Give an empty or new folder.")
     empty = Plan(recipes=DEFAULT_RECIPES, model="", questions=(), answers=())
     if "num_steps" in given and "num_tokens" in given:
         raise ConfigError("--steps and --tokens are both given; a budget is one or the other.")

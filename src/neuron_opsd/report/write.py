@@ -1,9 +1,9 @@
 """Inputs -> report.html and report.md in a folder, each written whole or not at all."""
 
 import logging
-import os
 from pathlib import Path
 
+from neuron_opsd.files import write_atomically
 from neuron_opsd.report.content import sections
 from neuron_opsd.report.html import page
 from neuron_opsd.report.inputs import ReportInputs
@@ -27,7 +27,5 @@ def write_report(inputs: ReportInputs, folder: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(text.encode("utf-8", "replace"))
-    os.replace(partial, path)
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", "replace")))
     logger.info("%s: %.0f kB", path, path.stat().st_size / 1000)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuron_opsd.files import explain_disk_errors, write_atomically
+from neuron_opsd.files import explain_disk_errors, open_to_append, write_atomically
 
 # Summed over a logging interval; every other figure is a mean over its steps.
 COUNTS = ("num_completion_tokens", "num_loss_tokens")
@@ -54,7 +54,7 @@ class MetricsFile:
         """Add one row."""
         self.rows.append(dict(row))
         if self.is_writer:
-            with explain_disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            with explain_disk_errors(self.path), open_to_append(self.path) as file:
                 file.write(json.dumps(_words(row), sort_keys=True, allow_nan=False) + "\n")
 
     def copy_into(self, checkpoint: Path) -> None:
