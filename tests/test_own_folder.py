@@ -52,7 +52,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(
 
 def test_a_run_made_before_the_mark_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(SETTINGS)
-    with pytest.raises(RunFolderError, match="by a version before 0.1.0"):
+    with pytest.raises(RunFolderError, match=r"by a version before 0\.1\.0"):
         RunFolder.open(tmp_path)
 
 

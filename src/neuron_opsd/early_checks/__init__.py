@@ -1,4 +1,4 @@
-"""What is refused before any work, in seconds: before a folder is made, and without the model's weights.
+"""What is refused before any work, in seconds: before a folder is made.
 
     settings.py    settings against one another, and the files and packages that they need
     trainer.py     what is passed through to transformers
@@ -8,7 +8,7 @@
     questions.py   questions against settings and the model's context
 
 Each check is a function that raises a NeuronOpsdError, or returns. `check_early` lists them in the order in which a
-user would want to hear of them: what was typed first, then what was read.
+user would want to hear of them: what was typed first, then what was read. Of weights, headers alone are read.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from neuron_opsd.early_checks.prompts import check_prompts
 from neuron_opsd.early_checks.questions import check_lengths, check_votes, single_domain
 from neuron_opsd.early_checks.settings import check_contradictions, check_files, check_packages
 from neuron_opsd.early_checks.trainer import check_trainer
-from neuron_opsd.model.load import load_tokenizer
+from neuron_opsd.model.load import check_weights, load_tokenizer
 from neuron_opsd.questions.answer_counts import check_answers
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.records import Question
@@ -60,6 +60,7 @@ def check_early(config: Config, output: Path | None = None) -> list[Question]:
         config.evaluation.general_answers, general, config.questions, name="evaluation.general_answers"
     )
     skeleton = check_model(config)
+    check_weights(config.model)
     if output is not None:
         check_room(output, config, skeleton)
     tokenizer = load_tokenizer(config.model)

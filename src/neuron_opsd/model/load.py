@@ -3,6 +3,8 @@
 import importlib.util
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,6 @@ import torch
 from peft import PeftModel
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
@@ -24,6 +25,7 @@ from neuron_opsd.errors import ModelError
 from neuron_opsd.model.device import device_of, dtype_of
 from neuron_opsd.model.generation import unset_invalid
 from neuron_opsd.model.locate import resolve_model
+from neuron_opsd.model.weights import base_of_adapter, check_finite, load_whole
 
 logger = logging.getLogger(__name__)
 
@@ -55,18 +57,30 @@ def load_model(
         options = {"quantization_config": _nf4(dtype), "device_map": settings.device_map or {"": device}}
     tokenizer = load_tokenizer(settings, name=name)
     location = resolve_model(name or settings.name)
-    model = _from_pretrained(
-        AutoModelForCausalLM,
-        location,
-        trust_remote_code=settings.trust_remote_code,
-        dtype=dtype,
-        use_safetensors=True,
-        attn_implementation=settings.attn_implementation,
-        **options,
-    )
+    with _explained(location):
+        model = load_whole(
+            location,
+            trust_remote_code=settings.trust_remote_code,
+            dtype=dtype,
+            attn_implementation=settings.attn_implementation,
+            **options,
+        )
+    check_finite(model, name or settings.name)
     if model.generation_config is not None:  # else neither a checkpoint nor the trained model could be saved
         unset_invalid(model.generation_config)
     return (model if options else model.to(device)).eval(), tokenizer  # pyright: ignore[reportArgumentType]
+
+
+def check_weights(settings: ModelSettings) -> None:
+    """Refuse a model whose files are cut short or lack weights. Their headers alone are read.
+
+    Raises:
+        ModelError: names what is wrong.
+    """
+    location = resolve_model(settings.name)
+    with _explained(location):
+        for place in filter(None, (base_of_adapter(location), location)):
+            load_whole(place, trust_remote_code=settings.trust_remote_code, device_map={"": "meta"})
 
 
 def check_quantization(settings: ModelSettings) -> None:
@@ -154,10 +168,19 @@ def _end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _from_pretrained(loader, location: str, *, trust_remote_code: bool, **options):
-    try:
+    with _explained(location):
         return loader.from_pretrained(location, trust_remote_code=trust_remote_code, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(_explain(location, str(error))) from None
+
+
+@contextmanager
+def _explained(location: str) -> Iterator[None]:
+    """Explain whatever the libraries raise for files of others: there is no list of what that can be."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(_explain(location, f"{error}" or type(error).__name__)) from error
 
 
 def _explain(location: str, reason: str) -> str:

@@ -1,0 +1,89 @@
+"""Whether a model's files hold every weight that its configuration asks for, in the right shape and finite.
+
+transformers fills a weight that is missing with random numbers, and leaves one out that it does not know.
+"""
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from neuron_opsd.errors import ModelError
+from neuron_opsd.files import is_trustworthy, write_text
+from neuron_opsd.model.fingerprint import model_fingerprint
+from neuron_opsd.model.gguf import cache_folder
+
+SHOWN = 3  # names of weights that an error shows
+
+
+def load_whole(location: str, *, trust_remote_code: bool, **options: Any) -> PreTrainedModel:
+    """Load a model that lacks nothing. On the device `meta`, the files' headers alone are read.
+
+    Args:
+        location: As `resolve_model` gives it.
+        trust_remote_code: Whether the model's own code may run.
+        options: Of `from_pretrained`.
+
+    Raises:
+        ModelError: weights that are missing, of another shape or unknown.
+        Exception: whatever transformers raises for files that it cannot read.
+    """
+    model, found = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        location,
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    wrong = {
+        "lacks": sorted(found["missing_keys"]),
+        "has in another shape": sorted(str(key) for key in found["mismatched_keys"]),
+        "holds besides what its config.json asks for": sorted(found["unexpected_keys"]),
+    }
+    said = [f"{what} {_list(keys)}" for what, keys in wrong.items() if keys]
+    if said or found["error_msgs"]:
+        raise ModelError(
+            f"The model in {location} is not whole: it {'; it '.join([*said, *found['error_msgs']])}. Its weights "
+            "would be random or left out. Download it again, or see to its config.json."
+        )
+    return model
+
+
+def _list(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return f"{', '.join(keys[:SHOWN])}{more} ({len(keys)} weight{'s' if len(keys) > 1 else ''})"
+
+
+def check_finite(model: PreTrainedModel, name: str) -> None:
+    """Refuse weights that are no finite numbers. Those found finite are remembered by the model's fingerprint.
+
+    Raises:
+        ModelError: names the first such weight.
+    """
+    key = f"{model_fingerprint(name)} {model.dtype}"  # a large number can be infinite in a smaller type
+    note = cache_folder() / "finite" / hashlib.sha256(key.encode()).hexdigest()
+    if note.is_file() and is_trustworthy(note):
+        return
+    for key, weight in model.named_parameters():
+        is_here = weight.is_floating_point() and not weight.is_meta  # not one that is kept on disk
+        if is_here and not torch.isfinite(weight).all():
+            raise ModelError(
+                f"The model in {name} is damaged: {key} holds numbers that are not finite as {weight.dtype}. Download "
+                "it again, or set another model.dtype."
+            )
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_text(note, "")
+        note.chmod(0o644)
+
+
+def base_of_adapter(location: str) -> str | None:
+    """The model that an adapter's folder names as its base; None for a folder of a whole model."""
+    from peft import PeftConfig
+
+    if not (Path(location) / "adapter_config.json").is_file():
+        return None
+    return PeftConfig.from_pretrained(location).base_model_name_or_path
