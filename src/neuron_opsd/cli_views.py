@@ -30,11 +30,12 @@ def quieten_libraries() -> None:
 
 def print_preflight(folder: RunFolder) -> None:
     """The verdict and what it rests on."""
-    verdict = folder.read_json("preflight/verdict.json")
+    stage = folder.stage("preflight")
+    verdict = stage.summary() if stage.is_finished() else None
     if verdict is None:
         typer.echo("No preflight: preflight.num_questions is 0.")
         return
-    gap = folder.read_json("evaluation/teacher_gap.json") or {"measures": []}
+    gap = folder.read_result("evaluation/teacher_gap.json") or {"measures": []}
     for entry in [*verdict["measures"], *gap["measures"]]:
         ends = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
         value = "not defined" if entry["value"] is None else f"{entry['value']:.3f}"
@@ -44,7 +45,7 @@ def print_preflight(folder: RunFolder) -> None:
 
 def print_end(folder: RunFolder) -> None:
     """The verdicts and where things lie."""
-    results = folder.read_json("evaluation/results.json")
+    results = folder.read_result("evaluation/results.json")
     for verdict in (results or {}).get("verdicts", []):
         typer.echo(f"- {verdict}")
     if (folder.path / "model").is_dir():

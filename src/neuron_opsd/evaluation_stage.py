@@ -33,7 +33,7 @@ from neuron_opsd.sharded_stages import evaluation_stages
 from neuron_opsd.stage_folder import add_only_shard
 from neuron_opsd.stage_graph import GOLD_LABELS, ROLES, reads_neurons
 from neuron_opsd.teacher.context import build_contexts
-from neuron_opsd.workbench import RESULTS, TEACHER_GAP, Workbench
+from neuron_opsd.workbench import MODEL_CARD, RESULTS, TEACHER_GAP, Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,11 @@ def make_evaluation(bench: Workbench) -> None:
         pool_rollouts=folder.stage("rollouts").read(Rollout) if "rollouts" in bench.inputs.made else (),
     )
     # In the order in which reports show the metrics.
-    bench.folder.write_json(RESULTS, results, is_ordered=True)
+    bench.folder.write_result(RESULTS, results, is_ordered=True)
     make_teacher_gap(bench)
     if is_trained:
-        write_text(bench.folder.path / "model" / "README.md", card_of(bench))
+        write_text(bench.folder.path / MODEL_CARD, card_of(bench))
+        bench.folder.seal(MODEL_CARD)
 
 
 def make_teacher_gap(bench: Workbench) -> None:
@@ -76,9 +77,9 @@ def make_teacher_gap(bench: Workbench) -> None:
     config = bench.config
     gap = teacher_gap(bench.pool, items, config.evaluation, reading=config.questions, seed=config.seed)
     if gap is None:
-        (bench.folder.path / TEACHER_GAP).unlink(missing_ok=True)
+        bench.folder.remove_result(TEACHER_GAP)
     else:
-        bench.folder.write_json(TEACHER_GAP, gap)
+        bench.folder.write_result(TEACHER_GAP, gap)
 
 
 def make_gold_labels(bench: Workbench) -> None:

@@ -29,7 +29,7 @@ from neuron_opsd.report_stage import make_report
 from neuron_opsd.stage_folder import fingerprint_of, safe_name
 from neuron_opsd.stage_graph import ROLES
 from neuron_opsd.text.answers import LETTERS
-from neuron_opsd.workbench import HARNESS_RESULTS, Workbench
+from neuron_opsd.workbench import HARNESS_RESULTS, RESULTS, Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def run_harness(
     _check(bench, tasks)
     folder = tasks or write_tasks(bench, bench.folder.path / FOLDER / "tasks")
     known = {} if known is None else known
-    saved = bench.folder.read_json(HARNESS_RESULTS) or {}
+    saved = bench.folder.read_result(HARNESS_RESULTS) or {}
     known |= {saved[role]["fingerprint"]: saved[role] for role in ROLES if role in saved}
     version = importlib.metadata.version("lm-eval")
     results: JsonDict = {"lm_eval": version}
@@ -68,7 +68,7 @@ def run_harness(
             logger.info("harness: the %s model on the tasks of %s", role, folder)
             known[mark] = {"fingerprint": mark, "tasks": _scores(bench, name, folder)}
         results[role] = known[mark]
-        bench.folder.write_json(HARNESS_RESULTS, results)
+        bench.folder.write_result(HARNESS_RESULTS, results)
     make_report(bench)
     return results
 
@@ -84,7 +84,7 @@ def _check(bench: Workbench, tasks: Path | None) -> None:
         )
     if tasks is not None and not [*tasks.rglob("*.yaml"), *tasks.rglob("*.yml")]:
         raise ConfigError(f"--tasks is {tasks}, where no task file (*.yaml) lies.")
-    if bench.folder.read_json("evaluation/results.json") is None:
+    if bench.folder.read_result(RESULTS) is None:
         raise RunFolderError(
             f"{bench.folder.path} is not evaluated yet: the harness looks at finished runs. Run it to its end first."
         )

@@ -9,6 +9,8 @@ pool's answers (`make_gold_labels`), and marked so wherever it is shown.
 """
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from neuron_opsd.demonstrations import (
 )
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation_stage import make_evaluation, make_gold_labels
-from neuron_opsd.files import read_json_lines
+from neuron_opsd.files import JsonDict, read_json_lines
 from neuron_opsd.preflight_stage import make_preflight, stop_where_unlikely
 from neuron_opsd.progress import track
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
@@ -36,7 +38,7 @@ from neuron_opsd.rollouts.pseudo_label import vote
 from neuron_opsd.selection.select import count_unusable, select_questions, warn_of_unusable
 from neuron_opsd.sharded import make_sharded, make_share
 from neuron_opsd.sharded_stages import NeuronStage, SampledStage, evaluation_stages
-from neuron_opsd.stage_folder import add_only_shard
+from neuron_opsd.stage_folder import StageFolder, add_only_shard, describe_change
 from neuron_opsd.stage_graph import stages_of
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.training.estimate import describe_memory
@@ -44,7 +46,7 @@ from neuron_opsd.training.opsd_trainer import OpsdTrainer
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.token_budget import tokens_left
 from neuron_opsd.training.train import Trained, publish, train
-from neuron_opsd.workbench import Workbench
+from neuron_opsd.workbench import MODEL_CARD, Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +161,7 @@ def make_trained_model(bench: Workbench) -> None:
                 steps, config.training.max_epochs, num_selected, config.training.num_steps,
             )  # fmt: skip
         if processes.is_main():
+            _keep_previous_model(bench, stage, inputs)
             stage.begin(inputs)
         processes.wait_for_all()
         with track("train", total=steps, unit="steps") as progress:
@@ -174,6 +177,7 @@ def make_trained_model(bench: Workbench) -> None:
             save=config.training.save,
             model_card=card_of(bench),
         )
+        bench.folder.seal(MODEL_CARD)
         rows = read_json_lines(stage.path / "metrics.jsonl")
         run.num_tokens = sum(row["num_completion_tokens"] for row in rows)
         stage.finish(
@@ -185,6 +189,21 @@ def make_trained_model(bench: Workbench) -> None:
             },
             files=[stage.path / "metrics.jsonl", *_model_files(bench)],
         )
+
+
+def _keep_previous_model(bench: Workbench, stage: StageFolder, inputs: JsonDict) -> None:
+    """Put a whole model that was trained from other settings aside, rather than replace it."""
+    manifest = stage.manifest()
+    if manifest is None or not manifest["complete"] or stage.wrong_files():
+        return
+    model, previous = bench.folder.path / "model", bench.folder.path / "model.previous"
+    shutil.rmtree(previous, ignore_errors=True)
+    os.replace(model, previous)
+    bench.folder.remove_result(MODEL_CARD)
+    logger.warning(
+        "train: the model is trained again, because %s. The one before is kept in %s, until another takes its place",
+        describe_change(manifest["inputs"], inputs), previous,
+    )  # fmt: skip
 
 
 def _num_tokens_before(bench: Workbench) -> int:

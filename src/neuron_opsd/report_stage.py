@@ -71,8 +71,8 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         contexts_summary=folder.stage("contexts").summary() if contexts else {},
         training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if has_figures else [],
         training_summary=folder.stage("training").summary() if bench.is_current("training") else None,
-        results=folder.read_json(RESULTS),
-        harness=folder.read_json(HARNESS_RESULTS),
+        results=folder.read_result(RESULTS),
+        harness=folder.read_result(HARNESS_RESULTS),
         timings=folder.timings(),
         preflight=_preflight_of(bench),
         prompts_example=bench.show(contexts[0].question_id) if contexts else None,
@@ -83,7 +83,7 @@ def _preflight_of(bench: Workbench) -> dict[str, Any] | None:
     """The label-free verdict, and beneath its measures those that needed answers, where there were any."""
     if not bench.is_current("preflight"):
         return None
-    gap = bench.folder.read_json(TEACHER_GAP) or {"measures": []}
+    gap = bench.folder.read_result(TEACHER_GAP) or {"measures": []}
     verdict = bench.folder.stage("preflight").summary()
     return {**verdict, "measures": [*verdict["measures"], *gap["measures"]]}
 

@@ -8,6 +8,7 @@
     RUN/STAGE/part-00000.parquet ...   the records
     RUN/STAGE/records.jsonl   the same for the eye, without token ids and neuron ids
     RUN/model/                the published model
+    RUN/SHA256SUMS            checksums of the files of figures and of the model card
     RUN/report.html, report.md
 
 Files appear by rename, whole, or not at all. `stage_folder.py` has one stage, `files.py` the writing.
@@ -16,6 +17,7 @@ Files appear by rename, whole, or not at all. `stage_folder.py` has one stage, `
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -34,6 +36,7 @@ from neuron_opsd.files import (
     dump_json,
     explain_disk_errors,
     explain_full_disk,
+    file_digest,
     open_plain,
     open_to_append,
     read_json,
@@ -44,6 +47,9 @@ from neuron_opsd.own_folder import claim, require_mark
 from neuron_opsd.stage_folder import StageFolder
 from neuron_opsd.stage_graph import STAGES_BEFORE
 
+logger = logging.getLogger(__name__)
+
+SUMS = "SHA256SUMS"  # of the files of figures and the model card; `sha256sum -c` reads it
 _OWN_FOLDERS = sorted({name.split("/")[0] for name in STAGES_BEFORE} | {"harness", "model"})
 # Names that our own writing gives what is not whole yet: of `files`, of the cache, of checkpoints, of the model.
 _LEFTOVER = re.compile(
@@ -133,6 +139,53 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run; None if there is none, or a damaged one (the log names it)."""
         return read_json(self.path / name)
+
+    def write_result(self, name: str, value: Any, *, is_ordered: bool = False) -> None:
+        """Write a JSON file of figures, whose checksum is kept."""
+        self.write_json(name, value, is_ordered=is_ordered)
+        self.seal(name)
+
+    def read_result(self, name: str) -> Any:
+        """Read a file of figures; None if there is none, or one that was changed (the log names it)."""
+        if (self.path / name).is_file() and self._sums().get(name) != file_digest(self.path / name):
+            logger.warning(
+                "%s was changed after it was written, so it is left out. Make it again: `neuron-opsd %s RUN`.",
+                self.path / name,
+                "harness" if name.startswith("harness/") else "evaluate",
+            )
+            return None
+        return self.read_json(name)
+
+    def remove_result(self, name: str) -> None:
+        """Remove a file of figures that no longer belongs to this run."""
+        (self.path / name).unlink(missing_ok=True)
+        if name in self._sums():
+            self._write_sums({key: value for key, value in self._sums().items() if key != name})
+
+    def seal(self, name: str) -> None:
+        """Keep the checksum of a file as it is now."""
+        self._write_sums(self._sums() | {name: file_digest(self.path / name)})
+
+    def changed_results(self) -> list[str]:
+        """The files with a checksum that are missing or were changed since."""
+        files = {name: self.path / name for name in self._sums()}
+        return [
+            name
+            for name, digest in self._sums().items()
+            if not files[name].is_file() or file_digest(files[name]) != digest
+        ]
+
+    def _sums(self) -> dict[str, str]:
+        try:
+            lines = (self.path / SUMS).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return {}
+        return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+    def _write_sums(self, sums: dict[str, str]) -> None:
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
+        with explain_disk_errors(self.path):
+            write_text(self.path / SUMS, "".join(lines))
 
     def add_timing(self, row: JsonDict) -> None:
         """Append one line to timings.jsonl."""

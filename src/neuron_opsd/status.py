@@ -43,6 +43,7 @@ class RunStatus:
     run: str
     in_use_by: str | None
     stages: tuple[StageStatus, ...]
+    changed_results: tuple[str, ...] = ()  # files of figures, where checksums are compared
 
     @property
     def seconds_left(self) -> float:
@@ -76,7 +77,8 @@ def run_status(folder: RunFolder, config: Config | None = None, *, verify: bool 
         if needed.get(name):
             state, why = _judge(folder.stage(name), inputs, states, verify=verify)
             states[name] = _measure(folder.stage(name), state, why, needed[name], rates)
-    return RunStatus(str(folder.path), folder.holder(), tuple(states.values()))
+    changed = tuple(folder.changed_results()) if verify else ()
+    return RunStatus(str(folder.path), folder.holder(), tuple(states.values()), changed)
 
 
 def _judge(
@@ -154,6 +156,9 @@ def _describe_cost(stage: StageStatus) -> str:
 
 
 def _describe_rest(status: RunStatus) -> str:
+    if status.changed_results:
+        changed = ", ".join(status.changed_results)
+        return f"Changed or lost since they were written: {changed}. `neuron-opsd evaluate RUN` makes them again."
     if all(stage.state == FINISHED for stage in status.stages):
         return "Every stage is finished."
     bound = any(stage.is_upper_bound for stage in status.stages)

@@ -42,6 +42,7 @@ from neuron_opsd.text.prompts import student_messages
 
 logger = logging.getLogger(__name__)
 
+MODEL_CARD = "model/README.md"
 RESULTS = "evaluation/results.json"
 TEACHER_GAP = "evaluation/teacher_gap.json"
 HARNESS_RESULTS = "harness/results.json"  # of `neuron-opsd harness`
@@ -88,7 +89,7 @@ class Workbench(RunPrompts):
         if run.is_needed and processes.is_main():
             self.folder.write_json("environment.json", describe_environment())
             for results in outdates:  # evaluation writes them again
-                (self.folder.path / results).unlink(missing_ok=True)
+                self.folder.remove_result(results)
         is_taken = processes.from_main(
             run.is_needed and processes.is_main() and self.cache.take(stage, inputs)
         )

@@ -60,7 +60,7 @@ def _run(config: Config, path: Path, mark: dict[str, str]) -> None:
     folder = RunFolder.create(path)
     (path / "error.json").unlink(missing_ok=True)
     (path / "cell.json").unlink(missing_ok=True)
-    (path / "harness" / "results.json").unlink(missing_ok=True)  # of the model that was here before
+    folder.remove_result("harness/results.json")  # of the model that was here before
     with folder.locked():
         folder.write_config(config)
         run_stages(Workbench(folder))
@@ -79,5 +79,6 @@ def status(path: Path) -> tuple[str, str]:
     error = read_json(path / "error.json") if path.is_dir() else None
     if error is not None:
         return FAILED, str(error.get("error"))
-    is_finished = (path / "cell.json").is_file() and (path / "evaluation" / "results.json").is_file()
+    results = RunFolder(path).read_result("evaluation/results.json")
+    is_finished = (path / "cell.json").is_file() and results is not None
     return (FINISHED, "") if is_finished else (NOT_RUN, "")
