@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from neuron_opsd.errors import DataError
+from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.files import read_json_lines
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report import ReportInputs, model_card, write_report
@@ -75,8 +75,17 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         harness=folder.read_result(HARNESS_RESULTS),
         timings=folder.timings(),
         preflight=_preflight_of(bench),
-        prompts_example=bench.show(contexts[0].question_id) if contexts else None,
+        prompts_example=_example_of(bench, contexts[0].question_id) if contexts else None,
     )
+
+
+def _example_of(bench: Workbench, question_id: str) -> dict[str, Any] | None:
+    """Both prompts of one question; None where the model that they are encoded for is gone."""
+    try:
+        return bench.show(question_id)
+    except (ModelError, DataError) as error:
+        logger.warning("report: no prompts are shown: %s", error)
+        return None
 
 
 def _preflight_of(bench: Workbench) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from neuron_opsd.config import Config, read_config
+from neuron_opsd.config import Config, read_config, with_absolute_paths
 from neuron_opsd.errors import RunFolderError
 from neuron_opsd.files import (
     JsonDict,
@@ -78,7 +78,8 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Make these the run's settings; call it under the lock."""
-        text = yaml.safe_dump(config.as_tree(), sort_keys=False)
+        # Absolute, so that the run can be looked at from anywhere.
+        text = yaml.safe_dump(with_absolute_paths(config).as_tree(), sort_keys=False)
         with explain_disk_errors(self.path):
             write_text(self.config_file, text)
 

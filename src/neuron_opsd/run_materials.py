@@ -146,8 +146,16 @@ class RunMaterials:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer."""
-        return load_tokenizer(self.config.model)
+        """The base model's tokenizer; where that model is gone, the one published with the trained model."""
+        try:
+            return load_tokenizer(self.config.model)
+        except ModelError as error:
+            published = self.folder.path / "model"
+            if not (published / "tokenizer_config.json").is_file():
+                raise
+            logger.warning("model: the trained model's tokenizer is read, because: %s", error)
+            own = self.config.model.model_copy(update={"chat_template": None})
+            return load_tokenizer(own, name=str(published))
 
     def encoder(self, *, teacher: bool = False) -> ChatEncoder:
         """The one door from messages to token ids; the teacher's prompt may have template arguments of its own."""

@@ -134,7 +134,13 @@ class StageInputs:
     @cached_property
     def context_settings(self) -> ContextSettings:
         """`contexts.*`, its token budget lowered where prompt and completion would not fit the model's context."""
-        settings, limit = self.config.contexts, context_of(self.config.model)
+        settings = self.config.contexts
+        try:
+            limit = context_of(self.config.model)
+        except ModelError:
+            if (made := self._recorded("contexts", "max_prompt_tokens")) is None:
+                raise
+            return settings.model_copy(update={"max_prompt_tokens": min(settings.max_prompt_tokens, made)})
         name, length = _longest_completion(self.config)
         room = None if limit is None else limit - length
         if room is None or room >= settings.max_prompt_tokens:
@@ -160,15 +166,37 @@ class StageInputs:
     def _model(self, name: str | None = None, *, teacher: bool = False) -> JsonDict:
         """A model's files, its dtype, and what turns messages into ids beyond the files."""
         model = self.config.model
+        files, template = self._model_files(name or model.name)
         given = {"teacher_template_args": model.teacher_template_args} if teacher else {}
         given |= {"attn_implementation": model.attn_implementation}
         given |= {"template_date": str(model.template_date) if model.template_date != TEMPLATE_DATE else None}
         return {
-            "files": model_fingerprint(name or model.name),
+            "files": files,
             "dtype": model.dtype,
-            "chat_template": _template_digest(model.chat_template),
+            "chat_template": template,
             "template_args": model.template_args,
         } | {setting: value for setting, value in given.items() if value}
+
+    def _model_files(self, name: str) -> tuple[str, str | None]:
+        """Hashes of a model's files and of the template given; of a base model that is gone, as the run has them."""
+        try:
+            return model_fingerprint(name), _template_digest(self.config.model.chat_template)
+        except ModelError as error:
+            made = self._recorded("model", "files"), self._recorded("model", "chat_template")
+            if name != self.config.model.name or made[0] is None:
+                raise
+            logger.warning("model: the run's own records are believed, because it cannot be read: %s", error)
+            return made
+
+    def _recorded(self, section: str, key: str) -> Any:
+        """An input of the finished stages that read the base model, where this run's settings are asked about."""
+        if self.config.model != self.folder.config().model:
+            return None
+        for name in ("contexts", "evaluation/contexts", "rollouts", "evaluation/base"):
+            manifest = self.folder.stage(name).manifest()
+            if manifest and manifest["complete"] and section in manifest["inputs"]:
+                return manifest["inputs"][section].get(key)
+        return None
 
     def _rollouts(self) -> JsonDict:
         asked = [question for question in self.questions if question.split == "train"]

@@ -3,15 +3,21 @@
 print(describe_status(run_status(RunFolder.open("runs/demo"))))
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from neuron_opsd.config import Config
 from neuron_opsd.cost import Cost, Rates, count_records
+from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.files import JsonDict, read_json_lines
+from neuron_opsd.records import Question
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import StageFolder, describe_change
 from neuron_opsd.stage_graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
 from neuron_opsd.stage_inputs import StageInputs
+
+logger = logging.getLogger(__name__)
 
 FINISHED, OUTDATED, UNFINISHED, DAMAGED, MISSING = (
     "finished",
@@ -69,16 +75,30 @@ def run_status(folder: RunFolder, config: Config | None = None, *, verify: bool 
     """
     config = config or folder.config()
     inputs = StageInputs(config, folder)
-    needed = count_records(config, inputs.questions, inputs.general_questions, inputs.other_questions)
+    others = (_or_none(lambda: inputs.general_questions), _or_none(lambda: inputs.other_questions))
+    needed = count_records(config, inputs.questions, *others)
     lengths = {name: value for name in needed if (value := _mean_length(folder.stage(name)))}
     rates = Rates(config, folder.timings(), lengths)
     states: dict[str, StageStatus] = {}
     for name in STAGES_BEFORE:
         if needed.get(name):
-            state, why = _judge(folder.stage(name), inputs, states, verify=verify)
+            try:
+                state, why = _judge(folder.stage(name), inputs, states, verify=verify)
+            except (ModelError, DataError) as error:  # the records are judged by themselves
+                state = FINISHED if folder.is_current(name) else OUTDATED
+                why = f"not compared with the settings: {error}"
             states[name] = _measure(folder.stage(name), state, why, needed[name], rates)
     changed = tuple(folder.changed_results()) if verify else ()
     return RunStatus(str(folder.path), folder.holder(), tuple(states.values()), changed)
+
+
+def _or_none(read: Callable[[], list[Question]]) -> list[Question]:
+    """Questions, or none where their file is gone: what was made of them is not counted."""
+    try:
+        return read()
+    except DataError as error:
+        logger.warning("%s", error)
+        return []
 
 
 def _judge(

@@ -8,6 +8,7 @@ here.
 
 from neuron_opsd.config.load import check_config, check_prompts, list_recipes, load_config, read_config
 from neuron_opsd.config.model import ModelSettings
+from neuron_opsd.config.paths import with_absolute_paths
 from neuron_opsd.config.run import Config
 from neuron_opsd.config.section import Section
 from neuron_opsd.config.stages import (
@@ -49,4 +50,5 @@ __all__ = [
     "list_recipes",
     "load_config",
     "read_config",
+    "with_absolute_paths",
 ]

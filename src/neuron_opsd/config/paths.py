@@ -1,0 +1,32 @@
+"""Settings that name files and folders."""
+
+from pathlib import Path
+from typing import Any
+
+from neuron_opsd.config.run import Config
+
+PATHS = {
+    "model": ("name", "chat_template"),
+    "questions": ("path", "cross_paths"),
+    "engine": ("adapter_root",),
+    "contexts": ("other_path",),
+    "evaluation": ("answers", "general_paths", "general_answers"),
+}
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same settings, with the whole path of every file and folder that is there; other names stay as they are."""
+    sections = {}
+    for name, keys in PATHS.items():
+        section = getattr(config, name)
+        update = {key: _absolute(getattr(section, key)) for key in keys}
+        sections[name] = section.model_copy(update=update)
+    return config.model_copy(update=sections)
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_absolute(item) for item in value)
+    if value is None or not (path := Path(value).expanduser()).exists():
+        return value
+    return type(value)(path.absolute())
