@@ -54,6 +54,7 @@ class StageInputs:
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self.config, self.folder = config, folder
         self._made: dict[str, JsonDict] = {}
+        self._is_told = False  # that the model is gone
 
     def of(self, name: str) -> JsonDict:
         """What the records of a stage depend on."""
@@ -185,7 +186,11 @@ class StageInputs:
             made = self._recorded("model", "files"), self._recorded("model", "chat_template")
             if name != self.config.model.name or made[0] is None:
                 raise
-            logger.warning("model: the run's own records are believed, because it cannot be read: %s", error)
+            if not self._is_told:
+                logger.warning(
+                    "model: the run's own records are believed, because it cannot be read: %s", error
+                )
+                self._is_told = True
             return made
 
     def _recorded(self, section: str, key: str) -> Any:

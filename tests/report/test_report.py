@@ -11,11 +11,11 @@ import yaml
 from made_up_run import HOSTILE, made_up_run
 
 from neuron_opsd.report import ReportInputs, model_card, write_report
-from neuron_opsd.report.markdown import inline
 from neuron_opsd.report.markup import escape, tag
 from neuron_opsd.report.model_card import hub_name
 from neuron_opsd.report.svg import linear_ticks, tick_text, x_axis
 from neuron_opsd.report.tables import cross_caption, metrics_table, number
+from neuron_opsd.text.escape import markdown_text
 
 ALLOWED = {
     *(
@@ -197,7 +197,7 @@ def test_page_markdown_and_model_card_say_the_same_numbers(inputs, tmp_path):
     for table in tables:
         assert len(table.rows) >= 10
         for row in table.rows:
-            line = "| " + " | ".join(map(inline, row)) + " |"
+            line = "| " + " | ".join(map(markdown_text, row)) + " |"
             assert line in text, line
             assert line in card, line
             cells = [f"<span>{value}</span>" for value in row[1:-1]]
@@ -208,7 +208,7 @@ def test_page_markdown_and_model_card_say_the_same_numbers(inputs, tmp_path):
     for verdict in inputs.results["verdicts"]:
         sentence = verdict.partition("): ")[2]
         assert sentence in page
-        assert all(inline(sentence) in document for document in (text, card))
+        assert all(markdown_text(sentence) in document for document in (text, card))
 
 
 def test_a_run_with_nothing_says_what_is_missing(tmp_path):

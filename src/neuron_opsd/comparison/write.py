@@ -26,6 +26,7 @@ from neuron_opsd.config import USES_GOLD
 from neuron_opsd.files import write_text
 from neuron_opsd.report import ReportInputs, write_report
 from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.text.escape import csv_cell, markdown_text, tex_comment, tex_text
 
 HEADINGS = {"in": "in", "cross": "cross"}
 
@@ -119,7 +120,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows([{key: csv_cell(value) for key, value in row.items()} for row in rows])
     return buffer.getvalue()
 
 
@@ -156,15 +157,21 @@ def _is_there(by_key: Mapping[tuple[str, str, str], Any], place: str, metric: st
 SIGNS = {"best": "*", "best within noise": "~", "better than base": "+", "worse than base": "-"}
 
 
-def _text(row: Mapping[str, Any] | None) -> str:
+class Figure(str):
+    """A cell that we wrote: a number with its marks, which no format escapes but TeX."""
+
+    __slots__ = ()
+
+
+def _text(row: Mapping[str, Any] | None) -> Figure:
     if row is None:
-        return "n/a"
+        return Figure("n/a")
     value = f"{row['value']:.3f}{''.join(SIGNS[mark] for mark in row['marks'])}"
     change = row["difference"]
     if change is None:
-        return value
+        return Figure(value)
     ends = "" if change["low"] is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"
-    return f"{value} ({change['value']:+.3f}{ends})"
+    return Figure(f"{value} ({change['value']:+.3f}{ends})")
 
 
 KEY = (
@@ -183,7 +190,7 @@ def markdown(table: Table, rows: Sequence[Mapping[str, Any]], notes: Sequence[st
         "",
         KEY,
         "",
-        *(f"- {note}" for note in notes),
+        *(f"- {markdown_text(note)}" for note in notes),
         "",
     ]
     shares = [
@@ -210,27 +217,21 @@ def markdown(table: Table, rows: Sequence[Mapping[str, Any]], notes: Sequence[st
 
 
 def _lines(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [header, *body]]
+    escaped = [
+        [cell if isinstance(cell, Figure) else markdown_text(cell) for cell in line]
+        for line in [header, *body]
+    ]
     lines = ["| " + " | ".join(line) + " |" for line in escaped]
     return [lines[0], "|" + "---|" * len(header), *lines[1:]]
-
-
-_SPECIAL = {c: "\\" + c for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
-
-
-def _escape(text: str) -> str:
-    return "".join(_SPECIAL.get(letter, letter) for letter in text.replace("\n", " "))
 
 
 def latex(table: Table, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
     """The table for a paper, with booktabs."""
     header, body = _body(table, rows, _text)
-    lines = [" & ".join(map(_escape, line)) + r" \\" for line in [header, *body]]
+    lines = [" & ".join(map(tex_text, line)) + r" \\" for line in [header, *body]]
     return "\n".join(
         [
-            f"% {' '.join(notes)}",
+            tex_comment(" ".join(notes)),
             r"\begin{tabular}{l" + "r" * (len(header) - 2) + "l}",
             r"\toprule",
             lines[0],
@@ -238,7 +239,7 @@ def latex(table: Table, rows: Sequence[Mapping[str, Any]], notes: Sequence[str])
             *lines[1:],
             r"\bottomrule",
             r"\end{tabular}",
-            "% " + KEY,
+            tex_comment(KEY),
             "",
         ]
     )

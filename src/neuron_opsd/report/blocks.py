@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from neuron_opsd.report.markup import Html
 
+Prose = str | tuple[str, ...]  # the parts of a paragraph, those of type Code marked as code
+
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    text: str
+    text: Prose
     is_notice: bool = False  # something missing, or something to be careful about
 
 
@@ -100,7 +102,7 @@ class Browser:
     num_questions: int
     domains: Sequence[str]
     data: str  # of `browser.pack`
-    note: str
+    note: Prose
 
 
 Block = Heading | Paragraph | Bullets | Cards | Table | Figures | Text | Browser

@@ -14,6 +14,7 @@ from typing import Any
 from neuron_opsd.records import Demonstration, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report.blocks import Browser
 from neuron_opsd.report.inputs import ReportInputs
+from neuron_opsd.report.markup import Code
 from neuron_opsd.text.prompts import question_text
 from neuron_opsd.text.thinking import strip_thinking
 
@@ -35,8 +36,9 @@ def questions_browser(inputs: ReportInputs) -> Browser:
     domains = sorted({question.domain for question in inputs.questions})
     note = (
         f"Replies are shown up to {limit:,} characters; the run folder has all of them. Prompts are shown as "
-        "turns, choices as in the zero-shot rollout; `neuron-opsd show RUN QUESTION_ID` prints one with its "
-        "chat template."
+        "turns, choices as in the zero-shot rollout;",
+        Code("neuron-opsd show RUN QUESTION_ID"),
+        "prints one with its chat template.",
     )
     return Browser(len(inputs.questions), domains, data, note)
 

@@ -25,7 +25,7 @@ from neuron_opsd.report.blocks import (
 )
 from neuron_opsd.report.html_browser import browser
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.report.markup import Html, join, tag, trusted
+from neuron_opsd.report.markup import Html, join, prose, tag, trusted
 
 VERDICT_CLASSES = {"better": "good", "worse": "bad"}
 
@@ -91,7 +91,7 @@ def _block(block: Block) -> Html:
         case Heading(text):
             return tag("h3", text)
         case Paragraph(text, is_notice):
-            return tag("p", _with_code(text), class_="notice" if is_notice else None)
+            return tag("p", prose(text), class_="notice" if is_notice else None)
         case Bullets(items):
             return tag("ul", [tag("li", item) for item in items], class_="prose")
         case Cards(items):
@@ -106,11 +106,6 @@ def _block(block: Block) -> Html:
             return _fold(label, shown) if folded else tag("div", tag("h3", label), shown)
         case Browser():
             return browser(block)
-
-
-def _with_code(text: str) -> list[object]:
-    """Our own sentences mark commands with backticks."""
-    return [tag("code", part) if index % 2 else part for index, part in enumerate(text.split("`"))]
 
 
 def _card(card: Any) -> Html:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from neuron_opsd.report.blocks import Browser
-from neuron_opsd.report.markup import Html, tag
+from neuron_opsd.report.markup import Html, prose, tag
 
 WHICH = {
     "all": "All questions",
@@ -42,7 +42,7 @@ def browser(block: Browser) -> Html:
         tag("p", f"{block.num_questions:,} questions.", id="matches", role="status"),
         tag("ol", id="found", aria_label="Questions found"),
         tag("button", "Show more", type="button", id="more", hidden=True),
-        tag("p", _code(block.note), class_="note"),
+        tag("p", prose(block.note), class_="note"),
         tag(
             "noscript",
             tag("p", "Searching needs JavaScript; the run folder has every record.", class_="notice"),
@@ -50,10 +50,6 @@ def browser(block: Browser) -> Html:
         tag("script", block.data, type="text/plain", id="question-data"),
         class_="browser",
     )
-
-
-def _code(text: str) -> list[object]:
-    return [tag("code", part) if index % 2 else part for index, part in enumerate(text.split("`"))]
 
 
 def _field(name: str, label: str, control: Html, *, class_: str = "field") -> Html:

@@ -3,8 +3,9 @@
 Model and data text reaches the page as str, so there is no place where forgetting to escape is possible.
 """
 
-import html
 from typing import Any
+
+from neuron_opsd.text.escape import html_text
 
 _VOID = frozenset({"meta", "link", "input", "br", "hr"})
 
@@ -15,12 +16,15 @@ class Html(str):
     __slots__ = ()
 
 
+class Code(str):
+    """A part of a sentence that is code: a command, the name of a setting."""
+
+    __slots__ = ()
+
+
 def escape(text: object) -> Html:
-    """The text as markup, quotes included; control characters that HTML forbids become U+FFFD."""
-    if isinstance(text, Html):
-        return text
-    cleaned = "".join(c if c >= " " or c in "\n\t" else "\ufffd" for c in str(text).replace("\r\n", "\n"))
-    return Html(html.escape(cleaned, quote=True))
+    """The text as markup, quotes included."""
+    return text if isinstance(text, Html) else Html(html_text(text))
 
 
 def join(*children: object) -> Html:
@@ -44,6 +48,13 @@ def tag(name: str, /, *children: object, **attributes: Any) -> Html:
         written += f" {key}" if value is True else f' {key}="{escape(_number(value))}"'
     opening = f"<{name}{written}>"
     return Html(opening if name in _VOID else f"{opening}{join(*children)}</{name}>")
+
+
+def prose(text: str | tuple[str, ...]) -> list[object]:
+    """A paragraph's parts, those that are code as such."""
+    parts = (text,) if isinstance(text, str) else text
+    spaced = [part for item in parts for part in (" ", item)][1:]
+    return [tag("code", part) if isinstance(part, Code) else part for part in spaced]
 
 
 def trusted(text: str) -> Html:

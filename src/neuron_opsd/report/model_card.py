@@ -9,8 +9,9 @@ from neuron_opsd.config import USES_GOLD
 from neuron_opsd.report import story, tables
 from neuron_opsd.report.content import CITATION
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.report.markdown import fenced, inline, render, table
+from neuron_opsd.report.markdown import render, table
 from neuron_opsd.report.results import general_tables
+from neuron_opsd.text.escape import markdown_block, markdown_text
 
 TAGS = ["neuron-opsd", "self-distillation", "on-policy-distillation", "label-free", "arxiv:2607.02460"]
 HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -19,10 +20,10 @@ HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 def model_card(inputs: ReportInputs) -> str:
     """The card's text. The licence is left out: it is the base model's, which we do not know."""
     front = yaml.safe_dump(_front_matter(inputs), sort_keys=False, allow_unicode=True)
-    parts = [f"# {inline(story.title(inputs))}, {_how(inputs)}", _introduction(inputs)]
+    parts = [f"# {markdown_text(story.title(inputs))}, {_how(inputs)}", _introduction(inputs)]
     parts += ["## Results", *_results(inputs)]
     parts += ["## How it was made", *(text for text in map(render, story.what_was_done(inputs)) if text)]
-    parts += ["## Limits", _limits(inputs), "## How to cite", fenced(CITATION).replace("text", "bibtex", 1)]
+    parts += ["## Limits", _limits(inputs), "## How to cite", markdown_block(CITATION, "bibtex")]
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
 
 
@@ -36,7 +37,7 @@ def _how(inputs: ReportInputs) -> str:
     if _is_distilled(inputs):
         return "self-distilled with Neuron-OPSD"
     what = "an upper bound with gold answers" if inputs.uses_gold else "a rival of Neuron-OPSD"
-    return f"trained by {inline(str(inputs.setting('recipe')))}, {what}"
+    return f"trained by {markdown_text(str(inputs.setting('recipe')))}, {what}"
 
 
 def _front_matter(inputs: ReportInputs) -> dict[str, Any]:
@@ -63,13 +64,13 @@ def hub_name(name: str) -> str | None:
 
 
 def _introduction(inputs: ReportInputs) -> str:
-    where = f" in the domain {inline(inputs.train_domain)}" if inputs.train_domain else ""
+    where = f" in the domain {markdown_text(inputs.train_domain)}" if inputs.train_domain else ""
     if not _is_distilled(inputs):
-        what = inline(str(inputs.setting("description", "")).strip())
+        what = markdown_text(str(inputs.setting("description", "")).strip())
         gold = f"{USES_GOLD}." if inputs.uses_gold else "No gold answer was used in training."
-        return f"{inline(inputs.model_name)}{where}. {what} {gold}"
+        return f"{markdown_text(inputs.model_name)}{where}. {what} {gold}"
     return (
-        f"{inline(inputs.model_name)}, trained by on-policy self-distillation on unlabelled questions{where} "
+        f"{markdown_text(inputs.model_name)}, trained by on-policy self-distillation on unlabelled questions{where} "
         "(Neuron-OPSD, arXiv 2607.02460). No gold answer was used in training."
     )
 
@@ -78,7 +79,7 @@ def _results(inputs: ReportInputs) -> list[str]:
     results = inputs.results
     if not results:
         return ["This model has not been evaluated."]
-    parts = ["\n".join(f"- {inline(sentence)}" for sentence in results["verdicts"])]
+    parts = ["\n".join(f"- {markdown_text(sentence)}" for sentence in results["verdicts"])]
     if results.get("in"):
         parts.append(table(tables.metrics_table(f"In-domain: {results['train_domain']}", results["in"])))
     if results["cross"]["mean"]:

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from neuron_opsd.report.blocks import Block, Paragraph, Table
+from neuron_opsd.report.markup import Code
 
 
 def missing(what: str, command: str) -> Paragraph:
-    return Paragraph(f"{what} The command `neuron-opsd {command}` makes it.", is_notice=True)
+    return Paragraph((f"{what} The command", Code(f"neuron-opsd {command}"), "makes it."), is_notice=True)
 
 
 def present(*blocks: Block | None) -> list[Block]:
