@@ -1,5 +1,6 @@
 """Figures of a comparison, from results of a few questions worked by hand."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from neuron_opsd.comparison.gather import gather
 from neuron_opsd.comparison.plan import Cell, Plan, cell_folder
 from neuron_opsd.comparison.table import Table
 from neuron_opsd.comparison.write import write_comparison
+from neuron_opsd.run_folder import RunFolder
 
 PLAN = Plan(
     recipes=("base", "neuron_opsd", "random_context", "full_pool"),
@@ -46,14 +48,14 @@ def save(
     folder: Path, cell: Cell, *, base: float = 0.5, trained: dict[str, float] | None = None, **more
 ) -> None:
     path = cell_folder(folder, cell)
-    (path / "evaluation").mkdir(parents=True)
+    path.mkdir(parents=True)
     source = cell.source or "a"
     results = {
         "num_samples": 8, "num_bins": 15, "num_bootstrap": 400, "train_domain": source, "in": {},
         "cross": {"domains": {"b" if source == "a" else "a": {}}},
         "questions": rows(base, trained or {"a": base, "b": base}),
     }  # fmt: skip
-    (path / "evaluation" / "results.json").write_text(json.dumps(results | more))
+    RunFolder(path).write_result("evaluation/results.json", results | more)
     (path / "cell.json").write_text("{}")
 
 
@@ -144,7 +146,7 @@ def test_failed_and_missing_cells_are_named_in_every_table(folder: Path) -> None
     assert write_comparison(PLAN, CELLS, folder, ["A note."])
     text, tex, page = ((folder / name).read_text() for name in ("table.md", "table.tex", "report.html"))
     line = next(line for line in text.splitlines() if line.startswith("| full_pool"))
-    assert "failed: 1 of 2 cells (DataError: too_long & 100%)" in line
+    assert "failed: 1 of 2 cells (DataError: too_long &amp; 100%)" in line
     assert "not run: 1 of 2 cells" in line
     assert r"too\_long \& 100\%" in tex
     assert "not run: 1 of 2 cells" in page
@@ -154,9 +156,39 @@ def test_failed_and_missing_cells_are_named_in_every_table(folder: Path) -> None
 
 
 def test_different_questions_are_not_compared(folder: Path) -> None:
-    file = cell_folder(folder, Cell("neuron_opsd", "a", 0)) / "evaluation" / "results.json"
-    results = json.loads(file.read_text())
+    cell = RunFolder(cell_folder(folder, Cell("neuron_opsd", "a", 0)))
+    results = cell.read_result("evaluation/results.json")
     results["questions"] = results["questions"][1:]
-    file.write_text(json.dumps(results))
+    cell.write_result("evaluation/results.json", results)
     with pytest.raises(Exception, match="different questions of a"):
         found(folder)
+
+
+def test_hostile_names_stay_text_in_every_table(tmp_path: Path) -> None:
+    """A domain, a recipe's name and a failure that a question file or a server chose."""
+    domain = "sums\n\\write18{id}`<script>x</script>`|=cmd\x1b[31m\u202e"
+    cells = [Cell("base", None, 0), Cell("neuron_opsd", domain, 0), Cell("random_context", domain, 0)]
+    for cell in cells[:2]:
+        path = cell_folder(tmp_path, cell)
+        path.mkdir(parents=True)
+        questions = [row | {"domain": domain} for row in rows(0.5, {"a": 0.9, "b": 0.9})]
+        results = {
+            "num_samples": 8, "num_bins": 15, "num_bootstrap": 50, "train_domain": domain, "in": {},
+            "cross": {"domains": {}}, "questions": questions,
+        }  # fmt: skip
+        RunFolder(path).write_result("evaluation/results.json", results)
+        (path / "cell.json").write_text("{}")
+    failed = cell_folder(tmp_path, cells[2])
+    failed.mkdir(parents=True)
+    (failed / "error.json").write_text(json.dumps({"error": f"=1+1 {domain}"}))
+    assert write_comparison(PLAN, cells, tmp_path, [f"In {domain}", "\\input{/etc/passwd}\n\\input{b}"])
+    for name in ("table.md", "table.tex", "table.csv", "grid.csv", "report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert not set(text) & set("\x1b\u202e\r"), name
+        assert "<script>x" not in text or name.endswith((".tex", ".csv")), name
+    tex = (tmp_path / "table.tex").read_text().splitlines()
+    assert not [line for line in tex if r"\write18" in line and not line.startswith("%")]
+    assert not [line for line in tex if line.startswith(r"\input")]
+    for name in ("table.csv", "grid.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            assert not [cell for row in csv.reader(file) for cell in row if cell[:1] in tuple("=@+")]

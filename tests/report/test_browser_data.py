@@ -78,7 +78,7 @@ def test_replies_are_shortened_until_the_page_is_small_enough(run, monkeypatch):
     monkeypatch.setattr(browser, "MAX_PACKED", whole // 3)
     made = questions_browser(inputs)
     assert len(made.data) <= whole // 3
-    assert "up to 1,000 characters" in made.note
+    assert "up to 1,000 characters" in made.note[0]
     row = json.loads(zlib.decompress(base64.b64decode(made.data)))["questions"][0]
     assert row["replies"][0][0] in noise[int(row["id"][-4:])]
     assert (len(row["replies"][0][0]), row["replies"][0][1]) == (1000, 3000)
