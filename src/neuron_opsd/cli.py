@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from neuron_opsd import processes
-from neuron_opsd.cli_views import RunArgument, print_end, print_preflight, quieten_libraries, views
+from neuron_opsd.cli_views import (
+    PlainFormatter,
+    RunArgument,
+    print_end,
+    print_preflight,
+    quieten_libraries,
+    say,
+    views,
+)
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
 from neuron_opsd.run_folder import RunFolder
@@ -81,11 +89,11 @@ def main() -> None:
     try:
         app()
     except NeuronOpsdError as error:
-        print(f"{'error: ' if error.exit_status == 2 else ''}{error}", file=sys.stderr)  # noqa: T201
+        say(f"{'error: ' if error.exit_status == 2 else ''}{error}", err=True)
         sys.exit(error.exit_status)
     except SystemExit as stop:  # typer's, which answers an interruption by this status alone
         if stop.code == INTERRUPTED:
-            print("interrupted; the same command resumes where this one stopped", file=sys.stderr)  # noqa: T201
+            say("interrupted; the same command resumes where this one stopped", err=True)
         raise
 
 
@@ -95,7 +103,8 @@ def _setup(
 ) -> None:
     """Logging for every command: ours at INFO, the libraries' at ERROR."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
+    handler.setFormatter(PlainFormatter("%(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in (
         "httpx",
         "httpcore",
@@ -327,10 +336,10 @@ def compare(
     }
     if dry_run:
         for line in describe_cells(folder, given):
-            typer.echo(line)
+            say(line)
         return
     quieten_libraries()
-    typer.echo(compare_recipes(folder, given))
+    say(compare_recipes(folder, given))
 
 
 def _print_plan(config: Config, output: Path | None) -> None:
@@ -339,9 +348,9 @@ def _print_plan(config: Config, output: Path | None) -> None:
     from neuron_opsd.early_checks import check_early
 
     questions = check_early(config, output)
-    typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    say(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     for line in describe_work(config, questions, RunFolder(output) if output else None):
-        typer.echo(line)
+        say(line)
 
 
 if __name__ == "__main__":

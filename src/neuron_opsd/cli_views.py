@@ -12,11 +12,26 @@ from typing import Annotated
 import typer
 
 from neuron_opsd.config import list_recipes, load_config
+from neuron_opsd.redaction import redact
 from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.text.escape import terminal_text
 
 views = typer.Typer()
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print a line. Whatever is in it, the terminal obeys none of it, and no secret is in it."""
+    typer.echo(terminal_text(redact(text)), err=err)
+
+
+class PlainFormatter(logging.Formatter):
+    """Lines of the log, printed as `say` prints."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, with a traceback where there is one."""
+        return terminal_text(redact(super().format(record)))
 
 
 def quieten_libraries() -> None:
@@ -33,24 +48,24 @@ def print_preflight(folder: RunFolder) -> None:
     stage = folder.stage("preflight")
     verdict = stage.summary() if stage.is_finished() else None
     if verdict is None:
-        typer.echo("No preflight: preflight.num_questions is 0.")
+        say("No preflight: preflight.num_questions is 0.")
         return
     gap = folder.read_result("evaluation/teacher_gap.json") or {"measures": []}
     for entry in [*verdict["measures"], *gap["measures"]]:
         ends = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
         value = "not defined" if entry["value"] is None else f"{entry['value']:.3f}"
-        typer.echo(f"- {entry['label']}: {value}{ends}. {entry['note']}")
-    typer.echo(f"{verdict['verdict'].capitalize()}, because {'; '.join(verdict['reasons'])}.")
+        say(f"- {entry['label']}: {value}{ends}. {entry['note']}")
+    say(f"{verdict['verdict'].capitalize()}, because {'; '.join(verdict['reasons'])}.")
 
 
 def print_end(folder: RunFolder) -> None:
     """The verdicts and where things lie."""
     results = folder.read_result("evaluation/results.json")
     for verdict in (results or {}).get("verdicts", []):
-        typer.echo(f"- {verdict}")
+        say(f"- {verdict}")
     if (folder.path / "model").is_dir():
-        typer.echo(f"model:  {folder.path / 'model'}")
-    typer.echo(f"report: {folder.path / 'report.html'}")
+        say(f"model:  {folder.path / 'model'}")
+    say(f"report: {folder.path / 'report.html'}")
 
 
 @views.command()
@@ -65,10 +80,8 @@ def show(
     quieten_libraries()
     shown = Workbench(folder).show(question_id)
     for role in ("student", "teacher"):
-        typer.echo(
-            f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}"
-        )
-    typer.echo(
+        say(f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}")
+    say(
         f"=== {shown['num_demonstrations']} demonstrations shown, {shown['num_demonstrations_dropped']} dropped ==="
     )
 
@@ -88,7 +101,7 @@ def harness(
     if (run / "comparison.json").is_file():
         from neuron_opsd.comparison.harness import harness_of_cells
 
-        typer.echo(harness_of_cells(run, tasks=tasks))
+        say(harness_of_cells(run, tasks=tasks))
         return
     from neuron_opsd.harness import describe, run_harness
     from neuron_opsd.workbench import Workbench
@@ -96,7 +109,7 @@ def harness(
     folder = RunFolder.open(run)
     with folder.locked():
         for line in describe(run_harness(Workbench(folder), tasks=tasks)):
-            typer.echo(line)
+            say(line)
 
 
 @views.command()
@@ -108,7 +121,7 @@ def explain(
     """Print one question's scores and ranks, the layers of its neurons, and whose answers used the same ones."""
     from neuron_opsd.explain import describe, explain_run
 
-    typer.echo(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
+    say(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
 
 
 @views.command()
@@ -139,7 +152,7 @@ def read_answer(
     if pattern:
         check_pattern(pattern)
     for reply, reading in read_lines(sys.stdin, choices=choices or (), prompts=prompts):
-        typer.echo(f"{reading.answer or '-'}\t{reading.kind}\t{shorten(reply)}")
+        say(f"{reading.answer or '-'}\t{reading.kind}\t{shorten(reply)}")
 
 
 @views.command()
@@ -165,7 +178,7 @@ def status(
         config = load_config(str(folder.config_file), overrides=overrides)
     with _quiet("neuron_opsd.questions"):  # said when the run began
         found = run_status(folder, config, verify=verify)
-    typer.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else describe_status(found))
+    say(json.dumps(dataclasses.asdict(found), indent=2) if as_json else describe_status(found))
 
 
 @views.command()
@@ -178,12 +191,12 @@ def free(
     cache = default_cache()
     entries, total = cache.unused(), len(cache.entries())
     for entry in entries:
-        typer.echo(f"{entry.stage}/{entry.fingerprint}: {entry.num_bytes / 1e6:.1f} MB")
+        say(f"{entry.stage}/{entry.fingerprint}: {entry.num_bytes / 1e6:.1f} MB")
     size = sum(entry.num_bytes for entry in entries) / 1e6
     if yes:
         cache.free(entries)
     done = "removed" if yes else "would be removed; --yes removes them"
-    typer.echo(f"{len(entries)} of {total} finished stages, {size:.1f} MB, {done}")
+    say(f"{len(entries)} of {total} finished stages, {size:.1f} MB, {done}")
 
 
 @views.command()
@@ -199,7 +212,7 @@ def export(
     folder = RunFolder.open(run)
     quieten_libraries()
     count = write(Workbench(folder), format_name=format_name, output=output)
-    typer.echo(f"{count} questions: {output}")
+    say(f"{count} questions: {output}")
 
 
 @views.command()
@@ -213,7 +226,7 @@ def push(
     """Send the trained model, with its card, to the Hugging Face hub."""
     from neuron_opsd.hub import push as upload
 
-    typer.echo(upload(RunFolder.open(run), repository, public=public))
+    say(upload(RunFolder.open(run), repository, public=public))
 
 
 @views.command()
@@ -221,7 +234,7 @@ def env() -> None:
     """Print versions and devices, for a bug report."""
     from neuron_opsd.environment import describe_environment
 
-    typer.echo(json.dumps(describe_environment(), indent=2))
+    say(json.dumps(describe_environment(), indent=2))
 
 
 @views.command()
@@ -229,7 +242,7 @@ def recipes() -> None:
     """List the recipes that ship with the package."""
     for name in list_recipes():
         config = load_config(name, values={"model.name": "any", "questions.path": "any"})
-        typer.echo(f"{name}: {config.description.strip()}")
+        say(f"{name}: {config.description.strip()}")
 
 
 @contextmanager

@@ -16,11 +16,16 @@ A message names the thing, the value, what is allowed, and the next step. The co
 traceback; any other exception is a bug of ours and keeps its traceback.
 """
 
+from neuron_opsd.redaction import redact
+
 
 class NeuronOpsdError(Exception):
-    """Base of every expected error; the message alone is shown to the user."""
+    """Base of every expected error; the message alone is shown to the user, without secrets."""
 
     exit_status = 2
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(NeuronOpsdError):

@@ -14,9 +14,10 @@ from peft import LoraConfig, get_peft_model
 from helpers import build_tiny_model, build_tiny_tokenizer
 from neuron_opsd.config import EngineSettings
 from neuron_opsd.engines.base import Request, Sampling
-from neuron_opsd.engines.server import KEY_VARIABLE, ServerEngine
+from neuron_opsd.engines.server import ServerEngine
 from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
+from neuron_opsd.redaction import API_KEY
 
 Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=4)
@@ -122,14 +123,14 @@ def test_no_server_is_named(serve):
 
 
 def test_the_key_is_sent_and_never_shown(serve, monkeypatch):
-    monkeypatch.setenv(KEY_VARIABLE, "very-secret")
+    monkeypatch.setenv(API_KEY, "very-secret")
     keys = []
 
     def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         keys.append(body["_key"])
         return 401, {"error": "no"}
 
-    with pytest.raises(EngineError, match=f"answers 401.*Set {KEY_VARIABLE}") as caught:
+    with pytest.raises(EngineError, match=f"answers 401.*Set {API_KEY}") as caught:
         engine(serve(answer))
     assert keys == ["Bearer very-secret"]
     assert "very-secret" not in str(caught.value)

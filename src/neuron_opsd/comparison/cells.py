@@ -12,6 +12,7 @@ from neuron_opsd.errors import NeuronOpsdError
 from neuron_opsd.files import read_json
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.pipeline import run_stages
+from neuron_opsd.redaction import redact
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_folder import fingerprint_of
 from neuron_opsd.workbench import Workbench
@@ -69,7 +70,7 @@ def _run(config: Config, path: Path, mark: dict[str, str]) -> None:
 
 
 def _note_failure(path: Path, where: str, error: Exception) -> None:
-    message = f"{type(error).__name__}: {error}"
+    message = redact(f"{type(error).__name__}: {error}")
     logger.error("%s failed: %s", where, message)
     RunFolder.create(path).write_json("error.json", {"error": message})
 

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from neuron_opsd.config.run import Config
 from neuron_opsd.config.stages import PromptSettings
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.redaction import secrets_in
 
 
 def list_recipes() -> list[str]:
@@ -63,6 +64,11 @@ def read_config(file: Path) -> Config:
 
 def check_config(tree: Mapping[str, Any]) -> Config:
     """Validate a tree of settings, with errors that name the setting, its value and what is allowed."""
+    for name, variable in secrets_in(tree):
+        raise ConfigError(
+            f"{name} holds a secret (a key, a token, a password), and settings are written to config.yaml and reports. "
+            f"Leave it out, and set {variable}."
+        )
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -7,8 +7,8 @@ that cannot load the student's adapter while it runs.
 """
 
 import contextlib
+import json
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
@@ -23,10 +23,10 @@ from neuron_opsd.config import EngineSettings
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_finite
 from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
+from neuron_opsd.redaction import API_KEY, api_key, hide_known, redact
 
 logger = logging.getLogger(__name__)
 
-KEY_VARIABLE = "NEURON_OPSD_API_KEY"
 LOAD_ADAPTER = "/load_lora_adapter"
 BUSY = (429, 502, 503, 504)  # worth asking again
 PLAIN = {
@@ -59,7 +59,10 @@ class ServerEngine:
     ) -> None:
         assert settings.url is not None
         self.settings, self.tokenizer, self.end_ids = settings, tokenizer, sorted(end_ids)
-        key = os.environ.get(KEY_VARIABLE)
+        try:
+            key = api_key()
+        except ValueError as error:
+            raise EngineError(str(error)) from None
         self.client = httpx.Client(
             base_url=settings.url.rstrip("/"),
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -212,12 +215,12 @@ class ServerEngine:
         if response.status_code == 404 and allow_missing:
             return {}
         if response.is_error:
-            hint = f" Set {KEY_VARIABLE}." if response.status_code in (401, 403) else ""
+            hint = f" Set {API_KEY}." if response.status_code in (401, 403) else ""
             raise EngineError(
-                f"{self.settings.url}{path} answers {response.status_code}: {response.text[:SHOWN]}.{hint}"
+                f"{self.settings.url}{path} answers {response.status_code}: {redact(response.text)[:SHOWN]}.{hint}"
             )
         try:
-            return response.json()
+            return json.loads(hide_known(response.text))  # a server may echo the key
         except ValueError:
             return {}  # adapters are loaded with a line of text
 
