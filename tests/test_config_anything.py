@@ -64,7 +64,7 @@ def test_any_override_is_refused_or_kept_as_it_is(tmp_path, path, value):
 @settings(max_examples=200)
 @given(data=spoiled(GOOD))
 def test_spoiled_settings_of_a_run_are_named(tmp_path, data):
-    (tmp_path / "config.yaml").write_bytes(data)
+    (RunFolder.create(tmp_path).path / "config.yaml").write_bytes(data)
     config, message = result_or_message(lambda: RunFolder.open(tmp_path).config())
     assert config or "config.yaml" in message
 
@@ -73,3 +73,12 @@ def test_spoiled_settings_of_a_run_are_named(tmp_path, data):
 def test_a_seed_is_one_that_every_library_takes(value):
     with pytest.raises(ConfigError, match="seed is"):
         load_config("neuron_opsd", overrides=[f"seed={value}"], values=NEEDED)
+
+
+@pytest.mark.parametrize("depth", [1, 40])
+def test_a_few_lines_do_not_stand_for_more_than_memory_holds(tmp_path, depth):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, depth + 1)]
+    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="write it out"):
+        load_config(str(tmp_path / "recipe.yaml"), values=NEEDED)

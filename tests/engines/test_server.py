@@ -217,3 +217,44 @@ def test_adapters_go_when_the_process_fails():
     del folders
     gc.collect()
     assert not folder.parent.exists()
+
+
+CHOICE = {
+    "text": "x",
+    "finish_reason": "stop",
+    "token_ids": [11, 2],
+    "logprobs": {"token_logprobs": [-0.5, -0.25]},
+}
+ODD_ANSWERS: list[Any] = [
+    {}, [], "text", 7, None, {"choices": None}, {"choices": []}, {"choices": {}}, {"choices": [None]}, {"choices": [3]},
+    *({"choices": [CHOICE | change]} for change in (
+        {"token_ids": [11, -1]}, {"token_ids": [11, 260]}, {"token_ids": [10**12]}, {"token_ids": ["11"]},
+        {"token_ids": [11.5]}, {"token_ids": [True]}, {"token_ids": "11"}, {"token_ids": {"0": 11}},
+        {"token_ids": [11] * 5}, {"token_ids": None, "text": None}, {"token_ids": None, "text": 5},
+        {"finish_reason": None}, {"finish_reason": "abort"}, {"finish_reason": 3}, {"finish_reason": "content_filter"},
+        {"logprobs": []}, {"logprobs": "none"}, {"logprobs": {"token_logprobs": "x"}},
+        {"logprobs": {"token_logprobs": ["-0.5", -0.5]}}, {"logprobs": {"token_logprobs": [float("nan"), -0.5]}},
+        {"logprobs": {"token_logprobs": [float("-inf"), -0.5]}}, {"logprobs": {"token_logprobs": [None, -0.5]}},
+        {"logprobs": {"content": 5}}, {"logprobs": {"content": [5]}},
+        {"token_ids": None, "logprobs": {"content": [{"id": "a", "logprob": -1.0}]}},
+        {"token_ids": None, "logprobs": {"content": [{"id": 999, "logprob": -1.0}]}},
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD_ANSWERS, ids=lambda odd: json.dumps(odd)[:60])
+def test_an_answer_that_cannot_be_used_is_refused(serve, odd):
+    """The first call, which only asks what the server gives, is answered well."""
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return (200, odd) if "seed" in body else plain(path, body)
+
+    with pytest.raises(EngineError, match=r"127\.0\.0\.1") as refused:
+        list(engine(serve(answer)).generate(REQUESTS, SAMPLING))
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize("odd", [*ODD_ANSWERS[:10], {"data": 5}, {"data": [{}]}, {"data": [{"id": 5}]}])
+def test_odd_answers_to_the_first_questions_are_refused(serve, odd):
+    with pytest.raises(EngineError, match=r"127\.0\.0\.1"):
+        engine(serve(lambda path, body: (200, odd)))

@@ -117,9 +117,22 @@ def _parse_sections(text: str, *, where: str) -> dict[str, Any]:
     return tree
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases: with them, a few lines stand for more settings than memory holds, or for themselves."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse `*name`; write the value out instead."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"*{event.anchor} refers to another value; write it out", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
 def _parse_yaml(text: str, *, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of month 13
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 

@@ -27,6 +27,10 @@ def with_absolute_paths(config: Config) -> Config:
 def _absolute(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_absolute(item) for item in value)
-    if value is None or not (path := Path(value).expanduser()).exists():
+    if value is None:
         return value
-    return type(value)(path.absolute())
+    try:
+        path = Path(value).expanduser()
+        return type(value)(path.absolute()) if path.exists() else value
+    except (OSError, RuntimeError):  # no name that a file could have
+        return value

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.config import EngineSettings
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_finite
+from neuron_opsd.engines.server_answers import Choice, Completions, Models, check_ids, read_answer
 from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
 from neuron_opsd.redaction import API_KEY, api_key, hide_known, redact
@@ -162,21 +163,20 @@ class ServerEngine:
                 **PLAIN,
             },
         )
-        try:
-            return self._completion(answer["choices"][0])
-        except (KeyError, IndexError, TypeError) as error:
-            raise EngineError(
-                f"{self.settings.url}: an answer without a completion: {str(answer)[:SHOWN]}"
-            ) from error
+        choice = read_answer(answer, Completions, source=f"{self.settings.url}/completions").choices[0]
+        return self._completion(choice, limit=sampling.max_new_tokens)
 
-    def _completion(self, choice: dict[str, Any]) -> Completion:
-        (ids, log_probs), reason = _ids_and_log_probs(choice), str(choice["finish_reason"])
+    def _completion(self, choice: Choice, *, limit: int) -> Completion:
+        (ids, log_probs), reason = choice.ids_and_log_probs(), choice.finish_reason
+        source = f"{self.settings.url} (model {self.model})"
         if ids is None:
-            ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
+            ids = self.tokenizer(choice.text, add_special_tokens=False)["input_ids"]
             ids = [*ids, self.end_ids[0]] if reason == "stop" and ids[-1:] != self.end_ids[:1] else ids
+        else:
+            check_ids(ids, vocabulary=len(self.tokenizer), limit=limit, source=source)
         check_finite(
             log_probs,
-            source=f"{self.settings.url} (model {self.model})",
+            source=source,
             way_out="Serve it in another type (vLLM: --dtype bfloat16, or float32), or use engine.name=hf, which names "
             "the layer.",
         )
@@ -189,14 +189,16 @@ class ServerEngine:
         """Whether the server gives token ids back: one token tells."""
         body = {"model": self.model, "prompt": self.end_ids[:1], "max_tokens": 1}
         answer = self._ask("POST", "/completions", body | {"logprobs": 1, "return_token_ids": True})
-        return bool(_ids_and_log_probs((answer.get("choices") or [{}])[0])[0])
+        choice = read_answer(answer, Completions, source=f"{self.settings.url}/completions").choices[0]
+        return bool(choice.ids_and_log_probs()[0])
 
     def _loads_adapters(self) -> bool:
         """The path is there, though not for GET."""
         return self._response("GET", LOAD_ADAPTER).status_code != 404
 
     def _only_model(self) -> str:
-        found = [str(model.get("id")) for model in self._ask("GET", "/models").get("data", [])]
+        models = read_answer(self._ask("GET", "/models"), Models, source=f"{self.settings.url}/models")
+        found = [model.id for model in models.data]
         if len(found) != 1:
             raise EngineError(
                 f"{self.settings.url} serves {len(found)} models ({', '.join(found[:5])}). "
@@ -220,9 +222,10 @@ class ServerEngine:
                 f"{self.settings.url}{path} answers {response.status_code}: {redact(response.text)[:SHOWN]}.{hint}"
             )
         try:
-            return json.loads(hide_known(response.text))  # a server may echo the key
-        except ValueError:
+            answer = json.loads(hide_known(response.text))  # a server may echo the key
+        except (ValueError, RecursionError):
             return {}  # adapters are loaded with a line of text
+        return answer if isinstance(answer, dict) else {}
 
     def _response(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         """One call, again after a growing pause while the server is busy or cannot be reached."""
@@ -253,15 +256,6 @@ class ServerEngine:
         if response.status_code in BUSY:
             response.raise_for_status()
         return response
-
-
-def _ids_and_log_probs(choice: dict[str, Any]) -> tuple[list[int] | None, list[float]]:
-    """As vLLM gives them, or as llama.cpp does; None for the ids of a server that gives text alone."""
-    given = choice.get("logprobs") or {}
-    rows = given.get("content") or []
-    if choice.get("token_ids") is None and rows and all("id" in row for row in rows):
-        return [row["id"] for row in rows], [row["logprob"] for row in rows]
-    return choice.get("token_ids"), given.get("token_logprobs") or []
 
 
 def _is_worth_retrying(error: BaseException) -> bool:

@@ -78,8 +78,11 @@ def _convert(path: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
-    except (ValueError, KeyError, OSError, ImportError, NotImplementedError) as error:
-        raise ModelError(f"{path} cannot be read as a GGUF language model: {error}") from None
+    except Exception as error:  # of a file of others: there is no list of what the reader raises
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(
+            f"{path} cannot be read as a GGUF language model: {why}. Download it again."
+        ) from error
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set[str]()
     if set(missing) - tied or unexpected:
