@@ -72,15 +72,20 @@ def load_model(
 
 
 def check_weights(settings: ModelSettings) -> None:
-    """Refuse a model whose files are cut short or lack weights. Their headers alone are read.
+    """Refuse a model folder whose files are cut short or lack weights. Their headers alone are read.
+
+    A model of the hub is looked at when it is loaded: this must not download it.
 
     Raises:
         ModelError: names what is wrong.
     """
     location = resolve_model(settings.name)
+    if not Path(location).is_dir():
+        return
     with _explained(location):
-        for place in filter(None, (base_of_adapter(location), location)):
-            load_whole(place, trust_remote_code=settings.trust_remote_code, device_map={"": "meta"})
+        for place in (base_of_adapter(location), location):
+            if place and Path(place).is_dir():
+                load_whole(place, trust_remote_code=settings.trust_remote_code, device_map={"": "meta"})
 
 
 def check_quantization(settings: ModelSettings) -> None:
