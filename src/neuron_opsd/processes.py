@@ -7,12 +7,33 @@ it tells them.
 import os
 from typing import Any, TypeVar
 
+from neuron_opsd.errors import ConfigError
+
 T = TypeVar("T")
 
 
 def num_processes() -> int:
-    """How many processes the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes the launcher started.
+
+    Raises:
+        ConfigError: the environment says something that is no number.
+    """
+    return max(environment_number("WORLD_SIZE", default=1), 1)
+
+
+def environment_number(name: str, *, default: int) -> int:
+    """A whole number of the environment, as launchers set it.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ConfigError(
+            f"The environment variable {name} is {text[:40]!r}; it must be a whole number, as `accelerate launch` "
+            "sets it. Unset it."
+        )
+    return int(text)
 
 
 def is_main() -> bool:

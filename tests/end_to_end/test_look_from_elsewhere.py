@@ -27,7 +27,7 @@ def test_every_view_works_without_model_and_questions(
     run = tmp_path / "run"
     shutil.copytree(whole_run.folder, run)
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    settings["model"]["name"] = "/gone/model"
+    settings["model"]["name"] = f"/gone/{Path(settings['model']['name']).name}"
     settings["questions"] |= {"path": "/gone/sums.jsonl", "cross_paths": ["/gone/other.jsonl"]}
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)

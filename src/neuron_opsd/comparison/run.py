@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuron_opsd.comparison.cells import run_cells, status
+from neuron_opsd.comparison.cells import FINISHED, run_cells, status
 from neuron_opsd.comparison.plan import (
     BASE,
     Plan,
@@ -16,7 +16,7 @@ from neuron_opsd.comparison.plan import (
     read_plan,
 )
 from neuron_opsd.comparison.write import write_comparison
-from neuron_opsd.errors import ConfigError
+from neuron_opsd.errors import ConfigError, RunFolderError
 from neuron_opsd.own_folder import check_claimable, claim
 from neuron_opsd.run_folder import RunFolder
 
@@ -47,9 +47,16 @@ def compare_recipes(folder: Path, given: Mapping[str, Any]) -> str:
         has_table = write_comparison(plan, cells, folder, notes)
     states = [status(cell_folder(folder, cell))[0] for cell in cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    if FINISHED not in states:
+        errors = [error for cell in cells if (error := status(cell_folder(folder, cell))[1])]
+        why = f" The first: {errors[0]}" if errors else ""
+        raise RunFolderError(
+            f"No cell of {folder} is finished, so there is no table: {counts}.{why} Mend what it names, and give the "
+            "same command again."
+        )
     where = f"{len(cells)} cells: {counts}. Page: {folder / 'report.html'}"
     if not has_table:
-        return f"No cell is finished, so there is no table. {where}"
+        return f"No finished cell has an answer to count, so there is no table. {len(cells)} cells: {counts}."
     return f"{(folder / 'table.md').read_text(encoding='utf-8')}\n{where}"
 
 

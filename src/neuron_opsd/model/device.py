@@ -1,7 +1,5 @@
 """Where a model runs, and in which dtype."""
 
-import os
-
 import torch
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
@@ -24,7 +22,7 @@ def device_of(settings: ModelSettings) -> torch.device:
     """
     if settings.device == "auto":
         # Each process of `accelerate launch` has a GPU of its own.
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        local_rank = processes.environment_number("LOCAL_RANK", default=0)
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(settings.device)
