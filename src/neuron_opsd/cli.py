@@ -133,7 +133,8 @@ def run(
     ] = None,
     model: ModelOption = None,
     questions: Annotated[
-        str | None, typer.Option(help="JSONL, CSV or Parquet file, or a data set's name.", show_default=False)
+        str | None,
+        typer.Option(help="JSONL, CSV, Parquet, Excel, ... file, or a data set's name.", show_default=False),
     ] = None,
     cross: Annotated[
         list[str] | None, typer.Option(help="Another domain's questions, evaluated only; repeatable.")
@@ -276,7 +277,37 @@ def _parse_share(text: str) -> tuple[int, int]:
     return int(part), int(num_parts)
 
 
-_stage_command("questions", "Read, de-duplicate and split the questions.")
+@app.command()
+def questions(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN | [section.key=value]...", help="A run folder; with --check, settings."),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Print what a run would read from this file.", show_default=False),
+    ] = None,
+    answers: Annotated[
+        list[str] | None, typer.Option(help="With --check: count these gold answers; repeatable.")
+    ] = None,
+    model: ModelOption = None,
+) -> None:
+    """Read, de-duplicate and split the questions of a run; or --check a file before any run, without weights."""
+    given = arguments or []
+    if check is None:
+        if len(given) != 1 or answers or model:
+            raise ConfigError("Name one run folder: neuron-opsd questions RUN; or a file: --check FILE.")
+        _run_stages(RunFolder.open(Path(given[0])), until="questions", only=True)
+        return
+    from neuron_opsd.commands.check_questions import check_questions
+
+    values = {"model.name": model or "none", "questions.path": check, "evaluation.answers": answers or []}
+    config = load_config("neuron_opsd", overrides=given, values=values)
+    quieten_libraries()
+    for line in check_questions(config, with_model=model is not None):
+        typer.echo(line)
+
+
 _sharded_command("rollouts", "Answer every question of the pool zero-shot.")
 _sharded_command("neurons", "Find the neurons behind each answer.")
 _stage_command("select", "Keep the questions with the highest consensus.")

@@ -1,6 +1,7 @@
 """Questions and answers in the shapes that published sets and exams have, read from one file by both readers."""
 
 import csv
+import datetime
 import gzip
 import importlib.util
 import json
@@ -225,6 +226,93 @@ def test_a_set_of_its_own_names(tmp_path):
     ):
         load_answer_key([path], questions, fields=fields)
     assert [*load_answer_key([path], questions, fields=fields | {"answer": "lösung"}).values()] == ["B"]
+
+
+ODD = {
+    "choices within the question": (
+        {"question": "Which?\nA. x\nB. y"},
+        "{question: question, choices: question}",
+    ),
+    "two columns of choices": (
+        {"question": "Q?", "choices": ["a", "b"], "options": ["c", "d"]},
+        "choices; options",
+    ),
+    "wrong choices alone": (
+        {"question": "Q?", "distractor1": "a", "distractor2": "b", "distractor3": "c"},
+        "null",
+    ),
+    "a passage that is no text": (
+        {"question": "Q?", "context": {"a": ["b"]}},
+        "questions.fields={passage: null}",
+    ),
+    "answers as choices": (
+        {"question": "Q?", "answer_a": "x", "answer_b": "y"},
+        "choices: [answer_a, answer_b]",
+    ),
+    "a list of unknown name": ({"question": "Q?", "candidate_list": ["x", "y"]}, "{choices: candidate_list}"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_nothing_becomes_free_form_in_silence(tmp_path, case):
+    row, expected = ODD[case]
+    path = write(tmp_path / "set.jsonl", [row])
+    with pytest.raises(DataError) as caught:
+        read_questions(path)
+    assert expected in str(caught.value)
+    if "choices: null" in str(caught.value):
+        assert read_questions(path, fields={"choices": None})[0].choices == ()
+
+
+def test_choices_within_the_question_are_parted_on_demand(tmp_path):
+    path = write(tmp_path / "set.jsonl", [{"question": "Which?\nA. x\nB. y", "answer": "B"}])
+    fields = {"question": "question", "choices": "question"}
+    (question,) = read_questions(path, fields=fields)
+    assert (question.question, question.choices) == ("Which?", ("x", "y"))
+    assert [*load_answer_key([path], [question], fields=fields).values()] == ["B"]
+
+
+@pytest.mark.parametrize(
+    ("data", "notice"),
+    [
+        ("Question;A;B;Correct\r\nWas ist größer?;Öl;Übung;B\r\n".encode("cp1252"), "read as CP1252"),
+        (
+            "sep=;\r\nQuestion;A;B;Correct\r\nWas ist größer?;Öl;Übung;B\r\n".encode("utf-8-sig"),
+            "by semicolons",
+        ),
+        ("Question\tA\tB\tCorrect\r\nWas ist größer?\tÖl\tÜbung\tB\r\n".encode("utf-16"), "read as UTF-16"),
+    ],
+)
+def test_what_excel_writes_is_read_and_said(tmp_path, caplog, data, notice):
+    path = tmp_path / "exam.csv"
+    path.write_bytes(data)
+    with caplog.at_level(logging.INFO):
+        (question,) = read_questions(str(path))
+    assert (question.question, question.choices) == ("Was ist größer?", ("Öl", "Übung"))
+    assert [*load_answer_key([path], [question]).values()] == ["B"]
+    assert notice in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "shift-jis", "gbk"])
+def test_other_encodings_are_refused(tmp_path, encoding):
+    path = tmp_path / "exam.csv"
+    text = {
+        "cp1251": "Кто это написал?,да,нет",
+        "shift-jis": "東京はどこですか,日本,中国",
+        "gbk": "北京在哪里,这里,那里",
+    }
+    path.write_bytes(f"question,A,B\n{text[encoding]}\n".encode(encoding))
+    with pytest.raises(DataError, match=r"exam\.csv:2 is not UTF-8.*nor is the file UTF-16 or CP1252"):
+        read_questions(str(path))
+
+
+def test_a_date_that_excel_made_is_refused_by_its_cell(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.append(["Question", "A", "B"])
+    book.active.append(["Which ratio?", "2-1", datetime.datetime(2024, 2, 1)])
+    book.save(tmp_path / "exam.xlsx")
+    with pytest.raises(DataError, match="row 2 holds a date in C2"):
+        read_questions(str(tmp_path / "exam.xlsx"))
 
 
 def test_answers_to_other_questions_are_not_taken_by_their_number(tmp_path):

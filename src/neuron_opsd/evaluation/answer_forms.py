@@ -57,7 +57,8 @@ class Offered:
 
     def names(self) -> str:
         """What an answer may say."""
-        return f"{self.marks[0]} to {self.marks[-1]}"
+        in_order = self.marks == tuple(LETTERS[: len(self.marks)])
+        return f"{self.marks[0]} to {self.marks[-1]}" if in_order else ", ".join(self.marks)
 
 
 def plain_answer(value: Any) -> str:
@@ -106,20 +107,17 @@ def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: i
         )
     if letter and not same_text:
         return _checked_letter(letter[1], offered)
+    if not same_text and _SEVERAL.fullmatch(text):
+        raise BadRowError(
+            f"answer {show(text)} names several letters; only questions with one right choice are scored."
+        )
     found = same_text or _similar_texts(text, offered.texts, has_letter=both is not None)
     if len(found) == 1:
         return found[0]
     if both and not found:
         return _letter_with_text(both[1], both[2], offered)
-    raise BadRowError(f"answer {show(text)} {_problem(text, found)} Write the letter: {offered.names()}.")
-
-
-def _problem(text: str, found: list[int]) -> str:
-    if found:
-        return "is the text of several choices."
-    if _SEVERAL.fullmatch(text):
-        return "names several letters; only questions with one right choice are scored."
-    return "is no letter and no choice's text."
+    problem = "is the text of several choices" if found else "is no letter and no choice's text"
+    raise BadRowError(f"answer {show(text)} {problem}. Write the letter: {offered.names()}.")
 
 
 def _choice_at(

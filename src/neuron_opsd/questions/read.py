@@ -23,6 +23,7 @@ from neuron_opsd.tables.columns import (
     is_answer_column,
     is_needed,
     look_like_choices,
+    plain,
 )
 from neuron_opsd.tables.read import read_table, stem_of
 from neuron_opsd.tables.rows import (
@@ -144,6 +145,18 @@ def _check_readable(table: Table, columns: Columns, fields: Given) -> None:
         )
     found = look_like_choices([name for name in table.columns if name not in columns.read])
     single = next((name for name in names if name not in columns.read and _holds_choices(table, name)), None)
+    if not found and single is None and _holds_choices(table, columns.question, within=True):
+        raise DataError(
+            f"{path}: the texts of {columns.question} list choices A., B., ..., which would not be read as choices. To "
+            f"read them: questions.fields={{question: {_quoted(columns.question)}, choices: "
+            f"{_quoted(columns.question)}}}. For free-form questions: questions.fields={{choices: null}}"
+        )
+    if found and all(plain(name).startswith(("distractor", "incorrect")) for name in found):
+        raise DataError(
+            f"{path}: {_names(found)} are wrong choices, and the right one is in a column of its own, which only "
+            "evaluation may read. Write all choices into one column, in an order that does not give it away. For "
+            "free-form questions: questions.fields={choices: null}"
+        )
     if not found and single is None:
         return
     seem = _names(found) if found else str(single)
@@ -173,9 +186,11 @@ def _longest_column(table: Table, names: Sequence[str]) -> str | None:
     return max(lengths, key=lambda name: lengths[name]) if any(lengths.values()) else None
 
 
-def _holds_choices(table: Table, name: str) -> bool:
-    """Whether most cells of a column are lists of texts, or lines that begin with A., B., ..."""
+def _holds_choices(table: Table, name: str, *, within: bool = False) -> bool:
+    """Whether most cells of a column are lists of texts, or lines that begin with A., B., ... (`within`: end so)."""
     cells = [cell for row in table.rows[:NUM_LOOKED_AT] if (cell := row.values.get(name)) is not None]
+    if within:
+        return 2 * sum(isinstance(cell, str) and bool(marked_lines(cell)[1]) for cell in cells) > len(cells)
     return 2 * sum(map(_is_list_of_choices, cells)) > len(cells)
 
 

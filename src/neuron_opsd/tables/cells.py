@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neuron_opsd.tables.choices import Choices, read_choices
+from neuron_opsd.tables.choices import LETTERS, Choices, marked_lines, read_choices
 from neuron_opsd.tables.columns import Columns
 from neuron_opsd.tables.rows import BadRowError, show
 
@@ -14,12 +14,17 @@ def question_text(values: dict[str, Any], columns: Columns) -> str:
         BadRowError: either is no text, or the question is blank.
     """
     text = check_text(values.get(columns.question or ""), str(columns.question))
+    if columns.choices == (columns.question,):
+        text = marked_lines(text)[0].strip()
     passage = _passage(values.get(columns.passage), columns.passage) if columns.passage else ""
     return f"{passage}\n\n{text}" if passage else text
 
 
 def choices_of(values: dict[str, Any], columns: Columns) -> Choices:
-    """The one column of all choices, or the columns of one choice each."""
+    """The one column of all choices, which may be the question's own text, or the columns of one choice each."""
+    if columns.choices == (columns.question,):
+        lines = marked_lines(check_text(values.get(columns.question), columns.question))[1]
+        return read_choices(dict(zip(LETTERS, lines, strict=False)))
     if len(columns.choices) != 1:
         return read_choices([values.get(name) for name in columns.choices])
     return read_choices(values.get(columns.choices[0]))

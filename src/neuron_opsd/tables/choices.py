@@ -81,9 +81,9 @@ def marked_lines(text: str) -> tuple[str, list[str]]:
 def _cells(value: Any) -> list[Cell]:
     if isinstance(value, str) and value.strip():
         return _cells(_parse(value))
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         return _cells_of_dict(value)
-    if value is None or value == "" or (isinstance(value, str) and not value.strip()):
+    if value is None or value == {} or (isinstance(value, str) and not value.strip()):
         return []
     if not isinstance(value, list | tuple):
         raise BadRowError(f"choices is {show(value)} ({type(value).__name__}); it must be a list of strings.")

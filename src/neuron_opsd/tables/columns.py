@@ -138,8 +138,9 @@ def _choice_columns(names: Sequence[str], fields: Given, where: str) -> tuple[st
     whole = _named("choices", names, fields, where)
     if len(whole) > 1 or fields.get("choices") or "choices" in fields:
         return tuple(whole)
+    whole = [column for column in names if plain(column) in NAMES["choices"]]
     families = list(_families(names, _ONE_CHOICE, where).values())
-    if not families or (whole and len(families) == 1 and not families[0]):
+    if not families and len(whole) < 2:
         return tuple(whole)
     if len(families) + len(whole) > 1:
         ways = [*whole, *(f"[{', '.join(family)}]" for family in families)]

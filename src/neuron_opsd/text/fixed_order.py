@@ -27,8 +27,8 @@ _LETTERS = r"(?:\(?[A-{last}]\)?|\([a-{small}]\))"
 _PAIR = r"(?<![\w'-]){one}\s*(?:,|/|&|\+|and|or|nor|und|oder|et|ou|y|e|o)\s*(?:and\s+)?{one}(?![\w'-])"
 # Option A is wrong. Same as B. Only C. D only.
 _NAMED = (
-    r"\b(?:options?|choices?|answers?|same as|only|not|except|but|like) {one}(?![\w'-])"
-    r"|(?<![\w'-]){one} (?:only|alone)\b"
+    r"\b(?i:options?|choices?|answers?|same as|only|not|except|but|like) {one}(?![\w'-])"
+    r"|(?<![\w'-]){one} (?i:only|alone)\b"
 )
 
 
