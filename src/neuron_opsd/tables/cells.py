@@ -22,7 +22,7 @@ def question_text(values: dict[str, Any], columns: Columns) -> str:
 
 def choices_of(values: dict[str, Any], columns: Columns) -> Choices:
     """The one column of all choices, which may be the question's own text, or the columns of one choice each."""
-    if columns.choices == (columns.question,):
+    if columns.question is not None and columns.choices == (columns.question,):
         lines = marked_lines(check_text(values.get(columns.question), columns.question))[1]
         return read_choices(dict(zip(LETTERS, lines, strict=False)))
     if len(columns.choices) != 1:
