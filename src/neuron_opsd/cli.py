@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -155,8 +154,9 @@ def run(
     num_processes: ProcessesOption = 1,
     runner: RunnerOption = "local",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print settings and the work there is, and stop.")
+        bool, typer.Option("--dry-run", help="Print prompts, settings and work, and stop.")
     ] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="With --dry-run: every setting.")] = False,
     cache: CacheOption = None,
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
@@ -177,10 +177,13 @@ def run(
             "--stop-if-unlikely needs the preflight, which preflight.num_questions=0 leaves out."
         )
     if dry_run:
-        _print_plan(config, output)
+        usual = load_config(
+            recipe, values={"model.name": config.model.name, "questions.path": config.questions.path}
+        )
+        _print_plan(config, resolve(usual), output, shows_all=show_all)
         return
     if output is None:
-        raise ConfigError("--output is missing: name the folder that the run is to lie in.")
+        raise ConfigError("--output is required: the folder to write this run to.")
     check_early(config, output)  # what can fail at once fails before a folder is made
     workers = _workers(runner, num_processes)
     folder = RunFolder.create(output)
@@ -373,13 +376,23 @@ def compare(
     say(compare_recipes(folder, given))
 
 
-def _print_plan(config: Config, output: Path | None) -> None:
-    """The resolved settings and the work; nothing is written."""
+def _print_plan(config: Config, recipe: Config, output: Path | None, *, shows_all: bool) -> None:
+    """What is read, the settings, and the work; nothing is written."""
+    from neuron_opsd.commands.plan import describe_prompts, describe_settings
     from neuron_opsd.cost import describe_work
     from neuron_opsd.early_checks import check_early
 
     questions = check_early(config, output)
-    say(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    for line in describe_prompts(config, questions):
+        say(line)
+    say(
+        "=== settings, all ==="
+        if shows_all
+        else "=== settings other than the recipe's (--all: every one) ==="
+    )
+    for line in describe_settings(config, recipe, shows_all=shows_all):
+        say(line)
+    say("=== work ===")
     for line in describe_work(config, questions, RunFolder(output) if output else None):
         say(line)
 

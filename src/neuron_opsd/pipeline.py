@@ -30,6 +30,7 @@ from neuron_opsd.demonstrations import (
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation_stage import make_evaluation, make_gold_labels
 from neuron_opsd.files import JsonDict, read_json_lines
+from neuron_opsd.model.template_defaults import with_defaults
 from neuron_opsd.preflight_stage import make_preflight, stop_where_unlikely
 from neuron_opsd.progress import track
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
@@ -172,7 +173,7 @@ def make_trained_model(bench: Workbench) -> None:
             return
         publish(
             trained.student,
-            tokenizer,
+            with_defaults(tokenizer, config.model.template_args),
             bench.folder.path / "model",
             save=config.training.save,
             model_card=card_of(bench),

@@ -7,6 +7,8 @@ from typing import Any
 
 from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.files import read_json_lines
+from neuron_opsd.model.generation import unset_in_published
+from neuron_opsd.model.template_defaults import describe_use
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.report.inputs import ReadReplies
@@ -98,4 +100,13 @@ def _preflight_of(bench: Workbench) -> dict[str, Any] | None:
 
 
 def card_of(bench: Workbench) -> str:
-    return model_card(_report_inputs(bench))
+    """The card of the published model, and what who uses it must know."""
+    model = bench.config.model
+    sentences = [describe_use(bench.tokenizer, model.template_args)]
+    if unset := unset_in_published(model):
+        values = ", ".join(f"{name}={value}" for name, value in unset.items())
+        sentences.append(
+            f"The base's generation configuration cannot be saved as it is; left out here: {values}. Give them to "
+            "generate() if you want them."
+        )
+    return model_card(dataclasses.replace(_report_inputs(bench), usage=[text for text in sentences if text]))

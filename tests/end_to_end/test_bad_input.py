@@ -75,6 +75,13 @@ def test_question_files(case: str, attempt) -> None:
         ("neurons.activation=up", ["'gate' or 'gate_up'"]),
         ("selection.score=vote_share", ["rollouts.num_rollouts"]),
         ("selection", ["section.key=value"]),
+        ("num_steps=5", ["Did you mean 'training.num_steps'?"]),
+        ("max_new_tokens=5", ["'rollouts.max_new_tokens' or 'training.max_new_tokens'"]),
+        ("training.fraction=0.5", ["Did you mean 'selection.fraction'?"]),
+        ("training.ema_rate=2", ["training.ema_rate is 2", "(as in Neuron-OPSD)"]),
+        ("training.max_grad_norm=-1", ["Gradients are clipped to it. (arXiv 2601.18734)"]),
+        ("training.trainer={optim: adam}", ["training.trainer.optim is 'adam'"]),
+        ("training.micro_batch_size=3", ["Use training.micro_batch_size=2"]),
     ],
 )
 def test_settings(override: str, expected: list[str], attempt) -> None:

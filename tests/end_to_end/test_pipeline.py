@@ -151,7 +151,15 @@ def test_dry_run_writes_nothing(
     assert not (tmp_path / "run").exists()
     lines = capsys.readouterr().out.splitlines()
     assert "training: 3 steps of 4" in lines
-    told = [line.partition(":")[0] for line in lines[lines.index("evaluation:") :]]  # after the settings
+    assert sum(line.startswith("=== question sums-") for line in lines) == 3
+    assert any(line.startswith("sums: what is") for line in lines)
+    assert any("This is reply number 2." in line for line in lines)  # before the question, for the teacher
+    about = "training.num_steps: 3 (recipe: 150). Optimiser steps, at most. (as in Neuron-OPSD)"
+    assert about in lines
+    assert not any(line.startswith("training.teacher:") for line in lines)  # as in the recipe
+    assert run([*command, "--dry-run", "--all"], monkeypatch) == 0
+    assert "training.teacher: ema. The teacher's weights. (as in Neuron-OPSD)" in capsys.readouterr().out
+    told = [line.partition(":")[0] for line in lines[lines.index("=== work ===") :]]
     assert [name for name in told if name in STAGES_BEFORE] == [
         "questions", "rollouts", "neurons", "selection", "contexts", "preflight", "training",
         "evaluation/base", "evaluation/trained",

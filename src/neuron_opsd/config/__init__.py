@@ -6,7 +6,14 @@ Neuron-OPSD (arXiv 2607.02460), [F] NeuFS (2607.02423), [P] the first author's p
 here.
 """
 
-from neuron_opsd.config.load import check_config, check_prompts, list_recipes, load_config, read_config
+from neuron_opsd.config.load import (
+    check_config,
+    check_prompts,
+    describe_setting,
+    list_recipes,
+    load_config,
+    read_config,
+)
 from neuron_opsd.config.model import ModelSettings
 from neuron_opsd.config.paths import with_absolute_paths
 from neuron_opsd.config.run import Config
@@ -47,6 +54,7 @@ __all__ = [
     "TrainingSettings",
     "check_config",
     "check_prompts",
+    "describe_setting",
     "list_recipes",
     "load_config",
     "read_config",

@@ -1,6 +1,7 @@
 """Recipes, overrides and run folders -> `Config`, with errors that name the setting, its value and what is allowed."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,14 @@ from neuron_opsd.config.run import Config
 from neuron_opsd.config.stages import PromptSettings
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.redaction import secrets_in
+
+# What the marks in descriptions stand for.
+SOURCES = {
+    "N": "as in Neuron-OPSD",
+    "F": "as in NeuFS, arXiv 2607.02423",
+    "P": "as in the first author's prototype",
+    "ours": "our choice",
+}
 
 
 def list_recipes() -> list[str]:
@@ -156,7 +165,8 @@ def _describe(detail: ErrorDetails, *, section: str | None = None) -> str:
     name = ".".join(path)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(path[:-1])
-        return f"Unknown setting '{name}'.{_suggest(path[-1], known)} Known here: {', '.join(known)}."
+        hint = _suggest_setting(path[-1]) or _suggest(path[-1], known)
+        return f"Unknown setting '{name}'.{hint} Known here: {', '.join(known)}."
     if detail["type"] == "missing":
         hint = {
             "model": "--model",
@@ -168,7 +178,7 @@ def _describe(detail: ErrorDetails, *, section: str | None = None) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if not name:
         return message
-    about = _field_description(path)
+    about = describe_setting(name)
     return f"{name} is {detail['input']!r}: {message[:1].lower()}{message[1:]}.{' It means: ' + about if about else ''}"
 
 
@@ -189,10 +199,38 @@ def _known_keys(path: list[str]) -> list[str]:
     return list(section.model_fields) if section else []
 
 
-def _field_description(path: list[str]) -> str:
-    section = _section_of(path[:-1])
-    field = section.model_fields.get(path[-1]) if section else None
-    return (field.description or "") if field else ""
+def describe_setting(name: str) -> str:
+    """What a setting means, by its dotted name, with its source in words; empty for a section."""
+    *parents, last = name.split(".")
+    section = _section_of(parents)
+    field = section.model_fields.get(last) if section else None
+    return spell_out((field.description or "") if field else "")
+
+
+def spell_out(description: str) -> str:
+    """The description with the marks of sources, [N] or [2601.18734], in words."""
+    for mark, meaning in SOURCES.items():
+        description = description.replace(f"[{mark}]", f"({meaning})")
+    return re.sub(r"\[(\d{4}\.\d{5}(?:, \d{4}\.\d{5})*)\]", r"(arXiv \1)", description)
+
+
+def setting_names(section: type[BaseModel] = Config, before: str = "") -> list[str]:
+    """The dotted name of every setting."""
+    names: list[str] = []
+    for name in section.model_fields:
+        inner = _section_of([*before.split(".")[:-1], name])
+        names += setting_names(inner, f"{before}{name}.") if inner else [f"{before}{name}"]
+    return names
+
+
+def _suggest_setting(last: str) -> str:
+    """Settings of any section that are called so."""
+    by_last: dict[str, list[str]] = {}
+    for name in setting_names():
+        by_last.setdefault(name.rpartition(".")[2], []).append(name)
+    if last in by_last:
+        return " Did you mean " + " or ".join(f"'{name}'" for name in by_last[last]) + "?"
+    return ""
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:

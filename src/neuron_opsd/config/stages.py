@@ -78,7 +78,7 @@ class PromptSettings(Section):
         "the answer, and nothing else is (docs/answers.md). [ours]",
     )
     keep_thinking: bool = Field(
-        default=False, description="Keep <think> blocks in demonstrations [P keeps; ours drops]."
+        default=False, description="Keep <think> blocks in demonstrations; the first author's prototype does."
     )
 
     @field_validator("answer_pattern")
@@ -320,8 +320,8 @@ class EvaluationSettings(Section):
         description="The second model reads a teacher context, from the pool, before each test question. [ours]",
     )
     num_samples: Count = Field(default=8, description="k of Avg@k and Maj@k. [N]")
-    temperature: float = Field(default=0.6, ge=0, description="[N]")
-    top_p: Fraction = Field(default=1.0, description="[ours]")
+    temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
+    top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")
     max_new_tokens: Count = Field(
         default=2048, description="Left out: 2,048; 8,192 where the chat template thinks. [ours]"
     )

@@ -12,9 +12,9 @@ USES_GOLD = "USES GOLD ANSWERS: upper bound"  # marks whatever gold answers have
 class LoraSettings(Section):
     """Low-rank adapters on all linear layers."""
 
-    rank: Count = Field(default=64, description="[2601.18734]")
-    alpha: Count = Field(default=128, description="[2601.18734]")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="[ours]")
+    rank: Count = Field(default=64, description="Rank of the adapter. [2601.18734]")
+    alpha: Count = Field(default=128, description="Its scale is alpha / rank. [2601.18734]")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of its input. [ours]")
 
 
 class GuardRailSettings(Section):
@@ -156,8 +156,10 @@ class TrainingSettings(Section):
         gt=0,
         description="Default 5e-6 for LoRA, 1e-5 full; small models need more. [2601.18734, 2608.06296]",
     )
-    warmup_steps: int = Field(default=10, ge=0, description="[2601.18734]")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="[2601.18734]")
+    warmup_steps: int = Field(
+        default=10, ge=0, description="Steps in which the learning rate rises. [2601.18734]"
+    )
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to it. [2601.18734]")
     loss_chunk_tokens: Count = Field(
         default=256, description="Tokens whose vocabulary logits are held at once."
     )

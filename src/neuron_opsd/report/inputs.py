@@ -65,6 +65,7 @@ class ReportInputs:
     preflight: Mapping[str, Any] | None = None
     training_summary: Mapping[str, Any] | None = None
     comparison: Mapping[str, Any] | None = None
+    usage: Sequence[str] = ()  # sentences for the model card: what who uses the model must know
     prompts_example: Mapping[str, Any] | None = None  # question_id, student_prompt, teacher_prompt
 
     def setting(self, dotted: str, default: Any = None) -> Any:

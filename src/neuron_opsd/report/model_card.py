@@ -23,6 +23,7 @@ def model_card(inputs: ReportInputs) -> str:
     parts = [f"# {markdown_text(story.title(inputs))}, {_how(inputs)}", _introduction(inputs)]
     parts += ["## Results", *_results(inputs)]
     parts += ["## How it was made", *(text for text in map(render, story.what_was_done(inputs)) if text)]
+    parts += ["## How to use it", markdown_text(" ".join(inputs.usage))] if inputs.usage else []
     parts += ["## Limits", _limits(inputs), "## How to cite", markdown_block(CITATION, "bibtex")]
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
 
