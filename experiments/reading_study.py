@@ -4,17 +4,20 @@
     python experiments/reading_study.py report ROWS.jsonl ...
 
 `sample` asks the frozen model questions of the sets that scripts/prepare_demo_questions.py writes, in four answer
-formats, and keeps each reply with the choices as they were shown. A person then writes a letter of these choices (or
-null: no answer, or several) as `person` into each row, without seeing what the reader says. `report` prints how often
-the reader of this version, and the one that was there when the replies were sampled, agree with the person.
+formats, and keeps each reply with the choices as they were shown. A person then writes into each row,
+as `person`, the readings that are right (letters of these choices; null for no answer, or several), before looking at
+what the reader says. `report` prints how often the reader of this version, and the one that was there when the replies
+were sampled, agree with the person.
 """
 
+# ruff: noqa: T201
 import argparse
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies import Row, resumable
+from studies import Row, groups, read_rows, resumable
 
 from neuron_opsd.config import ModelSettings, PromptSettings
 from neuron_opsd.engines.base import Sampling
@@ -25,6 +28,10 @@ from neuron_opsd.questions.load import read_questions
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question
 from neuron_opsd.rollouts.sample import sample_rollouts
+from neuron_opsd.text.answers import LETTERS
+from neuron_opsd.text.reading import read_answer
+
+WANTED = "as wanted"
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,9 @@ def sample(arguments: argparse.Namespace) -> None:
                 stage="reading",
             )
             for question, rollout in zip(batch, rollouts, strict=True):
-                order = rollout.choice_order
+                order, answer = rollout.choice_order, rollout.answer
+                if answer and order:
+                    answer = LETTERS[order.index(LETTERS.index(answer))]  # as shown
                 yield {
                     "name": f"{arguments.label} {answer_format} {question.question_id}",
                     "model": arguments.label,
@@ -86,8 +95,7 @@ def sample(arguments: argparse.Namespace) -> None:
                     "choices": [question.choices[i] for i in order],
                     "finish_reason": rollout.finish_reason,
                     "reply": rollout.reply,
-                    "order": list(order),
-                    "read": rollout.answer,
+                    "read": answer,
                 }
 
         resumable(
@@ -104,18 +112,74 @@ def _questions(arguments: argparse.Namespace, name: str, count: int) -> list[Que
     return sorted(questions, key=lambda q: derive_seed(arguments.seed, "reading", q.question_id))[:count]
 
 
+def report(paths: Sequence[str]) -> None:
+    """Print the confusion table, and each reply that the reader of this version reads otherwise than the person."""
+    rows = [row for path in paths for row in read_rows(Path(path)) if "person" in row]
+    readings = [
+        read_answer(
+            row["reply"],
+            choices=row["choices"],
+            answer_format=row["format"],
+            is_finished=row["finish_reason"] == "stop",
+        )
+        for row in rows
+    ]
+    print("| model | format | replies | reader before: as wanted / unread / wrong | reader now |")
+    print("|---|---|---|---|---|")
+    judged = [
+        {
+            "model": row["model"],
+            "format": row["format"],
+            "before": judge(row["read"], row["person"]),
+            "now": judge(reading.answer, row["person"]),
+        }
+        for row, reading in zip(rows, readings, strict=True)
+    ]
+    for model, own in groups(judged, "model"):
+        for answer_format, part in groups(own, "format"):
+            print_counts(model, answer_format, part)
+    print_counts("all", "all", judged)
+    for row, reading in zip(rows, readings, strict=True):
+        verdict = judge(reading.answer, row["person"])
+        if verdict != WANTED:
+            print(f"- {verdict}: {row['name']}: a person reads {row['person']}, the reader {reading}")
+
+
+def judge(answer: str | None, person: Sequence[str | None]) -> str:
+    """What became of one reply; a person may accept several readings of a reply that contradicts itself."""
+    if answer in person:
+        return WANTED
+    return "unread" if answer is None else "wrong"
+
+
+def print_counts(model: str, answer_format: str, rows: Sequence[Row]) -> None:
+    """One line of the table."""
+    cells = []
+    for reader in ("before", "now"):
+        counts = Counter(row[reader] for row in rows)
+        cells.append(" / ".join(str(counts[verdict]) for verdict in (WANTED, "unread", "wrong")))
+    print(f"| {model} | {answer_format} | {len(rows)} | {cells[0]} | {cells[1]} |")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--label", required=True)
-    parser.add_argument("--sets", required=True)
-    parser.add_argument("--output", required=True)
-    parser.add_argument("--batch-size", type=int, default=12)
-    parser.add_argument(
+    """Sample, or report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    sampling = commands.add_parser("sample")
+    sampling.add_argument("--model", required=True)
+    sampling.add_argument("--label", required=True)
+    sampling.add_argument("--sets", required=True)
+    sampling.add_argument("--output", required=True)
+    sampling.add_argument("--batch-size", type=int, default=12)
+    sampling.add_argument(
         "--share", type=float, default=1, help="of the questions; a slow model may answer fewer"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    sample(parser.parse_args())
+    sampling.add_argument("--seed", type=int, default=0)
+    commands.add_parser("report").add_argument("rows", nargs="+")
+    arguments = parser.parse_args()
+    sample(arguments) if arguments.command == "sample" else report(arguments.rows)
 
 
 if __name__ == "__main__":
