@@ -124,14 +124,17 @@ def report(paths: Sequence[str]) -> None:
         )
         for row in rows
     ]
-    print("| model | format | replies | reader before: as wanted / unread / wrong | reader now |")
-    print("|---|---|---|---|---|")
+    print(
+        "| model | format | replies | reader before: as wanted / unread / wrong | reader now | other readings |"
+    )
+    print("|---|---|---|---|---|---|")
     judged = [
         {
             "model": row["model"],
             "format": row["format"],
             "before": judge(row["read"], row["person"]),
             "now": judge(reading.answer, row["person"]),
+            "is_other": reading.answer != row["read"],
         }
         for row, reading in zip(rows, readings, strict=True)
     ]
@@ -158,7 +161,8 @@ def print_counts(model: str, answer_format: str, rows: Sequence[Row]) -> None:
     for reader in ("before", "now"):
         counts = Counter(row[reader] for row in rows)
         cells.append(" / ".join(str(counts[verdict]) for verdict in (WANTED, "unread", "wrong")))
-    print(f"| {model} | {answer_format} | {len(rows)} | {cells[0]} | {cells[1]} |")
+    num_other = sum(row["is_other"] for row in rows)
+    print(f"| {model} | {answer_format} | {len(rows)} | {cells[0]} | {cells[1]} | {num_other} |")
 
 
 def main() -> None:
