@@ -1,6 +1,7 @@
 """A small run as the report sees it, with a hostile text wherever a model or a data set can put one."""
 
 import math
+from collections import Counter
 
 import numpy as np
 from made_up_parts import comparison, preflight, training_summary
@@ -16,6 +17,8 @@ from neuron_opsd.records import (
     TeacherContext,
 )
 from neuron_opsd.report import ReportInputs
+from neuron_opsd.report.inputs import ReadReplies
+from neuron_opsd.report.readings import shorten
 
 TRAP = "http://127.0.0.1:9"  # where hostile texts would fetch from; a browser test listens there
 HOSTILE = (
@@ -64,6 +67,7 @@ def made_up_run(*, num_pool=40, num_test=30, hostile=False, with_answers=True, s
         results=_results(test, hostile, with_answers),
         preflight=preflight(lambda text: _hostile(text, 4, hostile)),
         training_summary=training_summary(lambda text: _hostile(text, 1, hostile)),
+        replies=[_read_replies(num_pool, hostile)],
         comparison=comparison(lambda text: _hostile(text, 3, hostile)),
         timings=[{"stage": _hostile("rollouts", 0, hostile), "seconds": seconds, "num_items": num_pool}],
         prompts_example={
@@ -72,6 +76,12 @@ def made_up_run(*, num_pool=40, num_test=30, hostile=False, with_answers=True, s
             "teacher_prompt": _hostile("<|im_start|>user\nOther?\n```\nWhat?", 3, hostile),
         },
     )
+
+
+def _read_replies(count, hostile):
+    kinds = Counter({f"kind {i}": 1 + i for i in range(12)})
+    examples = {kind: shorten(_hostile("An unread reply", i, hostile)) for i, kind in enumerate(kinds)}
+    return ReadReplies("zero-shot rollouts", count, 3, kinds, examples, is_trained_on=False)
 
 
 def _hostile(text, index, hostile):
