@@ -37,8 +37,9 @@ _CANNOT_SAY = re.compile(
 
 
 _BEGINS_TO_REASON = re.compile(
-    r"\W{0,6}(?:first(?:ly)?|let(?:'s| us| me)|to (?:answer|solve|determine|find)|we (?:need|are asked|"
-    r"have to|must)|step 1|assum\w+|suppos\w+|consider\w*|when)\b|.{0,400}?\b(?:if|supposing|assuming)\b",
+    r"\W{0,6}(?:first(?:ly)?|let(?:'s| us| me)|to (?:help (?:me |us |you )?)?(?:answer|solve|determine|find)|"
+    r"we (?:need|are asked|have to|must)|"
+    r"step 1|assum\w+|suppos\w+|consider\w*|when)\b|.{0,400}?\b(?:if|supposing|assuming)\b",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(

@@ -29,6 +29,9 @@ _WRONG_ONE = re.compile(
     r"second|first|user's|student's|his|her|their|not (?:the|a|an|my)(?: (?:correct|right|best|final))?|"
     r"n't (?:the|a|an)(?: (?:correct|right|best|final))?)\s?$"
 )
+_LISTS = re.compile(
+    r"\b(?:options|choices|alternatives)\W{0,4}:"
+)  # "the correct choice, let's examine the options: A."
 _LEAST = re.compile(r"\b(?:least|worst)\b")
 _HEDGE_BEFORE = re.compile(r"\b(?:maybe|perhaps|possibly|possible|could|might)\b[^.!?\n]{0,20}$")
 _HEDGE_WITHIN = re.compile(r"\b(?:might|may|could|can) be\b")
@@ -102,7 +105,12 @@ def certainty_of(text: str, statement: Statement) -> str:
     if _IF.search(before) and _WOULD.search(statement.cue):
         return "no"
     is_denied = denies(statement.cue) and not statement.pattern.must_end  # "wait, no: C" corrects
-    if is_denied or _LEAST.search(statement.cue) or is_denied_before(text, statement.start):
+    if (
+        is_denied
+        or _LEAST.search(statement.cue)
+        or _LISTS.search(statement.cue)
+        or is_denied_before(text, statement.start)
+    ):
         return "no"
     if is_asked(text, statement.at):
         return "no"
