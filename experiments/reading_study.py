@@ -77,7 +77,7 @@ def sample(arguments: argparse.Namespace) -> None:
                 batch,
                 engine,
                 encoder,
-                prompts=PromptSettings(answer_format=answer_format),
+                prompts=PromptSettings.model_validate({"answer_format": answer_format}),
                 sampling=Sampling(temperature=0.8, max_new_tokens=asked.max_new_tokens),
                 num_rollouts=1,
                 shuffle_choices=True,

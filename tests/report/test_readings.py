@@ -49,7 +49,7 @@ def test_unread_replies_are_counted_by_kind_with_an_example() -> None:
     blocks = readings_section(ReportInputs(replies=[read_stored("rollouts", replies, QUESTIONS, PROMPTS)]))
     said = [block.text for block in blocks if isinstance(block, Paragraph)]
     assert said[0] == "Replies that give no answer: 75.0% of 4 rollouts."
-    assert said[1].startswith("2 of 4 replies give more than one answer.")
+    assert "2 of 4 replies give more than one answer." in said[1]
     (table,) = (block for block in blocks if isinstance(block, Table))
     assert table.rows == [
         ["several letters", "The answer is A or C.", "2", "50.0%"],
@@ -66,7 +66,7 @@ def test_a_changed_reading_is_said_with_what_follows(is_trained_on: bool, said: 
     )
     blocks = readings_section(ReportInputs(replies=[read]))
     (notice,) = (block for block in blocks if isinstance(block, Paragraph) and block.is_notice)
-    assert notice.text.startswith("1 of 1 samples would be read otherwise today.")
+    assert "1 of 1 samples would be read otherwise today." in notice.text
     assert said in notice.text
 
 
