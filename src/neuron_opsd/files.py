@@ -111,7 +111,7 @@ def open_plain(path: Path, flags: int) -> BinaryIO:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         os.close(descriptor)
-        raise OSError(errno.ELOOP, "it is no regular file, or a link", str(path))
+        raise OSError(errno.ELOOP, "it is no regular file, or a link; remove it", str(path))
     mode = "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "r+b"
     return os.fdopen(descriptor, mode, buffering=0)  # pyright: ignore[reportReturnType]
 

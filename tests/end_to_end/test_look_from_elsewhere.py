@@ -64,7 +64,10 @@ def test_the_settings_of_a_run_name_whole_paths(
     invoke("questions", str(tmp_path / "run"))
 
 
-def test_names_that_are_no_files_stay(tmp_path: Path) -> None:
+def test_names_that_are_no_files_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set's name stays one, also beside a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some-set").mkdir()
     config = load_config("neuron_opsd", values={"model.name": "Qwen/Qwen3-8B", "questions.path": "some-set"})
     run = RunFolder.create(tmp_path / "run")
     run.write_config(config)

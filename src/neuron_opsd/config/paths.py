@@ -14,23 +14,27 @@ PATHS = {
 }
 
 
+FOLDERS = ("name", "adapter_root")  # elsewhere a folder's name may be that of a data set
+
+
 def with_absolute_paths(config: Config) -> Config:
     """The same settings, with the whole path of every file and folder that is there; other names stay as they are."""
     sections = {}
     for name, keys in PATHS.items():
         section = getattr(config, name)
-        update = {key: _absolute(getattr(section, key)) for key in keys}
+        update = {key: _absolute(getattr(section, key), folders=key in FOLDERS) for key in keys}
         sections[name] = section.model_copy(update=update)
     return config.model_copy(update=sections)
 
 
-def _absolute(value: Any) -> Any:
+def _absolute(value: Any, *, folders: bool) -> Any:
     if isinstance(value, tuple | list):
-        return type(value)(_absolute(item) for item in value)
+        return type(value)(_absolute(item, folders=folders) for item in value)
     if value is None:
         return value
     try:
         path = Path(value).expanduser()
-        return type(value)(path.absolute()) if path.exists() else value
+        is_there = path.exists() if folders else path.is_file()
+        return type(value)(path.absolute()) if is_there else value
     except (OSError, RuntimeError):  # no name that a file could have
         return value
