@@ -308,7 +308,7 @@ def questions(
     config = load_config("neuron_opsd", overrides=given, values=values)
     quieten_libraries()
     for line in check_questions(config, with_model=model is not None):
-        typer.echo(line)
+        say(line)
 
 
 _sharded_command("rollouts", "Answer every question of the pool zero-shot.")

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from yaml.composer import ComposerError
 
 from neuron_opsd.config.run import Config
 from neuron_opsd.config.stages import PromptSettings
@@ -133,7 +134,7 @@ class _Loader(yaml.SafeLoader):
         """Refuse `*name`; write the value out instead."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise yaml.composer.ComposerError(
+            raise ComposerError(
                 None, None, f"*{event.anchor} refers to another value; write it out", event.start_mark
             )
         return super().compose_node(parent, index)

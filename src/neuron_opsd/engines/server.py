@@ -180,9 +180,9 @@ class ServerEngine:
             way_out="Serve it in another type (vLLM: --dtype bfloat16, or float32), or use engine.name=hf, which names "
             "the layer.",
         )
-        is_aligned = len(log_probs) == len(ids)
+        known = tuple(value for value in log_probs if value is not None)  # all of them: None is refused above
         return Completion(
-            token_ids=tuple(ids), log_probs=tuple(log_probs) if is_aligned else (), finish_reason=reason
+            token_ids=tuple(ids), log_probs=known if len(known) == len(ids) else (), finish_reason=reason
         )
 
     def _probe(self) -> bool:
