@@ -52,6 +52,7 @@ NO_RECORD = {
     "neurons.batch_size": "rounding alone",
     "evaluation.batch_size": "rounding alone",
     "engine.url": "where a server stands",
+    "engine.cache_tokens": "rounding alone",
     "engine.concurrency": "speed",
     "engine.timeout_s": "patience",
     "engine.max_retries": "patience",
