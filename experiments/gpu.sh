@@ -56,17 +56,17 @@ needs_gpu() {
 tests() {
     local chosen=(-m gpu)
     [[ -z $toy ]] || chosen=(-k cpu)
-    timeout 360 "$python" -m pytest -rs -p no:cacheprovider "$repo/tests/devices" "${chosen[@]}" 2>&1 | tee "$results/tests.txt"
+    timeout "$limit" "$python" -m pytest -rs -p no:cacheprovider "$repo/tests/devices" "${chosen[@]}" 2>&1 | tee "$results/tests.txt"
 }
 
 shapes() {
-    timeout 360 "$python" -W ignore "$repo/experiments/gpu_shapes.py" --output "$results" ${toy:+--toy}
+    timeout "$limit" "$python" -W ignore "$repo/experiments/gpu_shapes.py" --output "$results" ${toy:+--toy}
 }
 
-toy='' carried='' results=${OUT:-$work/results} words=()
+limit=360 toy='' carried='' results=${OUT:-$work/results} words=()
 while (($#)); do
     case $1 in
-        --toy) toy=yes; shift ;;
+        --toy) toy=yes limit=1800; shift ;;
         --wheels | --results)
             (($# > 1)) || die "$1 needs a value."
             [[ $1 == --results ]] && results=$2 || carried=$2

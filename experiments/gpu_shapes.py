@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from neuron_opsd.config import LoraSettings, NeuronSettings, TrainingSettings
+from neuron_opsd.config import Config, LoraSettings, NeuronSettings, TrainingSettings, load_config
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.option_scores import reply_log_probs
@@ -81,6 +81,7 @@ class Row:
     result: str = NOT_MEASURED
     peak_gb: float | None = None
     weights_gb: float | None = None
+    estimate_gb: float | None = None  # of a run's own estimate for this stage
 
 
 def main() -> None:
@@ -112,7 +113,44 @@ def main() -> None:
             write(rows, arguments.output, size)
         del model
         forget()
+    for shape, tokens in dict.fromkeys((row.shape, row.tokens) for row in rows):  # last: they need no card
+        found = estimates(shape, tokens, size) if time.monotonic() < deadline else {}
+        for row in (row for row in rows if (row.shape, row.tokens) == (shape, tokens)):
+            row.estimate_gb = found.get(row.stage)
+    write(rows, arguments.output, size)
     print((arguments.output / "shapes.md").read_text(encoding="utf-8"))
+
+
+def estimates(shape: str, tokens: int, size: Size) -> dict[str, float]:
+    """GB that a run with these sizes is estimated to need, of the stages that it estimates."""
+    if importlib.util.find_spec("neuron_opsd.memory") is None:
+        return {}
+    from neuron_opsd.memory.estimate import RunLengths, estimate_run  # pyright: ignore[reportMissingImports]
+
+    config = load_config(
+        "neuron_opsd",
+        values={"model.name": shape, "questions.path": "none"},
+        overrides=[
+            "model.dtype=bfloat16", f"rollouts.max_new_tokens={size.new_tokens}", f"rollouts.batch_size={size.rows}",
+            "neurons.batch_size=1", f"training.max_new_tokens={tokens}", "training.batch_size=1",
+            "training.dtype=bfloat16", "training.micro_batch_size=1", "training.teacher=frozen",
+            "training.lora={rank: 64, alpha: 128}", "training.trainer={gradient_checkpointing: true}",
+        ],
+    )  # fmt: skip
+    architecture = AutoConfig.for_model("qwen3", **SHAPES[shape])
+
+    def of(config: Config, prompt: int) -> dict[str, float]:
+        lengths = RunLengths(prompt, 2, size.teacher_prompt, num_pool=size.rows, num_test=0)
+        return {stage.stage: stage.peak / 1e9 for stage in estimate_run(config, architecture, lengths)}
+
+    long = config.model_copy(
+        update={"rollouts": config.rollouts.model_copy(update={"max_new_tokens": tokens})}
+    )
+    return {
+        "sampling": of(config, tokens - size.new_tokens)["rollouts"],
+        "neurons": of(long, size.prompt)["neurons"],
+        "training": of(config, size.prompt)["training"],
+    }
 
 
 def random_model(shape: str, size: Size) -> PreTrainedModel:
@@ -321,13 +359,14 @@ def lines(rows: list[Row], where: str) -> Iterator[str]:
     """Markdown."""
     yield f"{where}, torch {torch.__version__}, random weights in bfloat16"
     yield ""
-    yield "| shape | tokens | stage | result | peak, GB | of which weights |"
-    yield "|---|---|---|---|---|---|"
+    yield "| shape | tokens | stage | result | peak, GB | of which weights | estimate |"
+    yield "|---|---|---|---|---|---|---|"
     for row in rows:
-        peak, weights = (
-            NOT_MEASURED if value is None else f"{value:.1f}" for value in (row.peak_gb, row.weights_gb)
+        peak, weights, estimate = (
+            NOT_MEASURED if value is None else f"{value:.1f}"
+            for value in (row.peak_gb, row.weights_gb, row.estimate_gb)
         )
-        yield f"| {row.shape} | {row.tokens:,} | {row.stage} | {row.result} | {peak} | {weights} |"
+        yield f"| {row.shape} | {row.tokens:,} | {row.stage} | {row.result} | {peak} | {weights} | {estimate} |"
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ IN_PROCESS = ("engine.name=vllm", "engine.max_model_len=1024")
 def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lora") / "run"
     done = vllm_runs.run(
-        folder, resolve_model(MODEL.name), "engine.name=vllm", "preflight.num_questions=0", python=PYTHON
+        folder, resolve_model(MODEL.name), *IN_PROCESS, "preflight.num_questions=0", python=PYTHON
     )
     assert done.returncode == 0, done.stderr
     return folder
