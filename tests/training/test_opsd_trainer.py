@@ -4,12 +4,22 @@ import shutil
 
 import pytest
 import torch
-from training_runs import TOKENIZER, assert_same_bits, make_item, rows, run, settings, weights
+from training_runs import (
+    TOKENIZER,
+    assert_same_bits,
+    grouped_item,
+    make_item,
+    rows,
+    run,
+    settings,
+    weights,
+)
 
 from helpers import build_tiny_model
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.errors import ConfigError, ModelError
+from neuron_opsd.training import opsd_trainer
 from neuron_opsd.training.checkpoints import CHECKSUMS_FILE
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.schedule import num_steps, question_order
@@ -240,3 +250,30 @@ def test_no_question_comes_twice_before_all_came_once():
     assert question_order(ids[::-1], 25, seed=3) == order
     assert question_order(ids, 10, seed=3) == order[:10]
     assert question_order(ids, 25, seed=4) != order
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_autocast_is_around_every_pass_and_the_head_and_changes_the_loss_little(
+    tmp_path, monkeypatch, method
+):
+    """bf16: true. Softmax stays float32: `logits_from_hidden` gives it float32."""
+    seen: dict[str, set[bool]] = {"shared prompt": set(), "head": set()}
+
+    def spy(name, function):
+        def seen_function(*args, **kwargs):
+            seen[name].add(torch.is_autocast_enabled("cpu"))
+            return function(*args, **kwargs)
+
+        return seen_function
+
+    monkeypatch.setattr(opsd_trainer, "scoring_states", spy("shared prompt", opsd_trainer.scoring_states))
+    monkeypatch.setattr(opsd_trainer, "logits_from_hidden", spy("head", opsd_trainer.logits_from_hidden))
+    shared = {"method": method, "steps": 2, "num_rollouts": 4, "item": grouped_item(4), "temperature": 1e-4}
+    half = run(tmp_path / "half", trainer={"bf16": True}, **shared)
+    assert seen == {"shared prompt": {True}, "head": {True}}
+    run(tmp_path / "whole", **shared)
+    losses = [[row["divergence"] for row in rows(tmp_path / name)] for name in ("half", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    start = weights(run(tmp_path / "start", learning_rate=1e-12, **shared))
+    trained = [name for name, parameter in half.named_parameters() if parameter.requires_grad]
+    assert [name for name in trained if torch.equal(weights(half)[name], start[name])] == []

@@ -1,16 +1,17 @@
-"""How much memory training will take, before it begins.
+"""How much memory a training step takes, before there is one.
 
 A step's own code (sampling, teacher, student, loss, backward pass) is run on tensors that have shapes and no contents
 (torch's FakeTensorMode), at the longest prompts and the longest completions there can be; what is alive is counted
-allocation by allocation. So every architecture, loss and adapter is counted as its code is. Left out: what libraries
-allocate inside one operation, and what an allocator keeps back.
+allocation by allocation. So every architecture, loss and adapter is counted as its code is. Layers are alike, so two
+and three of them are counted, and the rest is a straight line. Left out: what libraries allocate inside one operation,
+and what an allocator keeps back.
 """
 
+import copy
 import gc
-import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,16 +25,19 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from neuron_opsd.config import Config, TrainingSettings
+from neuron_opsd.config import TrainingSettings
+from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.hf import sample_tokens
-from neuron_opsd.model.load import CausalLM, load_model_config
+from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.token_loss import sum_in_chunks, token_loss
 from neuron_opsd.model.unembedding import backbone, head_tensors, last_place, logits_from_hidden
 from neuron_opsd.training.train import trainable
 
-logger = logging.getLogger(__name__)
+DEPTHS = (2, 3)
+# A number in 4 bits, a byte for each 64 of them, and a float32 for each 256 of those bytes (2305.14314).
+BYTES_OF_4_BITS = 0.5 + (1 + 4 / 256) / 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class MemoryEstimate:
         return self.weights + self.teacher + self.optimiser + max(self.sampling, self.learning)
 
     def describe(self) -> str:
-        """One line for the log."""
+        """Every part, in words."""
         parts = {
             "weights": self.weights,
             "teacher": self.teacher,
@@ -69,31 +73,12 @@ class MemoryEstimate:
             "sampling": self.sampling,
             "learning": self.learning,
         }
-        listed = ", ".join(f"{name} {_size(value)}" for name, value in parts.items())
-        return f"about {_size(self.peak)} of memory at the peak ({listed})"
+        return ", ".join(f"{name} {in_words(value)}" for name, value in parts.items())
 
 
-def _size(value: int) -> str:
+def in_words(value: int) -> str:
+    """Bytes as people say them."""
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
-
-
-def describe_memory(config: Config, student_prompt: int, teacher_prompt: int) -> str:
-    """The estimate of one run as a line; where an architecture cannot be counted, the reason."""
-    training = config.training
-    if training.quantization != "none":
-        return "memory is not estimated for quantised weights"
-    drawn = training.completions_per_step() * training.rollout_steps
-    lengths = Lengths(student_prompt, teacher_prompt, min(config.rollouts.batch_size, drawn))
-    try:
-        dtype = getattr(torch, config.training.dtype)
-        estimate = estimate_memory(load_model_config(config.model), dtype, training, lengths)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
-        # The estimate is a courtesy: an architecture that cannot run without contents still trains.
-        return f"memory is not estimated: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
-    return (
-        f"{estimate.describe()}, for prompts of up to {student_prompt} (student) and {teacher_prompt} (teacher) tokens "
-        f"and completions of {training.max_new_tokens}"
-    )
 
 
 def estimate_memory(
@@ -107,21 +92,85 @@ def estimate_memory(
         settings: `training.*`.
         lengths: The longest there are.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        student = trainable(AutoModelForCausalLM.from_config(config, dtype=dtype), settings, seed=0)
+    parts = by_depth(config, lambda some: _count_step(some, dtype, settings, lengths))
+    weights, teacher, optimiser, prefill, decode, *phases = parts
+    return MemoryEstimate(weights, teacher, optimiser, sampling=max(prefill, decode), learning=max(phases))
+
+
+def _count_step(
+    config: PretrainedConfig, dtype: torch.dtype, settings: TrainingSettings, lengths: Lengths
+) -> list[int]:
+    """Weights, the teacher's copy, the optimiser, both phases of sampling, and those of learning."""
+    student = trainable(_without_contents(config, dtype), settings, seed=0)
+    num_prompts = math.ceil(lengths.sampling_rows / settings.num_rollouts)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _give_shapes(student)
         if settings.trainer.get("gradient_checkpointing"):
             student.gradient_checkpointing_enable({"use_reentrant": False})
         trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+        is_taught = settings.objective == "distillation"
         has_copy = settings.teacher == "ema" or (settings.teacher == "frozen" and settings.method == "full")
-        return MemoryEstimate(
-            weights=sum(p.numel() * p.element_size() for p in student.parameters()),
-            teacher=4 * trained * has_copy,
-            optimiser=2 * 4 * trained,
-            sampling=_peak_of_sampling(student, settings, lengths),
-            learning=_peak_of_learning(student, settings, lengths),
-        )
+        weights, unpacked = _bytes_of_weights(student, is_4bit=settings.quantization == "4bit")
+        sampling = [0, 0]
+        if settings.objective not in ("majority_sft", "gold_sft"):  # those learn from the rollouts
+            rows, prompt = lengths.sampling_rows, lengths.student_prompt
+            sampling = peaks_of_sampling(student, num_prompts, rows, prompt, settings.max_new_tokens)
+        learning = peaks_of_learning(student, settings, lengths)
+        working = [peak + unpacked for peak in (*sampling, *learning)]
+        return [weights, 4 * trained * (is_taught and has_copy), 2 * 4 * trained, *working]
+
+
+def count_sampling(
+    config: PretrainedConfig, dtype: torch.dtype, *, rows: int, num_prompts: int, prompt: int, new: int
+) -> tuple[int, int]:
+    """Bytes of the weights of a model that only answers, and of what writing `rows` completions takes beside them."""
+
+    def count(config: PretrainedConfig) -> list[int]:
+        model = _without_contents(config, dtype)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            _give_shapes(model)
+            weights, _ = _bytes_of_weights(model, is_4bit=False)
+            return [weights, *peaks_of_sampling(model, num_prompts, rows, prompt, new)]
+
+    weights, prefill, decode = by_depth(config, count)
+    return weights, max(prefill, decode)
+
+
+def by_depth(config: PretrainedConfig, count: Callable[[PretrainedConfig], Sequence[int]]) -> list[int]:
+    """Numbers of a model of many like layers, from two small depths: each grows by the same with every layer."""
+    layers, (low, high) = config.get_text_config().num_hidden_layers, DEPTHS
+    if layers <= high:
+        return list(count(config))
+    pairs = zip(count(_cut(config, low)), count(_cut(config, high)), strict=True)
+    return [few + (more - few) * (layers - low) // (high - low) for few, more in pairs]
+
+
+def _cut(config: PretrainedConfig, depth: int) -> PretrainedConfig:
+    short = copy.deepcopy(config)
+    text = short.get_text_config()
+    text.num_hidden_layers = depth
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:depth]
+    return short
+
+
+def _without_contents(config: PretrainedConfig, dtype: torch.dtype) -> CausalLM:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def _bytes_of_weights(model: CausalLM, *, is_4bit: bool) -> tuple[int, int]:
+    """Bytes of all weights; and of the largest matrix once it is unpacked from 4 bits, as it is when it multiplies."""
+    if not is_4bit:
+        return sum(p.numel() * p.element_size() for p in model.parameters()), 0
+    head = model.get_output_embeddings()
+    packed = {
+        id(module.weight): module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not head and not module.weight.requires_grad
+    }
+    rest = sum(p.numel() for p in model.parameters() if id(p) not in packed)  # float32, as PEFT prepares them
+    return int(sum(packed.values()) * BYTES_OF_4_BITS + 4 * rest), 2 * max(packed.values(), default=0)
 
 
 def _give_shapes(model: nn.Module) -> None:
@@ -145,6 +194,7 @@ class _Allocations(TorchDispatchMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.now = self.peak = 0
+        self.phases: list[int] = []
         self.known = WeakIdKeyDictionary()
         for tensor in [*model.parameters(), *model.buffers()]:
             self.known[tensor.untyped_storage()] = None
@@ -157,6 +207,11 @@ class _Allocations(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
         return result
+
+    def end_phase(self) -> None:
+        """Note the peak since the phase before."""
+        self.phases.append(self.peak)
+        self.peak = self.now
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         if storage in self.known:
@@ -178,53 +233,63 @@ def _counted(student: CausalLM) -> Iterator[_Allocations]:
         yield allocations
 
 
-def _peak_of_sampling(student: CausalLM, settings: TrainingSettings, lengths: Lengths) -> int:
-    """Prompts, then the last token, when the cache is as long as it gets."""
-    student.eval()
-    rows, prompt, new = lengths.sampling_rows, lengths.student_prompt, settings.max_new_tokens
+def peaks_of_sampling(model: CausalLM, num_prompts: int, rows: int, prompt: int, new: int) -> list[int]:
+    """Of reading the prompts; and of the last token, when the cache is as long as it gets."""
+    model.eval()
     with torch.no_grad():
-        with _counted(student) as prefill:
-            cache = DynamicCache(config=student.config)
-            num_prompts = math.ceil(rows / settings.num_rollouts)
-            student(
+        with _counted(model) as prefill:
+            cache = DynamicCache(config=model.config)
+            model(
                 **_inputs(num_prompts, prompt),
                 past_key_values=cache,
-                logits_to_keep=last_place(student.device),
+                logits_to_keep=last_place(model.device),
             )
-        cache = DynamicCache(config=student.config)
-        with _counted(student) as decode:
-            backbone(student)(**_inputs(rows, prompt + new - 2), past_key_values=cache, use_cache=True)
+        cache = DynamicCache(config=model.config)
+        with _counted(model) as decode:
+            backbone(model)(**_inputs(rows, prompt + new - 2), past_key_values=cache, use_cache=True)
             decode.peak = decode.now
             one = {**_inputs(rows, prompt + new - 1), "input_ids": _inputs(rows, 1)["input_ids"]}
             positions = torch.zeros(rows, 1, dtype=torch.long)
-            logits = student(**one, position_ids=positions, past_key_values=cache).logits[:, -1]
+            logits = model(**one, position_ids=positions, past_key_values=cache).logits[:, -1]
             sample_tokens(logits, torch.zeros(rows), Sampling(temperature=1.0, max_new_tokens=1))
-    return max(prefill.peak, decode.peak)
+    return [prefill.peak, decode.peak]
 
 
-def _peak_of_learning(student: CausalLM, settings: TrainingSettings, lengths: Lengths) -> int:
-    """Micro-batches of a step; where there are several, gradients of the first lie there during the next."""
-    several = settings.completions_per_step() > settings.micro_batch_size
+def peaks_of_learning(student: CausalLM, settings: TrainingSettings, lengths: Lengths) -> list[int]:
+    """Of each phase of a step's micro-batches. Where there are several, the next one finds gradients of the first."""
+    per_step = settings.batch_size if settings.objective in ("majority_sft", "gold_sft") else None
+    several = (per_step or settings.completions_per_step()) > settings.micro_batch_size
     student.train()
     with _counted(student) as allocations:
         for _ in range(2 if several else 1):
-            _micro_batch(student, settings, lengths)
-    return allocations.peak
+            if settings.objective in BY_TRL:
+                _micro_batch_of_trl(student, settings, lengths)
+            else:
+                _micro_batch(student, settings, lengths, allocations)
+            allocations.end_phase()
+    return allocations.phases
 
 
-def _micro_batch(student: CausalLM, settings: TrainingSettings, lengths: Lengths) -> None:
+def _micro_batch(
+    student: CausalLM, settings: TrainingSettings, lengths: Lengths, allocations: "_Allocations"
+) -> None:
     """What `OpsdTrainer.compute_loss` does, and the backward pass, on rows that are all as long as can be."""
     rows, new = settings.micro_batch_size, settings.max_new_tokens
+    teacher_hidden = None
+    if settings.objective == "distillation":
+        with _autocast(settings):
+            teacher_hidden = _teacher_states(student, settings, lengths)
+        allocations.end_phase()
     with _autocast(settings):
-        teacher_hidden = _teacher_states(student, settings, lengths)
         hidden = _states(student, rows, lengths.student_prompt, new)
+        allocations.end_phase()
 
         def logits(states: Tensor) -> Tensor:
             return logits_from_hidden(student, states)
 
         total, _ = sum_in_chunks(
             hidden,
-            teacher_hidden,
+            hidden.detach() if teacher_hidden is None else teacher_hidden,
             student_logits=logits,
             teacher_logits=logits,
             loss=token_loss(settings),
@@ -232,8 +297,24 @@ def _micro_batch(student: CausalLM, settings: TrainingSettings, lengths: Lengths
             chunk_tokens=settings.loss_chunk_tokens,
             head=head_tensors(student),
         )
+        allocations.end_phase()
     del teacher_hidden
     total.backward()
+
+
+def _micro_batch_of_trl(student: CausalLM, settings: TrainingSettings, lengths: Lengths) -> None:
+    """The logits of every completion token at once, their log-probabilities, and the backward pass."""
+    rows, new = settings.micro_batch_size, settings.max_new_tokens
+    ids = torch.zeros(rows, lengths.student_prompt + new, dtype=torch.long)
+    with _autocast(settings):
+        if settings.objective in ("majority_sft", "gold_sft"):
+            loss = student(input_ids=ids, labels=ids, use_cache=False).loss
+        else:
+            logits = student(input_ids=ids, use_cache=False, logits_to_keep=new + 1).logits[:, :-1]
+            logits = logits / settings.temperature
+            chosen = logits.gather(-1, ids[:, -new:, None])[..., 0]
+            loss = (chosen - torch.stack([row.logsumexp(dim=-1) for row in logits])).float().sum()
+    loss.backward()
 
 
 @torch.no_grad()

@@ -161,13 +161,17 @@ class OpsdTrainer(Trainer):
         """Loss summed over the micro-batch's tokens / tokens that carry loss in the whole step."""
         if num_items_in_batch is None:
             raise ValueError("num_items_in_batch is missing: it comes from get_batch_samples.")
-        teacher_hidden = self.teacher_states(inputs)
+        # Autocast keeps the weights that it has cast until it ends. Each role gets its own: the teacher's weights are
+        # others, and what is cast without gradient would give the student none.
+        with self.accelerator.autocast():
+            teacher_hidden = self.teacher_states(inputs)
         prompts, completions = zip(*((item.student_ids, item.completion_ids) for item in inputs), strict=True)
         student_batch = pad_right(prompts, completions, device=self.args.device)
-        student_hidden = predicting_states(model, self.unwrapped, *student_batch)
-        if teacher_hidden is None:
-            teacher_hidden = student_hidden.detach()
-        total = self._summed_loss(inputs, student_hidden, teacher_hidden)
+        with self.accelerator.autocast():
+            student_hidden = predicting_states(model, self.unwrapped, *student_batch)
+            if teacher_hidden is None:
+                teacher_hidden = student_hidden.detach()
+            total = self._summed_loss(inputs, student_hidden, teacher_hidden)
         if not bool(total.isfinite()):
             texts = [item.student_ids + item.completion_ids for item in inputs]
             texts += [item.teacher_ids + item.completion_ids for item in inputs]

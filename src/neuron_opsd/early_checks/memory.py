@@ -1,0 +1,91 @@
+"""Memory: what a run takes against what is free, before anything is loaded."""
+
+import logging
+from collections.abc import Sequence
+
+from transformers import PretrainedConfig
+
+from neuron_opsd.config import Config
+from neuron_opsd.environment import free_memory
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.memory.estimate import StageMemory, estimate_run, run_lengths
+from neuron_opsd.memory.fit import fit, parse_size, refuse_too_large, too_large
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.device import device_of
+from neuron_opsd.model.load import load_model_config, load_tokenizer
+from neuron_opsd.records import Question
+from neuron_opsd.training.estimate import in_words
+
+logger = logging.getLogger(__name__)
+
+SMALL_MODEL = 20_000_000  # parameters; below, the estimate would take longer than it is worth
+NOT_COUNTED = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
+
+
+def check_memory(config: Config, questions: Sequence[Question]) -> None:
+    """Refuse a model that is larger than what is free; warn where a stage may be, and name the settings that help.
+
+    Raises:
+        ConfigError: the weights alone do not fit.
+    """
+    model, limit = load_model_config(config.model), free_memory(device_of(config.model))
+    if limit is None or config.model.device_map or _num_parameters(model) < SMALL_MODEL:
+        return
+    stages = stage_memory(config, questions)
+    if isinstance(stages, str):
+        logger.info("memory is not estimated: %s", stages)
+        return
+    refuse_too_large(stages, limit)
+    for stage in too_large(stages, limit):
+        logger.warning("memory: %s, and %s are free", stage.describe(), in_words(limit))
+    if too_large(stages, limit):
+        try:
+            settings = fit(config, model, _lengths(config, questions), limit)[1]
+        except ConfigError as error:
+            logger.warning("memory: %s", error)
+        else:
+            logger.warning("memory: add --fit, or set %s", " ".join(settings))
+
+
+def fit_memory(config: Config, questions: Sequence[Question], asked: str) -> Config:
+    """The settings made to fit a size such as `24GB`, or what is `free`.
+
+    Raises:
+        ConfigError: it is no size, or nothing makes the run fit.
+    """
+    limit = free_memory(device_of(config.model)) if asked == "free" else parse_size(asked)
+    if limit is None:
+        raise ConfigError("--fit: nobody says how much memory is free here. Give a size, such as --fit 24GB.")
+    fitted, settings = fit(config, load_model_config(config.model), _lengths(config, questions), limit)
+    what = " ".join(settings) or "nothing had to be set"
+    logger.info("memory: to fit %s: %s", in_words(limit), what)
+    return fitted
+
+
+def describe_memory(config: Config, questions: Sequence[Question]) -> list[str]:
+    """A line for each stage, and what is free."""
+    stages, limit = stage_memory(config, questions), free_memory(device_of(config.model))
+    if isinstance(stages, str):
+        return [f"Memory is not estimated: {stages}"]
+    free = "" if limit is None else f"; {in_words(limit)} are free now"
+    return [f"Memory at the peak, estimated{free}:", *(f"  {stage.describe()}" for stage in stages)]
+
+
+def stage_memory(config: Config, questions: Sequence[Question]) -> list[StageMemory] | str:
+    """The estimate; where an architecture cannot be counted, the reason."""
+    try:
+        return estimate_run(config, load_model_config(config.model), _lengths(config, questions))
+    except NOT_COUNTED as error:
+        # The estimate is a courtesy: an architecture that cannot run without contents still trains.
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}"
+
+
+def _lengths(config: Config, questions: Sequence[Question]):
+    encoder = ChatEncoder(load_tokenizer(config.model), template_args=config.model.template_args)
+    return run_lengths(config, questions, encoder)
+
+
+def _num_parameters(model: PretrainedConfig) -> int:
+    """About."""
+    text = model.get_text_config()
+    return text.hidden_size * (text.vocab_size + 12 * text.hidden_size * text.num_hidden_layers)

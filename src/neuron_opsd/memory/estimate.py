@@ -1,0 +1,176 @@
+"""The peak of each stage, from the shapes of a model and the longest prompts and completions that there can be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from neuron_opsd import processes
+from neuron_opsd.config import Config
+from neuron_opsd.config.training import BY_TRL
+from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.neurons.capture import MAX_BATCH_TOKENS, MAX_PIECE_CHUNKS, PIECE_TOKENS
+from neuron_opsd.records import Question
+from neuron_opsd.text.prompts import student_messages
+from neuron_opsd.training.estimate import Lengths, count_sampling, estimate_memory, in_words
+
+NUM_ENCODED = 8  # of the questions with the most characters; the longest prompt is one of theirs
+
+
+@dataclass(frozen=True, slots=True)
+class RunLengths:
+    """What decides the size of a run, at its worst. Prompts are in tokens."""
+
+    pool_prompt: int
+    test_prompt: int
+    teacher_prompt: int
+    num_pool: int
+    num_test: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """Bytes of one stage: the weights, and the most that there is beside them."""
+
+    stage: str
+    weights: int
+    working: int
+    detail: str  # what decides `working`
+
+    @property
+    def peak(self) -> int:
+        """All together."""
+        return self.weights + self.working
+
+    def describe(self) -> str:
+        """One line."""
+        return f"{self.stage} {in_words(self.peak)} (weights {in_words(self.weights)}; {self.detail})"
+
+
+def run_lengths(config: Config, questions: Sequence[Question], encoder: ChatEncoder) -> RunLengths:
+    """The longest there can be: a teacher's prompt as if every demonstration's reply ran to its limit."""
+    pool, test = ([q for q in questions if q.split == split] for split in ("train", "test"))
+    longest = _longest_prompt(config, pool, encoder)
+    contexts, shown = config.contexts, config.contexts.num_demonstrations
+    whole = (shown + 1) * longest + shown * config.rollouts.max_new_tokens
+    return RunLengths(
+        pool_prompt=longest,
+        test_prompt=_longest_prompt(config, test, encoder),
+        teacher_prompt=max(longest, min(whole, contexts.max_prompt_tokens)),
+        num_pool=len(pool),
+        num_test=len(test),
+    )
+
+
+def _longest_prompt(config: Config, questions: Sequence[Question], encoder: ChatEncoder) -> int:
+    size = lambda question: len(question.question) + sum(map(len, question.choices))  # noqa: E731
+    prompts = config.prompts
+    lengths = [
+        len(
+            encoder.encode(
+                student_messages(
+                    question,
+                    choice_order=tuple(range(len(question.choices))),
+                    answer_format=prompts.answer_format,
+                    system=prompts.system,
+                )
+            )
+        )
+        for question in sorted(questions, key=size, reverse=True)[:NUM_ENCODED]
+    ]
+    return max(lengths, default=0)
+
+
+def estimate_run(config: Config, model: PretrainedConfig, lengths: RunLengths) -> list[StageMemory]:
+    """The stages that hold a model, in the order in which they run.
+
+    Args:
+        config: Resolved settings: no dtype is auto.
+        model: The architecture.
+        lengths: Of this run.
+    """
+    stages = []
+    is_sampled_here = config.engine.name == "hf"
+    if is_sampled_here:
+        stages.append(_rollouts(config, model, lengths))
+    stages.append(_neurons(config, model, lengths))
+    if config.training.objective != "none":
+        stages.append(_training(config, model, lengths))
+    if is_sampled_here and lengths.num_test:
+        stages.append(_evaluation(config, model, lengths))
+    return stages
+
+
+def _rollouts(config: Config, model: PretrainedConfig, lengths: RunLengths) -> StageMemory:
+    settings = config.rollouts
+    rows = max(1, min(settings.batch_size, lengths.num_pool * settings.num_rollouts))
+    prompts = -(-rows // settings.num_rollouts)
+    return _sampled("rollouts", config, model, rows, prompts, lengths.pool_prompt, settings.max_new_tokens)
+
+
+def _evaluation(config: Config, model: PretrainedConfig, lengths: RunLengths) -> StageMemory:
+    settings = config.evaluation
+    rows = max(1, min(settings.batch_size, lengths.num_test * settings.num_samples))
+    prompt = max(lengths.test_prompt, lengths.teacher_prompt) if settings.context else lengths.test_prompt
+    prompts = -(-rows // settings.num_samples)
+    return _sampled("evaluation", config, model, rows, prompts, prompt, settings.max_new_tokens)
+
+
+def _sampled(
+    stage: str, config: Config, model: PretrainedConfig, rows: int, prompts: int, prompt: int, new: int
+) -> StageMemory:
+    dtype = getattr(torch, config.model.dtype)
+    weights, working = count_sampling(
+        model, dtype, rows=rows, num_prompts=prompts, prompt=max(prompt, 2), new=new
+    )
+    return StageMemory(
+        stage, weights, working, f"{rows} completions at once of up to {prompt} + {new} tokens {in_words(working)}"
+    )
+
+
+def _neurons(config: Config, model: PretrainedConfig, lengths: RunLengths) -> StageMemory:
+    """By hand: a forward pass in pieces over a cache, and float32 products of one layer at a time."""
+    settings, text = config.neurons, model.get_text_config()
+    size = torch.empty(0, dtype=getattr(torch, config.model.dtype)).element_size()
+    layers, hidden, vocab = text.num_hidden_layers, text.hidden_size, text.vocab_size
+    heads = text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or hidden // heads
+    kv = 2 * (getattr(text, "num_key_value_heads", None) or heads) * head_size
+    d_ff = getattr(text, "intermediate_size", None) or 4 * hidden
+    whole = lengths.pool_prompt + config.rollouts.max_new_tokens
+    rows = max(1, min(settings.batch_size, lengths.num_pool or 1, MAX_BATCH_TOKENS // whole))
+    chunk = settings.chunk_tokens
+    piece = min(chunk * max(1, min(MAX_PIECE_CHUNKS, PIECE_TOKENS // chunk)), config.rollouts.max_new_tokens)
+    tokens, distinct = rows * (lengths.pool_prompt + piece), min(rows * piece, vocab)
+    segments = rows * -(-piece // chunk)
+    working = (
+        rows * whole * layers * kv * size  # cache
+        + tokens * (3 * hidden + 3 * d_ff + 2 * heads * head_size) * size  # one layer
+        + 4 * (distinct * (d_ff + hidden) + hidden * d_ff)  # how strongly each neuron speaks for each token
+        + 4 * 3 * min(chunk, piece) * d_ff  # contributions of a chunk, and their selection
+        + (4 * segments + 5 * rows) * layers * d_ff  # the best entries of each chunk and completion
+    )
+    weights, _ = count_sampling(
+        model, getattr(torch, config.model.dtype), rows=1, num_prompts=1, prompt=2, new=2
+    )
+    return StageMemory("neurons", weights, working, f"{rows} completions at once {in_words(working)}")
+
+
+def _training(config: Config, model: PretrainedConfig, lengths: RunLengths) -> StageMemory:
+    settings = config.training
+    drawn = settings.completions_per_step() * settings.rollout_steps // processes.num_processes()
+    rows = drawn if settings.objective in BY_TRL else min(config.rollouts.batch_size, drawn)
+    if config.engine.name != "hf":
+        rows = 1  # another engine has its own memory
+    found = estimate_memory(
+        model,
+        getattr(torch, settings.dtype),
+        settings,
+        Lengths(max(lengths.pool_prompt, 2), max(lengths.teacher_prompt, 2), max(rows, 1)),
+    )
+    detail = (
+        f"{settings.micro_batch_size} completions a pass of up to {lengths.pool_prompt} (student), "
+        f"{lengths.teacher_prompt} (teacher) + {settings.max_new_tokens} tokens: {found.describe()}"
+    )
+    return StageMemory("training", found.weights, found.peak - found.weights, detail)

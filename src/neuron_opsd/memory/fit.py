@@ -1,0 +1,112 @@
+"""What a run takes against what there is: a warning, a refusal, or settings that make it fit."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from neuron_opsd.config import Config
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
+from neuron_opsd.training.estimate import in_words
+
+ROOM = 0.9  # of what is free: the estimate is right within a quarter, mostly above, and allocators keep some back
+Estimate = Callable[[Config], list[StageMemory]]
+
+LARGER_THAN_ONE_CARD = (
+    "Take a smaller model, a larger card, or several: engine.name=vllm engine.tensor_parallel=N writes the rollouts, "
+    "and `accelerate launch` with the shipped fsdp2.yaml shares the weights in training (docs/gpu.md)"
+)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `24GB`.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?GB", text.strip(), flags=re.IGNORECASE)
+    if found is None or float(found[1]) <= 0:
+        raise ConfigError(f"--fit is {text!r}; it must be a size such as 24GB, or `free` for what is free now.")
+    return int(float(found[1]) * 1e9)
+
+
+def refuse_too_large(stages: Sequence[StageMemory], limit: int) -> None:
+    """Refuse a model whose weights alone do not fit.
+
+    Raises:
+        ConfigError: both sizes, and what to do.
+    """
+    worst = max(stages, key=lambda stage: stage.weights)
+    if worst.weights > limit:
+        raise ConfigError(
+            f"The weights alone take {in_words(worst.weights)} in {worst.stage}, and {in_words(limit)} are free. "
+            f"{LARGER_THAN_ONE_CARD}."
+        )
+
+
+def too_large(stages: Sequence[StageMemory], limit: int) -> list[StageMemory]:
+    """The stages that may not fit."""
+    return [stage for stage in stages if stage.peak > ROOM * limit]
+
+
+def fit(config: Config, model: PretrainedConfig, lengths: RunLengths, limit: int) -> tuple[Config, list[str]]:
+    """The settings with batches so small that every stage fits, and what was set. Results change by rounding alone.
+
+    Raises:
+        ConfigError: the smallest batches are still too large; says what else there is.
+    """
+
+    def estimate(config: Config) -> list[StageMemory]:
+        return estimate_run(config, model, lengths)
+
+    stages = estimate(config)
+    refuse_too_large(stages, limit)
+    changes: dict[str, Any] = {}
+    while excess := too_large(stages, limit):
+        smaller = _smaller(config, excess[0].stage)
+        if smaller is None:
+            raise ConfigError(_nothing_left(excess[0], limit))
+        (section, name), value = smaller
+        setting = getattr(config, section).model_copy(update={name: value})
+        config = config.model_copy(update={section: setting})
+        changes[f"{section}.{name}"] = value
+        stages = estimate(config)
+    return config, [f"{name}={_as_yaml(value)}" for name, value in changes.items()]
+
+
+def _smaller(config: Config, stage: str) -> tuple[tuple[str, str], Any] | None:
+    """The next setting to change for a stage, and its value; None where nothing is left."""
+    training = config.training
+    if stage != "training":
+        size = getattr(config, stage).batch_size
+        return ((stage, "batch_size"), size // 2) if size > 1 else None
+    if not training.trainer.get("gradient_checkpointing"):
+        return ("training", "trainer"), {**training.trainer, "gradient_checkpointing": True}
+    if training.micro_batch_size > 1:
+        per_step = training.completions_per_step()
+        fewer = range(training.micro_batch_size // 2, 0, -1)
+        return ("training", "micro_batch_size"), next(size for size in fewer if per_step % size == 0)
+    if config.engine.name == "hf" and config.rollouts.batch_size > 1:  # of the student's samples too
+        return ("rollouts", "batch_size"), config.rollouts.batch_size // 2
+    return None
+
+
+def _nothing_left(stage: StageMemory, limit: int) -> str:
+    more = "a lower max_new_tokens"
+    if stage.stage == "training":
+        more = (
+            "training.quantization=4bit with training.save=adapter (a GPU), a lower training.max_new_tokens, "
+            "contexts.max_prompt_tokens or training.loss_chunk_tokens"
+        )
+    return (
+        f"{stage.describe()} does not fit {in_words(limit)}, even with the smallest batches. What is left: {more}. "
+        f"{LARGER_THAN_ONE_CARD}."
+    )
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_as_yaml(item)}" for name, item in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
