@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,7 +88,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # The message is for the person at the terminal, so it must not look like a log line that scrolls by.
     try:
-        app()
+        app(args=with_fit_value(sys.argv[1:]))
     except NeuronOpsdError as error:
         say(f"{'error: ' if error.exit_status == 2 else ''}{error}", err=True)
         sys.exit(error.exit_status)
@@ -94,6 +96,18 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             say("interrupted; the same command resumes where this one stopped", err=True)
         raise
+
+
+def with_fit_value(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `free` after a --fit that has no size: the parser knows no option whose value may lack."""
+    given = list(arguments)
+    for place, argument in enumerate(given):
+        if argument == "--fit" and not re.fullmatch(
+            r"[0-9.]+ ?GB|free", "".join(given[place + 1 : place + 2]), re.I
+        ):
+            given.insert(place + 1, "free")
+            break
+    return given
 
 
 @app.callback()
@@ -154,9 +168,17 @@ def run(
     num_processes: ProcessesOption = 1,
     runner: RunnerOption = "local",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print prompts, settings and work, and stop.")
+        bool, typer.Option("--dry-run", help="Print prompts, settings, work and memory, and stop.")
     ] = False,
     show_all: Annotated[bool, typer.Option("--all", help="With --dry-run: every setting.")] = False,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[SIZE]",
+            help="Set batches so small that every stage fits SIZE, such as 24GB; without SIZE, what is free.",
+            show_default=False,
+        ),
+    ] = None,
     cache: CacheOption = None,
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
@@ -176,6 +198,11 @@ def run(
         raise ConfigError(
             "--stop-if-unlikely needs the preflight, which preflight.num_questions=0 leaves out."
         )
+    if fit:
+        from neuron_opsd.early_checks.memory import fit_memory
+        from neuron_opsd.questions.load import load_questions
+
+        config = fit_memory(config, load_questions(config.questions), fit)
     if dry_run:
         usual = load_config(
             recipe, values={"model.name": config.model.name, "questions.path": config.questions.path}
@@ -381,6 +408,7 @@ def _print_plan(config: Config, recipe: Config, output: Path | None, *, shows_al
     from neuron_opsd.commands.plan import describe_prompts, describe_settings
     from neuron_opsd.cost import describe_work
     from neuron_opsd.early_checks import check_early
+    from neuron_opsd.early_checks.memory import describe_memory
 
     questions = check_early(config, output)
     for line in describe_prompts(config, questions):
@@ -394,6 +422,8 @@ def _print_plan(config: Config, recipe: Config, output: Path | None, *, shows_al
         say(line)
     say("=== work ===")
     for line in describe_work(config, questions, RunFolder(output) if output else None):
+        say(line)
+    for line in describe_memory(config, questions):
         say(line)
 
 

@@ -30,6 +30,7 @@ from neuron_opsd.demonstrations import (
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation_stage import make_evaluation, make_gold_labels
 from neuron_opsd.files import JsonDict, read_json_lines
+from neuron_opsd.memory.estimate import describe_training
 from neuron_opsd.model.template_defaults import with_defaults
 from neuron_opsd.preflight_stage import make_preflight, stop_where_unlikely
 from neuron_opsd.progress import track
@@ -42,7 +43,6 @@ from neuron_opsd.sharded_stages import NeuronStage, SampledStage, evaluation_sta
 from neuron_opsd.stage_folder import StageFolder, add_only_shard, describe_change
 from neuron_opsd.stage_graph import stages_of
 from neuron_opsd.teacher.context import build_contexts
-from neuron_opsd.training.estimate import describe_memory
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.token_budget import tokens_left
@@ -224,7 +224,7 @@ def _train(
     settings = bench.config.training
     items = bench.training_items(steps * settings.completions_per_step())
     if processes.is_main():
-        logger.info("train: %s", describe_memory(bench.config, *bench.longest_prompts()))
+        logger.info("train: %s", describe_training(bench.config, *bench.longest_prompts()))
     is_taught = settings.objective == "distillation"
     is_by_group = is_taught and bench.config.contexts.retrieval == "own_group"
     model, tokenizer = bench.take_base_model()

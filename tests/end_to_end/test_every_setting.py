@@ -47,6 +47,7 @@ NO_RECORD = {
     "description": "words",
     "num_threads": "rounding alone",
     "model.device": "rounding alone",
+    "model.device_map": "rounding alone",
     "model.trust_remote_code": "lets code run; the code is among the model's files",
     "rollouts.batch_size": "rounding alone",
     "neurons.batch_size": "rounding alone",

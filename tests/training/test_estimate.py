@@ -12,13 +12,15 @@ from training_runs import settings, tiny_train
 
 from helpers import build_tiny_model
 from neuron_opsd.progress import Tracker
+from neuron_opsd.training import estimate
 from neuron_opsd.training.estimate import (
     Lengths,
     MemoryEstimate,
     _Allocations,
-    _peak_of_learning,
-    _peak_of_sampling,
+    by_depth,
     estimate_memory,
+    peaks_of_learning,
+    peaks_of_sampling,
 )
 from neuron_opsd.training.train import trainable
 from neuron_opsd.workbench import Workbench
@@ -72,8 +74,10 @@ def test_tensors_without_contents_take_what_real_ones_do(changes):
     chosen = settings(**changes)
     real = trainable(build_tiny_model(), chosen, seed=0)
     found = made(**changes)
-    assert found.learning == pytest.approx(_peak_of_learning(real, chosen, LENGTHS), rel=0.02)
-    assert found.sampling == pytest.approx(_peak_of_sampling(real, chosen, LENGTHS), rel=0.02)
+    assert found.learning == pytest.approx(max(peaks_of_learning(real, chosen, LENGTHS)), rel=0.02)
+    rows, prompt, new = LENGTHS.sampling_rows, LENGTHS.student_prompt, chosen.max_new_tokens
+    sampling = peaks_of_sampling(real, rows // chosen.num_rollouts, rows, prompt, new)
+    assert found.sampling == pytest.approx(max(sampling), rel=0.02)
 
 
 def test_what_is_alive_is_counted():
@@ -101,9 +105,47 @@ def test_gradient_checkpointing_takes_less():
 
 
 def test_the_larger_of_what_follows_one_another_counts():
-    estimate = MemoryEstimate(weights=10, teacher=1, optimiser=2, sampling=9, learning=3)
-    assert estimate.peak == 22
-    assert "weights 0 MB" in estimate.describe()
+    found = MemoryEstimate(weights=10, teacher=1, optimiser=2, sampling=9, learning=3)
+    assert found.peak == 22
+    assert "weights 0 MB" in found.describe()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "lora", "trainer": {"gradient_checkpointing": True, "bf16": True}},
+        {"method": "full"},
+        {"method": "lora", "objective": "majority_sft"},
+        {"method": "lora", "objective": "majority_reward", "num_rollouts": 2},
+    ],
+)
+def test_a_deep_model_is_the_straight_line_of_two_shallow_ones(monkeypatch, changes):
+    config = build_tiny_model().config
+    config.num_hidden_layers = 7
+    chosen = settings(**changes)
+    line = estimate_memory(config, torch.float32, chosen, LENGTHS)
+    monkeypatch.setattr(estimate, "DEPTHS", (6, 7))  # all layers are counted
+    assert line.peak == pytest.approx(estimate_memory(config, torch.float32, chosen, LENGTHS).peak, rel=0.01)
+    assert by_depth(config, lambda some: [some.num_hidden_layers]) == [7]
+
+
+def test_rivals_hold_the_logits_of_every_token():
+    ours, theirs = made(method="lora"), made(method="lora", objective="majority_sft")
+    assert theirs.learning > ours.learning
+    assert (theirs.teacher, theirs.sampling) == (0, 0)
+    group = {"method": "lora", "objective": "majority_reward", "num_rollouts": 2}
+    assert made(**group).sampling > 0
+
+
+def test_weights_in_four_bits_by_hand():
+    model = build_tiny_model()
+    count = sum(p.numel() for name, p in model.named_parameters() if "_proj" in name)
+    rest = sum(p.numel() for name, p in model.named_parameters() if "_proj" not in name)
+    whole = made(method="lora", save="adapter")
+    packed = made(method="lora", save="adapter", quantization="4bit")
+    adapter = whole.weights - 4 * (count + rest)
+    assert packed.weights == pytest.approx(0.5159 * count + 4 * rest + adapter, rel=1e-3)
+    assert packed.learning == whole.learning + 2 * 32 * 48  # the largest matrix, unpacked to bfloat16
 
 
 @pytest.mark.slow

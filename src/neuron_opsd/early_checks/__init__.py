@@ -6,6 +6,7 @@
     model.py       the model without its weights
     prompts.py     one prompt of each role, rendered
     questions.py   questions against settings and the model's context
+    memory.py      what a run takes against what is free
 
 Each check is a function that raises a NeuronOpsdError, or returns. `check_early` lists them in the order in which a
 user would want to hear of them: what was typed first, then what was read. Of weights, headers alone are read.
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from neuron_opsd.config import Config
 from neuron_opsd.early_checks.machine import check_output, check_room
+from neuron_opsd.early_checks.memory import check_memory
 from neuron_opsd.early_checks.model import check_model
 from neuron_opsd.early_checks.prompts import check_prompts
 from neuron_opsd.early_checks.questions import check_lengths, check_votes, single_domain
@@ -67,4 +69,5 @@ def check_early(config: Config, output: Path | None = None) -> list[Question]:
     check_prompts(config, questions, tokenizer)
     check_votes(config, questions)
     check_lengths([*questions, *general], tokenizer, config)
+    check_memory(config, questions)
     return questions

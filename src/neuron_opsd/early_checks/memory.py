@@ -8,7 +8,14 @@ from transformers import PretrainedConfig
 from neuron_opsd.config import Config
 from neuron_opsd.environment import free_memory
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.memory.estimate import StageMemory, estimate_run, run_lengths
+from neuron_opsd.memory.estimate import (
+    NOT_COUNTED,
+    RunLengths,
+    StageMemory,
+    estimate_run,
+    not_estimated,
+    run_lengths,
+)
 from neuron_opsd.memory.fit import fit, parse_size, refuse_too_large, too_large
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.device import device_of
@@ -19,7 +26,6 @@ from neuron_opsd.training.estimate import in_words
 logger = logging.getLogger(__name__)
 
 SMALL_MODEL = 20_000_000  # parameters; below, the estimate would take longer than it is worth
-NOT_COUNTED = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 
 
 def check_memory(config: Config, questions: Sequence[Question]) -> None:
@@ -33,12 +39,13 @@ def check_memory(config: Config, questions: Sequence[Question]) -> None:
         return
     stages = stage_memory(config, questions)
     if isinstance(stages, str):
-        logger.info("memory is not estimated: %s", stages)
+        logger.info("%s", stages)
         return
     refuse_too_large(stages, limit)
-    for stage in too_large(stages, limit):
+    excess = too_large(stages, limit, engine_adapts=True)
+    for stage in excess:
         logger.warning("memory: %s, and %s are free", stage.describe(), in_words(limit))
-    if too_large(stages, limit):
+    if excess:
         try:
             settings = fit(config, model, _lengths(config, questions), limit)[1]
         except ConfigError as error:
@@ -66,7 +73,7 @@ def describe_memory(config: Config, questions: Sequence[Question]) -> list[str]:
     """A line for each stage, and what is free."""
     stages, limit = stage_memory(config, questions), free_memory(device_of(config.model))
     if isinstance(stages, str):
-        return [f"Memory is not estimated: {stages}"]
+        return [stages]
     free = "" if limit is None else f"; {in_words(limit)} are free now"
     return [f"Memory at the peak, estimated{free}:", *(f"  {stage.describe()}" for stage in stages)]
 
@@ -76,11 +83,10 @@ def stage_memory(config: Config, questions: Sequence[Question]) -> list[StageMem
     try:
         return estimate_run(config, load_model_config(config.model), _lengths(config, questions))
     except NOT_COUNTED as error:
-        # The estimate is a courtesy: an architecture that cannot run without contents still trains.
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}"
+        return not_estimated(error)
 
 
-def _lengths(config: Config, questions: Sequence[Question]):
+def _lengths(config: Config, questions: Sequence[Question]) -> RunLengths:
     encoder = ChatEncoder(load_tokenizer(config.model), template_args=config.model.template_args)
     return run_lengths(config, questions, encoder)
 

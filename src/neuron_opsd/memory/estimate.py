@@ -9,12 +9,15 @@ from transformers import PretrainedConfig
 from neuron_opsd import processes
 from neuron_opsd.config import Config
 from neuron_opsd.config.training import BY_TRL
+from neuron_opsd.engines.hf import PREFILL_TOKENS
 from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.load import load_model_config
 from neuron_opsd.neurons.capture import MAX_BATCH_TOKENS, MAX_PIECE_CHUNKS, PIECE_TOKENS
 from neuron_opsd.records import Question
 from neuron_opsd.text.prompts import student_messages
 from neuron_opsd.training.estimate import Lengths, count_sampling, estimate_memory, in_words
 
+NOT_COUNTED = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 NUM_ENCODED = 8  # of the questions with the most characters; the longest prompt is one of theirs
 
 
@@ -37,6 +40,7 @@ class StageMemory:
     weights: int
     working: int
     detail: str  # what decides `working`
+    is_sampling: bool = False  # the most is while completions are written
 
     @property
     def peak(self) -> int:
@@ -120,13 +124,19 @@ def _evaluation(config: Config, model: PretrainedConfig, lengths: RunLengths) ->
 def _sampled(
     stage: str, config: Config, model: PretrainedConfig, rows: int, prompts: int, prompt: int, new: int
 ) -> StageMemory:
-    dtype = getattr(torch, config.model.dtype)
+    prompt = max(prompt, 2)
+    if config.engine.cache_tokens:
+        rows = max(1, min(rows, config.engine.cache_tokens // (prompt + new)))
     weights, working = count_sampling(
-        model, dtype, rows=rows, num_prompts=prompts, prompt=max(prompt, 2), new=new
+        model,
+        getattr(torch, config.model.dtype),
+        rows=rows,
+        num_prompts=min(prompts, rows, max(1, PREFILL_TOKENS // prompt)),
+        prompt=prompt,
+        new=new,
     )
-    return StageMemory(
-        stage, weights, working, f"{rows} completions at once of up to {prompt} + {new} tokens {in_words(working)}"
-    )
+    detail = f"{rows} completions at once of up to {prompt} + {new} tokens {in_words(working)}"
+    return StageMemory(stage, weights, working, detail, is_sampling=True)
 
 
 def _neurons(config: Config, model: PretrainedConfig, lengths: RunLengths) -> StageMemory:
@@ -173,4 +183,19 @@ def _training(config: Config, model: PretrainedConfig, lengths: RunLengths) -> S
         f"{settings.micro_batch_size} completions a pass of up to {lengths.pool_prompt} (student), "
         f"{lengths.teacher_prompt} (teacher) + {settings.max_new_tokens} tokens: {found.describe()}"
     )
-    return StageMemory("training", found.weights, found.peak - found.weights, detail)
+    is_sampling = found.sampling > found.learning
+    return StageMemory("training", found.weights, found.peak - found.weights, detail, is_sampling)
+
+
+def describe_training(config: Config, student_prompt: int, teacher_prompt: int) -> str:
+    """The training of a run whose prompts are known, as a line for the log; or why it is not estimated."""
+    lengths = RunLengths(student_prompt, 0, teacher_prompt, 1, 0)
+    try:
+        return _training(config, load_model_config(config.model), lengths).describe()
+    except NOT_COUNTED as error:
+        return not_estimated(error)
+
+
+def not_estimated(error: Exception) -> str:
+    """The estimate is a courtesy: an architecture that cannot run without contents still trains."""
+    return f"memory is not estimated: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}"

@@ -15,8 +15,8 @@ ROOM = 0.9  # of what is free: the estimate is right within a quarter, mostly ab
 Estimate = Callable[[Config], list[StageMemory]]
 
 LARGER_THAN_ONE_CARD = (
-    "Take a smaller model, a larger card, or several: engine.name=vllm engine.tensor_parallel=N writes the rollouts, "
-    "and `accelerate launch` with the shipped fsdp2.yaml shares the weights in training (docs/gpu.md)"
+    "Take a smaller model, a larger card, or several: engine.name=vllm engine.tensor_parallel=N for rollouts, "
+    "model.device_map=auto for neurons, and `accelerate launch` with fsdp2.yaml for training (docs/gpu.md)"
 )
 
 
@@ -28,7 +28,9 @@ def parse_size(text: str) -> int:
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?GB", text.strip(), flags=re.IGNORECASE)
     if found is None or float(found[1]) <= 0:
-        raise ConfigError(f"--fit is {text!r}; it must be a size such as 24GB, or `free` for what is free now.")
+        raise ConfigError(
+            f"--fit is {text!r}; it must be a size such as 24GB, or `free` for what is free now."
+        )
     return int(float(found[1]) * 1e9)
 
 
@@ -46,9 +48,16 @@ def refuse_too_large(stages: Sequence[StageMemory], limit: int) -> None:
         )
 
 
-def too_large(stages: Sequence[StageMemory], limit: int) -> list[StageMemory]:
-    """The stages that may not fit."""
-    return [stage for stage in stages if stage.peak > ROOM * limit]
+def too_large(stages: Sequence[StageMemory], limit: int, *, engine_adapts: bool = False) -> list[StageMemory]:
+    """The stages that may not fit.
+
+    Args:
+        stages: Of the run.
+        limit: Bytes.
+        engine_adapts: The limit is what is free: then the hf engine holds fewer completions at once by itself.
+    """
+    large = [stage for stage in stages if stage.peak > ROOM * limit]
+    return [stage for stage in large if not (engine_adapts and stage.is_sampling)]
 
 
 def fit(config: Config, model: PretrainedConfig, lengths: RunLengths, limit: int) -> tuple[Config, list[str]]:
@@ -65,7 +74,7 @@ def fit(config: Config, model: PretrainedConfig, lengths: RunLengths, limit: int
     refuse_too_large(stages, limit)
     changes: dict[str, Any] = {}
     while excess := too_large(stages, limit):
-        smaller = _smaller(config, excess[0].stage)
+        smaller = _smaller(config, excess[0])
         if smaller is None:
             raise ConfigError(_nothing_left(excess[0], limit))
         (section, name), value = smaller
@@ -76,20 +85,19 @@ def fit(config: Config, model: PretrainedConfig, lengths: RunLengths, limit: int
     return config, [f"{name}={_as_yaml(value)}" for name, value in changes.items()]
 
 
-def _smaller(config: Config, stage: str) -> tuple[tuple[str, str], Any] | None:
+def _smaller(config: Config, stage: StageMemory) -> tuple[tuple[str, str], Any] | None:
     """The next setting to change for a stage, and its value; None where nothing is left."""
     training = config.training
-    if stage != "training":
-        size = getattr(config, stage).batch_size
-        return ((stage, "batch_size"), size // 2) if size > 1 else None
+    if stage.stage != "training" or stage.is_sampling:
+        section = "rollouts" if stage.stage == "training" else stage.stage
+        size = getattr(config, section).batch_size
+        return ((section, "batch_size"), size // 2) if size > 1 else None
     if not training.trainer.get("gradient_checkpointing"):
         return ("training", "trainer"), {**training.trainer, "gradient_checkpointing": True}
     if training.micro_batch_size > 1:
         per_step = training.completions_per_step()
         fewer = range(training.micro_batch_size // 2, 0, -1)
         return ("training", "micro_batch_size"), next(size for size in fewer if per_step % size == 0)
-    if config.engine.name == "hf" and config.rollouts.batch_size > 1:  # of the student's samples too
-        return ("rollouts", "batch_size"), config.rollouts.batch_size // 2
     return None
 
 

@@ -1,0 +1,163 @@
+"""Every stage's memory by arithmetic and against what real tensors take, and settings that make a run fit."""
+
+import logging
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
+
+from neuron_opsd.config import Config, NeuronSettings, load_config
+from neuron_opsd.early_checks import memory as early
+from neuron_opsd.errors import ConfigError
+from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
+from neuron_opsd.memory.fit import fit, parse_size
+from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.records import Rollout
+from neuron_opsd.training.estimate import _Allocations
+
+LENGTHS = RunLengths(pool_prompt=60, test_prompt=40, teacher_prompt=200, num_pool=64, num_test=16)
+# hidden, intermediate, layers, heads, tied; and the parameters, in billions, that are published.
+QWEN3 = {
+    "4B": (2560, 9728, 36, 32, True, 4.02),
+    "8B": (4096, 12288, 36, 32, False, 8.19),
+    "14B": (5120, 17408, 40, 40, False, 14.77),
+}
+
+
+def qwen3(size: str) -> Qwen3Config:
+    hidden, intermediate, layers, heads, tied, _ = QWEN3[size]
+    return Qwen3Config(
+        vocab_size=151936, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=8, head_dim=128, tie_word_embeddings=tied,
+    )  # fmt: skip
+
+
+def small(**changes) -> LlamaConfig:
+    shape = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4, "vocab_size": 500}
+    return LlamaConfig(**{**shape, "num_attention_heads": 4, "num_key_value_heads": 2, **changes})
+
+
+def settings(*overrides: str, dtype: str = "float32") -> Config:
+    values = {"model.name": "m", "questions.path": "q", "model.dtype": dtype, "training.dtype": dtype}
+    few = ["rollouts.max_new_tokens=100", "training.max_new_tokens=100", "evaluation.max_new_tokens=100"]
+    few += ["training.lora.rank=4", "training.loss_chunk_tokens=64"]
+    return load_config("neuron_opsd", overrides=[*few, *overrides], values=values)
+
+
+def by_stage(config: Config, model, lengths=LENGTHS) -> dict[str, StageMemory]:
+    return {stage.stage: stage for stage in estimate_run(config, model, lengths)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", QWEN3)
+def test_published_shapes_by_arithmetic(size):
+    _, _, layers, _, _, billions = QWEN3[size]
+    given = ["rollouts.max_new_tokens=2048", "training.objective=none", "rollouts.batch_size=32"]
+    lengths = RunLengths(400, 0, 10_240, 1000, 0)
+    found = by_stage(settings(*given, dtype="bfloat16"), qwen3(size), lengths)["rollouts"]
+    assert found.weights == pytest.approx(2e9 * billions, rel=0.01)
+    cache = 32 * (400 + 2048) * layers * 2 * 8 * 128 * 2
+    assert found.working == pytest.approx(cache, rel=0.25)
+    assert found.working > cache
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"intermediate_size": 800, "num_hidden_layers": 2}, {"vocab_size": 20_000}]
+)
+def test_neurons_within_a_quarter_of_what_real_tensors_take(tiny_tokenizer, changes):
+    model = LlamaForCausalLM(small(**changes)).eval()
+    config = settings()
+    rollouts = [_rollout(i, LENGTHS.pool_prompt, 100) for i in range(16)]
+    with _Allocations(model) as allocations:
+        list(capture_neurons(model, tiny_tokenizer, rollouts, NeuronSettings()))
+    assert by_stage(config, model.config)["neurons"].working == pytest.approx(allocations.peak, rel=0.25)
+
+
+def _rollout(number: int, prompt: int, new: int) -> Rollout:
+    state = torch.Generator().manual_seed(number)
+    ids = torch.randint(3, 259, (prompt + new,), generator=state).tolist()
+    return Rollout(
+        question_id=f"q{number}", rollout_index=0, choice_order=(), prompt_ids=tuple(ids[:prompt]),
+        completion_ids=tuple(ids[prompt:]), token_log_probs=(0.0,) * new, reply="", answer=None,
+        finish_reason="stop",
+    )  # fmt: skip
+
+
+def test_fit_makes_batches_smaller_until_every_stage_fits():
+    model, config = small(), settings()
+    whole = by_stage(config, model)
+    limit = int(0.6 * max(stage.peak for stage in whole.values()))
+    fitted, changed = fit(config, model, LENGTHS, limit)
+    assert changed
+    assert all(stage.peak <= limit for stage in estimate_run(fitted, model, LENGTHS))
+    assert fitted.training.completions_per_step() % fitted.training.micro_batch_size == 0
+    assert fit(config, model, LENGTHS, 10**12) == (config, [])
+
+
+def test_what_cannot_fit_is_refused_with_a_way_out():
+    weights = by_stage(settings(), small())["rollouts"].weights
+    with pytest.raises(ConfigError, match=r"weights alone take .* tensor_parallel=N .*fsdp2"):
+        fit(settings(), small(), LENGTHS, weights // 2)
+    with pytest.raises(ConfigError, match=r"even with the smallest batches\. What is left: .*max_new_tokens"):
+        fit(settings(), small(), LENGTHS, int(1.5 * weights))
+
+
+@pytest.mark.parametrize(("text", "size"), [("24GB", 24e9), ("1.5 gb", 1.5e9)])
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["24", "GB", "-3GB", "0GB", "a lot"])
+def test_no_sizes(text):
+    with pytest.raises(ConfigError, match="24GB"):
+        parse_size(text)
+
+
+def test_fit_may_stand_without_a_size():
+    from neuron_opsd.cli import with_fit_value
+
+    assert with_fit_value(["run", "r", "--fit"]) == ["run", "r", "--fit", "free"]
+    assert with_fit_value(["--fit", "seed=1"]) == ["--fit", "free", "seed=1"]
+    assert with_fit_value(["--fit", "24GB", "seed=1"]) == ["--fit", "24GB", "seed=1"]
+    assert with_fit_value(["run", "r"]) == ["run", "r"]
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A model of these shapes, on a card with so many bytes free."""
+
+    def make(free: int) -> None:
+        monkeypatch.setattr(early, "load_model_config", lambda settings: small())
+        monkeypatch.setattr(early, "free_memory", lambda device: free)
+        monkeypatch.setattr(early, "_lengths", lambda config, questions: LENGTHS)
+        monkeypatch.setattr(early, "SMALL_MODEL", 0)
+
+    return make
+
+
+def test_the_early_check_names_what_makes_it_fit(card, caplog):
+    config = settings()
+    training = by_stage(config, small())["training"]
+    card(int(0.8 * training.peak))
+    with caplog.at_level(logging.WARNING):
+        early.check_memory(config, [])
+    assert "training.trainer={gradient_checkpointing: true}" in caplog.text
+    fitted = early.fit_memory(config, [], "free")
+    assert by_stage(fitted, small())["training"].peak < 0.8 * training.peak
+    card(10**12)
+    caplog.clear()
+    early.check_memory(config, [])
+    assert caplog.text == ""
+
+
+def test_the_early_check_refuses_weights_that_do_not_fit(card):
+    card(1000)
+    with pytest.raises(ConfigError, match="weights alone"):
+        early.check_memory(settings(), [])
+
+
+def test_the_plan_has_a_line_for_each_stage(card):
+    card(10**9)
+    lines = early.describe_memory(settings(), [])
+    assert "1.0 GB are free" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["rollouts", "neurons", "training", "evaluation"]
