@@ -15,7 +15,7 @@ from neuron_opsd.model.load import load_model_config
 from neuron_opsd.neurons.capture import MAX_BATCH_TOKENS, MAX_PIECE_CHUNKS, PIECE_TOKENS
 from neuron_opsd.records import Question
 from neuron_opsd.text.prompts import student_messages
-from neuron_opsd.training.estimate import Lengths, count_sampling, estimate_memory, in_words
+from neuron_opsd.training.estimate import Lengths, count_sampling, count_weights, estimate_memory, in_words
 
 NOT_COUNTED = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 NUM_ENCODED = 8  # of the questions with the most characters; the longest prompt is one of theirs
@@ -161,9 +161,7 @@ def _neurons(config: Config, model: PretrainedConfig, lengths: RunLengths) -> St
         + 4 * 3 * min(chunk, piece) * d_ff  # contributions of a chunk, and their selection
         + (4 * segments + 5 * rows) * layers * d_ff  # the best entries of each chunk and completion
     )
-    weights, _ = count_sampling(
-        model, getattr(torch, config.model.dtype), rows=1, num_prompts=1, prompt=2, new=2
-    )
+    weights = count_weights(model, getattr(torch, config.model.dtype))
     return StageMemory("neurons", weights, working, f"{rows} completions at once {in_words(working)}")
 
 

@@ -16,7 +16,7 @@ Estimate = Callable[[Config], list[StageMemory]]
 
 LARGER_THAN_ONE_CARD = (
     "Take a smaller model, a larger card, or several: engine.name=vllm engine.tensor_parallel=N for rollouts, "
-    "model.device_map=auto for neurons, and `accelerate launch` with fsdp2.yaml for training (docs/gpu.md)"
+    "model.device_map=auto for neurons, and `accelerate launch` with fsdp2.yaml for training (docs/memory.md)"
 )
 
 

@@ -136,6 +136,15 @@ def count_sampling(
     return weights, max(prefill, decode)
 
 
+def count_weights(config: PretrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of the weights of a model that only answers."""
+
+    def count(config: PretrainedConfig) -> list[int]:
+        return [_bytes_of_weights(_without_contents(config, dtype), is_4bit=False)[0]]
+
+    return by_depth(config, count)[0]
+
+
 def by_depth(config: PretrainedConfig, count: Callable[[PretrainedConfig], Sequence[int]]) -> list[int]:
     """Numbers of a model of many like layers, from two small depths: each grows by the same with every layer."""
     layers, (low, high) = config.get_text_config().num_hidden_layers, DEPTHS
