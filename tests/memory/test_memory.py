@@ -67,15 +67,15 @@ def test_published_shapes_by_arithmetic(size):
 def test_neurons_within_a_quarter_of_what_real_tensors_take(tiny_tokenizer, changes):
     model = LlamaForCausalLM(small(**changes)).eval()
     config = settings()
-    rollouts = [_rollout(i, LENGTHS.pool_prompt, 100) for i in range(16)]
+    rollouts = [_rollout(i, LENGTHS.pool_prompt, 100, model.config.vocab_size) for i in range(16)]
     with _Allocations(model) as allocations:
         list(capture_neurons(model, tiny_tokenizer, rollouts, NeuronSettings()))
     assert by_stage(config, model.config)["neurons"].working == pytest.approx(allocations.peak, rel=0.25)
 
 
-def _rollout(number: int, prompt: int, new: int) -> Rollout:
+def _rollout(number: int, prompt: int, new: int, vocab: int) -> Rollout:
     state = torch.Generator().manual_seed(number)
-    ids = torch.randint(3, 259, (prompt + new,), generator=state).tolist()
+    ids = torch.randint(3, vocab, (prompt + new,), generator=state).tolist()
     return Rollout(
         question_id=f"q{number}", rollout_index=0, choice_order=(), prompt_ids=tuple(ids[:prompt]),
         completion_ids=tuple(ids[prompt:]), token_log_probs=(0.0,) * new, reply="", answer=None,

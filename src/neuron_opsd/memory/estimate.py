@@ -154,8 +154,9 @@ def _neurons(config: Config, model: PretrainedConfig, lengths: RunLengths) -> St
     piece = min(chunk * max(1, min(MAX_PIECE_CHUNKS, PIECE_TOKENS // chunk)), config.rollouts.max_new_tokens)
     tokens, distinct = rows * (lengths.pool_prompt + piece), min(rows * piece, vocab)
     segments = rows * -(-piece // chunk)
+    is_in_pieces = config.rollouts.max_new_tokens > piece
     working = (
-        rows * whole * layers * kv * size  # cache
+        rows * whole * layers * kv * size * is_in_pieces  # cache
         + tokens * (3 * hidden + 3 * d_ff + 2 * heads * head_size) * size  # one layer
         + 4 * (distinct * (d_ff + hidden) + hidden * d_ff)  # how strongly each neuron speaks for each token
         + 4 * 3 * min(chunk, piece) * d_ff  # contributions of a chunk, and their selection
