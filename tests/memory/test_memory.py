@@ -83,6 +83,7 @@ def _rollout(number: int, prompt: int, new: int, vocab: int) -> Rollout:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_fit_makes_batches_smaller_until_every_stage_fits():
     model, config = small(), settings()
     whole = by_stage(config, model)
@@ -94,6 +95,7 @@ def test_fit_makes_batches_smaller_until_every_stage_fits():
     assert fit(config, model, LENGTHS, 10**12) == (config, [])
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_refused_with_a_way_out():
     weights = by_stage(settings(), small())["rollouts"].weights
     with pytest.raises(ConfigError, match=r"weights alone take .* tensor_parallel=N .*fsdp2"):
@@ -135,6 +137,7 @@ def card(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_the_early_check_names_what_makes_it_fit(card, caplog):
     config = settings()
     training = by_stage(config, small())["training"]
