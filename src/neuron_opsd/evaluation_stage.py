@@ -16,7 +16,7 @@ from neuron_opsd.demonstrations import (
 from neuron_opsd.evaluation.evaluate import evaluate, gold_labels, teacher_gap
 from neuron_opsd.evaluation.general import GeneralSamples
 from neuron_opsd.files import write_text
-from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
+from neuron_opsd.model.base_kl import keep_states, kl_from_base
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import (
     BaseDivergence,
@@ -143,7 +143,7 @@ def _general_samples(bench: Workbench, names: Container[str]) -> GeneralSamples:
         if run.is_needed:
             first = [rollout for rollout in base if rollout.rollout_index == 0]
             texts = [(rollout.prompt_ids, rollout.completion_ids) for rollout in first]
-            kept = keep_base_states(bench.base_model()[0], texts)
+            kept = keep_states(bench.base_model()[0], texts)
             sums = kl_from_base(bench.model(str(bench.folder.path / "model")), texts, kept)
             records = [
                 BaseDivergence(question_id=rollout.question_id, num_tokens=len(rollout.completion_ids), kl=kl)

@@ -24,6 +24,7 @@ from neuron_opsd.errors import ConfigError, DataError, RunFolderError
 from neuron_opsd.evaluation.evaluate import gold_answers
 from neuron_opsd.files import JsonDict, write_text
 from neuron_opsd.model.fingerprint import model_fingerprint
+from neuron_opsd.model.locate import saved_dtype
 from neuron_opsd.records import Question
 from neuron_opsd.report_stage import make_report
 from neuron_opsd.stage_folder import fingerprint_of, safe_name
@@ -62,7 +63,8 @@ def run_harness(
     version = importlib.metadata.version("lm-eval")
     results: JsonDict = {"lm_eval": version}
     for role, name in _models(bench).items():
-        of = {"tasks": _digest(folder), "model": model_fingerprint(name), "dtype": bench.config.model.dtype}
+        dtype = saved_dtype(bench.config.model, name) or bench.config.model.dtype
+        of = {"tasks": _digest(folder), "model": model_fingerprint(name), "dtype": dtype}
         mark = fingerprint_of({**of, "lm_eval": version})
         if mark not in known:
             logger.info("harness: the %s model on the tasks of %s", role, folder)

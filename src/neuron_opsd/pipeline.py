@@ -31,22 +31,29 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation_stage import make_evaluation, make_gold_labels
 from neuron_opsd.files import JsonDict, read_json_lines
 from neuron_opsd.memory.estimate import describe_training
+from neuron_opsd.model.locate import hub_name
 from neuron_opsd.model.template_defaults import with_defaults
 from neuron_opsd.preflight_stage import make_preflight, stop_where_unlikely
 from neuron_opsd.progress import track
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report_stage import card_of, make_report
 from neuron_opsd.rollouts.pseudo_label import vote
-from neuron_opsd.selection.select import count_unusable, select_questions, warn_of_unusable
+from neuron_opsd.selection.select import (
+    count_unusable,
+    select_questions,
+    unread_ids,
+    warn_of_unusable,
+)
 from neuron_opsd.sharded import make_sharded, make_share
 from neuron_opsd.sharded_stages import NeuronStage, SampledStage, evaluation_stages
 from neuron_opsd.stage_folder import StageFolder, add_only_shard, describe_change
 from neuron_opsd.stage_graph import stages_of
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
+from neuron_opsd.training.publish import NUM_PROMPTS, publish
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.token_budget import tokens_left
-from neuron_opsd.training.train import Trained, publish, train
+from neuron_opsd.training.train import Trained, train
 from neuron_opsd.workbench import MODEL_CARD, Workbench
 
 logger = logging.getLogger(__name__)
@@ -95,7 +102,7 @@ def make_selection(bench: Workbench) -> None:
                 left_out=left_out,
             )
             add_only_shard(stage, inputs, records, SelectedQuestion)
-            stage.finish(count_unusable(records, unusable), SelectedQuestion)
+            stage.finish(count_unusable(records, unusable, unread_ids(sets)), SelectedQuestion)
     warn_of_unusable(stage.summary())  # also of a stage that was finished before or taken from the cache
 
 
@@ -171,12 +178,17 @@ def make_trained_model(bench: Workbench) -> None:
             trained, tokenizer = train_by(bench, stage.path, steps, callbacks, token_budget=budget)
         if not processes.is_main():
             return
-        publish(
+        held_out, prompts = bench.held_out_prompts(NUM_PROMPTS)
+        published = publish(
             trained.student,
             with_defaults(tokenizer, config.model.template_args),
             bench.folder.path / "model",
             save=config.training.save,
-            model_card=card_of(bench),
+            base_config=bench.model_config(),
+            base_name=hub_name(config.model.name),
+            prompts=prompts,
+            num_held_out=held_out,
+            model_card=lambda published: card_of(bench, {**trained.summary, "published": published}),
         )
         bench.folder.seal(MODEL_CARD)
         rows = read_json_lines(stage.path / "metrics.jsonl")
@@ -187,6 +199,7 @@ def make_trained_model(bench: Workbench) -> None:
                 "num_completion_tokens": run.num_tokens,
                 "num_loss_tokens": sum(row["num_loss_tokens"] for row in rows),
                 **trained.summary,
+                "published": published,
             },
             files=[stage.path / "metrics.jsonl", *_model_files(bench)],
         )
@@ -248,7 +261,7 @@ def _train(
 
 def _model_files(bench: Workbench) -> list[Path]:
     """The published model, save the card, which evaluation writes again."""
-    files = (bench.folder.path / "model").iterdir()
+    files = (bench.folder.path / "model").rglob("*")
     return sorted(path for path in files if path.is_file() and path.name != "README.md")
 
 

@@ -99,8 +99,11 @@ def _preflight_of(bench: Workbench) -> dict[str, Any] | None:
     return {**verdict, "measures": [*verdict["measures"], *gap["measures"]]}
 
 
-def card_of(bench: Workbench) -> str:
-    """The card of the published model, and what who uses it must know."""
+def card_of(bench: Workbench, training_summary: dict[str, Any] | None = None) -> str:
+    """The card of the published model, and what who uses it must know.
+
+    Of a model whose training is not finished yet, with the summary that it will have.
+    """
     model = bench.config.model
     sentences = [describe_use(bench.tokenizer, model.template_args)]
     if unset := unset_in_published(model):
@@ -109,4 +112,7 @@ def card_of(bench: Workbench) -> str:
             f"The base's generation configuration cannot be saved as it is; left out here: {values}. Give them to "
             "generate() if you want them."
         )
-    return model_card(dataclasses.replace(_report_inputs(bench), usage=[text for text in sentences if text]))
+    inputs = dataclasses.replace(_report_inputs(bench), usage=[text for text in sentences if text])
+    return model_card(
+        inputs if training_summary is None else dataclasses.replace(inputs, training_summary=training_summary)
+    )

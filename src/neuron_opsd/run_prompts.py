@@ -56,6 +56,23 @@ class RunPrompts(RunMaterials):
         ids = self.encoder(teacher=True).encode(self.both_messages(item.question_id, choices, [shown])[1])
         return tuple(ids) if len(ids) <= self.context_settings().max_prompt_tokens else None
 
+    def held_out_prompts(self, count: int) -> tuple[int, list[tuple[int, ...]]]:
+        """The bare prompts of up to `count` pool questions, drawn by seed, and how many of them training did not use.
+
+        Those that training did not use come first.
+        """
+        used = set(self.training_ids())
+        ids = sorted(
+            (question.question_id for question in self.pool),
+            key=lambda name: (name in used, derive_seed(self.config.seed, "publish", name)),
+        )[:count]
+        orders = {name: tuple(range(len(self.questions_by_id[name].choices))) for name in ids}
+        prompts = [
+            tuple(self.encoder().encode(self.both_messages(name, order, ())[0]))
+            for name, order in orders.items()
+        ]
+        return sum(name not in used for name in ids), prompts
+
     def longest_prompts(self) -> tuple[int, int]:
         """Tokens of the selection's longest student prompt, and of its longest teacher prompt."""
         if "contexts" not in self.inputs.made:

@@ -15,13 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neuron_opsd.config import Config, ContextSettings, EvaluationSettings, SelectionSettings
+from neuron_opsd.config import (
+    Config,
+    ContextSettings,
+    EvaluationSettings,
+    RolloutSettings,
+    SelectionSettings,
+)
 from neuron_opsd.config.model import TEMPLATE_DATE
 from neuron_opsd.engines.base import Sampling, sampling_of
 from neuron_opsd.errors import ConfigError, DataError, ModelError
 from neuron_opsd.files import JsonDict, file_digest
 from neuron_opsd.model.fingerprint import model_fingerprint
-from neuron_opsd.model.locate import context_of
+from neuron_opsd.model.locate import context_of, saved_dtype
 from neuron_opsd.questions.load import load_general_questions, load_other_questions, load_questions
 from neuron_opsd.records import Question
 from neuron_opsd.run_folder import RunFolder
@@ -35,9 +41,15 @@ logger = logging.getLogger(__name__)
 
 # Of a stage's code, 1 where it is not named: raise it when the stage makes other records from equal inputs.
 CODE_VERSIONS: dict[str, int] = {
-    "contexts": 2,  # no reply that was cut while thinking, with prompts.keep_thinking either
-    "preflight": 3,  # 2: readable answers count; 3: lengths and ends
     "questions": 2,  # 2: the letters of the file
+    "neurons": 2,  # 2: tokens=answer reads nothing of a reply that was cut inside its thinking
+    "selection": 2,  # 2: what was not read is not ranked by neurons
+    "contexts": 3,  # 2: no reply that was cut while thinking; 3: own_majority shows the rollout of highest mean log-probability
+    "preflight": 4,  # 2: readable answers count; 3: lengths and ends; 4: float32 logits
+    "training": 2,  # 2: float32 logits; merged in float32
+    "evaluation/general_kl": 2,  # 2: float32 logits
+    # 2: float32 logits; a block of thinking that the prompt opens is closed before the option
+    **dict.fromkeys((name for name in STAGES_BEFORE if name.endswith("_options")), 2),
 }
 # Stages whose records hold answers that were read out of replies; `text/replies.py` has the reader's own version.
 READS_REPLIES = frozenset(
@@ -173,7 +185,7 @@ class StageInputs:
         given |= {"template_date": str(model.template_date) if model.template_date != TEMPLATE_DATE else None}
         return {
             "files": files,
-            "dtype": model.dtype,
+            "dtype": saved_dtype(model, name) or model.dtype,
             "chat_template": template,
             "template_args": model.template_args,
         } | {setting: value for setting, value in given.items() if value}
@@ -215,7 +227,7 @@ class StageInputs:
         how = {"num_rollouts": num_rollouts, **_shuffled(asked, settings.shuffle_choices)}
         return {
             "rollouts": {
-                **dataclasses.asdict(sampling_of(settings)),
+                **_sampling(settings),
                 **how,
                 "shard_size": settings.shard_size,
             },
@@ -236,7 +248,7 @@ class StageInputs:
         model = self.config.model.name if is_base else str(self.folder.path / "model")
         how = {"num_samples": settings.num_samples, **_shuffled(asked, settings.shuffle_choices)}
         return {
-            "evaluation": {**dataclasses.asdict(sampling_of(settings)), **how},
+            "evaluation": {**_sampling(settings), **how},
             "rollouts": {"shard_size": self.config.rollouts.shard_size},
             **self._asked(asked, model),
         }
@@ -407,6 +419,13 @@ def _shuffled(asked: Sequence[Question], shuffle: bool) -> JsonDict:
     """Whether choices are shuffled; a question whose choice points at others keeps its order."""
     keeps_order = shuffle and any(has_fixed_order(question.choices) for question in asked)
     return {"shuffle_choices": shuffle} | ({"all of the above": "keeps its order"} if keeps_order else {})
+
+
+def _sampling(settings: RolloutSettings | EvaluationSettings) -> JsonDict:
+    """How a section samples; what it does not set is left out."""
+    return {
+        name: value for name, value in dataclasses.asdict(sampling_of(settings)).items() if value is not None
+    }
 
 
 def _digest(questions: Sequence[Question]) -> str:

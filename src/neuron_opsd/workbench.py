@@ -122,12 +122,14 @@ class Workbench(RunPrompts):
         return load_model_config(self.config.model)
 
     def release_model(self) -> None:
-        """Free the memory of whatever model is loaded here, for other processes."""
+        """Free the memory of whatever model was loaded or trained here.
+
+        A trainer and its student refer to one another: without the collector both would stay.
+        """
         self._close_engine()
-        if self._loaded is not None:
-            self._loaded = None
-            gc.collect()
-            torch.cuda.empty_cache()
+        self._loaded = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def take_base_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The frozen model for training, which changes it: this workbench forgets it."""
@@ -148,8 +150,7 @@ class Workbench(RunPrompts):
                 model, tokenizer, batch_size=batch_size, cache_tokens=self.config.engine.cache_tokens
             )
         if self._engine is None or self._engine[0] != model_name:
-            self._loaded = None  # one model in memory at a time
-            self._close_engine()
+            self.release_model()  # one model in memory at a time
             self._engine = (
                 model_name,
                 other_engine(
@@ -231,8 +232,7 @@ class Workbench(RunPrompts):
 
     def _load(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None  # free the other model first
-            self._close_engine()
+            self.release_model()  # one model in memory at a time
             self._loaded = (name, *load_model(self.config.model, name=name))
         return self._loaded[1], self._loaded[2]
 

@@ -84,6 +84,22 @@ def test_ttrl_makes_the_model_agree_with_itself(tmp_path: Path) -> None:
     assert rows[-1]["vote_share"] > rows[0]["vote_share"] + 0.2
 
 
+def test_completions_that_were_cut_teach_nothing_where_they_are_masked(tmp_path: Path) -> None:
+    """All are cut at one token, so nothing is learned; without the mask it is."""
+    (before, _), (after, _), _, _ = run_grpo(tmp_path / "masked", majority(), steps=2, truncated="mask")
+    assert torch.equal(before, after)
+    (before, _), (after, _), _, _ = run_grpo(tmp_path / "kept", majority(), steps=2)
+    assert not torch.equal(before, after)
+
+
+def test_tokens_of_masked_completions_carry_no_loss() -> None:
+    rows: list[dict] = []
+    reward = MajorityReward(lambda group, ids: "A", num_rollouts=2, on_row=rows.append, end_ids={2})
+    step = type("State", (), {"global_step": 0})()
+    reward([], [], [[5, 6, 2], [5, 6]], [0, 0], [[1], [1]], step)
+    assert (rows[0]["num_completion_tokens"], rows[0]["num_loss_tokens"]) == (5, 3)
+
+
 def test_ttrl_with_shuffled_votes_does_not(tmp_path: Path) -> None:
     state = random.Random(0)
 

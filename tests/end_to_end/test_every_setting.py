@@ -116,6 +116,7 @@ WITH = {
     "selection.score": ["rollouts.num_rollouts=2"],
     "training.unlikely_fraction": ["training.objective=unlikely_tokens"],
     "training.distil": ["training.num_rollouts=2"],
+    "training.max_distilled": ["training.num_rollouts=2", "training.distil=disagreeing"],
     "training.quantization": ["training.save=adapter"],
 }
 # Another file is another model or another set of questions: tests of their own.

@@ -253,6 +253,31 @@ def test_nucleus_by_hand():
         assert set(chosen.tolist()) == allowed, top_p
 
 
+def test_top_k_by_hand():
+    """Masses .1, .4, .2, .3: the k likeliest, in the ratio of their masses; top-p counts the mass that is left."""
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+    uniforms = torch.linspace(0, 0.9999, 7000)
+    for options, expected in [
+        ({"top_k": 1}, [0, 1, 0, 0]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_k": 9}, [0.1, 0.4, 0.2, 0.3]),
+        ({"top_k": 2, "top_p": 0.5}, [0, 1, 0, 0]),  # 4/7 reaches .5; of the whole, .4 would not
+    ]:
+        sampling = Sampling(temperature=1.0, max_new_tokens=1, **options)
+        chosen, log_probs = sample_tokens(logits.expand(7000, -1), uniforms, sampling)
+        shares = torch.bincount(chosen, minlength=4) / 7000
+        torch.testing.assert_close(shares, torch.tensor(expected, dtype=torch.float32), atol=2e-3, rtol=0)
+        torch.testing.assert_close(
+            log_probs, logits[0, chosen]
+        )  # at temperature 1, of the whole distribution
+
+
+def test_of_equal_tokens_top_k_keeps_the_first():
+    sampling = Sampling(temperature=1.0, top_k=2, max_new_tokens=1)
+    chosen, _ = sample_tokens(torch.zeros(100, 5), torch.linspace(0, 0.999, 100), sampling)
+    assert set(chosen.tolist()) == {0, 1}
+
+
 def test_the_ends_of_the_unit_interval_choose_possible_tokens():
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
     for u in (0.0, 1 - 2**-24):

@@ -1,5 +1,6 @@
 """What the engine asks of vLLM, in order, on a GPU that is not there: a stand-in notes the calls."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -69,6 +70,32 @@ def calls_of_two_steps(monkeypatch, tmp_path, student, *, is_gpu: bool) -> list[
 
 def with_adapter():
     return get_peft_model(build_tiny_model(), LoraConfig(r=2, target_modules=["q_proj"]))
+
+
+@pytest.mark.parametrize(
+    ("saved", "served"),
+    [
+        ({"config.json": '{"dtype": "float32"}'}, ("trained", "float32", None)),
+        ({"adapter_config.json": "{}"}, ("base", "bfloat16", "trained")),
+    ],
+)
+def test_a_trained_model_is_sampled_as_it_was_published(monkeypatch, tmp_path, saved, served):
+    """A merged model in its own dtype, not that of the settings; an adapter on the run's base."""
+    started: dict = {}
+    vllm_itself = stand_in([], is_gpu=True)
+    start = vllm_itself.LLM
+    vllm_itself.LLM = lambda **options: (started.update(options), start(**options))[1]
+    monkeypatch.setattr(vllm, "_import_vllm", lambda: vllm_itself)
+    build_tiny_model().save_pretrained(tmp_path / "base")
+    (tmp_path / "trained").mkdir()
+    for name, text in saved.items():
+        (tmp_path / "trained" / name).write_text(text)
+    values = {"model.name": str(tmp_path / "base"), "model.dtype": "bfloat16", "questions.path": "pool.jsonl"}
+    config = load_config("neuron_opsd", values={**values, "engine.name": "vllm"})
+    engine = choose.other_engine(config, build_tiny_tokenizer(), model_name=str(tmp_path / "trained"))
+    adapter = None if engine.adapter is None else Path(engine.adapter.path).name
+    assert (Path(started["model"]).name, started["dtype"], adapter) == served
+    assert started.get("enable_lora", False) == (adapter is not None)
 
 
 def test_on_a_gpu_it_is_awake_whenever_it_is_asked_for_something(monkeypatch, tmp_path):

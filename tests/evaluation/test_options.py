@@ -1,5 +1,7 @@
 """Option probabilities: the rules by hand, against plain torch, and what orders do to a preference for a position."""
 
+import copy
+
 import pytest
 import torch
 
@@ -192,3 +194,19 @@ def test_a_mean_over_domains_names_those_that_are_unreliable() -> None:
     assert mean["option_ece"]["unreliable"] == ["trained"]
     assert mean["option_ece"]["caution"].startswith("Unreliable in b, c: there the model hardly begins")
     assert "caution" not in mean["ece"]
+
+
+def test_a_block_of_thinking_that_the_prompt_opens_is_closed_before_the_option(
+    tiny_model, tiny_tokenizer
+) -> None:
+    """The letter is the answer's, as after an empty thought; not a letter inside the thinking."""
+    plain = copy.deepcopy(tiny_tokenizer)
+    opening = "<|im_start|>assistant\n"
+    thinks, thought = copy.deepcopy(plain), copy.deepcopy(plain)
+    thinks.chat_template = plain.chat_template.replace(opening, opening + "<think>\n")
+    thought.chat_template = plain.chat_template.replace(opening, opening + "<think>\n\n</think>\n\n")
+    found, expected, before = (
+        score(tiny_model, tokenizer, QUESTION, [(0, 1, 2)]) for tokenizer in (thinks, thought, plain)
+    )
+    assert found == expected
+    assert found.probabilities != before.probabilities

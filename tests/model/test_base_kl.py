@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from helpers import build_tiny_model
-from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
+from neuron_opsd.model.base_kl import keep_states, kl_from_base
 
 TEXTS = [([5, 6, 7], [8, 9]), ([1, 2], [3, 4, 5, 6, 7])]
 
@@ -18,7 +18,7 @@ def naive(trained, base, prompt, completion) -> float:
 @pytest.mark.parametrize("tied", [False, True])
 def test_agrees_with_both_models_side_by_side(tied: bool) -> None:
     base, trained = (build_tiny_model(seed=seed, tied=tied) for seed in (0, 1))  # heads and bodies differ
-    found = kl_from_base(trained, TEXTS, keep_base_states(base, TEXTS))
+    found = kl_from_base(trained, TEXTS, keep_states(base, TEXTS))
     with torch.no_grad():
         assert found == pytest.approx([naive(trained, base, *text) for text in TEXTS], rel=1e-4)
         reversed_order = [naive(base, trained, *text) for text in TEXTS]
@@ -27,4 +27,4 @@ def test_agrees_with_both_models_side_by_side(tied: bool) -> None:
 
 def test_an_untrained_model_is_at_no_distance() -> None:
     base = build_tiny_model()
-    assert kl_from_base(build_tiny_model(), TEXTS, keep_base_states(base, TEXTS)) == [0.0, 0.0]
+    assert kl_from_base(build_tiny_model(), TEXTS, keep_states(base, TEXTS)) == [0.0, 0.0]

@@ -218,6 +218,15 @@ def test_only_the_tokens_after_the_last_end_of_thinking_are_read():
     assert (read[2].consensus_score, read[2].num_chunks) == (0, 0)  # nothing follows the thinking
 
 
+def test_of_a_reply_that_was_cut_inside_its_thinking_nothing_is_read():
+    settings = SMALL.model_copy(update={"tokens": "answer"})
+    cut = dataclasses.replace(rollout([3, 4], [5, 6, 7]), reply="<think>Let me see", finish_reason="length")
+    whole = dataclasses.replace(rollout([3, 4], [5, 6, 7]), reply="Let me see")
+    found = list(capture_neurons(build("llama"), letter_tokenizer(has_marker=True), [cut, whole], settings))
+    assert [record.num_chunks for record in found] == [0, 1]
+    assert found[0].consensus_score == 0 < found[1].consensus_score
+
+
 def test_the_end_of_thinking_may_span_several_tokens():
     spelled = [0, 1, 2, 3, 4, 5, 6, 7]
     tokenizer = letter_tokenizer(has_marker=False)

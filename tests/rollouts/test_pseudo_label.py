@@ -11,9 +11,9 @@ def rollout(question: str, index: int, answer: str | None, *log_probs: float) ->
 
 
 ROLLOUTS = [
-    rollout("sum", 2, "9 apples", -0.1, -0.2, -0.3),  # the likeliest of those that agree, though not by token
+    rollout("sum", 2, "9 apples", -0.4, -0.2, -0.3),  # the likeliest token by token, though not as a whole
     rollout("sum", 0, "8", -0.01),
-    rollout("sum", 1, "9", -0.9),
+    rollout("sum", 1, "9", -0.8),
     rollout("sum", 3, None, -0.01),
     rollout("tied", 0, "B", -3.0),
     rollout("tied", 1, "A", -1.0),

@@ -8,17 +8,19 @@ import pytest
 from neuron_opsd.config import SelectionSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.records import NeuronSets, Question
-from neuron_opsd.selection.score import length_residuals, num_kept
-from neuron_opsd.selection.select import count_unusable, select_questions, warn_of_unusable
+from neuron_opsd.selection.score import READS_NEURONS, length_residuals, num_kept
+from neuron_opsd.selection.select import count_unusable, select_questions, unread_ids, warn_of_unusable
 from neuron_opsd.text.answers import Vote
 
 
-def sets(question_id: str, score: int, tokens: int = 10, per_chunk: float = 0.0) -> NeuronSets:
+def sets(
+    question_id: str, score: int, tokens: int = 10, per_chunk: float = 0.0, num_chunks: int = 1
+) -> NeuronSets:
     return NeuronSets(
         question_id=question_id,
         rollout_index=0,
         num_completion_tokens=tokens,
-        num_chunks=1,
+        num_chunks=num_chunks,
         consensus_score=score,
         consensus_score_per_chunk=per_chunk,
         neurons_per_layer=(score,),
@@ -190,3 +192,41 @@ def test_what_is_left_out_ranks_last_and_is_never_kept(caplog):
     warn_of_unusable(count_unusable(list(records(set(), fraction=0.4).values()), {"b", "a"}))
     assert "of 2 selected questions 1 have a reply that was cut" in caplog.text
     assert "(of 5 in the pool, 2)" in caplog.text
+
+
+@pytest.mark.parametrize("score", READS_NEURONS)
+@pytest.mark.parametrize("keep", ["lowest", "highest"])
+def test_a_reply_of_which_no_neuron_was_read_is_not_ranked(score, keep, caplog):
+    """Its consensus score is 0, the lowest there can be."""
+    given = [
+        *(sets(i, FIVE[i], tokens, 1.0) for tokens, i in enumerate(FIVE, start=5)),
+        sets("cut", 0, 99, 0.0, 0),
+    ]
+    found = select_questions(
+        [Question(question_id=item.question_id, domain="d", question="?") for item in given],
+        given,
+        {},
+        SelectionSettings(score=score, keep=keep, fraction=0.9),
+        seed=0,
+    )
+    records = {record.question_id: record for record in found}
+    assert kept(records) == set(FIVE)
+    assert records["cut"].rank == 5
+    residuals = {
+        item.question_id: value for item, value in zip(given[:5], length_residuals(given[:5]), strict=True)
+    }
+    for i in FIVE:  # nor does it bend the line
+        assert records[i].consensus_score_length_residualised == pytest.approx(residuals[i])
+    warn_of_unusable(count_unusable(found, {"cut"}, unread_ids(given)))
+    assert "of 6 questions in the pool 1 have a reply without tokens" in caplog.text
+
+
+def test_a_domain_of_which_no_neuron_was_read_is_an_error():
+    with pytest.raises(DataError, match=r"neurons.tokens=answer left no question of domain d"):
+        select_questions(
+            [Question(question_id="cut", domain="d", question="?")],
+            [sets("cut", 0, num_chunks=0)],
+            {},
+            SelectionSettings(),
+            seed=0,
+        )

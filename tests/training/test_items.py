@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from pydantic import ValidationError
 from training_runs import (
     TOKENIZER,
     assert_same_bits,
@@ -29,6 +30,7 @@ from neuron_opsd.training.items import (
     StudentRollouts,
     TrainingItem,
     carries_loss,
+    first_of_groups,
     loss_places,
     micro_batches,
     padding_fraction,
@@ -276,3 +278,16 @@ def test_the_learning_rate_warms_up_and_stays(tmp_path):
     assert rates[:5] == sorted(set(rates[:5]))  # rising
     assert rates[0] <= 0.0025
     assert rates[4:] == [pytest.approx(0.01)] * 4
+
+
+def test_the_first_few_disagreeing_completions_of_each_group_carry_loss():
+    chosen = settings(distil="disagreeing", num_rollouts=4, max_distilled=2)
+    assert first_of_groups([7, 0, 3, 2, 5], chosen) == {0, 2, 5, 7}
+    with pytest.raises(ValidationError, match=r"training.max_distilled is 3, but training.distil is all"):
+        settings(max_distilled=3)
+
+
+def test_the_student_samples_by_the_settings():
+    chosen = settings(temperature=1.1, top_p=0.95, sample_top_k=20, max_new_tokens=6)
+    rollouts = StudentRollouts(None, LazyItems(0, make_item), chosen)
+    assert rollouts.sampling == Sampling(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=6)

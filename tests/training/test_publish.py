@@ -1,19 +1,29 @@
 """The published model in the hands of others: plain transformers, PEFT, and our own loader."""
 
+import copy
+import gc
+import json
+import weakref
+
 import pytest
 import torch
 from peft import PeftModel
 from pydantic import ValidationError
-from training_runs import TOKENIZER, run, settings
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from training_runs import TOKENIZER, run, settings, tiny_train
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers import build_tiny_model
-from neuron_opsd.config import ModelSettings, TrainingSettings
+from neuron_opsd.config import ModelSettings, TrainingSettings, load_config
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.load import load_model
-from neuron_opsd.training.train import publish, trainable
+from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.training.publish import publish
+from neuron_opsd.training.train import trainable
+from neuron_opsd.workbench import Workbench
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
+PROMPTS = [(5, 6, 7), (8, 9, 10, 11)]
 
 
 @torch.no_grad()
@@ -28,23 +38,123 @@ def base_folder(tmp_path):
     return tmp_path / "base"
 
 
+def published(student, folder, base_folder, *, save="merged", **options) -> dict:
+    return publish(
+        student,
+        TOKENIZER,
+        folder,
+        save=save,
+        base_config=AutoConfig.from_pretrained(base_folder),
+        prompts=PROMPTS,
+        num_held_out=2,
+        model_card=lambda published: f"a card: {published['dtype']}",
+        **options,
+    )
+
+
+def student_in_bfloat16(base_folder, *, size: float):
+    """A student whose adapter's second factors are `size` times noise; 0 has learned nothing."""
+    model, _ = load_model(ModelSettings(name=str(base_folder), dtype="bfloat16"))
+    student = trainable(model, settings(method="lora"), seed=0).eval()
+    torch.manual_seed(1)
+    for name, parameter in student.named_parameters():
+        if "lora_B" in name:
+            parameter.data = size * torch.randn_like(parameter)
+    return student
+
+
+def test_what_a_bfloat16_student_learned_is_in_the_model_that_is_evaluated(tmp_path, base_folder):
+    student = student_in_bfloat16(base_folder, size=2e-3)
+    exact = copy.deepcopy(student).float()
+    expected = logits(exact)
+    with exact.disable_adapter():
+        learned = (expected - logits(exact)).norm()
+    rounded = logits(copy.deepcopy(student).merge_and_unload().float())
+    assert (rounded - expected).norm() > 0.2 * learned  # what was published before
+
+    summary = published(student, tmp_path / "model", base_folder)
+    assert summary["dtype"] == "float32"
+    assert summary["kept_fraction"] > 0.9999
+    assert 0 <= summary["kl_lost"] < 1e-4 * summary["kl_learned"]
+    assert (summary["num_prompts"], summary["num_held_out"]) == (2, 2)
+    assert (tmp_path / "model" / "README.md").read_text() == "a card: float32"
+    ours, _ = load_model(ModelSettings(name=str(base_folder), dtype="bfloat16"), name=str(tmp_path / "model"))
+    assert ours.dtype == torch.float32  # what evaluation reads, whatever model.dtype is
+    torch.testing.assert_close(logits(ours), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_published_where_it_keeps_what_was_learned(tmp_path, base_folder):
+    student = student_in_bfloat16(base_folder, size=1.0)
+    exact = logits(copy.deepcopy(student).float())
+    summary = published(student, tmp_path / "model", base_folder)
+    assert summary["dtype"] == "bfloat16"
+    assert 0.99 < summary["kept_fraction"] < 1
+    ours, _ = load_model(ModelSettings(name=str(base_folder), dtype="bfloat16"), name=str(tmp_path / "model"))
+    assert ours.dtype == torch.bfloat16
+    assert (logits(ours).float() - exact).norm() < 0.1 * exact.norm()
+    assert load_file(tmp_path / "model" / "model.safetensors")["lm_head.weight"].dtype == torch.bfloat16
+
+
+def test_a_student_that_learned_nothing_is_published_in_float32(tmp_path, base_folder):
+    summary = published(student_in_bfloat16(base_folder, size=0.0), tmp_path / "model", base_folder)
+    assert (summary["dtype"], summary["kl_learned"], summary["kept_fraction"]) == ("float32", 0.0, None)
+
+
+def test_the_adapter_is_published_beside_the_merged_model(tmp_path, base_folder):
+    student = student_in_bfloat16(base_folder, size=2e-3)
+    expected = logits(student)
+    published(student, tmp_path / "model", base_folder, base_name="owner/base")
+    adapter = tmp_path / "model" / "adapter"
+    assert sorted(path.name for path in adapter.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert (
+        json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base"
+    )
+    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype="bfloat16")
+    assert torch.equal(logits(PeftModel.from_pretrained(base, adapter)), expected)
+
+
+def test_an_adapter_is_evaluated_on_the_runs_own_base(tmp_path, base_folder):
+    """Though it names the hub's: nothing is downloaded."""
+    student = student_in_bfloat16(base_folder, size=2e-3)
+    expected = logits(student)
+    summary = published(student, tmp_path / "model", base_folder, save="adapter", base_name="owner/base")
+    assert summary == {"form": "adapter", "dtype": None}
+    ours, _ = load_model(ModelSettings(name=str(base_folder), dtype="bfloat16"), name=str(tmp_path / "model"))
+    assert torch.equal(logits(ours), expected)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_configuration_is_the_base_models_own(tmp_path, base_folder, method):
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    student = run(tmp_path / "run", steps=1, model=base, method=method)
+    summary = published(student, tmp_path / "model", base_folder)
+    assert summary["form"] == ("merged" if method == "lora" else "full")
+    before, after = (
+        json.loads((folder / "config.json").read_text()) for folder in (base_folder, tmp_path / "model")
+    )
+    assert after == before
+
+
 def test_adapter_and_merged_model_load_in_transformers_and_peft(tmp_path, base_folder):
     base = AutoModelForCausalLM.from_pretrained(base_folder)
     student = run(tmp_path / "run", steps=2, model=base, method="lora", learning_rate=0.05)
     expected = logits(student)
     assert (expected - logits(build_tiny_model())).abs().max() > 1e-2
 
-    publish(student, TOKENIZER, tmp_path / "adapter", save="adapter", model_card="a card")
-    published = PeftModel.from_pretrained(
+    published(student, tmp_path / "adapter", base_folder, save="adapter")
+    loaded = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base_folder), tmp_path / "adapter"
     )
-    torch.testing.assert_close(logits(published), expected)
+    torch.testing.assert_close(logits(loaded), expected)
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")), expected)
     ours, tokenizer = load_model(ModelSettings(name=str(tmp_path / "adapter"), dtype="float32", device="cpu"))
     torch.testing.assert_close(logits(ours), expected)
     assert tokenizer.chat_template == TOKENIZER.chat_template
 
-    publish(student, TOKENIZER, tmp_path / "merged", save="merged", model_card="a card")
+    published(student, tmp_path / "merged", base_folder)
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
@@ -62,6 +172,35 @@ def test_adapters_sit_on_all_linear_layers_but_the_head():
     }
     assert adapted == linear - {"lm_head"}
     assert len(adapted) == 14
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_float16_is_refused_for_training(method):
+    """A step's gradients would be divided by its tokens in float16, and round to zero."""
+    with pytest.raises(ModelError, match=r"float16.*training\.dtype=float32 or bfloat16"):
+        trainable(build_tiny_model().half(), settings(method=method), seed=0)
+
+
+def test_the_student_is_freed_before_the_trained_model_is_loaded(tmp_path, base_folder):
+    """A trainer and its student refer to one another: the workbench collects them when it loads the next model."""
+    bench = workbench(tmp_path, base_folder)
+    trained = tiny_train(tmp_path / "run", steps=1, model=bench.take_base_model()[0], method="lora")
+    weights = [weakref.ref(parameter) for parameter in trained.student.parameters()]
+    published(trained.student, tmp_path / "model", base_folder)
+    del trained
+    gc.disable()  # what is freed is freed by the workbench, not by chance
+    try:
+        bench.model(str(tmp_path / "model"))
+        assert [ref for ref in weights if ref() is not None] == []
+    finally:
+        gc.enable()
+
+
+def workbench(tmp_path, base_folder) -> Workbench:
+    values = {"model.name": str(base_folder), "questions.path": "pool.jsonl", "model.device": "cpu"}
+    folder = RunFolder.create(tmp_path / "bench")
+    folder.write_config(load_config("neuron_opsd", values=values))
+    return Workbench(folder)
 
 
 def test_a_model_object_without_a_name_is_trained(tmp_path):
@@ -93,6 +232,6 @@ def test_an_adapter_on_a_four_bit_base_is_trained(tmp_path, base_folder):
     model, _ = load_model(options, quantization="4bit")
     student = run(tmp_path / "run", steps=2, model=model, method="lora", learning_rate=0.05)
     assert student.base_model.model.model.layers[0].mlp.down_proj.base_layer.weight.dtype == torch.uint8
-    publish(student, TOKENIZER, tmp_path / "adapter", save="adapter", model_card="a card")
+    published(student, tmp_path / "adapter", base_folder, save="adapter")
     ours, _ = load_model(ModelSettings(name=str(tmp_path / "adapter"), dtype="float32"))
     assert torch.isfinite(ours(IDS.to(ours.device)).logits).all()

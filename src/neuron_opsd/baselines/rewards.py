@@ -1,7 +1,7 @@
 """Rewards without labels, as TRL's GRPOTrainer calls them: agreement with the group's majority, and self-certainty."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import torch
@@ -28,12 +28,16 @@ class Reward:
         num_rollouts: int,
         on_row: Callable[[dict[str, Any]], None],
         relabel: Relabel = lambda votes: votes,
+        end_ids: Collection[int] | None = None,
     ) -> None:
         self.read_answer, self.num_rollouts, self.on_row, self.relabel = (
             read_answer,
             num_rollouts,
             on_row,
             relabel,
+        )
+        self.end_ids = (
+            end_ids  # where given, a completion that ends in none of them was cut, and carries no loss
         )
         self.__name__ = type(self).__name__  # TRL names its figures by it
 
@@ -54,11 +58,12 @@ class Reward:
         rewards = self.values(own, self.relabel(votes), prompt_ids, completion_ids)
         lengths = gather_object([len(ids) for ids in completion_ids])
         total = sum(gather_object(rewards))
+        num_loss_tokens = sum(gather_object([len(ids) for ids in completion_ids if self._carries_loss(ids)]))
         self.on_row(
             {
                 "step": trainer_state.global_step + 1,
                 "num_completion_tokens": sum(lengths),
-                "num_loss_tokens": sum(lengths),
+                "num_loss_tokens": num_loss_tokens,
                 "completion_tokens_mean": sum(lengths) / len(lengths),
                 "parse_rate": sum(answer is not None for _, answer in everyone) / len(everyone),
                 "vote_share": sum(vote.share for vote in votes.values()) / len(votes),
@@ -66,6 +71,9 @@ class Reward:
             }
         )
         return rewards
+
+    def _carries_loss(self, ids: Sequence[int]) -> bool:
+        return self.end_ids is None or (len(ids) > 0 and ids[-1] in self.end_ids)
 
     def values(
         self,

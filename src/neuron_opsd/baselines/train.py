@@ -167,6 +167,8 @@ def make_reward(
         return bench.read_answer(item)
 
     given: dict[str, Any] = {"num_rollouts": settings.num_rollouts, "on_row": metrics.append}
+    if settings.truncated == "mask":  # by TRL's own rule
+        given["end_ids"] = [bench.tokenizer.eos_token_id, bench.tokenizer.pad_token_id]
     if settings.objective == "self_certainty":
         sizes = {"chunk_tokens": settings.loss_chunk_tokens, "micro_batch_size": settings.micro_batch_size}
         return SelfCertaintyReward(read_answer, model=student, **sizes, **given)

@@ -105,6 +105,9 @@ def reinforce(
             "num_generations": settings.num_rollouts,
             "max_completion_length": settings.max_new_tokens,
             "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "top_k": settings.sample_top_k or 0,  # 0: all
+            "mask_truncated_completions": settings.truncated == "mask",
             "beta": settings.kl_weight,
             "shuffle_dataset": False,
             "chat_template_kwargs": template_args,

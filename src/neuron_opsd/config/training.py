@@ -136,6 +136,11 @@ class TrainingSettings(Section):
         description="For distil=disagreeing and contexts.retrieval=own_group: groups whose majority is smaller carry "
         "no loss; 0.5 in 2608.06296.",
     )
+    max_distilled: Count | None = Field(
+        default=None,
+        description="For distil=disagreeing: completions of a group that carry loss, at most, the first sampled; 3 in "
+        "2608.06296. No limit. [ours]",
+    )
     rollout_steps: Count = Field(
         default=1, description="Steps sampled for at once; above 1 the later ones are stale. Fresh is [N]."
     )
@@ -146,6 +151,10 @@ class TrainingSettings(Section):
         default="keep", description="Completions cut at max_new_tokens: keep their loss, or none. [ours]"
     )
     temperature: float = Field(default=1.0, gt=0, description="Of the student's samples. [ours]")
+    top_p: Fraction = Field(default=1.0, description="Nucleus of the student's samples. [ours]")
+    sample_top_k: Count | None = Field(
+        default=None, description="Sample from the k likeliest tokens alone; 20 in 2608.06296. Off. [ours]"
+    )
     max_new_tokens: Count = Field(
         default=2048,
         description="Length limit of the student's samples. Left out: 2,048; 8,192 where the chat template thinks. "
@@ -205,6 +214,15 @@ class TrainingSettings(Section):
             raise ValueError(
                 "training.distil is disagreeing, but training.num_rollouts is 1; a vote needs at least 2. "
                 "Use training.num_rollouts=8."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_limit_needs_those_it_limits(self) -> "TrainingSettings":
+        if self.max_distilled is not None and self.distil != "disagreeing":
+            raise ValueError(
+                f"training.max_distilled is {self.max_distilled}, but training.distil is {self.distil}: it limits the "
+                "disagreeing completions of a group. Leave it out, or use training.distil=disagreeing."
             )
         return self
 

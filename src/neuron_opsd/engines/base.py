@@ -15,6 +15,7 @@ class Sampling:
 
     temperature: float  # 0 is greedy
     top_p: float = 1.0
+    top_k: int | None = None  # the likeliest tokens alone; None: all
     max_new_tokens: int
 
 

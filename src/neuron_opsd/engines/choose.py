@@ -1,6 +1,7 @@
 """The engine that the settings name. vLLM and the HTTP client are imported only where they are asked for."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +11,7 @@ from neuron_opsd.config import Config
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.errors import EngineError
 from neuron_opsd.model.load import CausalLM, configured_end_ids
+from neuron_opsd.model.locate import is_adapter_folder, saved_dtype
 
 
 def other_engine(
@@ -54,11 +56,17 @@ def other_engine(
     settings = config.engine
     if settings.max_model_len is None and longest_text is not None:
         settings = settings.model_copy(update={"max_model_len": longest_text()})
+    is_adapter = model_name != config.model.name and is_adapter_folder(model_name)
+    served = {
+        "name": config.model.name if is_adapter else model_name,
+        "dtype": saved_dtype(config.model, model_name) or config.model.dtype,
+    }
     return VLLMEngine(
         settings,
-        config.model.model_copy(update={"name": model_name}),
+        config.model.model_copy(update=served),
         end_ids,
         seed=config.seed,
         student=student,
+        adapter=Path(model_name) if is_adapter else None,
         lora_rank=config.training.lora.rank,
     )

@@ -302,7 +302,8 @@ def sample_tokens(
     if sampling.temperature == 0:
         chosen = logits.argmax(dim=-1)
     else:
-        probs = torch.softmax(logits / sampling.temperature, dim=-1)
+        kept = logits if sampling.top_k is None else _keep_likeliest(logits, sampling.top_k)
+        probs = torch.softmax(kept / sampling.temperature, dim=-1)
         if sampling.top_p < 1:
             probs = _keep_nucleus(probs, sampling.top_p)
         cumulative = probs.double().cumsum(dim=-1)
@@ -323,6 +324,12 @@ def pad_left(
         ids[row, width - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
         mask[row, width - len(sequence) :] = 1
     return ids.to(device), mask.to(device)
+
+
+def _keep_likeliest(logits: Float[Tensor, "rows vocab"], k: int) -> Float[Tensor, "rows vocab"]:
+    """Minus infinity for all but the k likeliest tokens; of equal ones the first, as in `_keep_nucleus`."""
+    outside = logits.argsort(dim=-1, descending=True, stable=True)[:, k:]
+    return logits.scatter(1, outside, -torch.inf)
 
 
 def _keep_nucleus(probs: Float[Tensor, "rows vocab"], top_p: float) -> Float[Tensor, "rows vocab"]:

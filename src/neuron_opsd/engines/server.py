@@ -161,6 +161,7 @@ class ServerEngine:
                 "return_token_ids": True,
                 "skip_special_tokens": False,
                 **PLAIN,
+                **({} if sampling.top_k is None else {"top_k": sampling.top_k}),
             },
         )
         choice = read_answer(answer, Completions, source=f"{self.settings.url}/completions").choices[0]

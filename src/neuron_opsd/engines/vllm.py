@@ -34,6 +34,7 @@ class VLLMEngine:
         end_ids: Tokens that end a completion.
         seed: Of the engine; each completion has a seed of its own.
         student: The model in training that the engine follows: its adapter where it has one, else all its weights.
+        adapter: The folder of a published adapter, to sample with throughout.
         lora_rank: The largest rank of an adapter.
     """
 
@@ -45,6 +46,7 @@ class VLLMEngine:
         *,
         seed: int = 0,
         student: CausalLM | None = None,
+        adapter: Path | None = None,
         lora_rank: int = 0,
     ) -> None:
         self.vllm = _import_vllm()
@@ -70,7 +72,9 @@ class VLLMEngine:
         if not is_on_gpu:
             # A prompt read in pieces sets its sampler's random state back, which a CPU's cannot: vLLM 0.32 ends there.
             options["enable_chunked_prefill"] = False
-        if isinstance(student, PeftModel):
+        if adapter is not None:
+            self.adapter = self.vllm.lora.request.LoRARequest("published", 1, str(adapter))
+        if adapter is not None or isinstance(student, PeftModel):
             options |= {"enable_lora": True, "max_lora_rank": _rank(lora_rank)}
         self.llm = self._start(options)
 
@@ -168,6 +172,7 @@ class VLLMEngine:
         return self.vllm.SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k or 0,  # 0: all
             max_tokens=sampling.max_new_tokens,
             seed=seed % 2**31,
             logprobs=0,  # that of the sampled token alone

@@ -4,6 +4,8 @@ Rules, the same for every engine, because the options are scored teacher-forced 
 
 - What is scored is the start of the reply. Where letters are shown (`reasoned`, `letter`) it is the letter, under the
   wording that asks for the letter alone; else (`choice_text`, `free`) the choice's text, its initial small or capital.
+- Where the prompt itself opens a block of thinking, it is closed before the option: an empty thought, as those models
+  read it with thinking off.
 - A reply of several tokens counts with the product over its tokens; spellings of one choice are added up.
 - The choices' probabilities are divided by their sum (the option mass, reported), then averaged over the orders of the
   choices that the question's own samples saw, so a preference for a position averages out as it does in the votes.
@@ -93,7 +95,7 @@ def _place(question: Question, order: Order, encoder: ChatEncoder, prompts: Prom
 def _prompt(question: Question, order: Order, encoder: ChatEncoder, prompts: PromptSettings) -> Ids:
     wording = "letter" if prompts.answer_format in ("reasoned", "math") else prompts.answer_format
     messages = student_messages(question, choice_order=order, answer_format=wording, system=prompts.system)
-    return tuple(encoder.encode(messages))
+    return tuple(encoder.encode(messages, closes_thinking=True))
 
 
 def _replies(question: Question, order: Order, encoder: ChatEncoder, answer_format: str) -> list[list[Ids]]:

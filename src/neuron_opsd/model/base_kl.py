@@ -1,10 +1,10 @@
-"""KL(trained || base) on given completions, exact over the vocabulary, with one model in memory at a time.
+"""KL between two models on given completions, exact over the vocabulary, with one model in memory at a time.
 
-The base model leaves behind the hidden states that predict the completion's tokens, and its head: both small beside
-its logits. The trained model then turns its own states and the kept ones into logits, chunk by chunk.
+The first model leaves behind the hidden states that predict the completion's tokens, and its head: both small beside
+its logits. The second model then turns its own states and the kept ones into logits, chunk by chunk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,33 +22,52 @@ Texts = Sequence[tuple[Sequence[int], Sequence[int]]]  # prompt ids, completion 
 
 
 @dataclass(frozen=True, slots=True)
-class BaseStates:
-    """What is kept of the base model, on the CPU."""
+class KeptStates:
+    """What is kept of a model, on the CPU."""
 
     states: list[Float[Tensor, "_ hidden"]]  # for each text, one state a completion token (as many as it has)
     head: Float[Tensor, "vocab hidden"]
 
 
 @torch.inference_mode()
-def keep_base_states(model: CausalLM, texts: Texts) -> BaseStates:
-    """The base model's part."""
+def keep_states(model: CausalLM, texts: Texts) -> KeptStates:
+    """The first model's part."""
     head = unembedding_weight(model).detach().cpu().clone()
-    return BaseStates([_states(model, *text).cpu() for text in texts], head)
+    return KeptStates([_states(model, *text).cpu() for text in texts], head)
 
 
 @torch.inference_mode()
-def kl_from_base(model: CausalLM, texts: Texts, base: BaseStates) -> list[float]:
+def kl_from_base(model: CausalLM, texts: Texts, base: KeptStates) -> list[float]:
     """For each text KL(trained || base) summed over its completion tokens, in nats; `model` is the trained one."""
-    head = base.head.to(model.device)
+    return _kl_sums(model, texts, base, lambda own, kept: forward_kl(kept, own))  # KL(second || first)
+
+
+@torch.inference_mode()
+def kl_to_model(model: CausalLM, texts: Texts, first: KeptStates) -> float:
+    """Mean KL(first || model) of a completion token of all texts, in nats; `model` is the second one."""
+    count = sum(len(completion) for _, completion in texts)
+    return sum(_kl_sums(model, texts, first, forward_kl)) / max(count, 1)
+
+
+def _kl_sums(
+    model: CausalLM, texts: Texts, kept: KeptStates, kl: Callable[[Tensor, Tensor], Tensor]
+) -> list[float]:
+    """For each text the sum over its completion tokens of `kl`, of this model's and the kept log-probabilities.
+
+    In float64: two models that differ by rounding alone are some 1e-12 nats apart, and float32 cannot tell that from 0.
+    """
+    head = kept.head.to(model.device)
     sums = []
-    for text, kept in zip(texts, base.states, strict=True):
+    for text, before in zip(texts, kept.states, strict=True):
         total = 0.0
-        own = _states(model, *text)
-        for start in range(0, len(own), CHUNK_TOKENS):
-            part = slice(start, start + CHUNK_TOKENS)
-            trained = logits_from_hidden(model, own[part]).log_softmax(dim=-1)
-            before = logits_from_hidden(model, kept[part].to(model.device), weight=head).log_softmax(dim=-1)
-            total += forward_kl(before, trained).double().sum().item()  # KL(second || first)
+        for own, others in zip(
+            _states(model, *text).split(CHUNK_TOKENS), before.split(CHUNK_TOKENS), strict=True
+        ):
+            logits = logits_from_hidden(model, own)
+            kept_logits = logits_from_hidden(model, others.to(model.device), weight=head)
+            total += (
+                kl(*(values.double().log_softmax(dim=-1) for values in (logits, kept_logits))).sum().item()
+            )
         if not all_finite([total]):
             raise not_finite(
                 model, [[*text[0], *text[1]]], what="The logits of the base or the trained model"

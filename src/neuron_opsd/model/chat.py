@@ -19,7 +19,7 @@ from neuron_opsd.config import ModelSettings
 from neuron_opsd.config.model import TEMPLATE_DATE
 from neuron_opsd.errors import ModelError
 from neuron_opsd.text.prompts import Message
-from neuron_opsd.text.thinking import closed_in, is_part_of_a_mark, names_a_mark, opened_by
+from neuron_opsd.text.thinking import closed_in, closing_of, is_part_of_a_mark, names_a_mark, opened_by
 
 # Marks the places of special-token text inside a message; private-use characters that no sane text holds.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -59,14 +59,22 @@ class ChatEncoder:
         own = settings.teacher_template_args if teacher else {}
         return cls(tokenizer, template_args={**settings.template_args, **own}, date=settings.template_date)
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], *, closes_thinking: bool = False) -> list[int]:
         """The prompt's token ids, special tokens of the template included, none added twice.
+
+        Args:
+            messages: The turns.
+            closes_thinking: Whether a block of thinking that the template itself opens is closed, so that an answer
+                follows.
 
         Raises:
             ModelError: the template refuses the messages (some refuse a system turn).
         """
+        pieces = self._pieces(messages, opens_reply=True)
+        if closes_thinking and self._opened:
+            pieces[-1] = (f"{pieces[-1][0]}\n{closing_of(self._opened)}\n\n", False)
         ids: list[int] = []
-        for piece, is_held in self._pieces(messages, opens_reply=True):
+        for piece, is_held in pieces:
             if is_held:
                 ids += self._encode_as_text(piece)
             elif piece:

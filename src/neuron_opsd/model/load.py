@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -24,7 +24,7 @@ from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.device import device_of, dtype_of
 from neuron_opsd.model.generation import unset_invalid
-from neuron_opsd.model.locate import resolve_model
+from neuron_opsd.model.locate import is_adapter_folder, resolve_model, saved_dtype
 from neuron_opsd.model.weights import base_of_adapter, check_finite, load_whole
 
 logger = logging.getLogger(__name__)
@@ -43,20 +43,25 @@ def load_model(
 
     Args:
         settings: `model.*`.
-        name: Another model (the trained one) to load with the same settings.
+        name: Another model (the trained one) to load with the same settings, in the dtype that it was saved in. An
+            adapter is put on the model of the settings.
         dtype: Another dtype than that of the settings.
         quantization: "4bit" holds the matrices of linear layers in NF4 (QLoRA, 2305.14314), by bitsandbytes.
 
     Raises:
         ModelError: not found, no chat template, remote code without leave, a device that is not there.
     """
-    device, dtype = device_of(settings), dtype_of(settings) if dtype is None else dtype
+    device, saved = device_of(settings), saved_dtype(settings, name)
+    if dtype is None:
+        dtype = getattr(torch, saved) if saved else dtype_of(settings)
     options: dict[str, Any] = {"device_map": settings.device_map} if settings.device_map else {}
     if quantization == "4bit":
         check_quantization(settings)
         options = {"quantization_config": _nf4(dtype), "device_map": settings.device_map or {"": device}}
     tokenizer = load_tokenizer(settings, name=name)
-    location = resolve_model(name or settings.name)
+    is_adapter = name not in (None, settings.name) and is_adapter_folder(name)
+    source = settings.name if is_adapter else name or settings.name
+    location = resolve_model(source)
     with _explained(location):
         model = load_whole(
             location,
@@ -65,9 +70,12 @@ def load_model(
             attn_implementation=settings.attn_implementation,
             **options,
         )
-    check_finite(model, name or settings.name)
+    check_finite(model, source)
     if model.generation_config is not None:  # else neither a checkpoint nor the trained model could be saved
         unset_invalid(model.generation_config)
+    if is_adapter:
+        # In float32, as it was trained: transformers' own loading would round it to the base's dtype.
+        model = cast(PreTrainedModel, PeftModel.from_pretrained(model, str(name)).get_base_model())
     return (model if options else model.to(device)).eval(), tokenizer  # pyright: ignore[reportArgumentType]
 
 

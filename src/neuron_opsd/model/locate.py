@@ -1,11 +1,16 @@
 """Where a model's files lie, and what they say without being loaded. No torch here: `status` answers at once."""
 
+import re
 from pathlib import Path
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
 from neuron_opsd.files import read_json
 from neuron_opsd.model.gguf import converted_gguf, embedded_gguf
+
+ADAPTER_FOLDER = "adapter"  # in a merged model's folder: the adapter that was merged, as it was trained
+ADAPTER_CONFIG = "adapter_config.json"
+HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 def resolve_model(name: str) -> str:
@@ -24,12 +29,35 @@ def resolve_model(name: str) -> str:
             )
         return str(converted_gguf(path))
     if path.is_dir():
-        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+        if not any((path / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
             raise ModelError(f"{name} is no model folder: it has no config.json, and no adapter_config.json.")
         return str(path)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ModelError(f"No folder or file {name}. Give a model folder, a hub name or a .gguf file.")
     return name
+
+
+def hub_name(name: str) -> str | None:
+    """The model's name on the hub, or None for a local path (which the hub would refuse)."""
+    if name in HUB_NAMES:
+        return HUB_NAMES[name]
+    is_plain = re.fullmatch(r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*", name, flags=re.ASCII)
+    return name if is_plain and not name.endswith(".gguf") else None
+
+
+def is_adapter_folder(name: str) -> bool:
+    """Whether a model is an adapter alone, without the weights that it belongs to."""
+    return (Path(name).expanduser() / ADAPTER_CONFIG).is_file()
+
+
+def saved_dtype(settings: ModelSettings, name: str | None) -> str | None:
+    """The dtype that a trained model was saved in, and is computed in; None for the base model and an adapter on it.
+
+    A float32 model that is read in bfloat16 would lose again what saving it in float32 has kept.
+    """
+    if name is None or name == settings.name or is_adapter_folder(name):
+        return None
+    return (read_json(Path(name) / "config.json") or {}).get("dtype")
 
 
 def context_of(settings: ModelSettings) -> int | None:

@@ -35,7 +35,7 @@ from neuron_opsd.neurons.sets import (
     resolve_sizes,
 )
 from neuron_opsd.records import NeuronSets, Rollout
-from neuron_opsd.text.thinking import answer_offset
+from neuron_opsd.text.thinking import answer_offset, is_left_open
 
 BATCHES_SORTED_TOGETHER = 16  # rollouts held back so that like lengths can share a batch
 MAX_BATCH_TOKENS = 16_384  # padded tokens of a batch: longer completions go in smaller batches
@@ -63,7 +63,8 @@ def capture_neurons(
             out only when those before them are done.
 
     Yields:
-        One record a rollout; a completion without tokens to read gets empty sets.
+        One record a rollout. A completion without tokens to read gets empty sets: an empty one, or with
+        settings.tokens = answer one that was cut inside its thinking.
 
     Raises:
         ModelError: the model has no dense FFNs, or its activations are not finite.
@@ -99,7 +100,7 @@ def _split(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, settings: Neuro
         )
     completion, start = rollout.completion_ids, 0
     if settings.tokens == "answer":
-        start = answer_start(tokenizer, completion)
+        start = len(completion) if is_left_open(rollout.reply) else answer_start(tokenizer, completion)
     stop = settings.first_tokens if settings.tokens == "first" else len(completion)
     return _Text(context=rollout.prompt_ids + completion[:start], read=completion[start:stop])
 

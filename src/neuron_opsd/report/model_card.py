@@ -1,11 +1,11 @@
 """Inputs -> README.md of the published model: front matter, what it is, and the report's own numbers."""
 
-import re
 from typing import Any
 
 import yaml
 
 from neuron_opsd.config import USES_GOLD
+from neuron_opsd.model.locate import hub_name
 from neuron_opsd.report import story, tables
 from neuron_opsd.report.content import CITATION
 from neuron_opsd.report.inputs import ReportInputs
@@ -14,7 +14,6 @@ from neuron_opsd.report.results import general_tables
 from neuron_opsd.text.escape import markdown_block, markdown_text
 
 TAGS = ["neuron-opsd", "self-distillation", "on-policy-distillation", "label-free", "arxiv:2607.02460"]
-HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 def model_card(inputs: ReportInputs) -> str:
@@ -54,14 +53,6 @@ def _front_matter(inputs: ReportInputs) -> dict[str, Any]:
         TAGS if _is_distilled(inputs) else ["uses-gold-answers" if inputs.uses_gold else "label-free"]
     )
     return front
-
-
-def hub_name(name: str) -> str | None:
-    """The model's name on the hub, or None for a local path (which the hub would refuse)."""
-    if name in HUB_NAMES:
-        return HUB_NAMES[name]
-    is_plain = re.fullmatch(r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*", name, flags=re.ASCII)
-    return name if is_plain and not name.endswith(".gguf") else None
 
 
 def _introduction(inputs: ReportInputs) -> str:

@@ -39,7 +39,7 @@ def title(inputs: ReportInputs) -> str:
 def what_was_done(inputs: ReportInputs) -> list[Block]:
     """The stages that ran, in order, with their counts."""
     steps = [_questions(inputs), _rollouts(inputs), _selection(inputs), _contexts(inputs), _training(inputs)]
-    steps.append(_evaluation(inputs))
+    steps += [_published(inputs), _evaluation(inputs)]
     made = [step for step in steps if step]
     description = str(inputs.setting("description", "") or "").strip()
     intro = (
@@ -120,6 +120,40 @@ def _training(inputs: ReportInputs) -> str:
     )
 
 
+def _published(inputs: ReportInputs) -> str:
+    """What is published, in which dtype, and how much of what was learned it keeps."""
+    published = (inputs.training_summary or {}).get("published")
+    if not published:
+        return ""
+    if published["form"] == "adapter":
+        return "Published: the adapter as it was trained, without rounding. The base model is not part of it."
+    if published["form"] == "full":
+        return f"Published: all weights in {published['dtype']}, as they were trained."
+    return (
+        f"Published: the adapter as it was trained, and the model with the adapter merged in float32 and saved in "
+        f"{published['dtype']}. {_what_it_keeps(published)}"
+    )
+
+
+def _what_it_keeps(published: Mapping[str, Any]) -> str:
+    lost, learned, kept = (published[name] for name in ("kl_lost", "kl_learned", "kept_fraction"))
+    where = (
+        f"{published['num_tokens']:,} tokens of the student's replies to {published['num_prompts']} questions of the "
+        f"pool, {published['num_held_out']} of which training did not use"
+    )
+    if kept is None:
+        return f"The student does not differ from the base model on {where}."
+    return (
+        f"Kept: {_share(kept)} of what was learned. KL(student || published) is {lost:.2g} nats a token where "
+        f"KL(student || base) is {learned:.2g}, on {where}."
+    )
+
+
+def _share(kept: float) -> str:
+    """Two decimals, and never 100 % where something is missing."""
+    return "100%" if kept > 0.99999 else f"{min(kept, 0.9999):.2%}"
+
+
 def _evaluation(inputs: ReportInputs) -> str:
     results = inputs.results
     if not results:
@@ -127,8 +161,20 @@ def _evaluation(inputs: ReportInputs) -> str:
     return (
         f"Evaluation: {results['num_samples']} samples a question at temperature {results['temperature']}, "
         f"before and after training, on the same questions; {results['num_bootstrap']:,} bootstrap "
-        "resamples."
+        f"resamples.{_on_what(inputs)}"
     )
+
+
+def _on_what(inputs: ReportInputs) -> str:
+    """That the published model was evaluated, as it was saved; nothing where training published none."""
+    published = (inputs.training_summary or {}).get("published")
+    if not published:
+        return ""
+    dtype, base = published["dtype"], inputs.setting("model.dtype")
+    if dtype is None:
+        return f" The published adapter was evaluated on the base model in {base}."
+    beside = "" if dtype == base else f", beside the base model in {base}"
+    return f" The published model was evaluated, in {dtype} as it was saved{beside}."
 
 
 HEADLINES = {"avg": "accuracy", "ece": "the calibration error"}

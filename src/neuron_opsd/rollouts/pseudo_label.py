@@ -4,6 +4,7 @@ Answers are grouped by equivalence, not by string. An unparsable answer never wi
 of tied answers the one sampled first wins.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 from neuron_opsd.records import Rollout
@@ -49,9 +50,13 @@ def agreeing_rollouts(
 
 
 def likeliest_agreeing(rollouts: Iterable[Rollout]) -> dict[str, Rollout]:
-    """Of each question with a pseudo-label, the rollout of highest probability among those that give it."""
-    return {
-        key: max(group, key=lambda rollout: sum(rollout.token_log_probs))
-        for key, group in agreeing_rollouts(rollouts).items()
-        if group
-    }
+    """Of each question with a pseudo-label, of the rollouts that give it that of the highest mean log-probability.
+
+    The mean of its tokens, because their sum would choose the shortest reply. Of equal ones the first.
+    """
+
+    def mean(rollout: Rollout) -> float:
+        value = rollout.mean_log_prob
+        return -math.inf if value is None else value
+
+    return {key: max(group, key=mean) for key, group in agreeing_rollouts(rollouts).items() if group}

@@ -16,14 +16,20 @@ from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets
 from neuron_opsd.text.answers import Vote
 
+READS_NEURONS = ("consensus", "consensus_length_residualised", "consensus_per_chunk")  # of selection.score
+
 
 def length_residuals(sets: Sequence[NeuronSets]) -> list[float]:
     """Residuals of log s on log completion tokens, by least squares over one domain; unitless.
 
-    Where all lengths are equal there is no slope, and the residual is log s less its mean.
+    Where all lengths are equal there is no slope, and the residual is log s less its mean. A question of which no
+    neuron was read takes no part, and has residual 0.
     """
-    log_s = np.log([max(item.consensus_score, 1) for item in sets])
-    return residuals_on_length(log_s, [item.num_completion_tokens for item in sets]).tolist()
+    read = [item for item in sets if item.num_chunks]
+    log_s = np.log([max(item.consensus_score, 1) for item in read])
+    fitted = residuals_on_length(log_s, [item.num_completion_tokens for item in read]) if read else []
+    of = dict(zip([item.question_id for item in read], map(float, fitted), strict=True))
+    return [of.get(item.question_id, 0.0) for item in sets]
 
 
 def residuals_on_length(values: NDArray[np.float64], num_tokens: Sequence[float]) -> NDArray[np.float64]:

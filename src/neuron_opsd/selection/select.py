@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from neuron_opsd.config import SelectionSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.records import NeuronSets, Question, SelectedQuestion
-from neuron_opsd.selection.score import length_residuals, num_kept, ranking_scores
+from neuron_opsd.selection.score import READS_NEURONS, length_residuals, num_kept, ranking_scores
 from neuron_opsd.text.answers import Vote
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ def select_questions(
 ) -> list[SelectedQuestion]:
     """Score, rank and mark every question of the pool.
 
+    A question of whose reply no neuron was read has no consensus score. Where that is the score, it is ranked behind
+    all others and never selected.
+
     Args:
         questions: The pool.
         neuron_sets: One for each question.
@@ -41,9 +44,11 @@ def select_questions(
         One record for each question, in the order of `questions`.
 
     Raises:
-        DataError: every question of a domain is left out, or `mean_log_probs` is needed and not given.
+        DataError: every question of a domain is left out or unread, or `mean_log_probs` is needed and not given.
     """
     by_id = {item.question_id: item for item in neuron_sets}
+    if settings.score in READS_NEURONS:
+        left_out = {*left_out, *unread_ids(neuron_sets)}
     domains: dict[str, list[NeuronSets]] = {}
     for question in questions:
         domains.setdefault(question.domain, []).append(by_id[question.question_id])
@@ -57,19 +62,40 @@ def select_questions(
     return [ranked[question.question_id] for question in questions]
 
 
-def count_unusable(records: Sequence[SelectedQuestion], unusable: Collection[str]) -> dict[str, int]:
-    """How many questions, and how many of those selected, have a reply that was cut or cannot be read."""
+def unread_ids(neuron_sets: Sequence[NeuronSets]) -> frozenset[str]:
+    """The questions of whose reply no neuron was read: it is empty, or was cut before its answer."""
+    return frozenset(item.question_id for item in neuron_sets if not item.num_chunks)
+
+
+def count_unusable(
+    records: Sequence[SelectedQuestion], unusable: Collection[str], unread: Collection[str] = ()
+) -> dict[str, int]:
+    """How many questions, and how many of those selected, have a reply that was cut or cannot be read.
+
+    And of how many no neuron was read: those no score by neurons selects.
+    """
     selected = [record.question_id for record in records if record.selected]
     return {
         "num_questions": len(records),
         "num_unusable": len(unusable),
+        "num_without_neurons": len(unread),
         "num_selected": len(selected),
         "num_selected_unusable": sum(question_id in unusable for question_id in selected),
     }
 
 
 def warn_of_unusable(counts: Mapping[str, int]) -> None:
-    """Say so where some selected ones are: s(x) is lowest for long replies, so for those that were cut."""
+    """Say so where some selected ones are: s(x) is lowest for long replies, so for those that were cut.
+
+    And where some could not be ranked at all.
+    """
+    if counts.get("num_without_neurons"):
+        logger.warning(
+            "selection: of %(num_questions)d questions in the pool %(num_without_neurons)d have a reply without tokens "
+            "to read neurons from (empty, or cut inside its thinking). No score by neurons ranks them. Raise "
+            "rollouts.max_new_tokens, or set neurons.tokens=all.",
+            counts,
+        )
     if counts.get("num_selected_unusable"):  # a stage of an earlier release does not have it
         logger.warning(
             "selection: of %(num_selected)d selected questions %(num_selected_unusable)d have a reply that was cut or "
@@ -97,9 +123,11 @@ def _rank_domain(
     rank_of = {i: rank for rank, i in enumerate(order)}
     num_candidates = sum(item.question_id not in left_out for item in sets)
     if sets and not num_candidates:
+        is_read = any(item.num_chunks for item in sets)
+        what = "selection.usable_only" if is_read else "neurons.tokens=answer"
         raise DataError(
-            f"selection.usable_only left no question of domain {domain}: all {len(sets)} replies were cut or give no "
-            "readable answer. Raise rollouts.max_new_tokens, or change prompts.answer_format or prompts.system."
+            f"{what} left no question of domain {domain}: all {len(sets)} replies were cut or give no readable answer. "
+            "Raise rollouts.max_new_tokens, or change prompts.answer_format or prompts.system."
         )
     kept = _kept_ranks(num_candidates, num_kept(len(sets), settings.fraction), settings.keep)
     return [

@@ -68,6 +68,16 @@ def names_a_mark(template: str) -> bool:
     return any(opening in template for opening, _ in MARKS)
 
 
+def closing_of(opening: str) -> str:
+    """The mark that closes what `opening` opens."""
+    return dict(MARKS)[opening]
+
+
+def is_left_open(reply: str) -> bool:
+    """Whether a reply ends inside its thinking: it was cut before it came to an answer."""
+    return bool(opened_by(reply))
+
+
 def is_part_of_a_mark(token: str) -> bool:
     """Whether a special token belongs to the marks, alone or with others."""
     return any(token in mark for marks in MARKS for mark in marks)

@@ -53,7 +53,12 @@ class StudentRollouts:
 
     def __init__(self, engine: Engine, items: LazyItems, settings: TrainingSettings) -> None:
         self.engine, self.items, self.settings = engine, items, settings
-        self.sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens)
+        self.sampling = Sampling(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.sample_top_k,
+            max_new_tokens=settings.max_new_tokens,
+        )
         self.held: dict[int, TrainingItem] = {}
 
     def of_step(self, step_items: Sequence[TrainingItem]) -> list[TrainingItem]:
@@ -141,6 +146,14 @@ def carries_loss(
     if settings.distil == "all":
         return True
     return vote is not None and is_settled(vote, settings) and not answers_match(answer, vote.answer)
+
+
+def first_of_groups(places: Iterable[int], settings: TrainingSettings) -> frozenset[int]:
+    """Of the places that carry loss, the first `max_distilled` of each group."""
+    groups: dict[int, list[int]] = {}
+    for place in sorted(places):
+        groups.setdefault(place // settings.num_rollouts, []).append(place)
+    return frozenset(place for group in groups.values() for place in group[: settings.max_distilled])
 
 
 def loss_places(item: TrainingItem, settings: TrainingSettings) -> list[bool]:

@@ -37,6 +37,7 @@ from neuron_opsd.training.items import (
     StudentRollouts,
     TrainingItem,
     carries_loss,
+    first_of_groups,
     is_settled,
     loss_places,
     micro_batches,
@@ -145,6 +146,10 @@ class OpsdTrainer(Trainer):
             )
             for item in items
         ]
+        if self.settings.max_distilled is not None:
+            everywhere = cast(list, gather_object([item.place for item in chosen if item.has_loss]))
+            kept = first_of_groups(everywhere, self.settings)
+            chosen = [replace(item, has_loss=item.place in kept) for item in chosen]
         if self.group_prompt:
             chosen = read_own_group(chosen, answers, votes, self.group_prompt, self.settings)
             settled = [is_settled(vote, self.settings) for vote in votes.values()]

@@ -1,17 +1,14 @@
-"""Stage: teacher contexts -> a trained model. Sets the trainer up, resumes it, and publishes the result."""
+"""Stage: teacher contexts -> a trained student. Sets the trainer up and resumes it; `publish.py` makes the files."""
 
 import logging
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import (
-    PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
     TrainingArguments,
@@ -22,16 +19,14 @@ from neuron_opsd import processes
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.errors import ConfigError, ModelError, NotFiniteError, TrainingError
-from neuron_opsd.files import sync_tree
 from neuron_opsd.model.device import name_of, stay_on
-from neuron_opsd.model.load import CausalLM, end_token_ids
+from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.training.checkpoints import (
     TeacherCallback,
     last_complete_checkpoint,
     num_kept_checkpoints,
     read_held_state,
-    saving,
     step_of,
 )
 from neuron_opsd.training.figures import MetricsFile
@@ -200,8 +195,13 @@ def trainable(model: CausalLM, settings: TrainingSettings, *, seed: int) -> Caus
     """The model with what is to be trained: an adapter on all linear layers, or all weights.
 
     Raises:
-        ModelError: full training of weights that are not float32.
+        ModelError: weights in float16, or full training of weights that are not float32.
     """
+    if model.dtype == torch.float16:
+        raise ModelError(
+            "The model to train is in float16, where gradients of a step round to zero. Set training.dtype=float32 or "
+            "bfloat16."
+        )
     if settings.method == "full":
         if model.dtype != torch.float32:
             raise ModelError(
@@ -306,36 +306,3 @@ def trainer_options(
         "dataloader_pin_memory": False,
         "use_cpu": device.type == "cpu",
     }
-
-
-def publish(
-    student: CausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    save: str,
-    model_card: str,
-) -> None:
-    """Write the trained model as safetensors that plain transformers loads, by rename, whole or not at all.
-
-    Args:
-        student: The trained model, with its adapter if it has one; merging changes it in place.
-        tokenizer: Saved beside it with the chat template.
-        folder: The folder to make; one that is there is replaced.
-        save: "merged", or "adapter" for the adapter alone.
-        model_card: The README.md.
-    """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    end_ids = sorted(end_token_ids(student, tokenizer))
-    if isinstance(student, PeftModel) and save == "merged":
-        student = student.merge_and_unload()  # pyright: ignore[reportAssignmentType]
-    if student.generation_config is not None:
-        student.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
-    with saving(folder):
-        student.save_pretrained(str(temporary))
-        tokenizer.save_pretrained(str(temporary))
-        (temporary / "README.md").write_text(model_card, encoding="utf-8")
-        sync_tree(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)

@@ -1,0 +1,169 @@
+"""The trained model as files, and how much of what was learned they keep.
+
+An adapter is the published form of record: it is saved as it was trained. The merged model beside it is made in
+float32, because the small changes of an adapter round away in bfloat16. It is saved in bfloat16 only where a
+measurement on held-out prompts shows that less than 1 % is lost:
+
+    lost = mean KL(student || published)      learned = mean KL(student || base)      kept = 1 - lost / learned
+
+The texts are the student's own replies to questions that training did not use, so no gold answer takes part. Student
+and base compute in float32, the published model in the dtype that it is saved and evaluated in.
+"""
+
+import copy
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from neuron_opsd.engines.base import Request, Sampling
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.files import sync_tree
+from neuron_opsd.model.base_kl import Texts, keep_states, kl_to_model
+from neuron_opsd.model.device import name_of
+from neuron_opsd.model.load import CausalLM, end_token_ids
+from neuron_opsd.model.locate import ADAPTER_FOLDER
+from neuron_opsd.training.checkpoints import saving
+
+logger = logging.getLogger(__name__)
+
+NUM_PROMPTS = 16  # held-out questions; with replies this short, seconds for a small model
+REPLY_TOKENS = 64
+MAX_LOST = 0.01  # of what was learned, for a dtype narrower than float32
+
+Published = dict[str, Any]  # how the model was published: for the manifest, the report and the card
+
+
+def publish(
+    student: CausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    save: str,
+    base_config: PretrainedConfig,
+    prompts: Sequence[Sequence[int]],
+    num_held_out: int,
+    model_card: Callable[[Published], str],
+    base_name: str | None = None,
+) -> Published:
+    """Write the trained model as safetensors that plain transformers loads, by rename, whole or not at all.
+
+    Args:
+        student: The trained model, with its adapter if it has one; merging changes it in place.
+        tokenizer: Saved beside it with the chat template.
+        folder: The folder to make; one that is there is replaced.
+        save: "merged" (the adapter lies beside it, in a folder of its own), or "adapter" for the adapter alone.
+        base_config: The base model's configuration, untouched by a trainer.
+        prompts: Of questions that training did not use, as far as there are any.
+        num_held_out: How many of them it did not use.
+        model_card: Makes the README.md of what was published.
+        base_name: The base model's name on the hub, for the adapter's configuration.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    end_ids = sorted(end_token_ids(student, tokenizer))
+    if student.generation_config is not None:
+        student.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
+    with saving(folder):
+        if not isinstance(student, PeftModel):
+            _save(student, temporary, base_config)
+            published: Published = {"form": "full", "dtype": name_of(_dtype_of(student))}
+        elif save == "adapter":
+            _save_adapter(student, temporary, base_name)
+            published = {"form": "adapter", "dtype": None}
+        else:
+            _save_adapter(student, temporary / ADAPTER_FOLDER, base_name)
+            published = _save_merged(student, tokenizer, temporary, base_config, prompts)
+            published["num_held_out"] = num_held_out
+        tokenizer.save_pretrained(str(temporary))
+        (temporary / "README.md").write_text(model_card(published), encoding="utf-8")
+        sync_tree(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    return published
+
+
+def _save_adapter(student: PeftModel, folder: Path, base_name: str | None) -> None:
+    if base_name is not None:
+        for config in student.peft_config.values():
+            config.base_model_name_or_path = base_name
+    # Embeddings are not trained; "auto", the default, would look the base model up on the hub.
+    student.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's own card says nothing of this training
+
+
+def _save_merged(
+    student: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    base_config: PretrainedConfig,
+    prompts: Sequence[Sequence[int]],
+) -> Published:
+    """Merge in float32, and save in the run's own dtype where that keeps what was learned, else in float32."""
+    dtype, narrow = torch.float32, _dtype_of(student)
+    student = student.float().eval()
+    texts = _replies(student, tokenizer, prompts)
+    kept = keep_states(student, texts)
+    with student.disable_adapter():
+        learned = kl_to_model(student, texts, kept)
+    merged: PreTrainedModel = student.merge_and_unload()  # pyright: ignore[reportAssignmentType]
+    lost = kl_to_model(merged, texts, kept)
+    _save(merged, folder, base_config)
+    if narrow != torch.float32:
+        merged.to(narrow)  # pyright: ignore[reportArgumentType]
+        lost_narrow = kl_to_model(merged, texts, kept)
+        if lost_narrow < MAX_LOST * learned:
+            dtype, lost = narrow, lost_narrow
+            _save(merged, folder, base_config)
+        else:
+            logger.info(
+                "train: the merged model is saved in float32; %s would keep %s of what was learned",
+                name_of(narrow), _percent(_kept(lost_narrow, learned)),
+            )  # fmt: skip
+    return {
+        "form": "merged",
+        "dtype": name_of(dtype),
+        "kl_learned": learned,
+        "kl_lost": lost,
+        "kept_fraction": _kept(lost, learned),
+        "num_prompts": len(texts),
+        "num_tokens": sum(len(completion) for _, completion in texts),
+    }
+
+
+def _dtype_of(model: CausalLM) -> torch.dtype:
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return cast(torch.dtype, inner.dtype)
+
+
+def _replies(
+    student: CausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]
+) -> Texts:
+    """The student's own short replies to the first prompts, sampled at temperature 1."""
+    requests = [
+        Request(prompt_ids=tuple(ids), seeds=(place,)) for place, ids in enumerate(prompts[:NUM_PROMPTS])
+    ]
+    sampling = Sampling(temperature=1.0, max_new_tokens=REPLY_TOKENS)
+    done = dict(HFEngine(student, tokenizer, batch_size=NUM_PROMPTS).generate(requests, sampling))
+    return [(request.prompt_ids, done[place][0].token_ids) for place, request in enumerate(requests)]
+
+
+def _kept(lost: float, learned: float) -> float | None:
+    """The share of what was learned that is left, at least 0; None where these texts show nothing learned."""
+    return max(0.0, 1 - lost / learned) if learned > 0 else None
+
+
+def _save(model: CausalLM, folder: Path, base_config: PretrainedConfig) -> None:
+    """Save with the base model's configuration: trainers leave theirs changed (`use_cache: false`)."""
+    model.config = copy.deepcopy(base_config)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    model.save_pretrained(str(folder))
+
+
+def _percent(share: float | None) -> str:
+    return "nothing" if share is None else f"{share:.1%}"

@@ -1,0 +1,59 @@
+"""Logits of models in half precision are float32: their products are never rounded."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import build_tiny_model
+from neuron_opsd.model.unembedding import logits_from_hidden
+
+STATES = torch.randn(7, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_product_of_half_precision_is_float32(dtype):
+    model, hidden = build_tiny_model().to(dtype), (10 * STATES).to(dtype)
+    exact = hidden.double() @ model.lm_head.weight.double().T
+    found = logits_from_hidden(model, hidden)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+    assert (nn.functional.linear(hidden, model.lm_head.weight).double() - exact).abs().max() > 1e-3
+
+
+def test_pieces_of_the_matrix_change_nothing(monkeypatch):
+    model, hidden = build_tiny_model().bfloat16(), STATES.bfloat16().view(7, 1, 32)
+    whole = logits_from_hidden(model, hidden)
+    monkeypatch.setattr("neuron_opsd.model.unembedding.ROWS_AT_ONCE", 100)
+    torch.testing.assert_close(logits_from_hidden(model, hidden), whole, rtol=1e-6, atol=1e-6)
+    assert whole.shape == (7, 1, 260)
+
+
+@pytest.mark.parametrize("is_autocast", [False, True])
+def test_gradients_are_those_of_the_exact_product(is_autocast):
+    """Of bfloat16 weights, and of float32 weights under autocast: within the rounding of bfloat16."""
+    exact = build_tiny_model().bfloat16().float()
+    model = copy.deepcopy(exact) if is_autocast else copy.deepcopy(exact).bfloat16()
+    hidden = STATES.bfloat16()
+    outer = torch.randn(7, 260, generator=torch.Generator().manual_seed(1))
+    gradients = {}
+    for name, own in (("exact", exact), ("half", model)):
+        own.requires_grad_(True)
+        leaf = (hidden if name == "half" and not is_autocast else hidden.float()).clone().requires_grad_(True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast and name == "half"):
+            logits = logits_from_hidden(own, leaf)
+        assert logits.dtype == torch.float32
+        gradients[name] = torch.autograd.grad((logits * outer).sum(), [leaf, own.lm_head.weight])
+        gradients[name] += (logits.detach(),)
+    for found, expected, bound in zip(gradients["half"], gradients["exact"], (0.01, 0.01, 1e-6), strict=True):
+        assert (found.float() - expected).norm() <= bound * expected.norm()
+
+
+def test_wider_factors_win():
+    model = build_tiny_model().bfloat16()
+    assert logits_from_hidden(model, STATES).dtype == torch.float32
+    assert logits_from_hidden(build_tiny_model().double(), STATES.double()).dtype == torch.float64
+    kept = model.lm_head.weight.detach().clone()
+    mixed = logits_from_hidden(build_tiny_model(), STATES.bfloat16(), weight=kept)
+    torch.testing.assert_close(mixed, STATES.bfloat16().float() @ kept.float().T)
