@@ -44,7 +44,7 @@ CODE_VERSIONS: dict[str, int] = {
     "questions": 2,  # 2: the letters of the file
     "neurons": 2,  # 2: tokens=answer reads nothing of a reply that was cut inside its thinking
     "selection": 2,  # 2: what was not read is not ranked by neurons
-    "contexts": 3,  # 2: no reply that was cut while thinking; 3: own_majority shows the rollout of highest mean log-probability
+    "contexts": 3,  # 2: no reply that was cut while thinking; 3: own_majority by mean log-probability
     "preflight": 4,  # 2: readable answers count; 3: lengths and ends; 4: float32 logits
     "training": 2,  # 2: float32 logits; merged in float32
     "evaluation/general_kl": 2,  # 2: float32 logits
