@@ -222,10 +222,10 @@ def _letter_with_text(letter: str, after: str, choices: Sequence[str], *, is_las
         after,
     ):
         return Named(None, RULED_OUT)
-    is_own_start = forms_of(choices[index], with_articles=False)[:1] == tuple(
-        w.form for w in words_of(text)[:1]
-    )
-    if is_own_start:
+    own_words = forms_of(choices[index], with_articles=False)
+    said_words = [word.form for word in words_of(text)[:8]]
+    shares_a_word = any(len(word) > 3 and word in own_words for word in said_words)  # "A. having a fireplace"
+    if shares_a_word or said_words[:1] == list(own_words[:1]):
         return Named(letter, is_last=is_last)
     is_genus = re.match(r"\. ?[a-z]", after) and not re.match(
         rf"\. ?(?:{_GOES_ON}|it|this|the|a|an|they|these|he|she|we|i|there|so|hence|thus|therefore)\b", after

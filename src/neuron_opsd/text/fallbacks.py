@@ -37,7 +37,8 @@ _CANNOT_SAY = re.compile(
 
 
 _BEGINS_TO_REASON = re.compile(
-    r"\W{0,6}(?:first(?:ly)?|let(?:'s| us| me)|to (?:help (?:me |us |you )?)?(?:answer|solve|determine|find)|"
+    r"\W{0,6}(?:first(?:ly)?|let(?:'s| us| me)|to (?:help (?:me |us |you )?)?(?:answer|solve|determine|find|"
+    r"see|choose|decide|identify)|"
     r"we (?:need|are asked|have to|must)|"
     r"step 1|assum\w+|suppos\w+|consider\w*|when)\b|.{0,400}?\b(?:if|supposing|assuming)\b",
     re.IGNORECASE,
