@@ -10,7 +10,7 @@ from helpers import build_tiny_tokenizer
 from neuron_opsd.config import LoraSettings, NeuronSettings, TrainingSettings
 from neuron_opsd.engines.base import Completion, Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
-from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
+from neuron_opsd.model.base_kl import keep_states, kl_from_base
 from neuron_opsd.model.option_scores import reply_log_probs
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.neurons.capture import capture_neurons
@@ -49,7 +49,7 @@ def evaluation(model) -> list[float]:
     """Probabilities of options, and the divergence of the model from itself with another norm."""
     scores = reply_log_probs(model, PROMPTS, [[(8,), (9,)], [(8, 9), (4,)]], batch_size=2)
     texts = list(zip(PROMPTS, COMPLETIONS, strict=True))
-    kept = keep_base_states(model, texts)
+    kept = keep_states(model, texts)
     with torch.no_grad():
         model.get_decoder().norm.weight.mul_(1.5)
     return [*(value for row in scores for value in row), *kl_from_base(model, texts, kept)]

@@ -94,6 +94,7 @@ DEPARTS = {
 # Values that differ from the run's, where the type alone does not say one.
 OTHER = {
     "model.chat_template": None,  # a file: made by the test
+    "model.template_date": "2027-03-05",
     "model.template_args": {"extra": 1},
     "model.teacher_template_args": {"extra": 1},
     "prompts.answer_pattern": "([A-D])",

@@ -9,7 +9,7 @@ from helpers import build_tiny_model, build_tiny_tokenizer
 from neuron_opsd.engines.base import Request, Sampling, check_finite
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.errors import EngineError, NotFiniteError
-from neuron_opsd.model.base_kl import keep_base_states, kl_from_base
+from neuron_opsd.model.base_kl import keep_states, kl_from_base
 from neuron_opsd.model.option_scores import reply_log_probs
 
 PROMPT = (5, 6, 7)
@@ -62,7 +62,7 @@ def test_a_value_that_appears_while_sampling_is_found():
 def test_options_and_kl_are_refused_too():
     with pytest.raises(NotFiniteError, match=r"options are NaN or infinite: model.layers.1.mlp.down_proj"):
         reply_log_probs(broken("inf"), [PROMPT], [[(8,), (9,)]], batch_size=2)
-    kept = keep_base_states(build_tiny_model(), [(PROMPT, (8, 9))])
+    kept = keep_states(build_tiny_model(), [(PROMPT, (8, 9))])
     with pytest.raises(NotFiniteError, match=r"model.layers.1.mlp.down_proj"):
         kl_from_base(broken("inf"), [(PROMPT, (8, 9))], kept)
 

@@ -53,7 +53,7 @@ def load_model(
     """
     device, saved = device_of(settings), saved_dtype(settings, name)
     if dtype is None:
-        dtype = getattr(torch, saved) if saved else dtype_of(settings)
+        dtype = cast(torch.dtype, getattr(torch, saved)) if saved else dtype_of(settings)
     options: dict[str, Any] = {"device_map": settings.device_map} if settings.device_map else {}
     if quantization == "4bit":
         check_quantization(settings)
