@@ -51,7 +51,8 @@ def test_compare_two_domains(
         ("random_context", s, t) for s in domains for t in domains
     }
     text = (folder / "table.md").read_text()
-    assert "failed: 2 of 2 cells (DataError: Question" in text
+    assert "failed: 2 of 2 cells (DataError: " in text
+    assert "needs 82 prompt tokens; contexts.max_prompt_tokens is 1" in text
     assert "1 optimiser steps" in text
     # Every question is "sums: what is # + #?": a template of one in each domain.
     assert "| random_context | sums | 100% | 100% |" in text

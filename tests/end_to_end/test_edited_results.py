@@ -78,14 +78,20 @@ def test_a_trained_model_is_kept_when_a_setting_changes(
     whole_run: WholeRun, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The model before is put aside whole; one that is damaged, or made again from the same settings, is not."""
-    before = {file.name: file.read_bytes() for file in (run / "model").iterdir()}
+    before = contents(run / "model")
     command = [*whole_run.command, "--output", str(run)]
     (run / "training" / "metrics.jsonl").write_text("")
     invoke(*command, "--until", "train")
     assert not (run / "model.previous").exists()
     invoke(*command, "--until", "train", "training.learning_rate=0.02")
     assert "training.learning_rate was 0.01 and is 0.02" in caplog.text
-    assert {file.name: file.read_bytes() for file in (run / "model.previous").iterdir()}.items() >= {
-        name: content for name, content in before.items() if name != "README.md"
-    }.items()
+    assert (
+        contents(run / "model.previous").items()
+        >= {name: content for name, content in before.items() if name != "README.md"}.items()
+    )
     assert (run / "model/model.safetensors").read_bytes() != before["model.safetensors"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

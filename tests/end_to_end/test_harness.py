@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from end_to_end.test_compare import line, rows_of, tables  # noqa: F401
 from end_to_end.test_pipeline import run
 from neuron_opsd import harness
+from neuron_opsd.own_folder import claim
 
 needs_it = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
 
@@ -88,10 +89,13 @@ def test_the_harness_scores_each_cell_and_its_figures_stand_in_the_tables(
 
 
 def test_what_the_harness_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "run").mkdir()
-    settings = {"model": {"name": "m"}, "questions": {"path": "q"}}
+    claim(tmp_path / "run", "run")
+    settings = {"model": {"name": str(tiny_model_folder)}, "questions": {"path": "q"}}
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setattr(harness, "_is_installed", lambda: False)
     assert run(["harness", str(tmp_path / "run")], monkeypatch) == 2

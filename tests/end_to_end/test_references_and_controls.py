@@ -263,7 +263,10 @@ def test_own_answers_of_selected_questions_alone(made, lettered_model_folder: Pa
 def test_settings_of_own_answers_that_contradict_one_another_are_refused() -> None:
     given = {"model.name": "m", "questions.path": "q"}
     for more, words in (
-        ({"training.num_rollouts": 1, "training.distil": "all"}, "training.num_rollouts is 1"),
+        (
+            {"training.num_rollouts": 1, "training.distil": "all", "training.max_distilled": None},
+            "training.num_rollouts is 1",
+        ),
         ({"evaluation.context": True}, "evaluation.context"),
         ({"contexts.replies": "permuted"}, "contexts.replies is permuted"),
     ):

@@ -193,7 +193,7 @@ def test_bad_settings_are_refused_by_name(tmp_path, changes, message):
 
 def test_full_training_in_bfloat16_is_refused(tmp_path):
     items = LazyItems(8, make_item)
-    with pytest.raises(ModelError, match=r"model\.dtype=float32"):
+    with pytest.raises(ModelError, match=r"training\.dtype=float32"):
         train(
             build_tiny_model().bfloat16(), lambda s: HFEngine(s, TOKENIZER), items, settings(),
             folder=tmp_path, num_steps=1, seed=0,

@@ -16,6 +16,7 @@ ADAM_AND_WEIGHTS = (
     3 * 4
 )  # bytes for each trained parameter in a checkpoint: itself and two moments, in float32
 TEACHER = 4  # bytes for each: the EMA's copy
+LITTLE = 1e9  # bytes: a disk that lacks no more than this says so when it is full, and the run resumes
 
 
 def check_output(output: Path) -> None:
@@ -37,12 +38,14 @@ def check_output(output: Path) -> None:
 
 
 def check_room(output: Path, config: Config, skeleton: PreTrainedModel) -> None:
-    """Refuse a disk without room for checkpoints and the trained model.
+    """Refuse a disk without room for checkpoints and the trained model, where these are large.
 
     Raises:
         RunFolderError: how much there is, and how much is needed for what.
     """
     needed = bytes_written(config, skeleton)
+    if needed < LITTLE:
+        return
     there = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) if output.is_dir() else 0
     free = shutil.disk_usage(_existing(output)).free + there
     if free < needed:

@@ -90,9 +90,10 @@ def publish(
 
 
 def _save_adapter(student: PeftModel, folder: Path, base_name: str | None) -> None:
-    if base_name is not None:
-        for config in student.peft_config.values():
-            config.base_model_name_or_path = base_name
+    for config in student.peft_config.values():
+        config.base_model_name_or_path = base_name or config.base_model_name_or_path
+        # PEFT holds names in a set, and would write them in an order that differs from process to process.
+        config.target_modules = sorted(config.target_modules)  # pyright: ignore[reportAttributeAccessIssue]
     # Embeddings are not trained; "auto", the default, would look the base model up on the hub.
     student.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's own card says nothing of this training
