@@ -1,14 +1,16 @@
 """Tokens a second of the rollout engines on the same requests, interleaved.
 
     python benchmarks/generation.py --questions demo/data/film_reviews.questions.jsonl
+    python benchmarks/generation.py --engines apart merged --questions demo/data/film_reviews.questions.jsonl
     .venv-vllm/bin/python benchmarks/generation.py --engines vllm bare_vllm --model FOLDER --questions FILE
 
 Prompts of at least 150 tokens, 8 samples each, temperature 1, lengths as sampled, at most 256 tokens. `generate` is
 `model.generate` with `num_return_sequences=8`, prompts sorted by length, at every batch size asked for; it is compared
 at its best. `bare_vllm` is the LLM object of our engine, called as its documentation shows, without log-probabilities:
-with n=8 and no seeds, and with a seed for each sample (the engine's own samples, token for token). Each call of vLLM
-begins with an empty prefix cache. Tokens are those of the completions, the end token included. Model loading and
-warming up are not timed; prefill is.
+with n=8 and no seeds, and with a seed for each sample (the engine's own samples, token for token). `apart` and `merged`
+are `hf` with a fresh LoRA adapter of rank 32 on every linear layer, beside the weights and merged into them. Each
+call of vLLM begins with an empty prefix cache. Tokens are those of the completions, the end token included. Model
+loading and warming up are not timed; prefill is.
 """
 
 # ruff: noqa: T201
@@ -21,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.config import EngineSettings, ModelSettings
@@ -40,7 +43,10 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, required=True, help="JSONL with a `question` field")
     parser.add_argument("--model", default="embedded:smollm2-135m", help="a folder in vLLM's environment")
     parser.add_argument(
-        "--engines", nargs="+", choices=("generate", "hf", "vllm", "bare_vllm"), default=["generate", "hf"]
+        "--engines",
+        nargs="+",
+        choices=("generate", "hf", "apart", "merged", "vllm", "bare_vllm"),
+        default=["generate", "hf"],
     )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="auto")
@@ -50,6 +56,9 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count CPU time, where others use the machine too"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = ModelSettings(name=arguments.model, dtype=arguments.dtype, device=arguments.device)
@@ -63,28 +72,32 @@ def main() -> None:
     runs: dict[str, Callable[[], int]] = {}
     if {"generate", "hf"} & set(arguments.engines):
         runs |= _transformers_runs(settings, requests, sampling, arguments)
+    if {"apart", "merged"} & set(arguments.engines):
+        runs |= _adapter_runs(settings, requests, sampling, arguments)
     if {"vllm", "bare_vllm"} & set(arguments.engines):
         runs |= _vllm_runs(settings, tokenizer, requests, sampling)
     compare(
-        {name: run for name, run in runs.items() if name.split()[0] in arguments.engines}, arguments.rounds
+        {name: run for name, run in runs.items() if name.split()[0] in arguments.engines},
+        arguments.rounds,
+        time.process_time if arguments.cpu_time else time.perf_counter,
     )
 
 
-def compare(runs: dict[str, Callable[[], int]], num_rounds: int) -> None:
+def compare(runs: dict[str, Callable[[], int]], num_rounds: int, clock: Callable[[], float]) -> None:
     """Run all in turn, and print each one's median beside the best of those that are not ours."""
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(num_rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             num_tokens = run()
-            seconds = time.perf_counter() - start
+            seconds = clock() - start
             speeds[name].append(num_tokens / seconds)
             print(
                 f"round {i + 1}, {name}: {num_tokens:,} tokens, {seconds:.1f} s, {speeds[name][-1]:.0f} tokens/s"
             )
     plain = [name for name in runs if name.startswith("generate")]
     others = {max(plain, key=lambda name: median(speeds[name]))} if plain else set()
-    others |= {name for name in runs if name.startswith("bare_vllm")}
+    others |= {name for name in runs if name.startswith(("apart", "bare_vllm"))}
     for name, found in speeds.items():
         print(f"{name}: {median(found):.0f} tokens/s")
         for other in sorted(others - {name}):
@@ -114,6 +127,22 @@ def _transformers_runs(
     for size in arguments.batch_sizes:
         yield f"generate {size}", lambda size=size: _plain(model, tokenizer, requests, sampling, size)
         yield f"hf {size}", lambda size=size: _engine(model, tokenizer, requests, sampling, size)
+
+
+def _adapter_runs(
+    settings: ModelSettings, requests: Sequence[Request], sampling: Sampling, arguments: argparse.Namespace
+) -> Iterator[tuple[str, Callable[[], int]]]:
+    model, tokenizer = load_model(settings)
+    student = get_peft_model(model, LoraConfig(r=32, target_modules="all-linear")).eval()
+    for size in arguments.batch_sizes:
+        for name in ("apart", "merged"):
+            merges = name == "merged"
+            yield (
+                f"{name} {size}",
+                lambda size=size, merges=merges: _engine(
+                    student, tokenizer, requests, sampling, size, merges=merges
+                ),
+            )
 
 
 def _vllm_runs(
@@ -149,8 +178,11 @@ def _vllm_runs(
     yield "bare_vllm seeds", lambda: bare(singles)
 
 
-def _engine(model, tokenizer, requests: Sequence[Request], sampling: Sampling, batch_size: int) -> int:
+def _engine(
+    model, tokenizer, requests: Sequence[Request], sampling: Sampling, batch_size: int, *, merges: bool = True
+) -> int:
     engine = HFEngine(model, tokenizer, batch_size=batch_size)
+    engine.merges = merges
     return sum(len(c.token_ids) for _, group in engine.generate(requests, sampling) for c in group)
 
 

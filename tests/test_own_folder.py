@@ -56,14 +56,16 @@ def test_a_run_made_before_the_mark_is_told_so(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("left", [(), (".lock",), (f".{MARK}.1.tmp",), (".lock", f".{MARK}.99.tmp")])
+@pytest.mark.parametrize(
+    "left", [(), (".DS_Store",), (".lock",), (f".{MARK}.1.tmp",), (".lock", f".{MARK}.99.tmp")]
+)
 def test_what_a_killed_start_leaves_is_taken(tmp_path: Path, left: tuple[str, ...]) -> None:
     for name in left:
         (tmp_path / name).write_text("{")
     run = RunFolder.create(tmp_path)
     with run.locked():
         run.write_config(CONFIG)
-    assert sorted(contents(tmp_path)) == [".lock", "config.yaml", MARK]
+    assert sorted(contents(tmp_path).keys() - {".DS_Store"}) == [".lock", "config.yaml", MARK]
     assert RunFolder.open(tmp_path).config() == CONFIG
 
 

@@ -97,13 +97,15 @@ def harness(
     ] = None,
 ) -> None:
     """Score base and trained model with lm-evaluation-harness, offline; of a comparison, every finished cell."""
+    from neuron_opsd.harness import check_installed, describe, run_harness
+
     quieten_libraries()
+    check_installed()
     if (run / "comparison.json").is_file():
         from neuron_opsd.comparison.harness import harness_of_cells
 
         say(harness_of_cells(run, tasks=tasks))
         return
-    from neuron_opsd.harness import describe, run_harness
     from neuron_opsd.workbench import Workbench
 
     folder = RunFolder.open(run)

@@ -75,15 +75,24 @@ def run_harness(
     return results
 
 
+def check_installed() -> None:
+    """Before anything else is looked at.
+
+    Raises:
+        ConfigError: it is not, with the command that installs it.
+    """
+    if not _is_installed():
+        raise ConfigError(
+            "lm-evaluation-harness is not installed. Install it with pip install neuron-opsd[harness]."
+        )
+
+
 def _is_installed() -> bool:
     return importlib.util.find_spec("lm_eval") is not None
 
 
 def _check(bench: Workbench, tasks: Path | None) -> None:
-    if not _is_installed():
-        raise ConfigError(
-            "lm-evaluation-harness is not installed. Install it with pip install neuron-opsd[harness]."
-        )
+    check_installed()
     if tasks is not None and not [*tasks.rglob("*.yaml"), *tasks.rglob("*.yml")]:
         raise ConfigError(f"--tasks is {tasks}, where no task file (*.yaml) lies.")
     if bench.folder.read_result(RESULTS) is None:

@@ -10,8 +10,8 @@ from neuron_opsd.errors import RunFolderError
 from neuron_opsd.files import dump_json, explain_disk_errors, read_json, write_text
 
 MARK = "neuron_opsd.json"
-# A process killed before it wrote the mark leaves no more than these.
-_TRACE = re.compile(rf"\.lock|\.{re.escape(MARK)}\.\d+\.tmp")
+# A process killed before it wrote the mark leaves no more than these. macOS puts .DS_Store into any folder.
+_TRACE = re.compile(rf"\.DS_Store|\.lock|\.{re.escape(MARK)}\.\d+\.tmp")
 
 
 def claim(folder: Path, kind: str) -> None:

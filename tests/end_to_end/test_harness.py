@@ -98,8 +98,9 @@ def test_what_the_harness_needs(
     settings = {"model": {"name": str(tiny_model_folder)}, "questions": {"path": "q"}}
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setattr(harness, "_is_installed", lambda: False)
-    assert run(["harness", str(tmp_path / "run")], monkeypatch) == 2
-    assert "neuron-opsd[harness]" in capsys.readouterr().err
+    for folder in ("run", "nowhere"):  # said before the run, and its model, are looked for
+        assert run(["harness", str(tmp_path / folder)], monkeypatch) == 2
+        assert "neuron-opsd[harness]" in capsys.readouterr().err
     monkeypatch.setattr(harness, "_is_installed", lambda: True)
     assert run(["harness", str(tmp_path / "run")], monkeypatch) == 2
     assert "is not evaluated yet" in capsys.readouterr().err

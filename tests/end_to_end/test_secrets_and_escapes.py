@@ -1,6 +1,7 @@
 """A hostile run: a server that echoes the key and writes escape sequences, and questions whose domain does too."""
 
 import json
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 from end_to_end.conftest import command_for, write_questions
 from end_to_end.fork_run import ForkedRun
 from engines.test_server import serve  # noqa: F401  (a fixture)
+from neuron_opsd.records import Rollout
+from neuron_opsd.redaction import redact
+from neuron_opsd.run_folder import RunFolder
 
 KEY = 'sk"planted\\secret-0123456789'
 TOKEN = "hf_PlantedHubTokenOf0123456789"
@@ -51,7 +55,13 @@ def files_of(run: Path) -> dict[str, str]:
     }
 
 
-def test_a_server_that_echoes_the_key(serve, asked: list[str], tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("in_replies", [False, True])
+def test_a_server_that_echoes_the_key(
+    serve,  # noqa: F811
+    asked: list[str],
+    tmp_path: Path,
+    in_replies: bool,
+) -> None:
     keys = []
 
     def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -60,18 +70,56 @@ def test_a_server_that_echoes_the_key(serve, asked: list[str], tmp_path: Path) -
             return 200, {"data": [{"id": "served"}]}
         if path == "/version":
             return 200, {"version": f"1 {KEY}"}
-        return 200, {"choices": [{"text": f"A {KEY}", "finish_reason": "stop", "logprobs": None}]}
+        return 200, {
+            "choices": [{"text": f"A {KEY if in_replies else ''}", "finish_reason": "stop", "logprobs": None}]
+        }
 
     status, said = outcome([*asked, *SERVED, f"engine.url={serve(answer)}"], tmp_path)
-    assert status == 0, said
+    assert status == (2 if in_replies else 0), said
+    assert ("wrote the value of NEURON_OPSD_API_KEY in a reply" in " ".join(said.split())) == in_replies
     assert set(keys) == {f"Bearer {KEY}"}  # as it is, without the line break
     assert_clean(said)
     files = files_of(tmp_path / "run")
-    assert any("records.jsonl" in name for name in files)
+    assert in_replies or any("records.jsonl" in name for name in files)
     for name, text in files.items():
         assert KEY not in text, name
         assert json.dumps(KEY)[1:-1] not in text, name
         assert TOKEN not in text, name
+
+
+def test_a_password_that_is_a_word_changes_no_reply_and_no_setting(
+    serve,  # noqa: F811
+    asked: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/v1/models":
+            return 200, {"data": [{"id": "postgres-7b"}]}
+        reply = {"text": "The database is postgres. A", "finish_reason": "stop", "logprobs": None}
+        return 200, {"choices": [reply]}
+
+    monkeypatch.setenv("POSTGRES_PASSWORD", "postgres")
+    pool = tmp_path / "postgres" / "q.jsonl"
+    pool.parent.mkdir()
+    pool.write_bytes((tmp_path / "pool.jsonl").read_bytes())
+    command = [str(pool) if word == str(tmp_path / "pool.jsonl") else word for word in asked]
+    assert command != asked
+    command += [*SERVED, f"engine.url={serve(answer)}"]
+    for _ in range(2):  # also the run that is there
+        status, said = outcome(command, tmp_path)
+        assert status == 0, said
+    assert {rollout.reply for rollout in RunFolder(tmp_path / "run").stage("rollouts").read(Rollout)} == {
+        "The database is postgres. A"
+    }
+    assert RunFolder(tmp_path / "run").config().questions.path == str(pool)
+
+
+def test_a_long_text_is_looked_through_in_no_time() -> None:
+    start = time.perf_counter()
+    for long in ("a" * 200_000, "a." * 100_000, "a://" * 50_000):
+        assert redact(long) == long
+    assert time.perf_counter() - start < 2
 
 
 @pytest.mark.parametrize("status", [401, 500])

@@ -40,6 +40,21 @@ def test_completions_are_those_of_the_adapter_apart(tiny_tokenizer, monkeypatch)
     assert base == plain != together
 
 
+def test_merged_or_apart_is_decided_when_the_engine_is_made(tiny_tokenizer, monkeypatch):
+    engine = HFEngine(model := student(), tiny_tokenizer)
+    monkeypatch.setattr(merged, "free_memory", lambda device: None)
+    running = engine.generate(REQUESTS, SAMPLING)
+    next(running)
+    assert all(is_merged(model))
+    running.close()
+    later = HFEngine(model, tiny_tokenizer)
+    monkeypatch.undo()
+    running = later.generate(REQUESTS, SAMPLING)
+    next(running)
+    assert not any(is_merged(model))
+    running.close()
+
+
 def test_no_bit_is_left_behind_also_when_sampling_is_given_up(tiny_tokenizer):
     model = student()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -136,6 +136,15 @@ def test_the_key_is_sent_and_never_shown(serve, monkeypatch):
     assert "very-secret" not in str(caught.value)
 
 
+def test_a_long_refusal_is_shortened_and_says_so(serve):
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return 500, {"error": "no" * 8_000}
+
+    with pytest.raises(EngineError, match=r"shortened: the first 400 of 16,013 characters") as caught:
+        engine(serve(answer))
+    assert len(str(caught.value)) < 700
+
+
 def test_text_alone_serves_rollouts_and_is_refused_for_training(serve, caplog):
     def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return completion(body, with_ids=False) if path == "/v1/completions" else plain(path, body)

@@ -145,6 +145,25 @@ def test_the_default_budget_is_a_share_of_free_memory(tiny_model, monkeypatch):
     assert hf.free_cache_tokens(tiny_model) is None
 
 
+def test_a_default_budget_that_is_too_small_goes_on_with_one_warning(
+    tiny_model, tiny_tokenizer, monkeypatch, caplog
+):
+    requests, sampling = long_requests()
+    plain = dict(HFEngine(tiny_model, tiny_tokenizer).generate(requests, sampling))
+    monkeypatch.setattr(hf, "free_memory", lambda device: 20_000)
+    engine = HFEngine(tiny_model, tiny_tokenizer)
+    for _ in range(2):
+        found = dict(engine.generate(requests, sampling))
+        assert all(
+            completion.token_ids == expected.token_ids
+            for i in plain
+            for completion, expected in zip(found[i], plain[i], strict=True)
+        )
+    warned = [record for record in caplog.records if "memory that is free" in record.getMessage()]
+    assert len(warned) == 1
+    assert "46 tokens" in warned[0].getMessage()
+
+
 def test_prompts_are_read_in_passes_of_bounded_size(tiny_model, tiny_tokenizer, monkeypatch):
     monkeypatch.setattr(hf, "PREFILL_TOKENS", 40)
     shapes = []

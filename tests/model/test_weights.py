@@ -56,10 +56,6 @@ HARMS: dict[str, tuple[Callable[[Weights], Weights], str]] = {
     "no embedding": (without("embed_tokens"), "lacks .*model.embed_tokens.weight"),
     "one matrix": (without("layers.0.self_attn.q_proj"), "lacks model.layers.0.self_attn.q_proj.weight"),
     "nothing": (lambda weights: {}, "lacks .* and "),
-    "a layer too many": (
-        lambda weights: weights | {k.replace("s.1.", "s.2."): v.clone() for k, v in weights.items() if "s.1." in k},
-        "holds besides what its config.json asks for model.layers.2.",
-    ),
     "another shape": (lambda weights: weights | {"model.norm.weight": torch.ones(3)}, "cannot be loaded"),
 }  # fmt: skip
 
@@ -123,6 +119,31 @@ def test_whole_models_are_taken(folder: Path, more: Weights) -> None:
     load(folder)
 
 
+def another_layer(weights: Weights) -> Weights:
+    return weights | {k.replace("s.1.", "s.2."): v.clone() for k, v in weights.items() if "s.1." in k}
+
+
+EXTRAS: dict[str, tuple[Callable[[Weights], Weights], str]] = {
+    "a value head": (lambda weights: weights | {"v_head.summary.weight": torch.ones(1, 32)}, "v_head.summary.weight"),
+    "a layer that predicts further tokens": (another_layer, "model.layers.2."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_weights_that_are_not_asked_for_are_named_once_and_left_out(
+    folder: Path, extra: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = load(folder).state_dict()
+    edit, named = EXTRAS[extra]
+    change(folder, edit)
+    check_weights(ModelSettings(name=str(folder)))
+    loaded = load(folder).state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in loaded.items())
+    said = [record.getMessage() for record in caplog.records if "also holds" in record.getMessage()]
+    assert len(said) == 1
+    assert named in said[0]
+
+
 ADAPTER_HARMS = {
     "whole": (lambda weights: weights, ""),
     "one matrix less": (
@@ -136,7 +157,7 @@ ADAPTER_HARMS = {
     ),
     "of a deeper model": (
         lambda w: w | {"base_model.model.model.layers.9.mlp.up_proj.lora_A.weight": torch.ones(2, 32)},
-        "holds besides",
+        "holds parts of an adapter for layers",
     ),
     "its base lacks a layer": (None, "lacks model.layers.1."),
 }

@@ -45,7 +45,7 @@ def load_config(
         values: Dotted key to value, applied after the recipe and before the overrides.
 
     Raises:
-        ConfigError: unknown recipe, malformed YAML or override, unknown key, wrong type, value out of range.
+        ConfigError: unknown recipe, malformed YAML or override, unknown key, wrong type, value out of range, a secret.
     """
     tree = _read_recipe(recipe)
     for key, value in (values or {}).items():
@@ -57,6 +57,11 @@ def load_config(
                 f"'{override}' is not an override. Write section.key=value, e.g. selection.fraction=0.3."
             )
         _set_dotted(tree, key, _parse_yaml(value, where=f"the value of {key}"))
+    for name, variable in secrets_in(tree):
+        raise ConfigError(
+            f"{name} holds a secret (a key, a token, a password), and settings are written to config.yaml and reports. "
+            f"Leave it out, and set {variable}."
+        )
     return check_config(tree)
 
 
@@ -74,11 +79,6 @@ def read_config(file: Path) -> Config:
 
 def check_config(tree: Mapping[str, Any]) -> Config:
     """Validate a tree of settings, with errors that name the setting, its value and what is allowed."""
-    for name, variable in secrets_in(tree):
-        raise ConfigError(
-            f"{name} holds a secret (a key, a token, a password), and settings are written to config.yaml and reports. "
-            f"Leave it out, and set {variable}."
-        )
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

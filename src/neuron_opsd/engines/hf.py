@@ -10,8 +10,10 @@ because few grow to the limit. When the rows outgrow the budget, the shortest on
 and values, and read their own tokens again once there is room. Their random numbers go on where they stopped.
 """
 
+import logging
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -21,12 +23,14 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
-from neuron_opsd.engines.merged import merged_adapter
+from neuron_opsd.engines.merged import has_room_to_merge, merged_adapter
 from neuron_opsd.engines.slot_cache import SlotCache, attention_states
 from neuron_opsd.environment import free_memory
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 from neuron_opsd.model.unembedding import last_place
+
+logger = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 16_384  # padded tokens of prompts that are read in one pass
 SHARE_OF_FREE_MEMORY = 0.6  # the rest is for prompts while they are read, a layer while it moves, and logits
@@ -52,6 +56,8 @@ class HFEngine:
         cache_tokens: int | None = None,
     ) -> None:
         self.model, self.batch_size, self.cache_tokens = model, batch_size, cache_tokens
+        self.merges = has_room_to_merge(model)
+        self.has_warned = False
         self.end_ids = torch.tensor(sorted(end_token_ids(model, tokenizer)), device=model.device)
 
     @staticmethod
@@ -75,16 +81,16 @@ class HFEngine:
             NotFiniteError: logits are NaN or infinite.
         """
         if requests:
-            with merged_adapter(self.model):
+            with merged_adapter(self.model) if self.merges else nullcontext():
                 yield from self._generate(requests, sampling)
 
     def _generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[int, list[Completion]]]:
-        cache_tokens = self.cache_tokens or free_cache_tokens(self.model)
+        cache_tokens = self.cache_tokens or self._free_cache_tokens(requests, sampling)
         for request in requests:
             check_room(request, sampling, limit=max_context_tokens(self.model), name="the model's context")
-            check_room(request, sampling, limit=cache_tokens, name="engine.cache_tokens")
+            check_room(request, sampling, limit=self.cache_tokens, name="engine.cache_tokens")
         order = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i))
         batch = _RunningBatch(
             self.model,
@@ -104,6 +110,21 @@ class HFEngine:
                 if len(finished[row.request]) == len(requests[row.request].seeds):
                     rows = sorted(finished.pop(row.request), key=lambda done: done.place)
                     yield row.request, [done.completion() for done in rows]
+
+    def _free_cache_tokens(self, requests: Sequence[Request], sampling: Sampling) -> int | None:
+        """The budget that nobody set: of free memory, but enough for one completion, since few grow to the limit."""
+        free = free_cache_tokens(self.model)
+        longest = max(len(request.prompt_ids) for request in requests) + sampling.max_new_tokens
+        if free is None or free >= longest:
+            return free
+        if not self.has_warned:
+            logger.warning(
+                "memory that is free now holds the keys and values of %d tokens, and the longest completion may have "
+                "%d; going on, one completion at a time when they are long: free memory, or lower max_new_tokens",
+                free, longest,
+            )  # fmt: skip
+            self.has_warned = True
+        return longest
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,15 +18,18 @@ from neuron_opsd.environment import free_memory
 from neuron_opsd.model.load import CausalLM
 
 
+def has_room_to_merge(model: CausalLM) -> bool:
+    """Whether memory holds the adapted matrices twice more, now. Ask once: merged or apart differ by rounding."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    return 2 * sum(_weight(layer).nbytes for layer in layers) <= (free_memory(model.device) or 0)
+
+
 @contextmanager
 def merged_adapter(model: CausalLM) -> Iterator[None]:
-    """Merge where that is exact and memory holds both forms; the original matrices are kept, not computed back."""
+    """Merge where that is exact; the original matrices are kept, not computed back."""
     layers = _mergeable(model)
     weights = [_weight(layer) for layer in layers]
     kept = [weight.data for weight in weights]
-    if not layers or 2 * sum(weight.nbytes for weight in kept) > (free_memory(model.device) or 0):
-        yield
-        return
     try:
         with torch.no_grad():
             for layer, weight in zip(layers, weights, strict=True):

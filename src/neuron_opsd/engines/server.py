@@ -24,7 +24,7 @@ from neuron_opsd.engines.base import Completion, Request, Sampling, check_finite
 from neuron_opsd.engines.server_answers import Choice, Completions, Models, check_ids, read_answer
 from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
-from neuron_opsd.redaction import API_KEY, api_key, hide_known, redact
+from neuron_opsd.redaction import API_KEY, api_key, hide_own, redact
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ PLAIN = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+MIN_KEY = 16  # characters: a shorter key may be words that a model writes
 SHOWN = 400  # characters of a server's refusal that an error shows
 
 
@@ -61,7 +62,7 @@ class ServerEngine:
         assert settings.url is not None
         self.settings, self.tokenizer, self.end_ids = settings, tokenizer, sorted(end_ids)
         try:
-            key = api_key()
+            self.key = key = api_key()
         except ValueError as error:
             raise EngineError(str(error)) from None
         self.client = httpx.Client(
@@ -97,7 +98,8 @@ class ServerEngine:
         """What served, for the record; not where."""
         version = self._ask("GET", self._root("/version"), allow_missing=True).get("version", "unknown")
         ids = "as sampled" if self.gives_ids else "text encoded again"
-        return {"engine": "server", "model": self.served, "version": str(version), "token_ids": ids}
+        found = {"engine": "server", "model": self.served, "version": str(version), "token_ids": ids}
+        return {name: hide_own(value) for name, value in found.items()}  # a server may echo the key
 
     def refresh(self) -> None:
         """Hand the student's adapter to the server, under a name that it has not used."""
@@ -170,6 +172,11 @@ class ServerEngine:
     def _completion(self, choice: Choice, *, limit: int) -> Completion:
         (ids, log_probs), reason = choice.ids_and_log_probs(), choice.finish_reason
         source = f"{self.settings.url} (model {self.model})"
+        # Replies are kept as they are, so one that would put the key into the run's files is refused.
+        if self.key and len(self.key) >= MIN_KEY and self.key in choice.text:
+            raise EngineError(
+                f"{source} wrote the value of {API_KEY} in a reply. It is not kept. See to that server."
+            )
         if ids is None:
             ids = self.tokenizer(choice.text, add_special_tokens=False)["input_ids"]
             ids = [*ids, self.end_ids[0]] if reason == "stop" and ids[-1:] != self.end_ids[:1] else ids
@@ -220,10 +227,10 @@ class ServerEngine:
         if response.is_error:
             hint = f" Set {API_KEY}." if response.status_code in (401, 403) else ""
             raise EngineError(
-                f"{self.settings.url}{path} answers {response.status_code}: {redact(response.text)[:SHOWN]}.{hint}"
+                f"{self.settings.url}{path} answers {response.status_code}: {_shorten(redact(response.text))}.{hint}"
             )
         try:
-            answer = json.loads(hide_known(response.text))  # a server may echo the key
+            answer = json.loads(response.text)
         except (ValueError, RecursionError):
             return {}  # adapters are loaded with a line of text
         return answer if isinstance(answer, dict) else {}
@@ -257,6 +264,14 @@ class ServerEngine:
         if response.status_code in BUSY:
             response.raise_for_status()
         return response
+
+
+def _shorten(text: str) -> str:
+    return (
+        text
+        if len(text) <= SHOWN
+        else f"{text[:SHOWN]} (shortened: the first {SHOWN} of {len(text):,} characters)"
+    )
 
 
 def _is_worth_retrying(error: BaseException) -> bool:

@@ -1,10 +1,13 @@
 """Whether a model's files hold every weight that its configuration asks for, in the right shape and finite.
 
-transformers fills a weight that is missing with random numbers, and leaves one out that it does not know.
+transformers fills a weight that is missing with random numbers. It leaves one out that it does not know, such as a
+value head or a layer that predicts further tokens: the model samples right without, and a warning names it.
 """
 
 import contextlib
 import hashlib
+import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from neuron_opsd.errors import ModelError
 from neuron_opsd.files import is_trustworthy, write_text
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.gguf import cache_folder
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 3  # names of weights that an error shows
 
@@ -28,7 +33,7 @@ def load_whole(location: str, *, trust_remote_code: bool, **options: Any) -> Pre
         options: Of `from_pretrained`.
 
     Raises:
-        ModelError: weights that are missing, of another shape or unknown.
+        ModelError: weights that are missing or of another shape.
         Exception: whatever transformers raises for files that it cannot read.
     """
     model, found = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
@@ -38,18 +43,33 @@ def load_whole(location: str, *, trust_remote_code: bool, **options: Any) -> Pre
         output_loading_info=True,
         **options,
     )
+    unknown = sorted(found["unexpected_keys"])
     wrong = {
         "lacks": sorted(found["missing_keys"]),
         "has in another shape": sorted(str(key) for key in found["mismatched_keys"]),
-        "holds besides what its config.json asks for": sorted(found["unexpected_keys"]),
+        "holds parts of an adapter for layers that it does not have": [
+            key for key in unknown if "lora_" in key
+        ],
     }
     said = [f"{what} {_list(keys)}" for what, keys in wrong.items() if keys]
+    num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", 1)
+    said += [f"has {num_layers} layers by its config.json"] if num_layers < 1 else []
     if said or found["error_msgs"]:
         raise ModelError(
             f"The model in {location} is not whole: it {'; it '.join([*said, *found['error_msgs']])}. Its weights "
             "would be random or left out. Download it again, or see to its config.json."
         )
+    if unknown:
+        _warn_once(
+            f"The model in {location} also holds {_list(unknown)}, which its config.json does not ask for."
+        )
     return model
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """The same files are looked at before a run and read in each of its stages."""
+    logger.warning("%s Left out. If they belong to the model, see to its config.json.", message)
 
 
 def _list(keys: list[str]) -> str:

@@ -19,6 +19,7 @@ from neuron_opsd.records import Question
 
 log = logging.getLogger(__name__)
 
+SHOWN = 500  # characters of a dead process's last line
 FEW = 0.5  # of the test questions with an answer: fewer are worth a warning
 
 
@@ -72,9 +73,14 @@ def count_answers(
         check=False,
     )
     try:
-        found = json.loads(done.stdout)
-    except json.JSONDecodeError:
-        raise RuntimeError(f"The process that reads answers died: {done.stderr[-2000:]}") from None
+        found = json.loads(done.stdout.splitlines()[-1])  # a library may have printed lines before
+    except (IndexError, json.JSONDecodeError):
+        said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise DataError(
+            f"The process that reads {', '.join(map(str, paths))} ended with status {done.returncode}: "
+            f"{said[0][-SHOWN:]}. Status -9 means that memory ran out: free some. "
+            "Otherwise run `neuron-opsd env`, and see to what it finds."
+        ) from None
     if "error" in found:
         raise DataError(found["error"])
     return AnswerCounts(**found)

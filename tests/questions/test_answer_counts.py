@@ -1,0 +1,34 @@
+"""The process that counts answers: what libraries print is passed over, and a death is an error one can act on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from neuron_opsd.config import QuestionSettings
+from neuron_opsd.errors import DataError
+from neuron_opsd.questions.answer_counts import count_answers
+from neuron_opsd.questions.read import read_questions
+
+SETTINGS = QuestionSettings(path="unused")
+
+
+def count(folder: Path, monkeypatch: pytest.MonkeyPatch, at_start: str):
+    """With a line of Python that the process runs when it starts."""
+    file = folder / "questions.jsonl"
+    row = {"question_id": "a", "question": "1 + 1?", "choices": ["2", "3"], "answer": "A"}
+    file.write_text(json.dumps(row) + "\n")
+    (folder / "sitecustomize.py").write_text(at_start)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return count_answers([str(file)], read_questions(str(file)), SETTINGS)
+
+
+def test_lines_that_a_library_prints_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert count(tmp_path, monkeypatch, "print('a banner')").num_questions == 1
+
+
+def test_a_process_that_dies_is_an_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"reads .*questions.jsonl ended with status 9: .*neuron-opsd env"):
+        count(tmp_path, monkeypatch, "import os; os._exit(9)")
