@@ -50,7 +50,7 @@ from neuron_opsd.stage_folder import StageFolder, add_only_shard, describe_chang
 from neuron_opsd.stage_graph import stages_of
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
-from neuron_opsd.training.publish import NUM_PROMPTS, publish
+from neuron_opsd.training.publish import NUM_PROMPTS, REPLY_TOKENS, publish
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.token_budget import tokens_left
 from neuron_opsd.training.train import Trained, train
@@ -178,7 +178,9 @@ def make_trained_model(bench: Workbench) -> None:
             trained, tokenizer = train_by(bench, stage.path, steps, callbacks, token_budget=budget)
         if not processes.is_main():
             return
-        held_out, prompts = bench.held_out_prompts(NUM_PROMPTS)
+        limit = bench.max_context()
+        room = None if limit is None else limit - REPLY_TOKENS
+        held_out, prompts = bench.held_out_prompts(NUM_PROMPTS, max_tokens=room)
         published = publish(
             trained.student,
             with_defaults(tokenizer, config.model.template_args),

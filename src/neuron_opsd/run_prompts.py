@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from neuron_opsd.random_state import derive_seed
@@ -56,22 +57,24 @@ class RunPrompts(RunMaterials):
         ids = self.encoder(teacher=True).encode(self.both_messages(item.question_id, choices, [shown])[1])
         return tuple(ids) if len(ids) <= self.context_settings().max_prompt_tokens else None
 
-    def held_out_prompts(self, count: int) -> tuple[int, list[tuple[int, ...]]]:
+    def held_out_prompts(self, count: int, *, max_tokens: int | None) -> tuple[int, list[tuple[int, ...]]]:
         """The bare prompts of up to `count` pool questions, drawn by seed, and how many of them training did not use.
 
-        Those that training did not use come first.
+        Those that training did not use come first. Prompts of more than `max_tokens` are left out.
         """
         used = set(self.training_ids())
-        ids = sorted(
+        drawn = sorted(
             (question.question_id for question in self.pool),
             key=lambda name: (name in used, derive_seed(self.config.seed, "publish", name)),
-        )[:count]
-        orders = {name: tuple(range(len(self.questions_by_id[name].choices))) for name in ids}
-        prompts = [
-            tuple(self.encoder().encode(self.both_messages(name, order, ())[0]))
-            for name, order in orders.items()
-        ]
-        return sum(name not in used for name in ids), prompts
+        )
+        orders = ((name, tuple(range(len(self.questions_by_id[name].choices)))) for name in drawn)
+        prompts = (
+            (name, tuple(self.encoder().encode(self.both_messages(name, order, ())[0])))
+            for name, order in orders
+        )
+        fitting = ((name, ids) for name, ids in prompts if max_tokens is None or len(ids) <= max_tokens)
+        kept = list(islice(fitting, count))
+        return sum(name not in used for name, _ in kept), [ids for _, ids in kept]
 
     def longest_prompts(self) -> tuple[int, int]:
         """Tokens of the selection's longest student prompt, and of its longest teacher prompt."""

@@ -2,8 +2,8 @@
 
 The hash of these inputs is a stage's fingerprint. They name everything that changes a record, each as its setting is
 called, so that a change can be told in words; an earlier stage is named by its fingerprint (`records`). Left out are
-sizes of batches, checkpoint intervals, the device and the versions of environment.json: they act through rounding alone
-(which can tip a sampled token), and would make every other machine begin again.
+sizes of batches, gradient checkpointing, checkpoint intervals, the device and the versions of environment.json: they
+act through rounding alone (which can tip a sampled token), and would make every other machine begin again.
 """
 
 import dataclasses
@@ -44,7 +44,9 @@ CODE_VERSIONS: dict[str, int] = {
     "questions": 2,  # 2: the letters of the file
     "neurons": 2,  # 2: tokens=answer reads nothing of a reply that was cut inside its thinking
     "selection": 2,  # 2: what was not read is not ranked by neurons
-    "contexts": 3,  # 2: no reply that was cut while thinking; 3: own_majority by mean log-probability
+    # 2: no reply that was cut while thinking; 3: own_majority by mean log-probability
+    **dict.fromkeys(("contexts", "evaluation/contexts"), 3),
+    GOLD_LABELS: 2,  # 2: answers are read as people write them
     "preflight": 4,  # 2: readable answers count; 3: lengths and ends; 4: float32 logits
     "training": 2,  # 2: float32 logits; merged in float32
     "evaluation/general_kl": 2,  # 2: float32 logits
@@ -314,7 +316,10 @@ class StageInputs:
     def _training(self) -> JsonDict:
         settings = self.config.training
         unread = set() if settings.objective == "unlikely_tokens" else {"unlikely_fraction"}
-        named = settings.model_dump(mode="json", exclude={"save_steps", "loss_chunk_tokens", *unread})
+        memory = {"micro_batch_size": True, "loss_chunk_tokens": True, "trainer": {"gradient_checkpointing"}}
+        named = settings.model_dump(
+            mode="json", exclude={"save_steps": True, **memory, **dict.fromkeys(unread, True)}
+        )
         if "contexts" in self.made:
             return {"training": named, **self._both_roles()}
         pool = [question for question in self.questions if question.split == "train"]

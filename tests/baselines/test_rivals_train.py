@@ -8,16 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
 
 from helpers import build_tiny_model, build_tiny_tokenizer
 from neuron_opsd.baselines.rewards import MajorityReward, SelfCertaintyReward, self_certainty
-from neuron_opsd.baselines.train import agreeing_texts
+from neuron_opsd.baselines.train import agreeing_texts, make_reward
 from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
-from neuron_opsd.config import LoraSettings, TrainingSettings
+from neuron_opsd.config import LoraSettings, TrainingSettings, load_config
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.records import Rollout
+from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.train import trainable
+from neuron_opsd.workbench import Workbench
 
 TOKENIZER = build_tiny_tokenizer()
 ENCODER = ChatEncoder(TOKENIZER)
@@ -98,6 +103,32 @@ def test_tokens_of_masked_completions_carry_no_loss() -> None:
     step = type("State", (), {"global_step": 0})()
     reward([], [], [[5, 6, 2], [5, 6]], [0, 0], [[1], [1]], step)
     assert (rows[0]["num_completion_tokens"], rows[0]["num_loss_tokens"]) == (5, 3)
+
+
+def test_completions_are_cut_by_trls_own_rule(tmp_path: Path) -> None:
+    """A token that ends replies by the model's generation configuration alone ends them in our figures, too."""
+    model = build_tiny_model()
+    model.generation_config.eos_token_id = [7, 9]
+    model.save_pretrained(tmp_path / "base")
+    TOKENIZER.save_pretrained(tmp_path / "base")
+    values = {
+        "model.name": str(tmp_path / "base"),
+        "questions.path": "any",
+        "training.truncated": "mask",
+    }
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_config(load_config("ttrl", values=values))
+    reward = make_reward(
+        Workbench(folder), model, [], MetricsFile(tmp_path / "metrics.jsonl", checkpoint=None)
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=reward,  # pyright: ignore[reportArgumentType]
+        args=GRPOConfig(output_dir=str(tmp_path / "trl"), report_to="none", bf16=False),
+        train_dataset=Dataset.from_list([{"prompt": MESSAGES[0]}]),
+        processing_class=TOKENIZER,
+    )
+    assert set(reward.end_ids or ()) == {*trainer.eos_token_ids, TOKENIZER.pad_token_id} >= {7, 9}
 
 
 def test_ttrl_with_shuffled_votes_does_not(tmp_path: Path) -> None:

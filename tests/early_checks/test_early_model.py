@@ -1,6 +1,7 @@
 """A model that a later stage could not read, sample from or save is refused by name, without its weights."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ def model_of(folder: Path, family: str, **options) -> str:
     return str(folder)
 
 
-def config_of(name: str, **sections) -> Config:
-    model = {"name": name, "dtype": "float32"}
+def config_of(name: str, *, dtype: str = "float32", **sections) -> Config:
+    model = {"name": name, "dtype": dtype}
     return Config.model_validate({"model": model, "questions": {"path": "any"}} | sections)
 
 
@@ -117,7 +118,24 @@ def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         check_room(tmp_path / "run", config, check_model(config))
     usage.free = needed
     check_room(tmp_path / "run", config, check_model(config))
-    full = config_of(str(tmp_path / "model"), training={"method": "full"})
-    num_weights = sum(weight.numel() for weight in check_model(full).parameters())
-    # The model, and three checkpoints: two that are kept and the one being written.
-    assert bytes_written(full, check_model(full)) == 4 * num_weights + 3 * 16 * num_weights
+    usage.free = needed - 1  # and a byte that training replaces, or one that it keeps
+    for place, refused in (("model", True), ("model.previous", True), ("training", False)):
+        (tmp_path / "run" / place).mkdir(parents=True)
+        (tmp_path / "run" / place / "weights").write_bytes(b"1")
+        with pytest.raises(RunFolderError) if refused else nullcontext():
+            check_room(tmp_path / "run", config, check_model(config))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_training_writes_is_float32(tmp_path: Path, dtype: str) -> None:
+    """The model, the adapter, and three checkpoints: two that are kept and the one being written."""
+    name = model_of(tmp_path / "model", "llama")
+
+    def written(**training) -> tuple[int, int]:
+        config = config_of(name, dtype=dtype, training=training)
+        num_weights = sum(weight.numel() for weight in check_model(config).parameters())
+        return bytes_written(config, check_model(config)), num_weights
+
+    assert written(method="full")[0] == (4 + 3 * 16) * written(method="full")[1]
+    adapter, num_weights = written(save="adapter")
+    assert written()[0] == adapter + 4 * num_weights

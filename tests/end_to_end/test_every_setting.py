@@ -67,6 +67,7 @@ NO_RECORD = {
     "engine.enforce_eager": "rounding alone",
     "contexts.other_path": "read for retrieval=other_domain alone",
     "training.loss_chunk_tokens": "rounding alone",
+    "training.micro_batch_size": "memory, and rounding",
     "training.save_steps": "what a kill can lose",
     "evaluation.answers": "no answer is in a record before results.json, which is always written anew",
     "evaluation.general_answers": "the same",
@@ -184,6 +185,14 @@ def test_a_setting_outdates_what_it_changes(command: list[str], tmp_path: Path, 
         pytest.fail(f"No other value of {name} is allowed: give one in OTHER, with what it needs in WITH.")
     remade = changed(fingerprints(before, tmp_path), fingerprints(after, tmp_path))
     assert remade == expected(name), f"{name}={value}"
+
+
+def test_gradient_checkpointing_outdates_nothing(command: list[str], tmp_path: Path) -> None:
+    before, after = (
+        fingerprints(settings(command, f"training.trainer={trainer}"), tmp_path)
+        for trainer in ("{adam_beta1: 0.8}", "{adam_beta1: 0.8, gradient_checkpointing: true}")
+    )
+    assert changed(before, after) == set()
 
 
 def value_of(config: Config, name: str) -> Any:

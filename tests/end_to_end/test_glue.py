@@ -264,6 +264,28 @@ def test_the_preflight_scores_the_student_bare_and_the_teacher_with_its_context(
         assert abs(entropy[0] - entropy[1]) > 1e-2  # or a swap would not show
 
 
+def test_held_out_prompts_without_room_give_way_to_others(made: Path) -> None:
+    bench = Workbench(RunFolder.open(made))
+    used = {
+        tuple(
+            bench.encoder().encode(
+                bench.both_messages(name, tuple(range(len(bench.questions_by_id[name].choices))), ())[0]
+            )
+        )
+        for name in bench.training_ids()
+    }
+    num_held_out, everyone = bench.held_out_prompts(99, max_tokens=None)
+    assert [ids in used for ids in everyone] == [False] * num_held_out + [True] * len(used)
+    limit = len(everyone[0]) - 1
+    fitting = [ids for ids in everyone if len(ids) <= limit]
+    assert bench.held_out_prompts(99, max_tokens=limit)[1] == fitting
+    assert bench.held_out_prompts(3, max_tokens=limit) == (
+        sum(ids not in used for ids in fitting[:3]),
+        fitting[:3],
+    )
+    assert bench.held_out_prompts(3, max_tokens=1) == (0, [])
+
+
 def test_the_published_model_ends_where_the_base_ends(made: Path, lettered_model_folder: Path) -> None:
     ends = [
         end_token_ids(plain_model(folder), AutoTokenizer.from_pretrained(folder))

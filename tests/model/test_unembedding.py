@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from devices.other_device import OTHER, OtherDevice, moved
 from helpers import build_tiny_model
 from neuron_opsd.model.unembedding import logits_from_hidden
 
@@ -48,6 +49,12 @@ def test_gradients_are_those_of_the_exact_product(is_autocast):
         gradients[name] += (logits.detach(),)
     for found, expected, bound in zip(gradients["half"], gradients["exact"], (0.01, 0.01, 1e-6), strict=True):
         assert (found.float() - expected).norm() <= bound * expected.norm()
+
+
+def test_a_head_on_another_device_than_the_last_layer():
+    model = moved(build_tiny_model())
+    with OtherDevice():
+        assert logits_from_hidden(model, STATES).device == OTHER
 
 
 def test_wider_factors_win():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import assert_same_bits, run
+from training_runs import EXACT, assert_same_bits, relative_difference, run
 
 from neuron_opsd.errors import RunFolderError
 from neuron_opsd.training.checkpoints import (
@@ -90,6 +90,15 @@ def test_training_past_a_damaged_checkpoint_changes_no_bit(tmp_path, tmp_path_fa
     (tmp_path / "cut" / "metrics.jsonl").write_text('{"step": 1, "lo\nnull\n[]\n')
     assert_same_bits(run(tmp_path / "cut", **OPTIONS), whole)
     assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (whole_folder / "metrics.jsonl").read_bytes()
+
+
+def test_a_checkpoint_goes_on_with_other_micro_batches(tmp_path):
+    options = {**EXACT, "steps": 4, "method": "lora", "save_steps": 2}
+    whole = run(tmp_path / "run", micro_batch_size=8, **options)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    trainer = {**EXACT["trainer"], "gradient_checkpointing": True}
+    resumed = run(tmp_path / "run", micro_batch_size=2, **{**options, "trainer": trainer})
+    assert relative_difference(resumed, whole) < 1e-6
 
 
 def whole_run(factory, kept={}):  # noqa: B006

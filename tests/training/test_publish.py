@@ -4,6 +4,7 @@ import copy
 import gc
 import json
 import weakref
+from functools import partialmethod
 
 import pytest
 import torch
@@ -11,14 +12,15 @@ from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from training_runs import TOKENIZER, run, settings, tiny_train
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from devices.other_device import OtherDevice, moved
 from helpers import build_tiny_model
 from neuron_opsd.config import ModelSettings, TrainingSettings, load_config
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.load import load_model
 from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.training.publish import publish
+from neuron_opsd.training.publish import _has_room, publish
 from neuron_opsd.training.train import trainable
 from neuron_opsd.workbench import Workbench
 
@@ -38,14 +40,14 @@ def base_folder(tmp_path):
     return tmp_path / "base"
 
 
-def published(student, folder, base_folder, *, save="merged", **options) -> dict:
+def published(student, folder, base_folder, *, save="merged", prompts=PROMPTS, **options) -> dict:
     return publish(
         student,
         TOKENIZER,
         folder,
         save=save,
         base_config=AutoConfig.from_pretrained(base_folder),
-        prompts=PROMPTS,
+        prompts=prompts,
         num_held_out=2,
         model_card=lambda published: f"a card: {published['dtype']}",
         **options,
@@ -93,6 +95,59 @@ def test_bfloat16_is_published_where_it_keeps_what_was_learned(tmp_path, base_fo
     assert ours.dtype == torch.bfloat16
     assert (logits(ours).float() - exact).norm() < 0.1 * exact.norm()
     assert load_file(tmp_path / "model" / "model.safetensors")["lm_head.weight"].dtype == torch.bfloat16
+
+
+def test_one_file_replaces_several(tmp_path, base_folder, monkeypatch):
+    """In float32 the model is too large for one file, in bfloat16 it is not."""
+    student = student_in_bfloat16(base_folder, size=1.0)
+    size = 3 * sum(weight.numel() for weight in build_tiny_model().parameters())
+    saved = partialmethod(PreTrainedModel.save_pretrained, max_shard_size=size)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", saved)
+    assert published(student, tmp_path / "model", base_folder)["dtype"] == "bfloat16"
+    assert [path.name for path in (tmp_path / "model").glob("model*")] == ["model.safetensors"]
+
+
+def test_without_prompts_nothing_is_measured_and_float32_is_published(tmp_path, base_folder):
+    student = student_in_bfloat16(base_folder, size=1.0)
+    summary = published(student, tmp_path / "model", base_folder, prompts=())
+    assert (summary["dtype"], summary["num_prompts"], summary["kept_fraction"]) == ("float32", 0, None)
+
+
+def test_float32_weights_must_fit_what_is_free(monkeypatch):
+    """2 further bytes a weight, in .8 of the free memory. A CPU has nowhere else to go."""
+    model = build_tiny_model().bfloat16()
+    more = 2 * sum(weight.numel() for weight in model.parameters())
+    for free, expected in ((1.26 * more, True), (1.24 * more, False), (None, True)):
+        monkeypatch.setattr("neuron_opsd.training.publish.free_memory", lambda device, free=free: free)
+        assert _has_room(copy.deepcopy(model).to("meta")) is expected
+        assert _has_room(model)
+
+
+def test_a_model_that_its_device_cannot_hold_in_float32_is_merged_on_the_cpu(
+    tmp_path, base_folder, monkeypatch
+):
+    student = student_in_bfloat16(base_folder, size=2e-3)
+    expected = published(copy.deepcopy(student), tmp_path / "here", base_folder)
+    monkeypatch.setattr("neuron_opsd.training.publish.free_memory", lambda device: 0)
+    student = moved(student)
+    with OtherDevice():
+        assert published(student, tmp_path / "there", base_folder) == expected
+    assert student.device.type == "cpu"
+    for file in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "there" / file).read_bytes() == (tmp_path / "here" / file).read_bytes()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU's memory is counted on a GPU")
+def test_merging_on_the_cpu_takes_no_memory_of_the_gpu(tmp_path, base_folder, monkeypatch):
+    student = student_in_bfloat16(base_folder, size=2e-3)
+    assert student.device.type == "cuda"
+    held = torch.cuda.memory_allocated()
+    monkeypatch.setattr("neuron_opsd.training.publish.free_memory", lambda device: 0)
+    torch.cuda.reset_peak_memory_stats()
+    summary = published(student, tmp_path / "model", base_folder)
+    assert torch.cuda.max_memory_allocated() == held
+    assert student.device.type == "cpu"
+    assert (summary["dtype"], summary["kept_fraction"]) == ("float32", pytest.approx(1, abs=1e-4))
 
 
 def test_a_student_that_learned_nothing_is_published_in_float32(tmp_path, base_folder):

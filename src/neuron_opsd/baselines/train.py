@@ -168,7 +168,13 @@ def make_reward(
 
     given: dict[str, Any] = {"num_rollouts": settings.num_rollouts, "on_row": metrics.append}
     if settings.truncated == "mask":  # by TRL's own rule
-        given["end_ids"] = [bench.tokenizer.eos_token_id, bench.tokenizer.pad_token_id]
+        config = student.generation_config
+        ends = config.eos_token_id if config else None
+        given["end_ids"] = [
+            *(ends if isinstance(ends, list) else [ends]),
+            bench.tokenizer.eos_token_id,
+            bench.tokenizer.pad_token_id,
+        ]
     if settings.objective == "self_certainty":
         sizes = {"chunk_tokens": settings.loss_chunk_tokens, "micro_batch_size": settings.micro_batch_size}
         return SelfCertaintyReward(read_answer, model=student, **sizes, **given)

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from neuron_opsd.comparison.plan import Cell, Domain, Plan, answers_digest, cell_config, cell_folder
 from neuron_opsd.config import Config
 from neuron_opsd.early_checks import check_early
@@ -52,6 +54,8 @@ def run_cells(
         except Exception as error:
             logger.exception("%s", where)
             _note_failure(path, where, error)
+        gc.collect()  # here, where no exception holds a failed cell's model any more
+        torch.cuda.empty_cache()
         on_cell()
 
 
@@ -66,7 +70,6 @@ def _run(config: Config, path: Path, mark: dict[str, str]) -> None:
         folder.write_config(config)
         run_stages(Workbench(folder))
         folder.write_json("cell.json", mark)
-    gc.collect()
 
 
 def _note_failure(path: Path, where: str, error: Exception) -> None:

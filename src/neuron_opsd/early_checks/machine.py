@@ -46,8 +46,7 @@ def check_room(output: Path, config: Config, skeleton: PreTrainedModel) -> None:
     needed = bytes_written(config, skeleton)
     if needed < LITTLE:
         return
-    there = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) if output.is_dir() else 0
-    free = shutil.disk_usage(_existing(output)).free + there
+    free = shutil.disk_usage(_existing(output)).free + _can_go(output)
     if free < needed:
         raise RunFolderError(
             f"The disk of --output {output} has {free / 1e9:.1f} GB free, and training writes about "
@@ -61,14 +60,25 @@ def bytes_written(config: Config, skeleton: PreTrainedModel) -> int:
     training = config.training
     if training.objective == "none":
         return 0
-    whole = sum(weight.numel() * weight.element_size() for weight in skeleton.parameters())
+    whole = sum(4 * weight.numel() for weight in skeleton.parameters())  # saved in float32, at first at least
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         student = trainable(skeleton.float() if training.method == "full" else skeleton, training, seed=0)
     trained = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
     a_checkpoint = trained * (ADAM_AND_WEIGHTS + (TEACHER if training.teacher == "ema" else 0))
-    is_adapter = training.method == "lora" and training.save == "adapter"
-    model = 4 * trained if is_adapter else whole
-    return model + a_checkpoint * (num_kept_checkpoints(training) + 1)
+    adapter = 4 * trained if training.method == "lora" else 0
+    merged = 0 if adapter and training.save == "adapter" else whole
+    return adapter + merged + a_checkpoint * (num_kept_checkpoints(training) + 1)
+
+
+def _can_go(output: Path) -> int:
+    """Bytes of a run that training replaces: not the trained model, which is kept as `model.previous`."""
+    files = [
+        file
+        for place in (output.iterdir() if output.is_dir() else ())
+        if not place.name.startswith("model")
+        for file in (place, *place.rglob("*"))
+    ]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _existing(path: Path) -> Path:

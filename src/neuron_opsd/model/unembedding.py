@@ -101,6 +101,9 @@ def _wide_product(hidden: Tensor, matrix: Tensor) -> Tensor:
 
     A product in bfloat16 rounds each logit to 8 bits: errors of .01 nats, where thresholds are of .005.
     """
+    hidden = hidden.to(
+        matrix.device
+    )  # a model on several GPUs may have its head on another one than its last layer
     kind = hidden.device.type
     is_cast = kind != "meta" and torch.is_autocast_enabled(kind)
     factor = torch.get_autocast_dtype(kind) if is_cast else torch.promote_types(hidden.dtype, matrix.dtype)

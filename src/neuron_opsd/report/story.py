@@ -137,6 +137,8 @@ def _published(inputs: ReportInputs) -> str:
 
 def _what_it_keeps(published: Mapping[str, Any]) -> str:
     lost, learned, kept = (published[name] for name in ("kl_lost", "kl_learned", "kept_fraction"))
+    if not published["num_prompts"]:
+        return "What it keeps was not measured: no prompt of the pool leaves room for a reply in the model's context."
     where = (
         f"{published['num_tokens']:,} tokens of the student's replies to {published['num_prompts']} questions of the "
         f"pool, {published['num_held_out']} of which training did not use"

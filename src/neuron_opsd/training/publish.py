@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.hooks import remove_hook_from_module
 from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.environment import free_memory
 from neuron_opsd.files import sync_tree
 from neuron_opsd.model.base_kl import Texts, keep_states, kl_to_model
 from neuron_opsd.model.device import name_of
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 NUM_PROMPTS = 16  # held-out questions; with replies this short, seconds for a small model
 REPLY_TOKENS = 64
 MAX_LOST = 0.01  # of what was learned, for a dtype narrower than float32
+MAX_SHARE = 0.8  # of a card's free memory, for float32 weights: the measurement needs some, too
 
 Published = dict[str, Any]  # how the model was published: for the manifest, the report and the card
 
@@ -60,7 +63,7 @@ def publish(
         folder: The folder to make; one that is there is replaced.
         save: "merged" (the adapter lies beside it, in a folder of its own), or "adapter" for the adapter alone.
         base_config: The base model's configuration, untouched by a trainer.
-        prompts: Of questions that training did not use, as far as there are any.
+        prompts: Of questions that training did not use, as far as there are any; each leaves room for a reply.
         num_held_out: How many of them it did not use.
         model_card: Makes the README.md of what was published.
         base_name: The base model's name on the hub, for the adapter's configuration.
@@ -108,6 +111,10 @@ def _save_merged(
 ) -> Published:
     """Merge in float32, and save in the run's own dtype where that keeps what was learned, else in float32."""
     dtype, narrow = torch.float32, _dtype_of(student)
+    if not _has_room(student):
+        logger.info("train: the model is merged on the CPU, because its GPU has no room for it in float32")
+        remove_hook_from_module(student, recurse=True)  # those of model.device_map lead back to the GPUs
+        student.to("cpu")
     student = student.float().eval()
     texts = _replies(student, tokenizer, prompts)
     kept = keep_states(student, texts)
@@ -122,11 +129,15 @@ def _save_merged(
         if lost_narrow < MAX_LOST * learned:
             dtype, lost = narrow, lost_narrow
             _save(merged, folder, base_config)
-        else:
+        elif texts:
             logger.info(
                 "train: the merged model is saved in float32; %s would keep %s of what was learned",
                 name_of(narrow), _percent(_kept(lost_narrow, learned)),
             )  # fmt: skip
+        else:
+            logger.info(
+                "train: the merged model is saved in float32, because no prompt leaves room for a reply"
+            )
     return {
         "form": "merged",
         "dtype": name_of(dtype),
@@ -136,6 +147,13 @@ def _save_merged(
         "num_prompts": len(texts),
         "num_tokens": sum(len(completion) for _, completion in texts),
     }
+
+
+def _has_room(model: CausalLM) -> bool:
+    """Whether a model can become float32 where it is."""
+    more = sum(weight.numel() * (4 - weight.element_size()) for weight in model.parameters())
+    free = free_memory(model.device)
+    return model.device.type == "cpu" or free is None or more <= MAX_SHARE * free
 
 
 def _dtype_of(model: CausalLM) -> torch.dtype:
@@ -161,7 +179,12 @@ def _kept(lost: float, learned: float) -> float | None:
 
 
 def _save(model: CausalLM, folder: Path, base_config: PretrainedConfig) -> None:
-    """Save with the base model's configuration: trainers leave theirs changed (`use_cache: false`)."""
+    """Save with the base model's configuration: trainers leave theirs changed (`use_cache: false`).
+
+    Weights that lie there are removed: the index of several files would stay beside one file.
+    """
+    for file in folder.glob("model*.safetensors*"):
+        file.unlink()
     model.config = copy.deepcopy(base_config)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     model.save_pretrained(str(folder))
 
