@@ -27,6 +27,7 @@ from neuron_opsd.cli_views import (
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
 from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.stage_graph import COMMANDS
 
 if TYPE_CHECKING:
     from neuron_opsd.runners import Runner
@@ -67,17 +68,6 @@ SharesOption = Annotated[
         show_default=False,
     ),
 ]
-STAGE_NAMES = (
-    "questions",
-    "rollouts",
-    "neurons",
-    "select",
-    "contexts",
-    "preflight",
-    "train",
-    "evaluate",
-    "report",
-)
 
 
 def main() -> None:
@@ -157,7 +147,7 @@ def run(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The run folder.", show_default=False)] = None,
     until: Annotated[
-        str, typer.Option(help="Stop after this stage: " + ", ".join(STAGE_NAMES) + ".")
+        str, typer.Option(help="Stop after this stage: " + ", ".join(COMMANDS) + ".")
     ] = "report",
     stop_if_unlikely: Annotated[
         bool,
@@ -186,14 +176,15 @@ def run(
     from neuron_opsd.model.defaults import resolve
 
     _use_cache(cache)
+    _refuse_several_processes(until)
     values: dict[str, Any] = {"model.name": model, "questions.path": questions}
     values |= {"questions.cross_paths": cross, "evaluation.answers": answers}
     config = load_config(
         recipe, overrides=overrides or (), values={key: value for key, value in values.items() if value}
     )
     config = resolve(config)
-    if until not in STAGE_NAMES:
-        raise ConfigError(f"--until is {until!r}; it must be one of {', '.join(STAGE_NAMES)}.")
+    if until not in COMMANDS:
+        raise ConfigError(f"--until is {until!r}; it must be one of {', '.join(COMMANDS)}.")
     if stop_if_unlikely and not config.preflight.num_questions:
         raise ConfigError(
             "--stop-if-unlikely needs the preflight, which preflight.num_questions=0 leaves out."
@@ -202,16 +193,16 @@ def run(
         from neuron_opsd.early_checks.memory import fit_memory
         from neuron_opsd.questions.load import load_questions
 
-        config = fit_memory(config, load_questions(config.questions), fit)
+        config = fit_memory(config, load_questions(config.questions), fit, until)
     if dry_run:
         usual = load_config(
             recipe, values={"model.name": config.model.name, "questions.path": config.questions.path}
         )
-        _print_plan(config, resolve(usual), output, shows_all=show_all)
+        _print_plan(config, resolve(usual), output, until, shows_all=show_all)
         return
     if output is None:
         raise ConfigError("--output is required: the folder to write this run to.")
-    check_early(config, output)  # what can fail at once fails before a folder is made
+    check_early(config, output, until=until)  # what can fail at once fails before a folder is made
     workers = _workers(runner, num_processes)
     folder = RunFolder.create(output)
     _run_stages(folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely, runner=workers)
@@ -246,11 +237,7 @@ def _run_stages(
     from neuron_opsd.workbench import Workbench
 
     quieten_libraries()
-    if processes.num_processes() > 1 and until != "train":
-        raise ConfigError(
-            f"accelerate launch started {processes.num_processes()} processes, but only `train` shares its work. Run "
-            "`neuron-opsd run ... --until contexts` without it, then `accelerate launch -m neuron_opsd.cli train RUN`."
-        )
+    _refuse_several_processes(until)
     with folder.locked() if processes.is_main() else nullcontext():
         if config is not None and processes.is_main():
             folder.write_config(config)
@@ -264,6 +251,14 @@ def _run_stages(
         print_preflight(folder)
     if until == "report":
         print_end(folder)
+
+
+def _refuse_several_processes(until: str) -> None:
+    if processes.num_processes() > 1 and until != "train":
+        raise ConfigError(
+            f"accelerate launch started {processes.num_processes()} processes, but only `train` shares its work. Run "
+            "`neuron-opsd run ... --until contexts` without it, then `accelerate launch -m neuron_opsd.cli train RUN`."
+        )
 
 
 def _stage_command(name: str, text: str) -> None:
@@ -403,14 +398,14 @@ def compare(
     say(compare_recipes(folder, given))
 
 
-def _print_plan(config: Config, recipe: Config, output: Path | None, *, shows_all: bool) -> None:
+def _print_plan(config: Config, recipe: Config, output: Path | None, until: str, *, shows_all: bool) -> None:
     """What is read, the settings, and the work; nothing is written."""
     from neuron_opsd.commands.plan import describe_prompts, describe_settings
     from neuron_opsd.cost import describe_work
     from neuron_opsd.early_checks import check_early
     from neuron_opsd.early_checks.memory import describe_memory
 
-    questions = check_early(config, output)
+    questions = check_early(config, output, until=until)
     for line in describe_prompts(config, questions):
         say(line)
     say(
@@ -423,7 +418,7 @@ def _print_plan(config: Config, recipe: Config, output: Path | None, *, shows_al
     say("=== work ===")
     for line in describe_work(config, questions, RunFolder(output) if output else None):
         say(line)
-    for line in describe_memory(config, questions):
+    for line in describe_memory(config, questions, until):
         say(line)
 
 

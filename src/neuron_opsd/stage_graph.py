@@ -32,6 +32,23 @@ STAGES_BEFORE: dict[str, tuple[str, ...]] = {
 # Their inputs hold the trained weights, which appear while a run goes on.
 OF_THE_TRAINED_MODEL = tuple(name for name, before in STAGES_BEFORE.items() if "training" in before)
 
+COMMANDS = (
+    "questions",
+    "rollouts",
+    "neurons",
+    "select",
+    "contexts",
+    "preflight",
+    "train",
+    "evaluate",
+    "report",
+)
+
+
+def reaches(until: str, command: str) -> bool:
+    """Whether a run that stops after one command's stage comes to another's."""
+    return COMMANDS.index(command) <= COMMANDS.index(until)
+
 
 def stages_made(config: Config) -> frozenset[str]:
     """The folders of the stages before evaluation that a run of these settings makes, and what evaluation reads."""

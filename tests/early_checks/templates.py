@@ -56,4 +56,10 @@ LAST_TURN_ALONE = "{% set messages = messages[-1:] %}" + _TURNS + _OPENS
 NO_SYSTEM = _TURNS.replace("in messages %}", "in messages if message.role != 'system' %}") + _OPENS
 NOTHING = "<|im_start|>user\nHello<|im_end|>\n" + _OPENS
 NEVER_OPENS = _TURNS
+# gpt-oss: a finished reply stands in a channel, which the model opens by itself.
+GPT_OSS = (
+    "{% for message in messages %}<|start|>{{ message.role }}"
+    "{{ '<|channel|>final' if message.role == 'assistant' }}<|message|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
 CHATML = _TURNS + _OPENS

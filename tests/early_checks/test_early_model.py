@@ -5,12 +5,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from neuron_opsd.config import Config
 from neuron_opsd.early_checks.machine import bytes_written, check_output, check_room
 from neuron_opsd.early_checks.model import check_model
 from neuron_opsd.errors import ConfigError, ModelError, RunFolderError
+from neuron_opsd.model.device import device_of
+from neuron_opsd.model.skeleton import build_skeleton
 from neurons.tiny_models import FAMILIES, LAYERS, WIDTH
 
 TINY = FAMILIES["llama"]
@@ -103,6 +106,35 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
         check_output(Path("/proc/run"))
     check_output(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(RunFolderError, match="Nothing in it was changed"):
+        check_output(tmp_path / "mine")
+
+
+def test_code_that_needs_contents_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs_contents(self: LlamaForCausalLM, config: LlamaConfig) -> None:
+        torch.empty(1, device="meta").item()
+
+    name = model_of(tmp_path, "llama")
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", needs_contents)
+    assert check_model(config_of(name)) is None
+    with pytest.raises(ModelError, match="cannot be built without its weights"):
+        build_skeleton(config_of(name).model)
+
+
+def test_four_bits_are_of_no_matter_before_training(tmp_path: Path) -> None:
+    training = {"quantization": "4bit", "save": "adapter"}
+    config = config_of(model_of(tmp_path, "llama"), training=training)
+    with pytest.raises(ModelError, match="4bit"):
+        check_model(config)
+    check_model(config, until="contexts")
+
+
+def test_devices_on_which_nothing_runs() -> None:
+    settings = config_of("any").model.model_copy(update={"device": "mps"})
+    with pytest.raises(ModelError, match=r"float64.*model\.device=cpu"):
+        device_of(settings)
 
 
 def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,9 @@ def tokenizer_with(template: str):
     return tokenizer
 
 
-@pytest.mark.parametrize("name", ["CHATML", "QWEN3", "SMOLLM3", "LLAMA32", "GEMMA2", "MISTRAL", "PARTS"])
+@pytest.mark.parametrize(
+    "name", ["CHATML", "QWEN3", "SMOLLM3", "LLAMA32", "GEMMA2", "MISTRAL", "PARTS", "GPT_OSS"]
+)
 def test_templates_that_show_everything_pass(name: str) -> None:
     prompts = check_prompts(config_of(), QUESTIONS, tokenizer_with(getattr(templates, name)))
     assert "What is 0 + 1?" in prompts.student

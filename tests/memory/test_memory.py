@@ -1,6 +1,7 @@
 """Every stage's memory by arithmetic and against what real tensors take, and settings that make a run fit."""
 
 import logging
+import time
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from neuron_opsd.config import Config, NeuronSettings, load_config
 from neuron_opsd.early_checks import memory as early
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
-from neuron_opsd.memory.fit import fit, parse_size
+from neuron_opsd.memory.fit import _smaller, fit, parse_size, refuse_too_large
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import Rollout
-from neuron_opsd.training.estimate import _Allocations
+from neuron_opsd.training import estimate
+from neuron_opsd.training.estimate import _Allocations, by_depth
 
 LENGTHS = RunLengths(pool_prompt=60, test_prompt=40, teacher_prompt=200, num_pool=64, num_test=16)
 # hidden, intermediate, layers, heads, tied; and the parameters, in billions, that are published.
@@ -52,9 +54,9 @@ def by_stage(config: Config, model, lengths=LENGTHS) -> dict[str, StageMemory]:
 @pytest.mark.parametrize("size", QWEN3)
 def test_published_shapes_by_arithmetic(size):
     _, _, layers, _, _, billions = QWEN3[size]
-    given = ["rollouts.max_new_tokens=2048", "training.objective=none", "rollouts.batch_size=32"]
+    given = ["rollouts.max_new_tokens=2048", "rollouts.batch_size=32"]
     lengths = RunLengths(400, 0, 10_240, 1000, 0)
-    found = by_stage(settings(*given, dtype="bfloat16"), qwen3(size), lengths)["rollouts"]
+    found = estimate_run(settings(*given, dtype="bfloat16"), qwen3(size), lengths, "rollouts")[0]
     assert found.weights == pytest.approx(2e9 * billions, rel=0.01)
     cache = 32 * (400 + 2048) * layers * 2 * 8 * 128 * 2
     assert found.working == pytest.approx(cache, rel=0.25)
@@ -98,10 +100,56 @@ def test_fit_makes_batches_smaller_until_every_stage_fits():
 @pytest.mark.slow
 def test_what_cannot_fit_is_refused_with_a_way_out():
     weights = by_stage(settings(), small())["rollouts"].weights
-    with pytest.raises(ConfigError, match=r"weights alone take .* tensor_parallel=N .*fsdp2"):
+    with pytest.raises(ConfigError, match=r"weights alone take .*tensor_parallel=N .*fsdp2"):
         fit(settings(), small(), LENGTHS, weights // 2)
     with pytest.raises(ConfigError, match=r"even with the smallest batches\. What is left: .*max_new_tokens"):
         fit(settings(), small(), LENGTHS, int(1.5 * weights))
+
+
+def test_only_stages_of_the_recipe_that_the_run_reaches_are_estimated():
+    assert list(by_stage(settings("training.objective=none"), small())) == ["evaluation"]
+    lmsi = settings("training.objective=majority_sft", "rollouts.num_rollouts=8")
+    assert list(by_stage(lmsi, small())) == ["rollouts", "training", "evaluation"]
+    until = estimate_run(settings(), small(), LENGTHS, "contexts")
+    assert [stage.stage for stage in until] == ["rollouts", "neurons"]
+    refuse_too_large(estimate_run(settings(), small(), LENGTHS, "questions"), limit=1)
+
+
+def test_the_trained_model_may_be_read_in_float32():
+    merged, adapter = (
+        by_stage(settings(f"training.save={save}", dtype="bfloat16"), small())["evaluation"].weights
+        for save in ("merged", "adapter")
+    )
+    assert merged == 2 * adapter
+
+
+def test_trl_samples_a_step_at_once_whatever_the_batch_of_rollouts():
+    config = settings("training.objective=self_certainty", "training.num_rollouts=8")
+    training = StageMemory("training", weights=1, working=9, detail="", is_sampling=True)
+    assert _smaller(config, training) is None
+
+
+def test_the_same_is_counted_once(monkeypatch):
+    counts = []
+    monkeypatch.setattr(estimate, "by_depth", lambda *given: counts.append(given) or by_depth(*given))
+    config, model = settings("rollouts.max_new_tokens=101"), small()
+    estimate_run(config, model, LENGTHS)
+    first = len(counts)
+    estimate_run(config, small(), LENGTHS)
+    assert len(counts) == first
+    half = config.training.model_copy(update={"micro_batch_size": 2})
+    estimate_run(config.model_copy(update={"training": half}), model, LENGTHS)
+    assert len(counts) == first + 1  # learning alone
+
+
+@pytest.mark.slow
+def test_a_large_model_is_estimated_in_seconds():
+    start = time.process_time()
+    given = ["training.trainer={gradient_checkpointing: true, bf16: true}", "model.dtype=bfloat16"]
+    values = {"model.name": "m", "questions.path": "q", "training.dtype": "bfloat16"}
+    config = load_config("neuron_opsd", overrides=given, values=values)
+    estimate_run(config, qwen3("4B"), RunLengths(400, 400, 10_240, 1000, 200))
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(("text", "size"), [("24GB", 24e9), ("1.5 gb", 1.5e9)])

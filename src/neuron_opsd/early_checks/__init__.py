@@ -26,18 +26,20 @@ from neuron_opsd.model.load import check_weights, load_tokenizer
 from neuron_opsd.questions.answer_counts import check_answers
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.records import Question
+from neuron_opsd.stage_graph import reaches
 from neuron_opsd.stage_inputs import general_questions, other_questions
 from neuron_opsd.text.answer_pattern import check_pattern
 
 __all__ = ["check_early", "single_domain"]
 
 
-def check_early(config: Config, output: Path | None = None) -> list[Question]:
+def check_early(config: Config, output: Path | None = None, *, until: str = "report") -> list[Question]:
     """Everything that can be refused before any work.
 
     Args:
         config: The run's settings, resolved.
         output: The run folder, where it is known; it is not made here.
+        until: The command after whose stage the run stops; what only later ones need is not checked.
 
     Returns:
         The questions, read.
@@ -61,13 +63,13 @@ def check_early(config: Config, output: Path | None = None) -> list[Question]:
     check_answers(
         config.evaluation.general_answers, general, config.questions, name="evaluation.general_answers"
     )
-    skeleton = check_model(config)
+    skeleton = check_model(config, until=until)
     check_weights(config.model)
-    if output is not None:
+    if output is not None and skeleton is not None and reaches(until, "train"):
         check_room(output, config, skeleton)
     tokenizer = load_tokenizer(config.model)
     check_prompts(config, questions, tokenizer)
     check_votes(config, questions)
     check_lengths([*questions, *general], tokenizer, config)
-    check_memory(config, questions)
+    check_memory(config, questions, until)
     return questions

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from neuron_opsd.config import Config
 from neuron_opsd.errors import RunFolderError
+from neuron_opsd.own_folder import check_claimable
 from neuron_opsd.training.checkpoints import num_kept_checkpoints
 from neuron_opsd.training.train import trainable
 
@@ -28,6 +29,7 @@ def check_output(output: Path) -> None:
     place = _existing(output)
     if not place.is_dir():
         raise RunFolderError(f"--output is {output}, but {place} is a file. Give another --output.")
+    check_claimable(output, "run")
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SMALL_MODEL = 20_000_000  # parameters; below, the estimate would take longer than it is worth
 
 
-def check_memory(config: Config, questions: Sequence[Question]) -> None:
+def check_memory(config: Config, questions: Sequence[Question], until: str = "report") -> None:
     """Refuse a model that is larger than what is free; warn where a stage may be, and name the settings that help.
 
     Raises:
@@ -37,7 +37,7 @@ def check_memory(config: Config, questions: Sequence[Question]) -> None:
     model, limit = load_model_config(config.model), free_memory(device_of(config.model))
     if limit is None or config.model.device_map or _num_parameters(model) < SMALL_MODEL:
         return
-    stages = stage_memory(config, questions)
+    stages = stage_memory(config, questions, until)
     if isinstance(stages, str):
         logger.info("%s", stages)
         return
@@ -47,14 +47,15 @@ def check_memory(config: Config, questions: Sequence[Question]) -> None:
         logger.warning("memory: %s, and %s are free", stage.describe(), in_words(limit))
     if excess:
         try:
-            settings = fit(config, model, _lengths(config, questions), limit)[1]
+            lengths = _lengths(config, questions)
+            settings = fit(config, model, lengths, limit, until=until, engine_adapts=True)[1]
         except ConfigError as error:
             logger.warning("memory: %s", error)
         else:
             logger.warning("memory: add --fit, or set %s", " ".join(settings))
 
 
-def fit_memory(config: Config, questions: Sequence[Question], asked: str) -> Config:
+def fit_memory(config: Config, questions: Sequence[Question], asked: str, until: str = "report") -> Config:
     """The settings made to fit a size such as `24GB`, or what is `free`.
 
     Raises:
@@ -63,25 +64,28 @@ def fit_memory(config: Config, questions: Sequence[Question], asked: str) -> Con
     limit = free_memory(device_of(config.model)) if asked == "free" else parse_size(asked)
     if limit is None:
         raise ConfigError("--fit: nobody says how much memory is free here. Give a size, such as --fit 24GB.")
-    fitted, settings = fit(config, load_model_config(config.model), _lengths(config, questions), limit)
+    model, lengths = load_model_config(config.model), _lengths(config, questions)
+    fitted, settings = fit(config, model, lengths, limit, until=until)
     what = " ".join(settings) or "nothing had to be set"
     logger.info("memory: to fit %s: %s", in_words(limit), what)
     return fitted
 
 
-def describe_memory(config: Config, questions: Sequence[Question]) -> list[str]:
+def describe_memory(config: Config, questions: Sequence[Question], until: str = "report") -> list[str]:
     """A line for each stage, and what is free."""
-    stages, limit = stage_memory(config, questions), free_memory(device_of(config.model))
+    stages, limit = stage_memory(config, questions, until), free_memory(device_of(config.model))
     if isinstance(stages, str):
         return [stages]
     free = "" if limit is None else f"; {in_words(limit)} are free now"
     return [f"Memory at the peak, estimated{free}:", *(f"  {stage.describe()}" for stage in stages)]
 
 
-def stage_memory(config: Config, questions: Sequence[Question]) -> list[StageMemory] | str:
+def stage_memory(
+    config: Config, questions: Sequence[Question], until: str = "report"
+) -> list[StageMemory] | str:
     """The estimate; where an architecture cannot be counted, the reason."""
     try:
-        return estimate_run(config, load_model_config(config.model), _lengths(config, questions))
+        return estimate_run(config, load_model_config(config.model), _lengths(config, questions), until)
     except NOT_COUNTED as error:
         return not_estimated(error)
 

@@ -1,5 +1,6 @@
 """The model without its weights: can its neurons be read, can it be sampled from here, are its files there."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -13,17 +14,19 @@ from neuron_opsd.model.ffn import check_architecture, find_ffns
 from neuron_opsd.model.generation import unset_in_published
 from neuron_opsd.model.load import check_quantization, load_model_config
 from neuron_opsd.model.locate import resolve_model
-from neuron_opsd.model.skeleton import build_skeleton
-from neuron_opsd.stage_graph import stages_made
+from neuron_opsd.model.skeleton import NotBuiltError, build_skeleton
+from neuron_opsd.stage_graph import reaches, stages_made
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
-def check_model(config: Config) -> PreTrainedModel:
+def check_model(config: Config, *, until: str = "report") -> PreTrainedModel | None:
     """Refuse a model that a later stage could not read, sample from or save.
 
     Returns:
-        The model without its weights.
+        The model without its weights; None where it cannot be built so, and what needs it is not checked.
 
     Raises:
         ModelError: what about it, and which models do.
@@ -34,9 +37,13 @@ def check_model(config: Config) -> PreTrainedModel:
     _check_cache(architecture)
     _check_weights(config.model)
     unset_in_published(config.model)
-    if config.training.quantization != "none":
+    if config.training.quantization != "none" and reaches(until, "train"):
         check_quantization(config.model)
-    skeleton = build_skeleton(config.model)
+    try:
+        skeleton = build_skeleton(config.model)
+    except NotBuiltError as error:
+        logger.info("%s Its neurons and the disk are not checked early.", error)
+        return None
     if "neurons" in stages_made(config):
         _check_neurons(skeleton, config)
     return skeleton

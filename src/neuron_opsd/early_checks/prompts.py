@@ -138,6 +138,8 @@ def _check_opens_reply(encoder: ChatEncoder, messages: list[Message]) -> None:
         answered = encoder.render([*messages, {"role": "assistant", "content": reply}], opens_reply=False)
     except ModelError:  # a template for prompts alone
         return
+    if encoder.render(messages) != encoder.render(messages, opens_reply=False):
+        return  # what more stands before a finished reply, such as a channel, the model writes itself
     prompt, whole = _bare(encoder.render(messages)), _bare(answered.rpartition(reply)[0])
     missing = whole[len(prompt) :] if whole.startswith(prompt) else ""
     if missing:

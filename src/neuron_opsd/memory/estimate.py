@@ -14,6 +14,7 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model_config
 from neuron_opsd.neurons.capture import MAX_BATCH_TOKENS, MAX_PIECE_CHUNKS, PIECE_TOKENS
 from neuron_opsd.records import Question
+from neuron_opsd.stage_graph import reaches, stages_made
 from neuron_opsd.text.prompts import student_messages
 from neuron_opsd.training.estimate import Lengths, count_sampling, count_weights, estimate_memory, in_words
 
@@ -86,31 +87,46 @@ def _longest_prompt(config: Config, questions: Sequence[Question], encoder: Chat
     return max(lengths, default=0)
 
 
-def estimate_run(config: Config, model: PretrainedConfig, lengths: RunLengths) -> list[StageMemory]:
-    """The stages that hold a model, in the order in which they run.
+def estimate_run(
+    config: Config, model: PretrainedConfig, lengths: RunLengths, until: str = "report"
+) -> list[StageMemory]:
+    """The stages of the recipe that hold a model, in the order in which they run.
 
     Args:
         config: Resolved settings: no dtype is auto.
         model: The architecture.
         lengths: Of this run.
+        until: The command after whose stage the run stops.
     """
-    stages = []
-    is_sampled_here = config.engine.name == "hf"
-    if is_sampled_here:
-        stages.append(_rollouts(config, model, lengths))
-    stages.append(_neurons(config, model, lengths))
-    if config.training.objective != "none":
-        stages.append(_training(config, model, lengths))
-    if is_sampled_here and lengths.num_test:
-        stages.append(_evaluation(config, model, lengths))
-    return stages
+    made, is_sampled_here = stages_made(config), config.engine.name == "hf"
+    # stage, the command that runs it, whether it holds a model here
+    stages = [
+        (_rollouts, "rollouts", "rollouts" in made and is_sampled_here),
+        (_neurons, "neurons", "neurons" in made),
+        (_training, "train", "training" in made),
+        (_evaluation, "evaluate", is_sampled_here and lengths.num_test > 0),
+    ]
+    return [
+        estimate(config, model, lengths)
+        for estimate, command, is_here in stages
+        if is_here and reaches(until, command)
+    ]
 
 
 def _rollouts(config: Config, model: PretrainedConfig, lengths: RunLengths) -> StageMemory:
     settings = config.rollouts
     rows = max(1, min(settings.batch_size, lengths.num_pool * settings.num_rollouts))
     prompts = -(-rows // settings.num_rollouts)
-    return _sampled("rollouts", config, model, rows, prompts, lengths.pool_prompt, settings.max_new_tokens)
+    return _sampled(
+        "rollouts",
+        config,
+        model,
+        rows,
+        prompts,
+        lengths.pool_prompt,
+        settings.max_new_tokens,
+        config.model.dtype,
+    )
 
 
 def _evaluation(config: Config, model: PretrainedConfig, lengths: RunLengths) -> StageMemory:
@@ -118,24 +134,34 @@ def _evaluation(config: Config, model: PretrainedConfig, lengths: RunLengths) ->
     rows = max(1, min(settings.batch_size, lengths.num_test * settings.num_samples))
     prompt = max(lengths.test_prompt, lengths.teacher_prompt) if settings.context else lengths.test_prompt
     prompts = -(-rows // settings.num_samples)
-    return _sampled("evaluation", config, model, rows, prompts, prompt, settings.max_new_tokens)
+    # At the worst: a merged model is saved in float32 where a narrower dtype would lose what was learned.
+    is_merged = config.training.objective != "none" and config.training.save == "merged"
+    dtype = "float32" if is_merged else config.model.dtype
+    return _sampled("evaluation", config, model, rows, prompts, prompt, settings.max_new_tokens, dtype)
 
 
 def _sampled(
-    stage: str, config: Config, model: PretrainedConfig, rows: int, prompts: int, prompt: int, new: int
+    stage: str,
+    config: Config,
+    model: PretrainedConfig,
+    rows: int,
+    prompts: int,
+    prompt: int,
+    new: int,
+    dtype: str,
 ) -> StageMemory:
     prompt = max(prompt, 2)
     if config.engine.cache_tokens:
         rows = max(1, min(rows, config.engine.cache_tokens // (prompt + new)))
     weights, working = count_sampling(
         model,
-        getattr(torch, config.model.dtype),
+        getattr(torch, dtype),
         rows=rows,
         num_prompts=min(prompts, rows, max(1, PREFILL_TOKENS // prompt)),
         prompt=prompt,
         new=new,
     )
-    detail = f"{rows} completions at once of up to {prompt} + {new} tokens {in_words(working)}"
+    detail = f"{rows} completions at once of up to {prompt} + {new} tokens, {dtype} {in_words(working)}"
     return StageMemory(stage, weights, working, detail, is_sampling=True)
 
 

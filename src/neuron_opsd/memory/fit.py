@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from neuron_opsd.config import Config
+from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
 from neuron_opsd.training.estimate import in_words
@@ -40,8 +41,10 @@ def refuse_too_large(stages: Sequence[StageMemory], limit: int) -> None:
     Raises:
         ConfigError: both sizes, and what to do.
     """
-    worst = max(stages, key=lambda stage: stage.weights)
-    if worst.weights > limit:
+    # What evaluation reads may be narrower than the estimate has it, so it is no reason to refuse.
+    needed = [stage for stage in stages if stage.stage != "evaluation"] or stages
+    worst = max(needed, key=lambda stage: stage.weights, default=None)
+    if worst and worst.weights > limit:
         raise ConfigError(
             f"The weights alone take {in_words(worst.weights)} in {worst.stage}, and {in_words(limit)} are free. "
             f"{LARGER_THAN_ONE_CARD}."
@@ -60,20 +63,36 @@ def too_large(stages: Sequence[StageMemory], limit: int, *, engine_adapts: bool 
     return [stage for stage in large if not (engine_adapts and stage.is_sampling)]
 
 
-def fit(config: Config, model: PretrainedConfig, lengths: RunLengths, limit: int) -> tuple[Config, list[str]]:
+def fit(
+    config: Config,
+    model: PretrainedConfig,
+    lengths: RunLengths,
+    limit: int,
+    *,
+    until: str = "report",
+    engine_adapts: bool = False,
+) -> tuple[Config, list[str]]:
     """The settings with batches so small that every stage fits, and what was set. Results change by rounding alone.
+
+    Args:
+        config: Resolved settings.
+        model: The architecture.
+        lengths: Of this run.
+        limit: Bytes.
+        until: The command after whose stage the run stops.
+        engine_adapts: As in `too_large`.
 
     Raises:
         ConfigError: the smallest batches are still too large; says what else there is.
     """
 
     def estimate(config: Config) -> list[StageMemory]:
-        return estimate_run(config, model, lengths)
+        return estimate_run(config, model, lengths, until)
 
     stages = estimate(config)
     refuse_too_large(stages, limit)
     changes: dict[str, Any] = {}
-    while excess := too_large(stages, limit):
+    while excess := too_large(stages, limit, engine_adapts=engine_adapts):
         smaller = _smaller(config, excess[0])
         if smaller is None:
             raise ConfigError(_nothing_left(excess[0], limit))
@@ -89,6 +108,8 @@ def _smaller(config: Config, stage: StageMemory) -> tuple[tuple[str, str], Any] 
     """The next setting to change for a stage, and its value; None where nothing is left."""
     training = config.training
     if stage.stage != "training" or stage.is_sampling:
+        if stage.stage == "training" and training.objective in BY_TRL:
+            return None  # TRL samples a whole step's completions at once
         section = "rollouts" if stage.stage == "training" else stage.stage
         size = getattr(config, section).batch_size
         return ((section, "batch_size"), size // 2) if size > 1 else None

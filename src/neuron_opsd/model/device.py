@@ -12,6 +12,7 @@ BFLOAT16_UNITS = (
     "avx512_bf16",
     "amx_bf16",
 )  # without them a processor emulates bfloat16, several times slower
+USABLE = ("cpu", "cuda")
 
 
 def device_of(settings: ModelSettings) -> torch.device:
@@ -26,6 +27,11 @@ def device_of(settings: ModelSettings) -> torch.device:
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(settings.device)
+        if device.type not in USABLE:
+            raise ModelError(
+                f"model.device is {settings.device!r}; it must be auto, cpu or a GPU of CUDA such as cuda:0, because "
+                "sampling computes in float64 and nothing else is tested. Use model.device=cpu."
+            )
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -9,11 +9,16 @@ from neuron_opsd.model.device import dtype_of
 from neuron_opsd.model.load import load_model_config
 
 
+class NotBuiltError(ModelError):
+    """The model's own code needs tensors with contents."""
+
+
 def build_skeleton(settings: ModelSettings) -> PreTrainedModel:
     """The model of the settings on torch's meta device.
 
     Raises:
         ModelError: its configuration makes no causal language model; says why.
+        NotBuiltError: it may well be one, but its code does not run without contents.
     """
     config = load_model_config(settings)
     dtype, trusted = dtype_of(settings), settings.trust_remote_code
@@ -24,4 +29,8 @@ def build_skeleton(settings: ModelSettings) -> PreTrainedModel:
         raise ModelError(
             f"Model type '{config.model_type}' of {settings.name} cannot be built as a causal language model: "
             f"{' '.join(str(error).split())[:300]}"
+        ) from None
+    except RuntimeError as error:  # and NotImplementedError, which is one
+        raise NotBuiltError(
+            f"{settings.name} cannot be built without its weights: {' '.join(str(error).split())[:300]}."
         ) from None

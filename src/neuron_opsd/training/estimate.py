@@ -8,6 +8,7 @@ and what an allocator keeps back.
 """
 
 import copy
+import functools
 import gc
 import math
 import weakref
@@ -81,6 +82,20 @@ def in_words(value: int) -> str:
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
 
 
+def counted_once(count: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember what was counted, by the contents of the configuration and of all else."""
+    found: dict[tuple[str, ...], Any] = {}
+
+    @functools.wraps(count)
+    def remembered(config: PretrainedConfig, *args: Any, **kwargs: Any) -> Any:
+        key = (config.to_json_string(use_diff=False), repr(args), repr(kwargs))
+        if key not in found:
+            found[key] = count(config, *args, **kwargs)
+        return found[key]
+
+    return remembered
+
+
 def estimate_memory(
     config: PretrainedConfig, dtype: torch.dtype, settings: TrainingSettings, lengths: Lengths
 ) -> MemoryEstimate:
@@ -92,17 +107,53 @@ def estimate_memory(
         settings: `training.*`.
         lengths: The longest there are.
     """
-    parts = by_depth(config, lambda some: _count_step(some, dtype, settings, lengths))
-    weights, teacher, optimiser, prefill, decode, *phases = parts
-    return MemoryEstimate(weights, teacher, optimiser, sampling=max(prefill, decode), learning=max(phases))
+    weights, teacher, optimiser, *phases = _count_learning(
+        config, dtype, settings, lengths.student_prompt, lengths.teacher_prompt
+    )
+    sampling = 0
+    if settings.objective not in ("majority_sft", "gold_sft"):  # those learn from the rollouts
+        alike = settings.model_copy(update={"micro_batch_size": 1, "trainer": {}})  # sampling reads neither
+        sampling = max(
+            _count_own_sampling(config, dtype, alike, lengths.student_prompt, lengths.sampling_rows)
+        )
+    return MemoryEstimate(weights, teacher, optimiser, sampling=sampling, learning=max(phases))
+
+
+@counted_once
+def _count_own_sampling(
+    config: PretrainedConfig, dtype: torch.dtype, settings: TrainingSettings, prompt: int, rows: int
+) -> list[int]:
+    """Both phases of the student's sampling."""
+
+    def count(config: PretrainedConfig) -> list[int]:
+        student = trainable(_without_contents(config, dtype), settings, seed=0)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            _give_shapes(student)
+            _, unpacked = _bytes_of_weights(student, is_4bit=settings.quantization == "4bit")
+            num_prompts = math.ceil(rows / settings.num_rollouts)
+            peaks = peaks_of_sampling(student, num_prompts, rows, prompt, settings.max_new_tokens)
+            return [peak + unpacked for peak in peaks]
+
+    return by_depth(config, count)
+
+
+@counted_once
+def _count_learning(
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    settings: TrainingSettings,
+    student_prompt: int,
+    teacher_prompt: int,
+) -> list[int]:
+    """Weights, the teacher's copy, the optimiser, and the phases of learning."""
+    lengths = Lengths(student_prompt, teacher_prompt, sampling_rows=0)
+    return by_depth(config, lambda some: _count_step(some, dtype, settings, lengths))
 
 
 def _count_step(
     config: PretrainedConfig, dtype: torch.dtype, settings: TrainingSettings, lengths: Lengths
 ) -> list[int]:
-    """Weights, the teacher's copy, the optimiser, both phases of sampling, and those of learning."""
     student = trainable(_without_contents(config, dtype), settings, seed=0)
-    num_prompts = math.ceil(lengths.sampling_rows / settings.num_rollouts)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _give_shapes(student)
         if settings.trainer.get("gradient_checkpointing"):
@@ -111,15 +162,11 @@ def _count_step(
         is_taught = settings.objective == "distillation"
         has_copy = settings.teacher == "ema" or (settings.teacher == "frozen" and settings.method == "full")
         weights, unpacked = _bytes_of_weights(student, is_4bit=settings.quantization == "4bit")
-        sampling = [0, 0]
-        if settings.objective not in ("majority_sft", "gold_sft"):  # those learn from the rollouts
-            rows, prompt = lengths.sampling_rows, lengths.student_prompt
-            sampling = peaks_of_sampling(student, num_prompts, rows, prompt, settings.max_new_tokens)
-        learning = peaks_of_learning(student, settings, lengths)
-        working = [peak + unpacked for peak in (*sampling, *learning)]
+        working = [peak + unpacked for peak in peaks_of_learning(student, settings, lengths)]
         return [weights, 4 * trained * (is_taught and has_copy), 2 * 4 * trained, *working]
 
 
+@counted_once
 def count_sampling(
     config: PretrainedConfig, dtype: torch.dtype, *, rows: int, num_prompts: int, prompt: int, new: int
 ) -> tuple[int, int]:
@@ -136,6 +183,7 @@ def count_sampling(
     return weights, max(prefill, decode)
 
 
+@counted_once
 def count_weights(config: PretrainedConfig, dtype: torch.dtype) -> int:
     """Bytes of the weights of a model that only answers."""
 
@@ -237,7 +285,7 @@ class _Allocations(TorchDispatchMode):
 
 @contextmanager
 def _counted(student: CausalLM) -> Iterator[_Allocations]:
-    gc.collect()  # what only cycles keep alive is not there when a step runs after others
+    gc.collect(1)  # what only cycles keep alive is not there when a step runs after others
     with _Allocations(student) as allocations:
         yield allocations
 
@@ -292,22 +340,25 @@ def _micro_batch(
     with _autocast(settings):
         hidden = _states(student, rows, lengths.student_prompt, new)
         allocations.end_phase()
+        # Chunks are alike, so two of them are counted. The gradient of all other states waits beside them.
+        counted = min(2 * settings.loss_chunk_tokens, rows * new)
+        waiting = torch.empty_like(hidden[counted:])
 
         def logits(states: Tensor) -> Tensor:
             return logits_from_hidden(student, states)
 
         total, _ = sum_in_chunks(
-            hidden,
-            hidden.detach() if teacher_hidden is None else teacher_hidden,
+            hidden[:counted],
+            (hidden.detach() if teacher_hidden is None else teacher_hidden)[:counted],
             student_logits=logits,
             teacher_logits=logits,
             loss=token_loss(settings),
-            tokens=torch.zeros(rows * new, dtype=torch.long),
+            tokens=torch.zeros(counted, dtype=torch.long),
             chunk_tokens=settings.loss_chunk_tokens,
             head=head_tensors(student),
         )
         allocations.end_phase()
-    del teacher_hidden
+    del teacher_hidden, waiting
     total.backward()
 
 
