@@ -139,23 +139,23 @@ def test_devices_on_which_nothing_runs() -> None:
 
 def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(model_of(tmp_path / "model", "llama"))
-    needed = bytes_written(config, check_model(config))
+    needed = bytes_written(config, build_skeleton(config.model))
     usage = type("Usage", (), {"free": needed - 1})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     check_room(
-        tmp_path / "run", config, check_model(config)
+        tmp_path / "run", config, build_skeleton(config.model)
     )  # a disk that lacks so little says so when it is full
     monkeypatch.setattr("neuron_opsd.early_checks.machine.LITTLE", 0)
     with pytest.raises(RunFolderError, match="GB free, and training writes about"):
-        check_room(tmp_path / "run", config, check_model(config))
+        check_room(tmp_path / "run", config, build_skeleton(config.model))
     usage.free = needed
-    check_room(tmp_path / "run", config, check_model(config))
+    check_room(tmp_path / "run", config, build_skeleton(config.model))
     usage.free = needed - 1  # and a byte that training replaces, or one that it keeps
     for place, refused in (("model", True), ("model.previous", True), ("training", False)):
         (tmp_path / "run" / place).mkdir(parents=True)
         (tmp_path / "run" / place / "weights").write_bytes(b"1")
         with pytest.raises(RunFolderError) if refused else nullcontext():
-            check_room(tmp_path / "run", config, check_model(config))
+            check_room(tmp_path / "run", config, build_skeleton(config.model))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -165,8 +165,8 @@ def test_what_training_writes_is_float32(tmp_path: Path, dtype: str) -> None:
 
     def written(**training) -> tuple[int, int]:
         config = config_of(name, dtype=dtype, training=training)
-        num_weights = sum(weight.numel() for weight in check_model(config).parameters())
-        return bytes_written(config, check_model(config)), num_weights
+        num_weights = sum(weight.numel() for weight in build_skeleton(config.model).parameters())
+        return bytes_written(config, build_skeleton(config.model)), num_weights
 
     assert written(method="full")[0] == (4 + 3 * 16) * written(method="full")[1]
     adapter, num_weights = written(save="adapter")
