@@ -129,6 +129,11 @@ def test_a_full_disk_is_explained_in_torch_s_words_too(tmp_path):
         torch.save({"weights": torch.zeros(1000)}, "/dev/full")
 
 
+def test_a_disk_that_fills_as_a_file_is_closed_is_explained(tmp_path):
+    with pytest.raises(RunFolderError, match=r"Cannot write to .*iostream error.* resumes"), saving(tmp_path):
+        raise RuntimeError("basic_ios::clear: iostream error")  # as torch.save says it, seen on a full tmpfs
+
+
 def test_what_is_no_matter_of_the_disk_is_not_called_so(tmp_path):
     with pytest.raises(RuntimeError, match="Connection closed by peer"), saving(tmp_path):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:3406")

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from neuron_opsd.config import Config
 from neuron_opsd.errors import RunFolderError
+from neuron_opsd.files import explain_disk_errors
 from neuron_opsd.own_folder import check_claimable
 from neuron_opsd.training.checkpoints import num_kept_checkpoints
 from neuron_opsd.training.train import trainable
@@ -30,13 +31,8 @@ def check_output(output: Path) -> None:
     if not place.is_dir():
         raise RunFolderError(f"--output is {output}, but {place} is a file. Give another --output.")
     check_claimable(output, "run")
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise RunFolderError(
-            f"--output is {output}, but {place} cannot be written to ({error.strerror}). Give another --output."
-        ) from None
+    with explain_disk_errors(place), tempfile.TemporaryFile(dir=place):
+        pass
 
 
 def check_room(output: Path, config: Config, skeleton: PreTrainedModel) -> None:

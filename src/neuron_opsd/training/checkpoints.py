@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 TEACHER_FILE = "teacher_weights.safetensors"
 STATE_FILE = "opsd_state.json"
 CHECKSUMS_FILE = "checksums.json"
-TORCH_CANNOT_WRITE = "PytorchStreamWriter|inline_container|Parent directory"  # in torch.save's words
+# In torch.save's words, and in those of the C++ streams below it.
+TORCH_CANNOT_WRITE = "PytorchStreamWriter|inline_container|Parent directory|iostream error"
 STAGING = ".checkpoints.partial"  # a name that the run folder clears of what a killed process left
 
 
