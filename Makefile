@@ -65,9 +65,8 @@ demo: $(VENV)/.installed demo/data/.prepared  ## the main job on a small real mo
 test: $(VENV)/.installed-dev  ## all tests but the slow proofs
 	$(BIN)/pytest -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadfile
 
-test-slow: $(VENV)/.installed-dev  ## the slow proofs alone, and some mutants, another lot each day
+test-slow: $(VENV)/.installed-dev  ## the slow proofs alone
 	$(BIN)/pytest -m slow
-	$(BIN)/python scripts/mutants.py --sample 3
 
 test-all: test peers-if-they-can-be venv-vllm-if-it-can-be test-slow  ## every test; after `test` in one call of make, only the slow proofs
 
