@@ -55,7 +55,8 @@ def test_in_process_ids_log_probs_and_the_students_weights(loaded, tmp_path):
     assert log_probs == pytest.approx(expected.tolist(), abs=1e-3)
 
 
-IN_PROCESS = ("engine.name=vllm", "engine.max_model_len=1024")
+# In float32, where samples can be told to a thousandth. `max_model_len` is the run's own choice.
+IN_PROCESS = ("engine.name=vllm", "model.dtype=float32")
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,18 @@ def test_what_cannot_fit_is_refused_with_a_way_out():
         fit(settings(), small(), LENGTHS, int(1.5 * weights))
 
 
+@pytest.mark.slow
+def test_where_only_float32_weights_are_too_large_an_adapter_is_the_way_out():
+    wide = small(hidden_size=512, intermediate_size=2048, num_hidden_layers=8)
+    weights = by_stage(settings(dtype="bfloat16"), wide)["rollouts"].weights
+    few = ("evaluation.max_new_tokens=4", "rollouts.max_new_tokens=4", "training.max_new_tokens=4")
+    lengths = RunLengths(pool_prompt=6, test_prompt=4, teacher_prompt=8, num_pool=64, num_test=16)
+    with pytest.raises(ConfigError, match=r"evaluation .* What is left: training\.save=adapter, or a lower"):
+        fit(settings(*few, dtype="bfloat16"), wide, lengths, int(1.9 * weights))
+    adapter = settings(*few, "training.save=adapter", dtype="bfloat16")
+    fit(adapter, wide, lengths, int(1.9 * weights))
+
+
 def test_only_stages_of_the_recipe_that_the_run_reaches_are_estimated():
     assert list(by_stage(settings("training.objective=none"), small())) == ["evaluation"]
     lmsi = settings("training.objective=majority_sft", "rollouts.num_rollouts=8")

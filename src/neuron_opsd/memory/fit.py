@@ -95,7 +95,7 @@ def fit(
     while excess := too_large(stages, limit, engine_adapts=engine_adapts):
         smaller = _smaller(config, excess[0])
         if smaller is None:
-            raise ConfigError(_nothing_left(excess[0], limit))
+            raise ConfigError(_nothing_left(config, excess[0], limit))
         (section, name), value = smaller
         setting = getattr(config, section).model_copy(update={name: value})
         config = config.model_copy(update={section: setting})
@@ -122,8 +122,11 @@ def _smaller(config: Config, stage: StageMemory) -> tuple[tuple[str, str], Any] 
     return None
 
 
-def _nothing_left(stage: StageMemory, limit: int) -> str:
+def _nothing_left(config: Config, stage: StageMemory, limit: int) -> str:
     more = "a lower max_new_tokens"
+    if stage.stage == "evaluation" and config.training.method == "lora" and config.training.save == "merged":
+        # Merged weights may have to be float32; an adapter is evaluated on the base in its own dtype.
+        more = f"training.save=adapter, or {more}"
     if stage.stage == "training":
         more = (
             "training.quantization=4bit with training.save=adapter (a GPU), a lower training.max_new_tokens, "
