@@ -50,9 +50,9 @@ def test_a_foreign_folder_is_refused_and_left_alone(
     assert contents(tmp_path) == before
 
 
-def test_a_run_made_before_the_mark_is_told_so(tmp_path: Path) -> None:
+def test_settings_without_the_mark_are_no_run(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(SETTINGS)
-    with pytest.raises(RunFolderError, match=r"by a version before 0\.1\.0"):
+    with pytest.raises(RunFolderError, match=f"it has no {MARK}"):
         RunFolder.open(tmp_path)
 
 

@@ -66,5 +66,4 @@ def _refusal(folder: Path, kind: str) -> str:
         return f"{folder} is no {kind} folder: it does not exist."
     if (folder / MARK).exists():
         return f"{folder} is no {kind} folder: its {MARK} says something else."
-    hint = " It was made by something else, or by a version before 0.1.0." if any(folder.iterdir()) else ""
-    return f"{folder} is no {kind} folder: it has no {MARK}.{hint}"
+    return f"{folder} is no {kind} folder: it has no {MARK}."

@@ -187,7 +187,6 @@ def test_what_is_left_out_ranks_last_and_is_never_kept(caplog):
         records(set(FIVE), fraction=0.4)
 
     warn_of_unusable(count_unusable(list(found.values()), {"b", "d"}))
-    warn_of_unusable({"num_selected": 2})  # of an earlier release
     assert not caplog.records
     warn_of_unusable(count_unusable(list(records(set(), fraction=0.4).values()), {"b", "a"}))
     assert "of 2 selected questions 1 have a reply that was cut" in caplog.text

@@ -155,23 +155,13 @@ def confidences(block: Mapping[str, Any]) -> list[Confidence]:
             entry["metrics"],
             *_caution(block["metrics"].get(entry["metrics"].get("ece"), {})),
         )
-        for kind, entry in _kinds(block).items()
+        for kind, entry in block.get("confidence_kinds", {}).items()
         if entry.get("reliability")
     ]
 
 
 def _caution(entry: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
     return entry.get("caution", ""), entry.get("unreliable", ())
-
-
-def _kinds(block: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Results of an earlier version know the vote share alone."""
-    if "confidence_kinds" in block or "reliability" not in block:
-        return block.get("confidence_kinds", {})
-    names = {"accuracy": "maj", "confidence": "vote_share"}
-    names |= {name: name for name in ("ece", "brier", "auroc", "overconfidence", *MORE_METRICS[:5])}
-    parts = {key: block[key] for key in ("reliability", "brier_parts") if key in block}
-    return {"vote_share": {"label": "Vote share", "metrics": names, **parts}}
 
 
 def grid_table(results: Mapping[str, Any]) -> Table | None:

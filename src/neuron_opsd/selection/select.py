@@ -89,14 +89,14 @@ def warn_of_unusable(counts: Mapping[str, int]) -> None:
 
     And where some could not be ranked at all.
     """
-    if counts.get("num_without_neurons"):
+    if counts["num_without_neurons"]:
         logger.warning(
             "selection: of %(num_questions)d questions in the pool %(num_without_neurons)d have a reply without tokens "
             "to read neurons from (empty, or cut inside its thinking). No score by neurons ranks them. Raise "
             "rollouts.max_new_tokens, or set neurons.tokens=all.",
             counts,
         )
-    if counts.get("num_selected_unusable"):  # a stage of an earlier release does not have it
+    if counts["num_selected_unusable"]:
         logger.warning(
             "selection: of %(num_selected)d selected questions %(num_selected_unusable)d have a reply that was cut or "
             "gives no readable answer (of %(num_questions)d in the pool, %(num_unusable)d). selection.usable_only=true "
