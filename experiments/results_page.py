@@ -2,10 +2,10 @@
 
     python experiments/results_page.py [--check]
 
-In the page, `<!-- table: SCRIPT ARGUMENTS -->` stands before what `experiments/SCRIPT.py ARGUMENTS` prints, with paths
-from experiments/ and headings one level lower, and `<!-- end -->` behind it. --check writes nothing and names what
-differs. It forgives the last decimal of a figure: processors add in different orders, and a half-way value can round to
-either side.
+In the page, `<!-- table: SCRIPT ARGUMENTS -->` stands before what `experiments/SCRIPT.py ARGUMENTS` prints, and
+`<!-- end -->` behind it. `rows/STUDY/*` are the files of rows/STUDY.zip. Headings are one level lower than printed.
+--check writes nothing and names what differs. It forgives the last decimal of a figure: processors add in different
+orders, and a half-way value can round to either side.
 """
 
 # ruff: noqa: T201
@@ -20,8 +20,9 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "results.md"
+from kept_rows import unpack
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 BLOCK = re.compile(r"(<!-- table: (\S+) (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 DECIMAL = re.compile(r"[-+−]?\d*\.\d+")
 
@@ -36,11 +37,11 @@ def printed(script: str, arguments: list[str]) -> str:
     return re.sub("^#", "##", out.getvalue().strip(), flags=re.MULTILINE)
 
 
-def expanded(words: str) -> list[str]:
+def expanded(words: str, unpacked: Path) -> list[str]:
     """Arguments, rows by pattern in order of name."""
     arguments: list[str] = []
     for word in words.split():
-        found = sorted(map(str, HERE.glob(word))) if word.startswith("rows/") else [word]
+        found = sorted(map(str, unpacked.glob(word))) if word.startswith("rows/") else [word]
         if not found:
             sys.exit(f"{PAGE.name}: no rows match {word}.")
         arguments += found
@@ -51,13 +52,16 @@ def written(text: str, pictures: Path) -> str:
     """The page with every table printed anew; pictures go to a folder."""
 
     def table(match: re.Match[str]) -> str:
-        arguments = expanded(match[3])
+        arguments = expanded(match[3], unpacked)
         for place, word in enumerate(arguments):
             if word == "--picture":
                 arguments[place + 1] = str(pictures / arguments[place + 1])
         return f"{match[1]}{printed(match[2], arguments)}\n{match[4]}"
 
-    return BLOCK.sub(table, text)
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked = Path(folder)
+        unpack(unpacked / "rows")
+        return BLOCK.sub(table, text)
 
 
 def main() -> int:

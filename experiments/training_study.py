@@ -12,7 +12,6 @@ sampling alone would come near.
 
 # ruff: noqa: T201
 import argparse
-import gzip
 import json
 import math
 import re
@@ -39,11 +38,11 @@ def read_runs(paths: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
     """Results by name and seed; an unfinished run is named and left out."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for path in map(Path, paths):
-        match = re.fullmatch(r"(.+)-seed(\d+)(\.json\.gz)?", path.name)
+        match = re.fullmatch(r"(.+)-seed(\d+)(\.json)?", path.name)
         if match is None:
             sys.exit(f"{path}: a run's folder must be named NAME-seedN.")
         if path.is_file():
-            found.setdefault(match[1], {})[int(match[2])] = json.loads(gzip.decompress(path.read_bytes()))
+            found.setdefault(match[1], {})[int(match[2])] = json.loads(path.read_text(encoding="utf-8"))
             continue
         results = read_json(path / "evaluation" / "results.json")
         if results is None:
@@ -249,8 +248,8 @@ def main() -> None:
         arguments.keep.mkdir(parents=True, exist_ok=True)
         for name, seeds in runs.items():
             for seed, results in seeds.items():
-                packed = gzip.compress(json.dumps(results, sort_keys=True).encode(), mtime=0)
-                (arguments.keep / f"{name}-seed{seed}.json.gz").write_bytes(packed)
+                kept = json.dumps(results, sort_keys=True)
+                (arguments.keep / f"{name}-seed{seed}.json").write_text(kept, encoding="utf-8")
     report(runs, arguments.against, arguments.picture)
 
 

@@ -107,14 +107,16 @@ def test_reliability_bins_add_up_to_the_ece():
 
 
 def test_perfect_calibration_ece_shrinks_with_questions():
+    def perfect(confidence):
+        return cal.perfect_calibration(confidence, cal.equal_width_bins(confidence, 15))
+
     generator = np.random.default_rng(0)
-    few = cal.perfect_calibration_ece(generator.uniform(0.3, 1, 100))
-    many = cal.perfect_calibration_ece(generator.uniform(0.3, 1, 1000))
+    few, many = (perfect(generator.uniform(0.3, 1, count)) for count in (100, 1000))
     assert few["mean"] == pytest.approx(0.09, abs=0.03)
     assert many["mean"] == pytest.approx(0.03, abs=0.01)
     assert few["low"] < few["mean"] < few["high"]
-    assert cal.perfect_calibration_ece(np.full(10, 1.0))["mean"] == 0  # always right, as it says
-    assert np.isnan(cal.perfect_calibration_ece(np.array([]))["mean"])
+    assert perfect(np.full(10, 1.0))["mean"] == 0  # always right, as it says
+    assert np.isnan(perfect(np.array([]))["mean"])
 
 
 @given(scored(), st.randoms())

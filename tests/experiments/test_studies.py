@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def study(monkeypatch: pytest.MonkeyPatch):
         "training_study",
         "preflight_study",
         "results_page",
+        "kept_rows",
         "power",
     ):
         sys.modules.pop(name, None)
@@ -199,6 +201,40 @@ def test_the_results_page_is_what_the_kept_rows_say(study, monkeypatch, capsys) 
     page = study("results_page")
     monkeypatch.setattr(sys, "argv", ["results_page", "--check"])
     assert page.main() == 0, capsys.readouterr().out
+
+
+def test_packing_adds_rows_replaces_older_ones_and_loses_none(study, monkeypatch, tmp_path) -> None:
+    rows = study("kept_rows")
+    monkeypatch.setattr(rows, "ROWS", tmp_path / "rows")
+    rows.ROWS.mkdir()
+
+    def pack(**files: str) -> bytes:
+        for name, text in files.items():
+            path = tmp_path / "work" / "context" / "small" / f"{name}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        rows.pack(tmp_path / "work")
+        shutil.rmtree(tmp_path / "work")
+        return (rows.ROWS / "context.zip").read_bytes()
+
+    pack(old="1", longer="1\n", **{"replies-own": "text"})
+    both = pack(new="2", longer="1\n2\n")
+    rows.unpack(tmp_path / "out")
+    found = {path.name: path.read_text() for path in (tmp_path / "out" / "context" / "small").iterdir()}
+    assert found == {"old.jsonl": "1", "longer.jsonl": "1\n2\n", "new.jsonl": "2"}
+    assert pack(**{name.removesuffix(".jsonl"): text for name, text in found.items()}) == both
+
+
+def test_a_run_that_is_kept_reads_as_before(study, tmp_path, monkeypatch) -> None:
+    """Rows of training runs survive `--keep` and a second reading."""
+    training = study("training_study")
+    study("kept_rows").unpack(tmp_path)
+    (kept,) = sorted(map(str, tmp_path.glob("large/full_forward_kl-seed0.json")))
+    monkeypatch.setattr(training, "report", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["training_study", kept, "--keep", str(tmp_path / "again")])
+    training.main()
+    (again,) = sorted(map(str, (tmp_path / "again").iterdir()))
+    assert training.read_runs([again]) == training.read_runs([kept])
 
 
 def test_a_figure_that_the_rows_do_not_say_is_named(study, monkeypatch, capsys, tmp_path) -> None:

@@ -6,7 +6,7 @@ from neuron_opsd.errors import ConfigError
 from neuron_opsd.text import answers as answers_module
 from neuron_opsd.text import expressions
 from neuron_opsd.text.answers import answers_match, majority_answer
-from neuron_opsd.text.expressions import last_boxed, looks_like_expression
+from neuron_opsd.text.expressions import looks_like_expression
 from neuron_opsd.text.reading import read_answer
 
 
@@ -32,11 +32,6 @@ def test_an_expression_is_read(reply: str, expected: str | None) -> None:
 
 def test_choices_are_read_as_ever() -> None:
     assert read_answer("The answer is B", choices=("x", "y"), answer_format="math").answer == "B"
-
-
-def test_braces_are_balanced() -> None:
-    assert last_boxed(r"\boxed{a{b{c}}d} e}") == "a{b{c}}d"
-    assert last_boxed("nothing") is None
 
 
 @pytest.mark.parametrize(

@@ -133,14 +133,6 @@ def reliability_bins(
     return entries
 
 
-def perfect_calibration_ece(
-    confidence: Array, *, num_bins: int = 15, num_simulations: int = 1000, seed: int | list[int] = 0
-) -> dict[str, float]:
-    """The ECE that a perfectly calibrated model with these confidences shows at this n, by simulation."""
-    groups = equal_width_bins(confidence, num_bins)
-    return perfect_calibration(confidence, groups, num_simulations=num_simulations, seed=seed)
-
-
 def perfect_calibration(
     confidence: Array,
     groups: NDArray[np.int64],
@@ -149,7 +141,7 @@ def perfect_calibration(
     num_simulations: int = 1000,
     seed: int | list[int] = 0,
 ) -> dict[str, float]:
-    """The same for any bins: the expected gap, or the `maximum` over bins (MCE).
+    """The gap that a perfectly calibrated model shows at this n, by simulation: ECE, or MCE with `maximum`.
 
     Each simulation draws correctness ~ Bernoulli(confidence). Returns the mean and the central 95 %.
     """

@@ -1,7 +1,7 @@
 """What a run takes against what there is: a warning, a refusal, or settings that make it fit."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -13,7 +13,6 @@ from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
 from neuron_opsd.training.estimate import in_words
 
 ROOM = 0.9  # of what is free: the estimate is right within a quarter, mostly above, and allocators keep some back
-Estimate = Callable[[Config], list[StageMemory]]
 
 LARGER_THAN_ONE_CARD = (
     "Take a smaller model, a larger card, or several: engine.name=vllm engine.tensor_parallel=N for rollouts, "

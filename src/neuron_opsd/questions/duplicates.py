@@ -50,15 +50,15 @@ def near_duplicates(questions: Sequence[Question], *, threshold: float) -> list[
     return pairs
 
 
-def template_key(question: str, *, num_words: int = TEMPLATE_WORDS) -> str:
+def template_key(question: str) -> str:
     """The opening words in a form that questions of one template share.
 
     Quotations, words with a digit, an inner capital or 20 letters and more (numbers, formulas, identifiers,
-    sequences) become `#`; punctuation and case fall away; runs of `#` become one; `num_words` words are kept.
+    sequences) become `#`; punctuation and case fall away; runs of `#` become one; `TEMPLATE_WORDS` words are kept.
     """
     words = [_mask_word(word) for word in _QUOTED.sub(" # ", normalise(question)).split()]
     kept = [word for k, word in enumerate(words) if word and not (word == "#" and k and words[k - 1] == "#")]
-    return " ".join(kept[:num_words])
+    return " ".join(kept[:TEMPLATE_WORDS])
 
 
 def _mask_word(word: str) -> str:

@@ -213,14 +213,10 @@ def training_curve(
     return Figure(name, label, description, caption, drawn, _thinned(label, steps, values))
 
 
-def _thinned(label: str, steps: Sequence[float], values: Sequence[float], *, most: int = 20) -> Table:
+def _thinned(label: str, steps: Sequence[float], values: Sequence[float]) -> Table:
     """At most twenty rows of a curve, the first and the last among them."""
     last = len(steps) - 1
-    kept = (
-        sorted({round(index * last / (most - 1)) for index in range(most)})
-        if last >= most
-        else range(last + 1)
-    )
+    kept = sorted({round(index * last / 19) for index in range(20)}) if last >= 20 else range(last + 1)
     return Table(label, ["Step", label], [[f"{steps[i]:g}", number(values[i])] for i in kept])
 
 

@@ -38,17 +38,6 @@ def is_installed() -> bool:
     return importlib.util.find_spec("math_verify") is not None
 
 
-def last_boxed(reply: str) -> str | None:
-    r"""What the last `\boxed{...}` holds, braces within it balanced; None where there is none, or it was cut."""
-    start = reply.rfind(r"\boxed{")
-    depth, first = 0, start + len(r"\boxed{")
-    for place in range(first, len(reply)) if start >= 0 else ():
-        depth += {"{": 1, "}": -1}.get(reply[place], 0)
-        if depth < 0:
-            return reply[first:place]
-    return None
-
-
 @lru_cache(maxsize=1 << 16)
 def same_expression(first: str, second: str) -> bool:
     """Whether two answers are mathematically equal, in either order.
