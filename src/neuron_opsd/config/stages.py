@@ -310,7 +310,7 @@ class PreflightSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Base against trained, in-domain and cross-domain (docs/method.md, section 8)."""
+    """Base against trained, in-domain and cross-domain (docs/method.md, section 7)."""
 
     answers: Paths = Field(
         default=(), description="Gold answers for all, some or none of the test questions."

@@ -1,1 +1,1 @@
-"""Stage 7: base against trained. The only stage that may read gold answers (`answer_key.py`)."""
+"""Base against trained. The only stage that may read gold answers (`answer_key.py`)."""

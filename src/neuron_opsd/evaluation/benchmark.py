@@ -1,6 +1,6 @@
 """Evaluation: questions, rollouts of base and trained model, gold answers -> the numbers of `results.json`.
 
-docs/method.md, section 8; docs/evaluation.md shows the shape of the results. Confidence is of two kinds
+docs/method.md, section 7; docs/evaluation.md shows the shape of the results. Confidence is of two kinds
 (`metrics.KINDS`), each with its own answer. Intervals are paired bootstraps over questions; a cross-domain
 mean resamples each domain on its own. Every question of a comparison has rollouts of both models. Results are
 plain dicts, ready for JSON: NaN is None.

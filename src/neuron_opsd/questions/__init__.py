@@ -1,1 +1,1 @@
-"""Stage 1: unlabelled questions in, records out; sees no answer."""
+"""Unlabelled questions in, records out; sees no answer."""

@@ -1,4 +1,4 @@
-"""Stage 1, sameness of questions: equal content, near-duplicates, and questions of one template.
+"""Which questions are the same: equal content, near-duplicates, and questions of one template.
 
 - equal content: the same question and the same set of choices, up to white space and Unicode composition.
   Letter case counts: in SMILES, `c` and `C` are different atoms.

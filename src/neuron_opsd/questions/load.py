@@ -1,4 +1,4 @@
-"""Stage 1: files of unlabelled questions -> `Question` records, de-duplicated and split into train and test.
+"""Files of unlabelled questions -> `Question` records, de-duplicated and split into train and test.
 
 The split is by a hash of each question's content and `questions.seed`. Whether a question is trained on
 depends on nothing else: not on the order of the file, not on the other questions, not on its id.

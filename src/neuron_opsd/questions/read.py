@@ -1,4 +1,4 @@
-"""Stage 1, reading: one file or data set of unlabelled questions -> `Question` records, each with its place.
+"""One file or data set of unlabelled questions -> `Question` records, each with its place.
 
 Which column is which field is told by `tables/columns.py`; formats and encodings by `tables/read.py`. Columns that
 hold answers are dropped here, before any record exists, so that nothing later can read them; of a Parquet file or a

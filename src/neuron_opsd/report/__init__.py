@@ -1,4 +1,4 @@
-"""Stage 8: records and results -> the page, its Markdown twin and the model card, with the same numbers."""
+"""Records and results -> the page, its Markdown twin and the model card, with the same numbers."""
 
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.model_card import model_card
