@@ -186,6 +186,32 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert not wrong_names(page.read_text(encoding="utf-8"), page)
 
 
+def test_every_command_and_option_is_in_the_page_of_the_command_line() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    sections = {
+        name: part
+        for part in re.split(r"^#{2,3} ", page, flags=re.MULTILINE)
+        for name in part.partition("\n")[0].split(", ")
+    } | {"": page}
+    missing = [
+        f"{name} {option}"
+        for name, options in commands().items()
+        for option in sorted(options - {"--help"})
+        if f"`{option}" not in sections.get(name, "") and f" {option}" not in sections.get(name, "")
+    ]
+    assert not missing
+    assert not set(commands()) - set(sections)
+
+
+def test_the_layout_in_the_readme_exists_and_is_whole() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Layout\n")[1].split("\n## ")[0]
+    named = re.findall(r"(?<=[ (])(\w+)/", text.replace("src/neuron_opsd/", ""))
+    missing = [name for name in named if not (SOURCE / name).is_dir() and not (ROOT / name).is_dir()]
+    rooms = {path.parent.name for path in SOURCE.glob("*/*.py")}
+    assert not missing
+    assert not rooms - set(named)
+
+
 def test_pages_and_their_sections_that_the_code_names_exist() -> None:
     wrong = []
     for path in [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.yaml")]:
