@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 # Of a stage's code, 1 where it is not named: raise it when the stage makes other records from equal inputs.
 CODE_VERSIONS: dict[str, int] = {
     "questions": 2,  # 2: the letters of the file
+    **dict.fromkeys(
+        ("rollouts", "demonstrations"), 2
+    ),  # 2: private-use characters of a question stay in its prompt
     "neurons": 2,  # 2: tokens=answer reads nothing of a reply that was cut inside its thinking
     "selection": 2,  # 2: what was not read is not ranked by neurons
     # 2: no reply that was cut while thinking; 3: own_majority by mean log-probability
@@ -49,6 +52,8 @@ CODE_VERSIONS: dict[str, int] = {
     GOLD_LABELS: 2,  # 2: answers are read as people write them
     "preflight": 4,  # 2: readable answers count; 3: lengths and ends; 4: float32 logits
     "training": 2,  # 2: float32 logits; merged in float32
+    # 2: private-use characters of a question stay in its prompt
+    **dict.fromkeys((f"evaluation/{asked}{role}" for asked in ("", "general_") for role in ROLES), 2),
     "evaluation/general_kl": 2,  # 2: float32 logits
     # 2: float32 logits; a block of thinking that the prompt opens is closed before the option
     **dict.fromkeys((name for name in STAGES_BEFORE if name.endswith("_options")), 2),

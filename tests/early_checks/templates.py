@@ -63,3 +63,6 @@ GPT_OSS = (
     "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
 CHATML = _TURNS + _OPENS
+AT_RANDOM = CHATML + "{{ range(10 ** 5) | random }}"
+AN_OBJECT = "{{ messages | map('upper') }}" + CHATML
+ENDS_THE_TURN = CHATML + "<|im_end|>"

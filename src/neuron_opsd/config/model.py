@@ -3,11 +3,22 @@
 from datetime import date
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from neuron_opsd.config.section import Section
 
 TEMPLATE_DATE = date(2026, 1, 1)
+# What every prompt is rendered with; as arguments of a template they would be given twice.
+OWN_ARGS = frozenset(
+    (
+        "conversation",
+        "messages",
+        "tokenize",
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+    )
+)
 
 
 class ModelSettings(Section):
@@ -48,3 +59,10 @@ class ModelSettings(Section):
     trust_remote_code: bool = Field(
         default=False, description="Run Python code that a hub repository brings along."
     )
+
+    @field_validator("template_args", "teacher_template_args")
+    @classmethod
+    def _leaves_our_own(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if own := sorted(OWN_ARGS.intersection(given)):
+            raise ValueError(f"{', '.join(own)} cannot be set, because every prompt sets it. Leave it out")
+        return given

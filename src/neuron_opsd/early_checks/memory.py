@@ -91,7 +91,7 @@ def stage_memory(
 
 
 def _lengths(config: Config, questions: Sequence[Question]) -> RunLengths:
-    encoder = ChatEncoder(load_tokenizer(config.model), template_args=config.model.template_args)
+    encoder = ChatEncoder.of(config.model, load_tokenizer(config.model))
     return run_lengths(config, questions, encoder)
 
 

@@ -4,6 +4,7 @@ Templates of the hub drop the thinking of earlier turns, drop earlier turns alto
 render nothing of a message that is plain text. Each of these makes a run of nonsense that looks like a run.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.config import Config
 from neuron_opsd.errors import ConfigError, ModelError
-from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.chat import ChatEncoder, single_spaced, template_of
 from neuron_opsd.records import Demonstration, Question
 from neuron_opsd.text.prompts import Message, teacher_messages
 from neuron_opsd.text.thinking import MARKS
 
+logger = logging.getLogger(__name__)
+
 OTHER = "Give another template with model.chat_template=FILE."
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]{6,}>")  # as Python prints an object
 THOUGHT, REPLY = "This is what it thought.", "This is reply number {}."
 
 
@@ -83,7 +87,9 @@ def check_prompts(
     prompts = example_prompts(config, questions, tokenizer)
     _check_shown(prompts.student_messages, prompts.student, "student")
     _check_shown(prompts.teacher_messages, prompts.teacher, "teacher")
-    _check_opens_reply(ChatEncoder.of(config.model, tokenizer), prompts.student_messages)
+    encoder = ChatEncoder.of(config.model, tokenizer)
+    _check_repeatable(encoder, prompts)
+    _check_opens_reply(encoder, prompts.student_messages)
     if config.prompts.keep_thinking and len(prompts.teacher_messages) > len(prompts.student_messages):
         _check_keeps_thinking(config, questions, tokenizer)
     return prompts
@@ -95,10 +101,10 @@ def check_template_args(config: Config, tokenizer: PreTrainedTokenizerBase) -> N
     Raises:
         ConfigError: names the setting and the argument.
     """
-    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    template = template_of(tokenizer)
     for setting in ("template_args", "teacher_template_args"):
         for name in getattr(config.model, setting):
-            if template and not re.search(rf"\b{re.escape(name)}\b", template):
+            if not re.search(rf"\b{re.escape(name)}\b", template):
                 raise ConfigError(
                     f"model.{setting} has {name}, which the chat template does not read. Leave it out, or correct its "
                     "name."
@@ -106,9 +112,11 @@ def check_template_args(config: Config, tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def _check_shown(messages: Sequence[Message], prompt: str, role: str) -> None:
-    """Refuse a prompt in which a message is missing. Templates may trim and wrap white space."""
-    text = _words(prompt)
-    missing = [message for message in messages if _words(message["content"]) not in text]
+    """Refuse a prompt in which a message is missing. One without its question is never rendered."""
+    text = single_spaced(prompt)
+    if text.count(single_spaced(messages[-1]["content"])) > 1:
+        logger.warning("the chat template shows the question more than once in the %s's prompt", role)
+    missing = [message for message in messages if single_spaced(message["content"]) not in text]
     if not missing:
         return
     if missing[0]["role"] == "system":
@@ -116,19 +124,20 @@ def _check_shown(messages: Sequence[Message], prompt: str, role: str) -> None:
             f"The chat template leaves out the system message: it is not in the {role}'s prompt. Leave prompts.system "
             f"(and `system` of the questions) empty, or give another template with model.chat_template=FILE."
         )
-    if messages[-1] in missing:
-        raise ModelError(
-            f"The chat template leaves out the question: the {role}'s prompt is {prompt[:200]!r}, without its text. "
-            f"{OTHER}"
-        )
     raise ModelError(
         f"The chat template drops earlier turns: {len(missing)} of {len(messages) - 1} messages before the question "
         f"are not in the {role}'s prompt, so the teacher would read what the student reads. {OTHER}"
     )
 
 
-def _words(text: str) -> str:
-    return " ".join(text.split())
+def _check_repeatable(encoder: ChatEncoder, prompts: ExamplePrompts) -> None:
+    """Refuse a template that draws at random, or writes where an object lies: no run could be repeated."""
+    address = _ADDRESS.search(prompts.student)
+    if address or encoder.render(prompts.student_messages) != prompts.student:
+        what = f"writes {address[0]!r}" if address else "gives two prompts for one question"
+        raise ModelError(
+            f"The chat template of {encoder.name} {what}, so that no run could be repeated. {OTHER}"
+        )
 
 
 def _check_opens_reply(encoder: ChatEncoder, messages: list[Message]) -> None:
@@ -138,9 +147,15 @@ def _check_opens_reply(encoder: ChatEncoder, messages: list[Message]) -> None:
         answered = encoder.render([*messages, {"role": "assistant", "content": reply}], opens_reply=False)
     except ModelError:  # a template for prompts alone
         return
+    prompt, whole = _bare(encoder.render(messages)), _bare(answered.rpartition(reply)[0])
+    end = str(encoder.tokenizer.eos_token or "")
+    if end and prompt.startswith(whole) and end in prompt[len(whole) :]:
+        raise ModelError(
+            f"The chat template of {encoder.name} ends the model's turn before it begins: it writes "
+            f"{prompt[len(whole) :]!r} after the place where a reply stands. {OTHER}"
+        )
     if encoder.render(messages) != encoder.render(messages, opens_reply=False):
         return  # what more stands before a finished reply, such as a channel, the model writes itself
-    prompt, whole = _bare(encoder.render(messages)), _bare(answered.rpartition(reply)[0])
     missing = whole[len(prompt) :] if whole.startswith(prompt) else ""
     if missing:
         raise ModelError(
@@ -160,7 +175,7 @@ def _bare(text: str) -> str:
 def _check_keeps_thinking(
     config: Config, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    template = str(tokenizer.chat_template)
+    template = template_of(tokenizer)
     opening, closing = next((pair for pair in MARKS if pair[1] in template), MARKS[0])
     block = f"{opening}\n{THOUGHT}\n{closing}\n\n"
     prompt = example_prompts(config, questions, tokenizer, thought=block).teacher

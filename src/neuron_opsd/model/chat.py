@@ -12,17 +12,19 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, cast
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.config.model import TEMPLATE_DATE
 from neuron_opsd.errors import ModelError
+from neuron_opsd.model import template_limits
 from neuron_opsd.text.prompts import Message
 from neuron_opsd.text.thinking import closed_in, closing_of, is_part_of_a_mark, names_a_mark, opened_by
 
-# Marks the places of special-token text inside a message; private-use characters that no sane text holds.
-_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+_PROBE = "\ue0f0"  # a message that no template writes by itself
+_PRIVATE = range(
+    0xF0000, 0x10FFFE
+)  # private-use characters, of which two mark the places of special-token text
 SWITCH = "enable_thinking"  # as chat templates call it
 # What transformers gives to templates that write today's date, and the letters of its formats.
 _CLOCK, _DATE_LETTERS = "strftime_now", [*"aAbBdeHIjmMpSUwWyYxXcZ", "-d", "-m"]
@@ -39,8 +41,10 @@ class ChatEncoder:
         *,
         template_args: dict[str, Any] | None = None,
         date: date = TEMPLATE_DATE,
+        name: str | None = None,
     ) -> None:
         self.tokenizer, self.date = tokenizer, date
+        self.name = name or tokenizer.name_or_path or "this tokenizer"
         self.template_args = dict(template_args or {})
         added = tokenizer.added_tokens_decoder.values()
         self._marks = {
@@ -57,7 +61,12 @@ class ChatEncoder:
     ) -> "ChatEncoder":
         """The encoder of one role by `model.*`: the teacher's prompt may have template arguments of its own."""
         own = settings.teacher_template_args if teacher else {}
-        return cls(tokenizer, template_args={**settings.template_args, **own}, date=settings.template_date)
+        return cls(
+            tokenizer,
+            template_args={**settings.template_args, **own},
+            date=settings.template_date,
+            name=settings.chat_template or settings.name,
+        )
 
     def encode(self, messages: Sequence[Message], *, closes_thinking: bool = False) -> list[int]:
         """The prompt's token ids, special tokens of the template included, none added twice.
@@ -68,7 +77,7 @@ class ChatEncoder:
                 follows.
 
         Raises:
-            ModelError: the template refuses the messages (some refuse a system turn).
+            ModelError: the template fails, refuses the messages, or leaves out the question.
         """
         pieces = self._pieces(messages, opens_reply=True)
         if closes_thinking and self._opened:
@@ -88,9 +97,40 @@ class ChatEncoder:
     def _pieces(self, messages: Sequence[Message], *, opens_reply: bool) -> list[tuple[str, bool]]:
         """The rendered prompt, cut at every special token's spelling that came from a message (True for those)."""
         held: list[str] = []
-        rendered = self._render([self._hold(message, held) for message in messages], opens_reply=opens_reply)
-        split = re.split(f"{_OPEN}([0-9]+){_CLOSE}", rendered)
-        return [(held[int(piece)], True) if i % 2 else (piece, False) for i, piece in enumerate(split)]
+        opening, closing = self._unused_in(messages)
+        rendered = self._render(
+            [self._hold(message, held, opening, closing) for message in messages], opens_reply=opens_reply
+        )
+        split = re.split(f"{opening}([0-9]+){closing}", rendered)
+        try:
+            pieces = [(held[int(piece)], True) if i % 2 else (piece, False) for i, piece in enumerate(split)]
+        except (LookupError, ValueError):
+            raise self._cuts_tokens() from None
+        if any(mark in piece for piece, _ in pieces for mark in (opening, closing)):
+            raise self._cuts_tokens()
+        self._check_question(messages, "".join(piece for piece, _ in pieces))
+        return pieces
+
+    def _unused_in(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """Two characters that neither a message nor the template holds, so that nothing imitates our marks."""
+        texts = [self._template, *(message["content"] for message in messages)]
+        unused = (mark for mark in map(chr, _PRIVATE) if not any(mark in text for text in texts))
+        return next(unused), next(unused)
+
+    def _cuts_tokens(self) -> ModelError:
+        return ModelError(
+            f"The chat template of {self.name} cuts a special token's spelling in a message. "
+            f"{template_limits.OTHER}"
+        )
+
+    def _check_question(self, messages: Sequence[Message], prompt: str) -> None:
+        """Refuse a prompt without its question, whole."""
+        asked = next((message for message in reversed(messages) if message["role"] == "user"), None)
+        if asked and single_spaced(asked["content"]) not in single_spaced(prompt):
+            raise ModelError(
+                f"The chat template of {self.name} leaves out the question, or changes its text. It is "
+                f"{_ends(asked['content'])}; the prompt is {_ends(prompt)}. {template_limits.OTHER}"
+            )
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text as a reply starts with it; a special token's spelling stays text."""
@@ -113,9 +153,9 @@ class ChatEncoder:
             system: The system message of the run; some templates read a switch in it (SmolLM3's /no_think).
         """
         turns = [{"role": "system", "content": system}] if system else []
-        turns.append({"role": "user", "content": _OPEN})
-        prompt, template = self._render(turns), str(self.tokenizer.chat_template)
-        end = prompt.rpartition(_OPEN)[2]
+        turns.append({"role": "user", "content": _PROBE})
+        prompt, template = self._render(turns), self._template
+        end = prompt.rpartition(_PROBE)[2]
         if opened_by(end) or closed_in(end):
             return bool(opened_by(end))
         if SWITCH in template:
@@ -129,7 +169,7 @@ class ChatEncoder:
     @cached_property
     def _opened(self) -> str:
         """The opening mark of thinking that the template itself writes before every reply, or nothing."""
-        return opened_by(self._render([{"role": "user", "content": _OPEN}]).rpartition(_OPEN)[2])
+        return opened_by(self._render([{"role": "user", "content": _PROBE}]).rpartition(_PROBE)[2])
 
     def _decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         text = self.tokenizer.decode(
@@ -137,33 +177,32 @@ class ChatEncoder:
         )
         return cast(str, text)  # one row of ids, one text
 
-    def _hold(self, message: Message, held: list[str]) -> Message:
+    def _hold(self, message: Message, held: list[str], opening: str, closing: str) -> Message:
         """The message with each special-token text replaced by a numbered mark."""
-        content = message["content"].replace(_OPEN, "").replace(_CLOSE, "")
         if self._special is None:
-            return {**message, "content": content}
+            return message
 
         def mark(match: re.Match[str]) -> str:
             held.append(match[0])
-            return f"{_OPEN}{len(held) - 1}{_CLOSE}"
+            return f"{opening}{len(held) - 1}{closing}"
 
-        return {**message, "content": self._special.sub(mark, content)}
+        return {**message, "content": self._special.sub(mark, message["content"])}
 
     @cached_property
     def _wants_parts(self) -> bool:
         """Whether the template reads a message's content as a list of parts alone, as those for images may."""
-        asked: Message = {"role": "user", "content": _OPEN}
+        asked: Message = {"role": "user", "content": _PROBE}
         try:
-            return _OPEN not in self._apply([asked]) and _OPEN in self._apply([_in_parts(asked)])
+            return _PROBE not in self._apply([asked]) and _PROBE in self._apply([_in_parts(asked)])
         except ModelError:  # the messages themselves will tell why
             return False
 
     @cached_property
-    def _template(self) -> str | None:
-        """The template with its clock stopped; None for the tokenizer's own, where it asks for no date."""
-        template = self.tokenizer.chat_template
-        if not isinstance(template, str) or _CLOCK not in template:
-            return None
+    def _template(self) -> str:
+        """The template, of several the one called default; its clock is stopped."""
+        template = template_of(self.tokenizer)
+        if _CLOCK not in template:
+            return template
         written = "".join(
             f' | replace("%{letter}", "{self.date.strftime(f"%{letter}")}")' for letter in _DATE_LETTERS
         )
@@ -175,7 +214,7 @@ class ChatEncoder:
 
     def _apply(self, messages: Sequence[dict[str, Any]], *, opens_reply: bool = True) -> str:
         """What the template makes of the messages; the date that it may write is fixed, not today's."""
-        try:
+        with template_limits.explained(self.name, messages):
             text = self.tokenizer.apply_chat_template(
                 list(messages),
                 tokenize=False,
@@ -183,13 +222,7 @@ class ChatEncoder:
                 chat_template=self._template,
                 **self.template_args,
             )
-            return cast(str, text)  # tokenize=False
-        except (TemplateError, TypeError, ValueError, LookupError) as error:
-            roles = ", ".join(message["role"] for message in messages[:3])
-            raise ModelError(
-                f"The chat template refuses the turns ({roles}, ...): {error}. If it refuses a system turn, leave "
-                "prompts.system empty; else give another template with model.chat_template."
-            ) from None
+        return template_limits.check_text(cast(str, text), messages, self.name)  # tokenize=False
 
     def _encode_as_text(self, token: str) -> list[int]:
         """Ids of a special token's spelling as text: first character and rest apart, so that it never matches."""
@@ -210,3 +243,18 @@ class ChatEncoder:
 
 def _in_parts(message: Message) -> dict[str, Any]:
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's chat template; of several, the one called default."""
+    return cast(str, tokenizer.get_chat_template())
+
+
+def single_spaced(text: str) -> str:
+    """For comparisons: templates trim and wrap white space at will."""
+    return " ".join(text.split())
+
+
+def _ends(text: str) -> str:
+    """The beginning and the end of a text, quoted."""
+    return repr(text if len(text) <= 200 else f"{text[:100]} ... {text[-100:]}")

@@ -133,16 +133,29 @@ def load_tokenizer(settings: ModelSettings, *, name: str | None = None) -> PreTr
     location = resolve_model(name or settings.name)
     tokenizer = _from_pretrained(AutoTokenizer, location, trust_remote_code=settings.trust_remote_code)
     if settings.chat_template:
-        file = Path(settings.chat_template)
-        if not file.is_file():
-            raise ModelError(f"model.chat_template is {file}, which is no file. Give a Jinja file.")
-        tokenizer.chat_template = file.read_text(encoding="utf-8")
+        tokenizer.chat_template = _read_template(Path(settings.chat_template))
     if not tokenizer.chat_template:
         raise ModelError(
             f"The tokenizer of {name or settings.name} has no chat template, so student and teacher have no prompt "
             "format. Use an instruction-tuned model, or set model.chat_template to a Jinja file."
         )
+    if not isinstance(tokenizer.chat_template, str) and "default" not in tokenizer.chat_template:
+        raise ModelError(
+            f"The tokenizer of {name or settings.name} has the chat templates {', '.join(tokenizer.chat_template)}, "
+            "and none of them is called default. Set model.chat_template to a Jinja file."
+        )
     return tokenizer
+
+
+def _read_template(file: Path) -> str:
+    if not file.is_file():
+        raise ModelError(f"model.chat_template is {file}, which is no file. Give a Jinja file.")
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"model.chat_template is {file}, which cannot be read as UTF-8 text: {error}"
+        ) from None
 
 
 def max_context_tokens(model: CausalLM) -> int | None:
