@@ -16,10 +16,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from end_to_end.conftest import command_for, write_questions
 from end_to_end.test_pipeline import run
 from neuron_opsd.config import NeuronSettings
+from neuron_opsd.engines.base import Request
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.load import end_token_ids
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import NeuronSets, PreflightItem, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.stage_inputs import preflight_sampling
 from neuron_opsd.workbench import Workbench
 
 GOLD = "ABCD"
@@ -262,6 +266,29 @@ def test_the_preflight_scores_the_student_bare_and_the_teacher_with_its_context(
             float((student.exp() * (student - teacher)).sum()), rel=1e-2, abs=1e-4
         )
         assert abs(entropy[0] - entropy[1]) > 1e-2  # or a swap would not show
+
+
+def test_both_roles_answer_the_preflight_with_what_they_read(
+    command: list[str], tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run([*command, "--output", str(tmp_path / "run"), "--until", "preflight"], monkeypatch) == 0
+    bench = Workbench(RunFolder.open(tmp_path / "run"))
+    engine = HFEngine(plain_model(tiny_model_folder), bench.tokenizer)
+    first = {pair.question_id: pair for pair in reversed(bench.preflight_pairs())}
+    for item in bench.folder.stage("preflight").read(PreflightItem):
+        pair = first[item.question_id]
+        requests = [Request(prompt_ids=ids, seeds=(pair.seed,)) for ids in (pair.student_ids, pair.teacher_ids)]
+        done = dict(engine.generate(requests, preflight_sampling(bench.config)))
+        student, teacher = (bench.encoder().decode_reply(done[i][0].token_ids) for i in (0, 1))
+        assert (item.student_reply, item.teacher_reply) == (student, teacher)
+        assert student != teacher  # or another prompt would not show
+
+
+def test_samples_of_the_trained_model_depend_on_its_files(made: Path, lettered_model_folder: Path) -> None:
+    inputs = Workbench(RunFolder.open(made)).inputs
+    for role, folder in (("base", lettered_model_folder), ("trained", made / "model")):
+        for stage in (f"evaluation/{role}", f"evaluation/general_{role}"):
+            assert inputs.of(stage)["model"]["files"] == model_fingerprint(str(folder))
 
 
 def test_held_out_prompts_without_room_give_way_to_others(made: Path) -> None:

@@ -102,11 +102,14 @@ def _with(config: Config, override: str) -> Config:
     return check_config(values)
 
 
-def test_files_of_the_model_and_of_the_questions_count(command: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["question", "choices"])
+def test_what_a_question_says_counts(command: list[str], tmp_path: Path, field: str) -> None:
     before = fingerprints(settings(command), tmp_path)
     pool = Path(command[5])
     rows = [json.loads(line) for line in pool.read_text().splitlines()]
-    pool.write_text("".join(json.dumps(row | {"question": row["question"] + " Now?"}) + "\n" for row in rows))
+    others = {"question": [f"{row['question']} Now?" for row in rows], "choices": [["yes", "no"]] * len(rows)}
+    rows = [row | {field: other} for row, other in zip(rows, others[field], strict=True)]
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert changed(before, fingerprints(settings(command), tmp_path)) == ALL - GENERAL
 
 

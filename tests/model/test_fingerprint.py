@@ -26,6 +26,18 @@ def model(folder: Path, letter: bytes) -> str:
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "merges.txt", "tokenizer.model", "chat_template.jinja", "model.bin"],
+)
+def test_every_file_that_makes_a_model_counts(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_bytes(b"a")
+    before = model_fingerprint(str(tmp_path))
+    (tmp_path / name).write_bytes(b"b")
+    assert model_fingerprint(str(tmp_path)) != before
+
+
+@pytest.mark.parametrize(
     "left", [b"", b"0", b"0" * 63, b"0" * 65, b"0" * 64 + b"\n", b"\xff" * 64, b"x" * 64, None]
 )
 def test_a_note_that_is_no_full_digest_is_not_believed(
