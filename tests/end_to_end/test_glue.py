@@ -277,7 +277,9 @@ def test_both_roles_answer_the_preflight_with_what_they_read(
     first = {pair.question_id: pair for pair in reversed(bench.preflight_pairs())}
     for item in bench.folder.stage("preflight").read(PreflightItem):
         pair = first[item.question_id]
-        requests = [Request(prompt_ids=ids, seeds=(pair.seed,)) for ids in (pair.student_ids, pair.teacher_ids)]
+        requests = [
+            Request(prompt_ids=ids, seeds=(pair.seed,)) for ids in (pair.student_ids, pair.teacher_ids)
+        ]
         done = dict(engine.generate(requests, preflight_sampling(bench.config)))
         student, teacher = (bench.encoder().decode_reply(done[i][0].token_ids) for i in (0, 1))
         assert (item.student_reply, item.teacher_reply) == (student, teacher)

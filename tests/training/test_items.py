@@ -66,6 +66,7 @@ def test_disagreeing_completions_alone_carry_loss():
     assert not carries_loss(item(0), None, Vote(None, 0, 4), chosen)  # no majority, nothing to disagree with
     strict = settings(distil="disagreeing", num_rollouts=4, min_vote_share=0.8)
     assert not carries_loss(item(0), "A", vote, strict)
+    assert carries_loss(item(0), "A", vote, strict.model_copy(update={"min_vote_share": 0.75}))
     assert carries_loss(item(0), "B", vote, settings())
 
 

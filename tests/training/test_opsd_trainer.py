@@ -48,12 +48,14 @@ def test_equal_prompts_and_weights_give_zero_loss(tmp_path, teacher, divergence)
         torch.testing.assert_close(value, start.state_dict()[name], atol=1e-6, rtol=1e-5)
 
 
-def test_loss_is_the_divergence_of_each_completion_token(tmp_path):
-    """The logged loss, recomputed from the model alone: one row at a time, full vocabulary, float64."""
-    run(tmp_path, steps=1, micro_batch_size=2, teacher="frozen")
+@pytest.mark.parametrize("num_skipped", [0, 3])
+def test_loss_is_the_mean_divergence_of_the_tokens_that_carry_it(tmp_path, num_skipped):
+    """Loss and gradient as logged, recomputed from the model alone: one row at a time, full vocabulary, float64."""
+    options = {"skip_first_tokens": num_skipped, "max_grad_norm": 1e6}
+    run(tmp_path, steps=1, micro_batch_size=2, teacher="frozen", **options)
     model = build_tiny_model().double()
     engine = HFEngine(build_tiny_model(), TOKENIZER)
-    total, num_tokens = 0.0, 0
+    terms, num_tokens = [], 0
     for place in range(8):
         item = make_item(place)
         asked = [Request(prompt_ids=item.student_ids, seeds=(item.seed,))]
@@ -62,12 +64,17 @@ def test_loss_is_the_divergence_of_each_completion_token(tmp_path):
         for prompt in (item.student_ids, item.teacher_ids):
             logits = model(torch.tensor([[*prompt, *completion.token_ids]])).logits[0, len(prompt) - 1 : -1]
             scored.append(torch.log_softmax(logits.double(), -1))
-        total += (scored[0].exp() * (scored[0] - scored[1])).sum().item()
+        terms.append((scored[0].exp() * (scored[0] - scored[1].detach())).sum(-1)[num_skipped:])
         num_tokens += len(completion.token_ids)
+    loss = torch.cat(terms).mean()
+    loss.backward()
     (row,) = rows(tmp_path)
     assert row["num_completion_tokens"] == num_tokens
-    assert row["loss"] == pytest.approx(total / num_tokens, rel=1e-4)
-    assert row["divergence"] == pytest.approx(total / num_tokens, rel=1e-4)
+    assert row["num_loss_tokens"] == sum(map(len, terms))
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert row["divergence"] == pytest.approx(loss.item(), rel=1e-4)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert row["grad_norm"] == pytest.approx(torch.nn.utils.get_total_norm(gradients).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("teacher", ["frozen", "ema", "live"])

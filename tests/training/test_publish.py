@@ -227,6 +227,8 @@ def test_adapters_sit_on_all_linear_layers_but_the_head():
     }
     assert adapted == linear - {"lm_head"}
     assert len(adapted) == 14
+    scales = {module.scaling["default"] for module in student.modules() if hasattr(module, "lora_A")}
+    assert scales == {2.0}  # alpha / rank
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
