@@ -34,6 +34,7 @@ TABLE = ROOT / "tests" / "mutants.yaml"
 MIN_RATE = 0.95
 TIME_LIMIT_S = 600  # of one mutant's tests; what never ends is noticed, too
 PASSED, NOT_RUN = 0, (3, 4, 5)  # exit statuses of pytest; the last: its own error, no such test, no test
+OUTPUT = "output.txt"
 # Each mutant's tests run in a fork of this process, so that what takes seconds to import is imported once.
 FORK = multiprocessing.get_context("fork")
 SLOW_TO_IMPORT = ("torch", "transformers.trainer", "peft", "datasets", "scipy.stats", "hypothesis")
@@ -85,30 +86,30 @@ def passes(tests: Sequence[str], source: Path, *, time_limit_s: float | None = N
     Raises:
         SystemExit: pytest could not run them.
     """
-    with tempfile.NamedTemporaryFile() as output:
-        process = FORK.Process(target=_run_tests, args=(tests, source, output.name))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        process = FORK.Process(target=_run_tests, args=(tests, source, Path(folder)))
         process.start()
         process.join(time_limit_s)
         if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests have started
             process.join()
         elif process.exitcode in NOT_RUN:
-            text = Path(output.name).read_text(encoding="utf-8", errors="replace")
+            text = (Path(folder) / OUTPUT).read_text(encoding="utf-8", errors="replace")
             sys.exit(f"pytest {' '.join(tests)} ended with status {process.exitcode}.\n{text}")
     return process.exitcode == PASSED
 
 
-def _run_tests(tests: Sequence[str], source: Path, output: str) -> None:
-    """In a process of their own, which ends with pytest's exit status."""
+def _run_tests(tests: Sequence[str], source: Path, folder: Path) -> None:
+    """In a process of its own, which ends with pytest's exit status; what it prints and writes goes into a folder."""
     os.setsid()
-    file = os.open(output, os.O_WRONLY)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    output = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(output, stream)
     os.chdir(ROOT)
     sys.path.insert(0, str(source))
-    os.environ |= {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
     sys.dont_write_bytecode = True
-    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    os.environ |= {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={folder / 'files'}", *tests]))
 
 
 def chosen(mutants: Sequence[Mutant], sample: int, seed: int) -> list[Mutant]:

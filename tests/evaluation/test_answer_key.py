@@ -152,15 +152,16 @@ def test_partial_foreign_and_blank_answers_are_counted_not_refused(tmp_path, cap
         {"question_id": "q1", "answer": "A"},
         {"question_id": "q2", "answer": None},
         {"question_id": "q3", "answer": " "},
+        {"question_id": "q4", "answer": float("nan")},
         {"question_id": "other", "answer": "anything"},
     ]
     path = write_jsonl(tmp_path / "a.jsonl", *rows)
-    questions = [choice_question(f"q{i}") for i in range(1, 5)]
+    questions = [choice_question(f"q{i}") for i in range(1, 6)]
     with caplog.at_level(logging.INFO):
         assert load_answer_key([path], questions) == {"q1": "A"}
     assert "1 answers to questions that are not evaluated" in caplog.text
-    assert "2 rows without an answer" in caplog.text
-    assert "1 of 4 questions" in caplog.text
+    assert "3 rows without an answer" in caplog.text
+    assert "1 of 5 questions" in caplog.text
     assert load_answer_key([], questions) == {}
 
 
@@ -171,6 +172,7 @@ def test_the_same_answer_twice_is_fine_and_another_is_not(tmp_path):
     assert load_answer_key([first, same], [choice_question()]) == {"q1": "A"}
     with pytest.raises(DataError, match=r"c\.jsonl:2 .*a\.jsonl:1 "):
         load_answer_key([first, other], [choice_question()])
+    assert load_answer_key([first, other], [choice_question()], max_bad_fraction=1) == {}  # neither is used
 
 
 @pytest.mark.parametrize(

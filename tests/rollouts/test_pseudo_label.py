@@ -26,6 +26,7 @@ def test_equivalent_answers_vote_together_and_ties_go_to_the_first() -> None:
     assert (votes["sum"].answer, votes["sum"].share) == ("9", 0.5)
     assert votes["tied"].answer == "B"
     assert votes["silent"].answer is None
+    assert vote(reversed(ROLLOUTS)) == votes  # first sampled, not first read
 
 
 def test_the_likeliest_rollout_of_the_majority() -> None:
