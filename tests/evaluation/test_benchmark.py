@@ -96,6 +96,12 @@ def test_metrics_by_hand():
     assert (block["num_questions"], block["num_with_gold"], block["num_ties"]["base"]) == (2, 2, 0)
 
 
+def test_the_log_likelihood_leaves_half_a_vote_of_doubt():
+    block = score_rollouts([question("q1")], rollouts_of("q1", ["A"] * 4), {"q1": "B"}, SETTINGS, seed=0)
+    value = block["domains"]["in"]["metrics"]["nll"]["base"]["value"]
+    assert value == pytest.approx(-math.log(1 / 8))
+
+
 def test_ties_go_to_the_answer_given_first_whatever_the_order_of_records():
     votes = rollouts_of("q1", ["B", "A", "A", "B"])
     random.Random(0).shuffle(votes)

@@ -93,6 +93,10 @@ def test_negative_log_likelihood_by_hand():
     assert value == pytest.approx(-(np.log(0.8) + np.log(1 / 16)) / 2)
 
 
+def test_overconfidence_is_above_0_where_more_is_claimed_than_is_right():
+    assert cal.overconfidence(np.array([0.9, 0.7]), np.array([1.0, 0.0])) == pytest.approx(0.3)
+
+
 def test_adaptive_ece_of_distinct_confidences_uses_equal_counts():
     confidence = np.linspace(0.01, 0.99, 100)
     assert np.bincount(cal.equal_mass_bins(confidence, 10)).tolist() == [10] * 10
