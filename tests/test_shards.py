@@ -35,6 +35,22 @@ def test_any_order_gives_the_same_bytes(tmp_path: Path) -> None:
     assert records == [question for index in range(4) for question in questions(index)]
 
 
+def test_a_whole_stage_is_finished_for_its_own_inputs_alone(tmp_path: Path) -> None:
+    stage = stage_with(tmp_path, 0, 1)
+    assert not stage.is_finished(INPUTS)
+    with pytest.raises(RunFolderError, match="not finished"):
+        stage.require(INPUTS)
+    stage.finish({}, Question)
+    assert stage.is_finished()
+    assert stage.is_finished(INPUTS)
+    assert not stage.is_finished({"seed": 2})
+    with pytest.raises(RunFolderError, match="seed was 1 and is 2"):
+        stage.require({"seed": 2})
+    manifest = stage.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"num_records": 4', '"num_records": 5', 1))
+    assert not stage.is_finished()
+
+
 def test_only_missing_and_damaged_shards_are_remade(tmp_path: Path) -> None:
     stage = stage_with(tmp_path, 3, 0, 1)
     assert stage.begin(INPUTS, 4) == [2]

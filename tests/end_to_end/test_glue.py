@@ -5,6 +5,7 @@ One whole run on a tiny model. Everything is worked out again here from its reco
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -16,11 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from end_to_end.conftest import command_for, write_questions
 from end_to_end.test_pipeline import run
 from neuron_opsd.config import NeuronSettings
-from neuron_opsd.engines.base import Request
+from neuron_opsd.engines.base import Request, sampling_of
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.load import end_token_ids
 from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets, PreflightItem, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_inputs import preflight_sampling
@@ -140,6 +142,28 @@ def test_results_tell_before_from_after(made: Path) -> None:
     both = results["in"]["metrics"]["avg"]
     assert both["difference"]["value"] == pytest.approx(both["trained"]["value"] - both["base"]["value"])
     assert both["difference"]["value"] != 0  # or a swap would not show
+
+
+def test_a_stage_draws_by_its_own_settings_and_seeds(made: Path, lettered_model_folder: Path) -> None:
+    bench = Workbench(RunFolder.open(made))
+    config, general = bench.config, bench.config.evaluation.for_general()
+    engine = HFEngine(plain_model(lettered_model_folder), bench.tokenizer)
+    for stage, purpose, settings, count in (
+        ("rollouts", "rollouts", config.rollouts, config.rollouts.num_rollouts),
+        ("evaluation/base", "evaluation", config.evaluation, config.evaluation.num_samples),
+        ("evaluation/general_base", "general", general, general.num_samples),
+    ):
+        rollouts = bench.folder.stage(stage).read(Rollout)
+        requests = [
+            Request(
+                prompt_ids=rollout.prompt_ids,
+                seeds=(derive_seed(config.seed, purpose, rollout.question_id, rollout.rollout_index),),
+            )
+            for rollout in rollouts
+        ]
+        done = dict(engine.generate(requests, sampling_of(settings)))
+        assert [done[i][0].token_ids for i in range(len(rollouts))] == [r.completion_ids for r in rollouts]
+        assert {*Counter(rollout.question_id for rollout in rollouts).values()} == {count}
 
 
 def test_temperature_0_is_the_likeliest_answer(

@@ -1,12 +1,15 @@
 """Which setting makes which stages again, and a stage command on outdated stages."""
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
 from end_to_end.test_pipeline import run
+from neuron_opsd import stage_inputs
 from neuron_opsd.config import Config, load_config
+from neuron_opsd.records import Question
 from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
 from neuron_opsd.stage_inputs import StageInputs
@@ -111,6 +114,16 @@ def test_what_a_question_says_counts(command: list[str], tmp_path: Path, field: 
     rows = [row | {field: other} for row, other in zip(rows, others[field], strict=True)]
     pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert changed(before, fingerprints(settings(command), tmp_path)) == ALL - GENERAL
+
+
+def test_test_questions_are_asked_in_an_order_of_their_own() -> None:
+    """Runs that train on different domains read their files in another order, and share the answers."""
+    asked = [
+        Question(question_id=name, domain=name[0], question="?", split="test") for name in ("a1", "a2", "b1")
+    ]
+    trained_on = Question(question_id="a0", domain="a", question="?")
+    for questions in permutations([*asked, trained_on]):
+        assert stage_inputs.test_questions(questions) == asked
 
 
 def test_a_stage_command_refuses_outdated_stages_and_says_why(
