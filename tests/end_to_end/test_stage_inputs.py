@@ -110,7 +110,10 @@ def test_what_a_question_says_counts(command: list[str], tmp_path: Path, field: 
     before = fingerprints(settings(command), tmp_path)
     pool = Path(command[5])
     rows = [json.loads(line) for line in pool.read_text().splitlines()]
-    others = {"question": [f"{row['question']} Now?" for row in rows], "choices": [["yes", "no"]] * len(rows)}
+    others = {
+        "question": [f"{row['question']} Now?" for row in rows],
+        "choices": [[f"{choice}0" for choice in row["choices"]] for row in rows],
+    }
     rows = [row | {field: other} for row, other in zip(rows, others[field], strict=True)]
     pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert changed(before, fingerprints(settings(command), tmp_path)) == ALL - GENERAL
