@@ -105,18 +105,23 @@ def _with(config: Config, override: str) -> Config:
     return check_config(values)
 
 
-@pytest.mark.parametrize("field", ["question", "choices"])
-def test_what_a_question_says_counts(command: list[str], tmp_path: Path, field: str) -> None:
+def test_what_questions_say_counts(command: list[str], tmp_path: Path) -> None:
     before = fingerprints(settings(command), tmp_path)
     pool = Path(command[5])
     rows = [json.loads(line) for line in pool.read_text().splitlines()]
-    others = {
-        "question": [f"{row['question']} Now?" for row in rows],
-        "choices": [[f"{choice}0" for choice in row["choices"]] for row in rows],
-    }
-    rows = [row | {field: other} for row, other in zip(rows, others[field], strict=True)]
-    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pool.write_text("".join(json.dumps(row | {"question": row["question"] + " Now?"}) + "\n" for row in rows))
     assert changed(before, fingerprints(settings(command), tmp_path)) == ALL - GENERAL
+
+
+def test_choices_count_where_they_move_no_question(command: list[str], tmp_path: Path) -> None:
+    """One question alone: of several, other choices change the order, too."""
+    general, found = tmp_path / "general.jsonl", []
+    for other in ("no", "never"):
+        row = {"question_id": "g", "domain": "g", "question": "Is it so?", "choices": ["yes", other]}
+        general.write_text(json.dumps(row))
+        config = settings(command, f"evaluation.general_paths=[{general}]")
+        found.append(fingerprints(config, tmp_path))
+    assert changed(*found) == GENERAL
 
 
 def test_test_questions_are_asked_in_an_order_of_their_own() -> None:
