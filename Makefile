@@ -68,7 +68,7 @@ test: $(VENV)/.installed-dev  ## all tests but the slow proofs
 test-slow: $(VENV)/.installed-dev  ## the slow proofs alone
 	$(BIN)/pytest -m slow
 
-test-all: test peers-if-they-can-be venv-vllm-if-it-can-be test-slow some-mutants  ## every test; after `test` in one call of make, only the slow proofs
+test-all: test peers-if-they-can-be venv-vllm-if-it-can-be test-slow some-mutants  ## every test; after `test` in one call of make, only the slow proofs and some mutants
 
 mutants: $(VENV)/.installed-dev  ## break the code on purpose, one fault at a time (half an hour); the tests must notice
 	$(BIN)/python scripts/mutants.py

@@ -89,11 +89,13 @@ def passes(tests: Sequence[str], source: Path, *, time_limit_s: float | None = N
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         process = FORK.Process(target=_run_tests, args=(tests, source, Path(folder)))
         process.start()
-        process.join(time_limit_s)
-        if process.is_alive():
-            os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests have started
-            process.join()
-        elif process.exitcode in NOT_RUN:
+        try:
+            process.join(time_limit_s)
+        finally:
+            if process.is_alive():
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests have started
+                process.join()
+        if process.exitcode in NOT_RUN:
             text = (Path(folder) / OUTPUT).read_text(encoding="utf-8", errors="replace")
             sys.exit(f"pytest {' '.join(tests)} ended with status {process.exitcode}.\n{text}")
     return process.exitcode == PASSED
