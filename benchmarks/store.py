@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from neuron_opsd.records import Rollout
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.store.stage_folder import StageFolder
 
 VOCABULARY = 49_152
 SHARD_SIZE = 256  # questions, as rollouts.shard_size

@@ -19,9 +19,9 @@ from neuron_opsd.evaluation.answer_key import load_answer_key
 from neuron_opsd.model.load import load_model
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import NeuronSets, Question, Rollout
-from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.selection.score import length_residuals
 from neuron_opsd.statistics import pearson, spearman
+from neuron_opsd.store.run_folder import RunFolder
 
 VARIANTS = {
     "chunks of 32 tokens": {"chunk_tokens": 32},

@@ -26,8 +26,8 @@ from scipy import stats
 from studies import Values, show
 
 from neuron_opsd.evaluation.calibration import ece
-from neuron_opsd.files import read_json
 from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval
+from neuron_opsd.store.files import read_json
 
 Table = dict[str, Values]  # metric's column -> (seeds, questions)
 METRICS = ("Avg", "Maj", "ECE-15")

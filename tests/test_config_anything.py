@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from malformed import result_or_message, spoiled
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 GOOD = b"""\
 recipe: mine

@@ -14,7 +14,7 @@ import pytest
 from neuron_opsd.config import load_config
 from neuron_opsd.errors import HubError, RunFolderError
 from neuron_opsd.hub import push
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 TOKEN = "hf_secret"
 

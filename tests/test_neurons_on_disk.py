@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from neuron_opsd.records import NeuronSets
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.store.stage_folder import StageFolder
 
 LAYERS, D_FF, SIZE = 36, 9_728, 5_000  # Qwen3-4B's
 MAX_BYTES = 40_000

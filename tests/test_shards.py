@@ -6,8 +6,8 @@ import pytest
 
 from neuron_opsd.errors import RunFolderError
 from neuron_opsd.records import Question
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.store.stage_folder import StageFolder
 
 INPUTS = {"seed": 1}
 

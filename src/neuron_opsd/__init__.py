@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
     from neuron_opsd.rollouts.pseudo_label import vote
     from neuron_opsd.rollouts.sample import sample_rollouts
-    from neuron_opsd.run_folder import RunFolder
     from neuron_opsd.selection.select import select_questions
+    from neuron_opsd.store.run_folder import RunFolder
     from neuron_opsd.teacher.context import build_contexts
     from neuron_opsd.workbench import Workbench
 
@@ -77,7 +77,7 @@ _MODULES = {
     "records": ("NeuronSets", "Question", "Rollout", "SelectedQuestion", "TeacherContext"),
     "rollouts.pseudo_label": ("vote",),
     "rollouts.sample": ("sample_rollouts",),
-    "run_folder": ("RunFolder",),
+    "store.run_folder": ("RunFolder",),
     "selection.select": ("select_questions",),
     "teacher.context": ("build_contexts",),
     "workbench": ("Workbench",),

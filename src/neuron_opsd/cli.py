@@ -25,9 +25,9 @@ from neuron_opsd.cli_views import (
     views,
 )
 from neuron_opsd.config import Config, load_config
+from neuron_opsd.config.graph import COMMANDS
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_graph import COMMANDS
+from neuron_opsd.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from neuron_opsd.runners import Runner
@@ -210,7 +210,7 @@ def run(
 
 def _use_cache(place: str | None) -> None:
     if place:
-        from neuron_opsd.stage_cache import VARIABLE
+        from neuron_opsd.store.stage_cache import VARIABLE
 
         os.environ[VARIABLE] = place
 

@@ -13,7 +13,7 @@ import typer
 
 from neuron_opsd.config import list_recipes, load_config
 from neuron_opsd.redaction import redact
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RESULTS, TEACHER_GAP, RunFolder
 from neuron_opsd.text.escape import terminal_text
 
 views = typer.Typer()
@@ -50,7 +50,7 @@ def print_preflight(folder: RunFolder) -> None:
     if verdict is None:
         say("No preflight: preflight.num_questions is 0.")
         return
-    gap = folder.read_result("evaluation/teacher_gap.json") or {"measures": []}
+    gap = folder.read_result(TEACHER_GAP) or {"measures": []}
     for entry in [*verdict["measures"], *gap["measures"]]:
         ends = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
         value = "not defined" if entry["value"] is None else f"{entry['value']:.3f}"
@@ -60,10 +60,10 @@ def print_preflight(folder: RunFolder) -> None:
 
 def print_end(folder: RunFolder) -> None:
     """The verdicts and where things lie."""
-    results = folder.read_result("evaluation/results.json")
+    results = folder.read_result(RESULTS)
     for verdict in (results or {}).get("verdicts", []):
         say(f"- {verdict}")
-    if (folder.path / "model").is_dir():
+    if (folder.model_folder).is_dir():
         say(f"model:  {folder.path / 'model'}")
     say(f"report: {folder.path / 'report.html'}")
 
@@ -188,7 +188,7 @@ def free(
     yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would be.")] = False,
 ) -> None:
     """Remove finished stages from the shared cache that no run refers to."""
-    from neuron_opsd.stage_cache import default_cache
+    from neuron_opsd.store.stage_cache import default_cache
 
     cache = default_cache()
     entries, total = cache.unused(), len(cache.entries())

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_opsd.config import USES_GOLD
+from neuron_opsd.config.graph import GOLD_LABELS, ROLES, reads_neurons
 from neuron_opsd.demonstrations import (
     demonstrating_replies,
     find_neighbours,
@@ -15,7 +16,6 @@ from neuron_opsd.demonstrations import (
 )
 from neuron_opsd.evaluation.evaluate import evaluate, gold_labels, teacher_gap
 from neuron_opsd.evaluation.general import GeneralSamples
-from neuron_opsd.files import write_text
 from neuron_opsd.model.base_kl import keep_states, kl_from_base
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import (
@@ -30,10 +30,11 @@ from neuron_opsd.records import (
 from neuron_opsd.report_stage import card_of
 from neuron_opsd.sharded import make_sharded
 from neuron_opsd.sharded_stages import evaluation_stages
-from neuron_opsd.stage_folder import add_only_shard
-from neuron_opsd.stage_graph import GOLD_LABELS, ROLES, reads_neurons
+from neuron_opsd.store.files import write_text
+from neuron_opsd.store.run_folder import MODEL_CARD, RESULTS, TEACHER_GAP
+from neuron_opsd.store.stage_folder import add_only_shard
 from neuron_opsd.teacher.context import build_contexts
-from neuron_opsd.workbench import MODEL_CARD, RESULTS, TEACHER_GAP, Workbench
+from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ def _general_samples(bench: Workbench, names: Container[str]) -> GeneralSamples:
             first = [rollout for rollout in base if rollout.rollout_index == 0]
             texts = [(rollout.prompt_ids, rollout.completion_ids) for rollout in first]
             kept = keep_states(bench.base_model()[0], texts)
-            sums = kl_from_base(bench.model(str(bench.folder.path / "model")), texts, kept)
+            sums = kl_from_base(bench.model(str(bench.folder.model_folder)), texts, kept)
             records = [
                 BaseDivergence(question_id=rollout.question_id, num_tokens=len(rollout.completion_ids), kl=kl)
                 for rollout, kl in zip(first, sums, strict=True)

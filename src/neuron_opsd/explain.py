@@ -14,8 +14,8 @@ from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion
 from neuron_opsd.rollouts.pseudo_label import vote
-from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.selection.score import length_residuals
+from neuron_opsd.store.run_folder import RunFolder
 
 NUM_RAREST = 4  # shared neurons named for each neighbour
 BAR = "█"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.files import explain_disk_errors, write_atomically
+from neuron_opsd.store.files import explain_disk_errors, write_atomically
 from neuron_opsd.text.prompts import Message
 from neuron_opsd.workbench import Workbench
 

@@ -20,17 +20,18 @@ from typing import Any
 
 import yaml
 
+from neuron_opsd.config.graph import ROLES
 from neuron_opsd.errors import ConfigError, DataError, RunFolderError
 from neuron_opsd.evaluation.evaluate import gold_answers
-from neuron_opsd.files import JsonDict, write_text
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.locate import saved_dtype
 from neuron_opsd.records import Question
 from neuron_opsd.report_stage import make_report
-from neuron_opsd.stage_folder import fingerprint_of, safe_name
-from neuron_opsd.stage_graph import ROLES
+from neuron_opsd.store.files import JsonDict, write_text
+from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS
+from neuron_opsd.store.stage_folder import fingerprint_of, safe_name
 from neuron_opsd.text.answers import LETTERS
-from neuron_opsd.workbench import HARNESS_RESULTS, RESULTS, Workbench
+from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def _check(bench: Workbench, tasks: Path | None) -> None:
 
 def _models(bench: Workbench) -> dict[str, str]:
     """The names of base and trained model; a run that trains nothing has the base alone."""
-    trained = {"trained": str(bench.folder.path / "model")}
+    trained = {"trained": str(bench.folder.model_folder)}
     return {"base": bench.config.model.name} | (trained if bench.config.training.objective != "none" else {})
 
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import (
 )
 
 from neuron_opsd.errors import ConfigError, HubError, RunFolderError
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 
 def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
@@ -37,7 +37,7 @@ def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
     try:
         api.create_repo(repository, private=not public, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repository, folder_path=folder.path / "model", commit_message="Model of neuron-opsd"
+            repo_id=repository, folder_path=folder.model_folder, commit_message="Model of neuron-opsd"
         )
     except HFValidationError as error:
         raise ConfigError(f"The hub accepts no repository named {repository!r}: {error}") from None
@@ -55,7 +55,7 @@ def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
 def _require_model(folder: RunFolder) -> None:
     """Refuse to send a model that is not there, or not as training wrote it."""
     stage = folder.stage("training")
-    if stage.is_finished() and (folder.path / "model").is_dir():
+    if stage.is_finished() and (folder.model_folder).is_dir():
         return
     wrong = stage.wrong_files() if stage.manifest() else []
     what = f"{', '.join(wrong)} is not as it was written" if wrong else "training is not finished"

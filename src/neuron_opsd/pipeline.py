@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from neuron_opsd import processes
 from neuron_opsd.baselines.opsa import UnlikelyTokenTrainer
 from neuron_opsd.baselines.train import train_rival
+from neuron_opsd.config.graph import stages_of
 from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.demonstrations import (
     demonstrating_replies,
@@ -29,7 +30,6 @@ from neuron_opsd.demonstrations import (
 )
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation_stage import make_evaluation, make_gold_labels
-from neuron_opsd.files import JsonDict, read_json_lines
 from neuron_opsd.memory.estimate import describe_training
 from neuron_opsd.model.locate import hub_name
 from neuron_opsd.model.template_defaults import with_defaults
@@ -46,15 +46,16 @@ from neuron_opsd.selection.select import (
 )
 from neuron_opsd.sharded import make_sharded, make_share
 from neuron_opsd.sharded_stages import NeuronStage, SampledStage, evaluation_stages
-from neuron_opsd.stage_folder import StageFolder, add_only_shard, describe_change
-from neuron_opsd.stage_graph import stages_of
+from neuron_opsd.store.files import JsonDict, read_json_lines
+from neuron_opsd.store.run_folder import MODEL_CARD
+from neuron_opsd.store.stage_folder import StageFolder, add_only_shard, describe_change
 from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
 from neuron_opsd.training.publish import NUM_PROMPTS, REPLY_TOKENS, publish
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.token_budget import tokens_left
 from neuron_opsd.training.train import Trained, train
-from neuron_opsd.workbench import MODEL_CARD, Workbench
+from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ def make_trained_model(bench: Workbench) -> None:
         published = publish(
             trained.student,
             with_defaults(tokenizer, config.model.template_args),
-            bench.folder.path / "model",
+            bench.folder.model_folder,
             save=config.training.save,
             base_config=bench.model_config(),
             base_name=hub_name(config.model.name),
@@ -212,7 +213,7 @@ def _keep_previous_model(bench: Workbench, stage: StageFolder, inputs: JsonDict)
     manifest = stage.manifest()
     if manifest is None or not manifest["complete"] or stage.wrong_files():
         return
-    model, previous = bench.folder.path / "model", bench.folder.path / "model.previous"
+    model, previous = bench.folder.model_folder, bench.folder.path / "model.previous"
     shutil.rmtree(previous, ignore_errors=True)
     os.replace(model, previous)
     bench.folder.remove_result(MODEL_CARD)
@@ -263,7 +264,7 @@ def _train(
 
 def _model_files(bench: Workbench) -> list[Path]:
     """The published model, save the card, which evaluation writes again."""
-    files = (bench.folder.path / "model").rglob("*")
+    files = (bench.folder.model_folder).rglob("*")
     return sorted(path for path in files if path.is_file() and path.name != "README.md")
 
 

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from neuron_opsd.errors import DataError, ModelError
-from neuron_opsd.files import read_json_lines
 from neuron_opsd.model.generation import unset_in_published
 from neuron_opsd.model.template_defaults import describe_use
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.report.inputs import ReadReplies
 from neuron_opsd.report.readings import read_stored
-from neuron_opsd.workbench import HARNESS_RESULTS, RESULTS, TEACHER_GAP, Workbench
+from neuron_opsd.store.files import read_json_lines
+from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, TEACHER_GAP
+from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.model.load import load_tokenizer
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
-from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.stage_inputs import StageInputs, test_questions
+from neuron_opsd.store.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class RunMaterials:
         try:
             return load_tokenizer(self.config.model)
         except ModelError as error:
-            published = self.folder.path / "model"
+            published = self.folder.model_folder
             if not (published / "tokenizer_config.json").is_file():
                 raise
             logger.warning("model: the trained model's tokenizer is read, because: %s", error)

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from neuron_opsd.errors import WorkerError
-from neuron_opsd.files import JsonDict, explain_full_disk
 from neuron_opsd.progress import track
 from neuron_opsd.records import Question
-from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.runners import OnProgress
-from neuron_opsd.shard_inbox import ShardInbox
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.store.files import JsonDict, explain_full_disk
+from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.store.shard_inbox import ShardInbox
+from neuron_opsd.store.stage_folder import StageFolder
 from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class ShardedStage(abc.ABC):
     def model_name(self) -> str:
         """The model that the stage asks."""
         is_trained = "trained" in self.name and self.bench.config.training.objective != "none"
-        return str(self.bench.folder.path / "model") if is_trained else self.bench.config.model.name
+        return str(self.bench.folder.model_folder) if is_trained else self.bench.config.model.name
 
     @property
     def shard_size(self) -> int:

@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from neuron_opsd.config import EvaluationSettings, RolloutSettings
+from neuron_opsd.config.graph import ROLES
 from neuron_opsd.engines.base import sampling_of
 from neuron_opsd.evaluation.options import score_options
-from neuron_opsd.files import JsonDict
 from neuron_opsd.model.skeleton import build_skeleton
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.neurons.sets import resolve_sizes
@@ -18,11 +18,11 @@ from neuron_opsd.records import NeuronSets, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, read_again, sample_rollouts
 from neuron_opsd.runners import OnProgress
-from neuron_opsd.shard_inbox import shard_index
 from neuron_opsd.sharded import ShardedStage
-from neuron_opsd.stage_folder import StageFolder, without_reader
-from neuron_opsd.stage_graph import ROLES
 from neuron_opsd.statistics import pearson
+from neuron_opsd.store.files import JsonDict
+from neuron_opsd.store.shard_inbox import shard_index
+from neuron_opsd.store.stage_folder import StageFolder, without_reader
 from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)

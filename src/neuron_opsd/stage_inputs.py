@@ -22,17 +22,17 @@ from neuron_opsd.config import (
     RolloutSettings,
     SelectionSettings,
 )
+from neuron_opsd.config.graph import GOLD_LABELS, OF_THE_TRAINED_MODEL, ROLES, STAGES_BEFORE, stages_made
 from neuron_opsd.config.model import TEMPLATE_DATE
 from neuron_opsd.engines.base import Sampling, sampling_of
 from neuron_opsd.errors import ConfigError, DataError, ModelError
-from neuron_opsd.files import JsonDict, file_digest
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.locate import context_of, saved_dtype
 from neuron_opsd.questions.load import load_general_questions, load_other_questions, load_questions
 from neuron_opsd.records import Question
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_folder import READER, fingerprint_of, without_reader
-from neuron_opsd.stage_graph import GOLD_LABELS, OF_THE_TRAINED_MODEL, ROLES, STAGES_BEFORE, stages_made
+from neuron_opsd.store.files import JsonDict, file_digest
+from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.store.stage_folder import READER, fingerprint_of, without_reader
 from neuron_opsd.tables.read import is_file_name
 from neuron_opsd.text.fixed_order import has_fixed_order
 from neuron_opsd.text.replies import READER_VERSION
@@ -252,7 +252,7 @@ class StageInputs:
 
     def _sampled_by(self, role: str, asked: Sequence[Question], settings: EvaluationSettings) -> JsonDict:
         is_base = role == "base" or self.config.training.objective == "none"
-        model = self.config.model.name if is_base else str(self.folder.path / "model")
+        model = self.config.model.name if is_base else str(self.folder.model_folder)
         how = {"num_samples": settings.num_samples, **_shuffled(asked, settings.shuffle_choices)}
         return {
             "evaluation": {**_sampling(settings), **how},

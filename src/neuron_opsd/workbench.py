@@ -33,19 +33,14 @@ from neuron_opsd.model.load import (
     max_context_tokens,
 )
 from neuron_opsd.progress import Tracker
-from neuron_opsd.run_folder import RunFolder
 from neuron_opsd.run_prompts import RunPrompts
 from neuron_opsd.runners import InProcessRunner, Runner
-from neuron_opsd.stage_cache import default_cache
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, TEACHER_GAP, RunFolder
+from neuron_opsd.store.stage_cache import default_cache
+from neuron_opsd.store.stage_folder import StageFolder
 from neuron_opsd.text.prompts import student_messages
 
 logger = logging.getLogger(__name__)
-
-MODEL_CARD = "model/README.md"
-RESULTS = "evaluation/results.json"
-TEACHER_GAP = "evaluation/teacher_gap.json"
-HARNESS_RESULTS = "harness/results.json"  # of `neuron-opsd harness`
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from neuron_opsd.baselines.opsa import UnlikelyTokenTrainer, advantages, least_l
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
-from neuron_opsd.files import read_json_lines
+from neuron_opsd.store.files import read_json_lines
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.train import train
 

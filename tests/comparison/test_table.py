@@ -11,7 +11,7 @@ from neuron_opsd.comparison.gather import gather
 from neuron_opsd.comparison.plan import Cell, Plan, cell_folder
 from neuron_opsd.comparison.table import Table
 from neuron_opsd.comparison.write import write_comparison
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 PLAN = Plan(
     recipes=("base", "neuron_opsd", "random_context", "full_pool"),

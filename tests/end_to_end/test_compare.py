@@ -13,7 +13,7 @@ from end_to_end.fork_run import ForkedRun
 from end_to_end.test_pipeline import run
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.comparison.run import describe_cells
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 ALONE = ("--recipe", "random_context", "--seed", "0", "--steps", "1")
 

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from end_to_end.tiny_run import SMALL
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 CONFIGS = importlib.resources.files("neuron_opsd") / "recipes" / "accelerate"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

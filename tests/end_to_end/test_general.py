@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from end_to_end.conftest import write_questions
 from end_to_end.test_pipeline import run
 from neuron_opsd.records import Rollout
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 
 def log_probs(model_folder: str, rollout: Rollout) -> torch.Tensor:

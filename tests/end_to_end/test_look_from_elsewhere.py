@@ -12,7 +12,7 @@ from end_to_end.conftest import command_for, write_questions
 from end_to_end.fork_run import WholeRun
 from neuron_opsd.cli import app
 from neuron_opsd.config import load_config
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 
 def invoke(*arguments: str) -> str:

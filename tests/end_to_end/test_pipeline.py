@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from end_to_end.fork_run import NEVER_EQUAL, artefacts
 from neuron_opsd import cli
+from neuron_opsd.config.graph import STAGES_BEFORE
 from neuron_opsd.model.fingerprint import model_fingerprint
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_graph import STAGES_BEFORE
+from neuron_opsd.store.run_folder import RunFolder
 
 # What may know gold answers.
 KNOWS_ANSWERS = {"results.json", "teacher_gap.json", "SHA256SUMS", "report.md", "README.md", "config.yaml"}

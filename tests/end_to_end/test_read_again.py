@@ -9,8 +9,8 @@ from end_to_end.conftest import command_for
 from end_to_end.test_pipeline import run
 from neuron_opsd import stage_inputs
 from neuron_opsd.records import Rollout
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.store.stage_folder import StageFolder
 
 
 def forget_answers(stage: StageFolder) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from end_to_end.fork_run import WholeRun
 from neuron_opsd import records
-from neuron_opsd.arrow import schema_of
-from neuron_opsd.stage_graph import STAGES_BEFORE
+from neuron_opsd.config.graph import STAGES_BEFORE
+from neuron_opsd.store.arrow import schema_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "run_folder.md").read_text(encoding="utf-8")
 

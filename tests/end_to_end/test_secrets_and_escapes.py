@@ -13,7 +13,7 @@ from end_to_end.fork_run import ForkedRun
 from engines.test_server import serve  # noqa: F401  (a fixture)
 from neuron_opsd.records import Rollout
 from neuron_opsd.redaction import redact
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 KEY = 'sk"planted\\secret-0123456789'
 TOKEN = "hf_PlantedHubTokenOf0123456789"

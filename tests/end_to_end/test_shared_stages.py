@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from neuron_opsd.cli import app
-from neuron_opsd.files import file_digest
+from neuron_opsd.store.files import file_digest
 
 
 def run(command: list[str], output: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:

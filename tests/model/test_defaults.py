@@ -13,7 +13,7 @@ from neuron_opsd.model import defaults, device
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.model.load import load_model
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.training.train import training_arguments
 
 OPENS = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")

@@ -13,7 +13,7 @@ from neuron_opsd import cli
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.model.load import load_tokenizer
 from neuron_opsd.records import Rollout
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.run_folder import RunFolder
 
 LIMIT = 8192
 

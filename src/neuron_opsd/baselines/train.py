@@ -11,12 +11,12 @@ from neuron_opsd import processes
 from neuron_opsd.baselines.rewards import MajorityReward, Reward, SelfCertaintyReward
 from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
 from neuron_opsd.config import USES_GOLD, TrainingSettings
+from neuron_opsd.config.graph import GOLD_LABELS
 from neuron_opsd.errors import DataError, TrainingError
 from neuron_opsd.model.finite import all_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.records import GoldLabel, Rollout
 from neuron_opsd.rollouts.pseudo_label import agreeing_rollouts
-from neuron_opsd.stage_graph import GOLD_LABELS
 from neuron_opsd.text.prompts import Message, student_messages
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.items import TrainingItem

@@ -11,12 +11,12 @@ from neuron_opsd.comparison.plan import Cell, Domain, Plan, answers_digest, cell
 from neuron_opsd.config import Config
 from neuron_opsd.early_checks import check_early
 from neuron_opsd.errors import NeuronOpsdError
-from neuron_opsd.files import read_json
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.pipeline import run_stages
 from neuron_opsd.redaction import redact
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_folder import fingerprint_of
+from neuron_opsd.store.files import read_json
+from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, RunFolder
+from neuron_opsd.store.stage_folder import fingerprint_of
 from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def _run(config: Config, path: Path, mark: dict[str, str]) -> None:
     folder = RunFolder.create(path)
     (path / "error.json").unlink(missing_ok=True)
     (path / "cell.json").unlink(missing_ok=True)
-    folder.remove_result("harness/results.json")  # of the model that was here before
+    folder.remove_result(HARNESS_RESULTS)  # of the model that was here before
     with folder.locked():
         folder.write_config(config)
         run_stages(Workbench(folder))
@@ -83,6 +83,6 @@ def status(path: Path) -> tuple[str, str]:
     error = read_json(path / "error.json") if path.is_dir() else None
     if error is not None:
         return FAILED, str(error.get("error"))
-    results = RunFolder(path).read_result("evaluation/results.json")
+    results = RunFolder(path).read_result(RESULTS)
     is_finished = (path / "cell.json").is_file() and results is not None
     return (FINISHED, "") if is_finished else (NOT_RUN, "")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from neuron_opsd.comparison.cells import FAILED, FINISHED, status
 from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder
 from neuron_opsd.evaluation.calibration import ece
-from neuron_opsd.files import JsonDict, read_json
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.files import JsonDict, read_json
+from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, RunFolder
 
 Array = NDArray[np.float64]
 Key = tuple[str, str | None, str]  # method, source, target
@@ -89,7 +89,7 @@ def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
         if state == FAILED:
             counts[FAILED] += 1
             found.failures.setdefault(cell.recipe, []).append(error)
-        results = RunFolder(path).read_result("evaluation/results.json") if state == FINISHED else None
+        results = RunFolder(path).read_result(RESULTS) if state == FINISHED else None
         if results is None:
             continue
         counts[FINISHED] += 1
@@ -108,7 +108,7 @@ def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
                     found.add((method, source, target), cell.seed, answers, bins)
         if cell.source is not None and (shares := _template_shares(path)) is not None:
             found.templates.setdefault((cell.recipe, cell.source), []).append(shares)
-        _add_harness(found, cell, RunFolder(path).read_result("harness/results.json") or {})
+        _add_harness(found, cell, RunFolder(path).read_result(HARNESS_RESULTS) or {})
         _add_costs(found.costs.setdefault(cell.recipe, {}), path)
     return found
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from neuron_opsd.config import Config, QuestionSettings, load_config
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.files import file_digest, read_json, write_text
 from neuron_opsd.questions.duplicates import near_duplicates
 from neuron_opsd.questions.load import load_questions, read_questions
 from neuron_opsd.records import Question
-from neuron_opsd.stage_folder import fingerprint_of, safe_name
+from neuron_opsd.store.files import file_digest, read_json, write_text
+from neuron_opsd.store.stage_folder import fingerprint_of, safe_name
 from neuron_opsd.text.content import content_id
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from neuron_opsd.comparison.plan import (
 )
 from neuron_opsd.comparison.write import write_comparison
 from neuron_opsd.errors import ConfigError, RunFolderError
-from neuron_opsd.own_folder import check_claimable, claim
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.own_folder import check_claimable, claim
+from neuron_opsd.store.run_folder import RunFolder
 
 DEFAULT_RECIPES = (BASE, "base_context", "neuron_opsd", "random_selection", "random_context")
 

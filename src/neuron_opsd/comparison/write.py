@@ -23,9 +23,9 @@ from neuron_opsd.comparison.gather import gather
 from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder
 from neuron_opsd.comparison.table import PLACES, Table
 from neuron_opsd.config import USES_GOLD
-from neuron_opsd.files import write_text
 from neuron_opsd.report import ReportInputs, write_report
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.files import write_text
+from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.text.escape import csv_cell, markdown_text, tex_comment, tex_text
 
 HEADINGS = {"in": "in", "cross": "cross"}

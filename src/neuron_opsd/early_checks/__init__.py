@@ -15,6 +15,7 @@ user would want to hear of them: what was typed first, then what was read. Of we
 from pathlib import Path
 
 from neuron_opsd.config import Config
+from neuron_opsd.config.graph import reaches
 from neuron_opsd.early_checks.machine import check_output, check_room
 from neuron_opsd.early_checks.memory import check_memory
 from neuron_opsd.early_checks.model import check_model
@@ -26,7 +27,6 @@ from neuron_opsd.model.load import check_weights, load_tokenizer
 from neuron_opsd.questions.answer_counts import check_answers
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.records import Question
-from neuron_opsd.stage_graph import reaches
 from neuron_opsd.stage_inputs import general_questions, other_questions
 from neuron_opsd.text.answer_pattern import check_pattern
 

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from neuron_opsd.config import Config
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.files import explain_disk_errors
-from neuron_opsd.own_folder import check_claimable
+from neuron_opsd.store.files import explain_disk_errors
+from neuron_opsd.store.own_folder import check_claimable
 from neuron_opsd.training.checkpoints import num_kept_checkpoints
 from neuron_opsd.training.train import trainable
 

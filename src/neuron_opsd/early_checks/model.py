@@ -8,14 +8,14 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from neuron_opsd.config import Config, ModelSettings
+from neuron_opsd.config.graph import reaches, stages_made
 from neuron_opsd.errors import ConfigError, ModelError
-from neuron_opsd.files import read_json
 from neuron_opsd.model.ffn import check_architecture, find_ffns
 from neuron_opsd.model.generation import unset_in_published
 from neuron_opsd.model.load import check_quantization, load_model_config
 from neuron_opsd.model.locate import resolve_model
 from neuron_opsd.model.skeleton import NotBuiltError, build_skeleton
-from neuron_opsd.stage_graph import reaches, stages_made
+from neuron_opsd.store.files import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.config import Config
+from neuron_opsd.config.graph import stages_made
 from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import configured_context
 from neuron_opsd.questions.read import place_of
 from neuron_opsd.records import Question
-from neuron_opsd.stage_graph import stages_made
 from neuron_opsd.text.prompts import student_messages
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from neuron_opsd.config import USES_GOLD, Config
+from neuron_opsd.config.graph import stages_made
 from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.environment import PACKAGES, installed_versions, vllm_problem
 from neuron_opsd.errors import ConfigError, DataError
-from neuron_opsd.stage_graph import stages_made
 from neuron_opsd.tables.read import is_file_name
 from neuron_opsd.text.expressions import INSTALL, is_installed
 

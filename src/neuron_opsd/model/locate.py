@@ -5,8 +5,8 @@ from pathlib import Path
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
-from neuron_opsd.files import read_json
 from neuron_opsd.model.gguf import converted_gguf, embedded_gguf
+from neuron_opsd.store.files import read_json
 
 ADAPTER_FOLDER = "adapter"  # in a merged model's folder: the adapter that was merged, as it was trained
 ADAPTER_CONFIG = "adapter_config.json"

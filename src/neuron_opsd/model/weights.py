@@ -15,9 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from neuron_opsd.errors import ModelError
-from neuron_opsd.files import is_trustworthy, write_text
 from neuron_opsd.model.fingerprint import model_fingerprint
-from neuron_opsd.model.gguf import cache_folder
+from neuron_opsd.store.files import cache_folder, is_trustworthy, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,11 @@
 import logging
 from pathlib import Path
 
-from neuron_opsd.files import write_atomically
 from neuron_opsd.report.content import sections
 from neuron_opsd.report.html import page
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.markdown import document
+from neuron_opsd.store.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

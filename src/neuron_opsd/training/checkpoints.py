@@ -26,8 +26,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from neuron_opsd import processes
 from neuron_opsd.config import TrainingSettings
-from neuron_opsd.files import dump_json, explain_disk_errors, file_digest, sync_tree
 from neuron_opsd.model.teacher_weights import TeacherWeights
+from neuron_opsd.store.files import dump_json, explain_disk_errors, file_digest, sync_tree
 from neuron_opsd.training.whole_copy import WholeCopy
 
 logger = logging.getLogger(__name__)

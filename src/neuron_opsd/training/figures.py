@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuron_opsd.files import explain_disk_errors, open_to_append, write_atomically
+from neuron_opsd.store.files import explain_disk_errors, open_to_append, write_atomically
 
 # Summed over a logging interval; every other figure is a mean over its steps.
 COUNTS = ("num_completion_tokens", "num_loss_tokens")

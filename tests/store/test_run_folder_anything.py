@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malformed import result_or_message, spoiled
-from neuron_opsd.files import read_json_lines
 from neuron_opsd.records import Rollout
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.store.files import read_json_lines
+from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.store.stage_folder import StageFolder
 
 INPUTS = {"temperature": 0.6, "questions": "0123456789abcdef"}
 SHARDS = [

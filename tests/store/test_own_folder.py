@@ -9,9 +9,9 @@ import yaml
 
 from neuron_opsd.config import load_config
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.files import write_text
-from neuron_opsd.own_folder import MARK, claim
-from neuron_opsd.run_folder import RunFolder
+from neuron_opsd.store.files import write_text
+from neuron_opsd.store.own_folder import MARK, claim
+from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.training.figures import MetricsFile
 
 CONFIG = load_config("neuron_opsd", values={"model.name": "any", "questions.path": "any"})

@@ -30,8 +30,9 @@ from typing import Any, BinaryIO
 import yaml
 
 from neuron_opsd.config import Config, read_config, with_absolute_paths
+from neuron_opsd.config.graph import STAGES_BEFORE
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.files import (
+from neuron_opsd.store.files import (
     JsonDict,
     dump_json,
     explain_disk_errors,
@@ -43,12 +44,15 @@ from neuron_opsd.files import (
     read_json_lines,
     write_text,
 )
-from neuron_opsd.own_folder import claim, require_mark
-from neuron_opsd.stage_folder import StageFolder
-from neuron_opsd.stage_graph import STAGES_BEFORE
+from neuron_opsd.store.own_folder import claim, require_mark
+from neuron_opsd.store.stage_folder import StageFolder
 
 logger = logging.getLogger(__name__)
 
+MODEL_CARD = "model/README.md"
+RESULTS = "evaluation/results.json"
+TEACHER_GAP = "evaluation/teacher_gap.json"
+HARNESS_RESULTS = "harness/results.json"  # of `neuron-opsd harness`
 SUMS = "SHA256SUMS"  # of the files of figures and the model card; `sha256sum -c` reads it
 _OWN_FOLDERS = sorted({name.split("/")[0] for name in STAGES_BEFORE} | {"harness", "model"})
 # Names that our own writing gives what is not whole yet: of `files`, of the cache, of checkpoints, of the model.
@@ -102,6 +106,11 @@ class RunFolder:
     def config_file(self) -> Path:
         """Where the settings lie."""
         return self.path / "config.yaml"
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the trained model is published."""
+        return self.path / "model"
 
     def config(self) -> Config:
         """The run's settings, checked again."""

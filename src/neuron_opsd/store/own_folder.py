@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.files import dump_json, explain_disk_errors, read_json, write_text
+from neuron_opsd.store.files import dump_json, explain_disk_errors, read_json, write_text
 
 MARK = "neuron_opsd.json"
 # A process killed before it wrote the mark leaves no more than these. macOS puts .DS_Store into any folder.

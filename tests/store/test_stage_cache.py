@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from neuron_opsd.files import file_digest
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_cache import StageCache
-from neuron_opsd.stage_folder import StageFolder
+from neuron_opsd.store.files import file_digest
+from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.store.stage_cache import StageCache
+from neuron_opsd.store.stage_folder import StageFolder
 
 
 @dataclasses.dataclass(frozen=True)

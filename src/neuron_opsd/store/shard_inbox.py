@@ -6,8 +6,8 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuron_opsd.arrow import to_table, write_parquet
-from neuron_opsd.files import (
+from neuron_opsd.store.arrow import to_table, write_parquet
+from neuron_opsd.store.files import (
     JsonDict,
     dump_json,
     explain_disk_errors,

@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuron_opsd.config.graph import STAGES_BEFORE
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.files import is_trustworthy, read_json, write_text
-from neuron_opsd.model.gguf import cache_folder
-from neuron_opsd.stage_folder import StageFolder, fingerprint_of
-from neuron_opsd.stage_graph import STAGES_BEFORE
+from neuron_opsd.store.files import cache_folder, is_trustworthy, read_json, write_text
+from neuron_opsd.store.stage_folder import StageFolder, fingerprint_of
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,12 @@ logger = logging.getLogger(__name__)
 JsonDict = dict[str, Any]
 
 
+def cache_folder() -> Path:
+    """The cache of converted models, digests and stages: $NEURON_OPSD_CACHE, else in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("NEURON_OPSD_CACHE") or Path(base) / "neuron-opsd")
+
+
 def dump_json(value: Any, *, is_ordered: bool = False) -> str:
     """JSON for diffs and equal bytes: keys sorted, or as they are where their order says something."""
     return json.dumps(value, indent=2, sort_keys=not is_ordered, ensure_ascii=False) + "\n"

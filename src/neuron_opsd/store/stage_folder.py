@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuron_opsd.arrow import Record, iterate_file, readable
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.files import (
+from neuron_opsd.store.arrow import Record, iterate_file, readable
+from neuron_opsd.store.files import (
     JsonDict,
     dump_json,
     explain_disk_errors,
@@ -25,7 +25,7 @@ from neuron_opsd.files import (
     write_lines,
     write_text,
 )
-from neuron_opsd.shard_inbox import ShardInbox, shard_index, write_shard_file
+from neuron_opsd.store.shard_inbox import ShardInbox, shard_index, write_shard_file
 
 logger = logging.getLogger(__name__)
 _HASH = re.compile("[0-9a-f]{16}")

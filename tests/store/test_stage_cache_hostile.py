@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_stage_cache import INPUTS, Line, made
 from typer.testing import CliRunner
 
 from neuron_opsd.cli import app
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.run_folder import RunFolder
-from neuron_opsd.stage_cache import LEFTOVER_SECONDS, StageCache
-from neuron_opsd.stage_folder import StageFolder, fingerprint_of
-from test_stage_cache import INPUTS, Line, made
+from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.store.stage_cache import LEFTOVER_SECONDS, StageCache
+from neuron_opsd.store.stage_folder import StageFolder, fingerprint_of
 
 SHARD = "part-00000.parquet"
 
