@@ -400,8 +400,8 @@ def compare(
 
 def _print_plan(config: Config, recipe: Config, output: Path | None, until: str, *, shows_all: bool) -> None:
     """What is read, the settings, and the work; nothing is written."""
+    from neuron_opsd.commands.cost import describe_work
     from neuron_opsd.commands.plan import describe_prompts, describe_settings
-    from neuron_opsd.cost import describe_work
     from neuron_opsd.early_checks import check_early
     from neuron_opsd.early_checks.memory import describe_memory
 

@@ -97,7 +97,7 @@ def harness(
     ] = None,
 ) -> None:
     """Score base and trained model with lm-evaluation-harness, offline; of a comparison, every finished cell."""
-    from neuron_opsd.harness import check_installed, describe, run_harness
+    from neuron_opsd.commands.harness import check_installed, describe, run_harness
 
     quieten_libraries()
     check_installed()
@@ -121,7 +121,7 @@ def explain(
     neighbours: Annotated[int, typer.Option(min=1, help="How many of the nearest questions.")] = 10,
 ) -> None:
     """Print one question's scores and ranks, the layers of its neurons, and whose answers used the same ones."""
-    from neuron_opsd.explain import describe, explain_run
+    from neuron_opsd.commands.explain import describe, explain_run
 
     say(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
 
@@ -172,7 +172,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
 ) -> None:
     """Say what a run holds, what is outdated and why, and how long finishing takes. Nothing is written."""
-    from neuron_opsd.status import describe_status, run_status
+    from neuron_opsd.commands.status import describe_status, run_status
 
     folder = RunFolder.open(run)
     config = folder.config()
@@ -208,7 +208,7 @@ def export(
     output: Annotated[Path, typer.Option(help="The file: JSON lines, or Parquet for verl.")],
 ) -> None:
     """Write the selected questions and their teacher contexts for another trainer."""
-    from neuron_opsd.export import export as write
+    from neuron_opsd.commands.export import export as write
     from neuron_opsd.workbench import Workbench
 
     folder = RunFolder.open(run)
@@ -226,7 +226,7 @@ def push(
     ] = False,
 ) -> None:
     """Send the trained model, with its card, to the Hugging Face hub."""
-    from neuron_opsd.hub import push as upload
+    from neuron_opsd.commands.push import push as upload
 
     say(upload(RunFolder.open(run), repository, public=public))
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from end_to_end.test_compare import line, rows_of, tables  # noqa: F401
 from end_to_end.test_pipeline import run
-from neuron_opsd import harness
+from neuron_opsd.commands import harness
 from neuron_opsd.store.own_folder import claim
 
 needs_it = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")

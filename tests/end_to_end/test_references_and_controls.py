@@ -9,11 +9,11 @@ import pytest
 from end_to_end.conftest import write_questions
 from end_to_end.test_pipeline import run
 from end_to_end.tiny_run import SMALL
+from neuron_opsd.commands.export import export
 from neuron_opsd.config import list_recipes, load_config
 from neuron_opsd.config.graph import TRAINED_FROM
 from neuron_opsd.demonstrations import demonstrating_replies
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.export import export
 from neuron_opsd.stage_inputs import StageInputs
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.workbench import Workbench

@@ -11,9 +11,9 @@ import pytest
 from end_to_end.fork_run import ForkedRun, WholeRun
 from end_to_end.test_pipeline import run
 from end_to_end.test_stage_inputs import REMADE
+from neuron_opsd.commands.status import OUTDATED, describe_status, run_status
 from neuron_opsd.config import load_config
 from neuron_opsd.config.graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
-from neuron_opsd.status import OUTDATED, describe_status, run_status
 from neuron_opsd.store.run_folder import RunFolder
 
 # What none of these runs has, though other settings would.

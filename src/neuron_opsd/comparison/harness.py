@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from neuron_opsd.commands.harness import run_harness
 from neuron_opsd.comparison.cells import FINISHED, status
 from neuron_opsd.comparison.plan import cell_folder, cells_of, prepare_questions, read_plan
 from neuron_opsd.comparison.write import write_comparison
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.harness import run_harness
 from neuron_opsd.store.files import JsonDict
 from neuron_opsd.store.own_folder import require_mark
 from neuron_opsd.store.run_folder import RunFolder

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from neuron_opsd.commands.cost import Cost, Rates, count_records, shard_pace
+from neuron_opsd.commands.status import describe_seconds
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.config.graph import STAGES_BEFORE
-from neuron_opsd.cost import Cost, Rates, count_records, shard_pace
 from neuron_opsd.records import NeuronSets, Question
-from neuron_opsd.status import describe_seconds
 from neuron_opsd.store.stage_folder import StageFolder
 
 ROW = {"stage": "rollouts", "seconds": 50.0, "num_items": 10, "num_tokens": 5000}  # 100 tokens a second

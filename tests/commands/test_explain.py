@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from neuron_opsd.commands.explain import SharedNeuron, describe, explain_question
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.explain import SharedNeuron, describe, explain_question
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion
 
 D_FF = 10

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from neuron_opsd.commands.push import push
 from neuron_opsd.config import load_config
 from neuron_opsd.errors import HubError, RunFolderError
-from neuron_opsd.hub import push
 from neuron_opsd.store.run_folder import RunFolder
 
 TOKEN = "hf_secret"

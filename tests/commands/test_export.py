@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from end_to_end.conftest import question_files, tiny_model_folder  # noqa: F401
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.cli import app
-from neuron_opsd.export import context_text
+from neuron_opsd.commands.export import context_text
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.workbench import Workbench
 
@@ -106,7 +106,7 @@ def _trl_reads(file: Path, tmp_path: Path, student: list[dict[str, str]]) -> Non
 @pytest.mark.slow
 def test_verl_and_ms_swift_read_theirs(run, tmp_path):
     """Their own loaders, in a process whose last import path is `make peers`'s folder."""
-    peers = Path(os.environ.get("NEURON_OPSD_PEERS", Path(__file__).parents[1] / ".venv-peers"))
+    peers = Path(os.environ.get("NEURON_OPSD_PEERS", Path(__file__).parents[2] / ".venv-peers"))
     if not (peers / "verl").is_dir():
         pytest.skip("`make peers` was not run: neither verl nor ms-swift is there")
     for name, file in {"verl": "verl.parquet", "ms-swift": "swift.jsonl"}.items():

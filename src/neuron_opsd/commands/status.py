@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from neuron_opsd.commands.cost import Cost, Rates, count_records
 from neuron_opsd.config import Config
 from neuron_opsd.config.graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
-from neuron_opsd.cost import Cost, Rates, count_records
 from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.records import Question
 from neuron_opsd.stage_inputs import StageInputs
