@@ -82,3 +82,24 @@ def test_a_few_lines_do_not_stand_for_more_than_memory_holds(tmp_path, depth):
     (tmp_path / "recipe.yaml").write_text("\n".join(lines))
     with pytest.raises(ConfigError, match="write it out"):
         load_config(str(tmp_path / "recipe.yaml"), values=NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("seed: 1\nseed: 2", "'seed' is given twice"),
+        ("training:\n  num_steps: 1\n  num_steps: 2", "'num_steps' is given twice.*line 3"),
+        ("1: 2", "a setting's name must be text"),
+        ("training:\n  trainer: {2020-01-01: 1}", "a setting's name must be text"),
+        ("? null\n: 1", "a setting's name must be text"),
+    ],
+)
+def test_a_setting_stands_once_and_its_name_is_text(tmp_path, recipe, message):
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    with pytest.raises(ConfigError, match=f"recipe.yaml is not valid YAML: .*{message}"):
+        load_config(str(tmp_path / "recipe.yaml"))
+
+
+def test_a_name_that_no_file_can_have_is_no_recipe():
+    with pytest.raises(ConfigError, match="No recipe"):
+        load_config("x" * 5000)

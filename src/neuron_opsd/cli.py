@@ -1,5 +1,6 @@
 """The command line: parses a command, loads a recipe, calls the pipeline or one stage. No torch until work begins."""
 
+import errno
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from neuron_opsd.cli_views import (
     print_preflight,
     quieten_libraries,
     say,
+    show_text,
     views,
 )
 from neuron_opsd.config import Config, load_config
@@ -41,6 +43,9 @@ app = typer.Typer(
 app.add_typer(views)
 logger = logging.getLogger(__name__)
 
+# What is wrong with a path that was given, wherever it is first used.
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
+PATH_SHOWN = 100  # characters
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 ModelOption = Annotated[
     str | None,
@@ -82,6 +87,13 @@ def main() -> None:
     except NeuronOpsdError as error:
         say(f"{'error: ' if error.exit_status == 2 else ''}{error}", err=True)
         sys.exit(error.exit_status)
+    except OSError as error:
+        if error.errno not in PATH_ERRORS:
+            raise
+        name = str(error.filename)
+        shown = name if len(name) <= PATH_SHOWN else f"{name[:PATH_SHOWN]}... ({len(name):,} characters)"
+        say(f"error: {shown}: {error.strerror}. Give another path, or see to its permissions.", err=True)
+        sys.exit(2)
     except SystemExit as stop:  # typer's, which answers an interruption by this status alone
         if stop.code == INTERRUPTED:
             say("interrupted; the same command resumes where this one stopped", err=True)
@@ -330,7 +342,7 @@ def questions(
     config = load_config("neuron_opsd", overrides=given, values=values)
     quieten_libraries()
     for line in check_questions(config, with_model=model is not None):
-        say(line)
+        show_text(line)
 
 
 _sharded_command("rollouts", "Answer every question of the pool zero-shot.")
@@ -407,7 +419,7 @@ def _print_plan(config: Config, recipe: Config, output: Path | None, until: str,
 
     questions = check_early(config, output, until=until)
     for line in describe_prompts(config, questions):
-        say(line)
+        show_text(line)
     say(
         "=== settings, all ==="
         if shows_all

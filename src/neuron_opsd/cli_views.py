@@ -26,6 +26,11 @@ def say(text: object, *, err: bool = False) -> None:
     typer.echo(terminal_text(redact(text)), err=err)
 
 
+def show_text(text: object) -> None:
+    """Print what questions, prompts and replies hold, as it is: a password may be a word. The terminal obeys none of it."""
+    typer.echo(terminal_text(text))
+
+
 class PlainFormatter(logging.Formatter):
     """Lines of the log, printed as `say` prints."""
 
@@ -80,7 +85,9 @@ def show(
     quieten_libraries()
     shown = Workbench(folder).show(question_id)
     for role in ("student", "teacher"):
-        say(f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}")
+        show_text(
+            f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}"
+        )
     say(
         f"=== {shown['num_demonstrations']} demonstrations shown, {shown['num_demonstrations_dropped']} dropped ==="
     )
@@ -123,7 +130,7 @@ def explain(
     """Print one question's scores and ranks, the layers of its neurons, and whose answers used the same ones."""
     from neuron_opsd.commands.explain import describe, explain_run
 
-    say(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
+    show_text(describe(explain_run(RunFolder.open(run), question_id, num_neighbours=neighbours)))
 
 
 @views.command()
@@ -154,7 +161,7 @@ def read_answer(
     if pattern:
         check_pattern(pattern)
     for reply, reading in read_lines(sys.stdin, choices=choices or (), prompts=prompts):
-        say(f"{reading.answer or '-'}\t{reading.kind}\t{shorten(reply)}")
+        show_text(f"{reading.answer or '-'}\t{reading.kind}\t{shorten(reply)}")
 
 
 @views.command()

@@ -58,13 +58,21 @@ def test_settings_that_hold_together() -> None:
         ("optim", "adamw_bnb_8bit", "bitsandbytes"),
         ("lr_scheduler_type", "cosine_with_min_lr", "min_lr"),
         ("lr_scheduler_type", "slowly", "cosine"),
-        ("weight_decay", "a little", "TypeError"),
+        ("weight_decay", "a little", "must be float"),
         ("adam_beta1", 2, "beta"),
         ("adam_epsilon", "1e-8", "TypeError"),
         ("eval_strategy", "steps", "eval_dataset"),
         ("dataloader_num_workers", -1, "num_workers"),
         ("logging_steps", "often", "often"),
         ("max_steps", 5, "training.num_steps"),
+        ("resume_from_checkpoint", "/there", "the same command, which resumes"),
+        ("push_to_hub", True, "neuron-opsd push"),
+        ("fsdp", "nonsense", "Unknown `fsdp` option"),
+        ("neftune_noise_alpha", "loud", "must be float"),
+        ("label_names", 3, "must be list"),
+        ("gradient_checkpointing", "perhaps", "must be bool"),
+        ("gradient_checkpointing_kwargs", {"nonsense": 1}, "nonsense"),
+        ("use_liger_kernel", True, "liger_kernel"),
         ("warm_up", 5, "warm_up"),
     ],
 )
@@ -81,7 +89,16 @@ def test_a_tracker_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    "trainer", [{}, {"bf16": True}, {"weight_decay": 0.1, "adam_beta2": 0.95}, {"save_strategy": "no"}]
+    "trainer",
+    [
+        {},
+        {"bf16": True},
+        {"weight_decay": 1, "adam_beta2": 0.95},
+        {"save_strategy": "no"},
+        {"fsdp": True, "fsdp_config": {"version": 2}},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},
+    ],
 )
 def test_good_values_of_the_trainer_pass(trainer) -> None:
     check_trainer(config_of(training={"trainer": trainer}))

@@ -157,3 +157,36 @@ def test_a_folder_with_other_things_is_left_alone(
         cli.main()
     assert "is no run folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+LONG, PARTS = "x" * 5000, "/".join(["y" * 200] * 30)
+
+
+@pytest.mark.parametrize("path", [LONG, PARTS])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("status {}", "report {}", "train {}", "export {} --format trl --output x.jsonl", "explain {} q"),
+        *("run neuron_opsd --questions q.jsonl --model {}", "run neuron_opsd --model m --questions {}.jsonl"),
+        *("harness {}", "run {} --model m --questions q.jsonl", "questions --check {}.jsonl"),
+    ],
+)
+def test_a_path_that_is_too_long(command: str, path: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["neuron-opsd", *command.format(path).split()])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    message = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "error: " in message
+    assert "Traceback" not in message
+
+
+def test_usage_errors_show_controls_and_obey_none(monkeypatch, capsys) -> None:
+    for arguments in (["\x1b[31mred\x9b"], ["env", "\x1b[31mred\x9b"], ["run", "base", "--\x1b[31mred"]):
+        monkeypatch.setattr(sys, "argv", ["neuron-opsd", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        message = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert "\x1b" not in message
+        assert "\x9b" not in message

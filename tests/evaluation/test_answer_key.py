@@ -182,6 +182,17 @@ def test_the_same_answer_twice_is_fine_and_another_is_not(tmp_path):
         ("a.jsonl", "[1]\n", ":1 holds a int, not an object"),
         ("a.jsonl", '{"question_id": "q1"}\n', "has no column for the answer. It has: 'question_id'"),
         ("a.jsonl", '{"answer": "A"}\n', ":1 has neither an id nor a question"),
+        (
+            "a.jsonl",
+            '{"question_id": ["q1"], "answer": "A"}\n',
+            ":1 question_id is ['q1'] (list). Write one id",
+        ),
+        (
+            "a.jsonl",
+            '{"question_id": {"id": "q1"}, "answer": "A"}\n',
+            ":1 question_id is {'id': 'q1'} (dict)",
+        ),
+        ("a.jsonl", '{"question_id": true, "answer": "A"}\n', ":1 question_id is True (bool)"),
         ("a.csv", "question_id,answer\nq1,A,B\n", ":2 has 3 cells, and the header 2"),
         ("a.csv", 'question_id,answer\nq1,"A\n', "not valid CSV"),
         ("a.parquet", "PAR0", "not a readable Parquet file"),

@@ -56,7 +56,7 @@ HARMS: dict[str, tuple[Callable[[Weights], Weights], str]] = {
     "no embedding": (without("embed_tokens"), "lacks .*model.embed_tokens.weight"),
     "one matrix": (without("layers.0.self_attn.q_proj"), "lacks model.layers.0.self_attn.q_proj.weight"),
     "nothing": (lambda weights: {}, "lacks .* and "),
-    "another shape": (lambda weights: weights | {"model.norm.weight": torch.ones(3)}, "cannot be loaded"),
+    "another shape": (lambda weights: weights | {"model.norm.weight": torch.ones(3)}, "has in another shape"),
 }  # fmt: skip
 
 
@@ -153,7 +153,7 @@ ADAPTER_HARMS = {
     "empty": (lambda weights: {}, "lacks model.layers.0"),
     "another rank": (
         lambda weights: {k: v[:1].clone() if "lora_A" in k else v for k, v in weights.items()},
-        "cannot be loaded",
+        "has in another shape",
     ),
     "of a deeper model": (
         lambda w: w | {"base_model.model.model.layers.9.mlp.up_proj.lora_A.weight": torch.ones(2, 32)},

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import sys
 import types
 from pathlib import Path
@@ -246,6 +247,15 @@ def test_unsupported_suffix_and_folder(tmp_path):
     (tmp_path / "a.txt").write_text("x", encoding="utf-8")
     assert "ends in '.txt', which is not read. Use one of .jsonl" in error_of(tmp_path / "a.txt")
     assert "is a folder" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.jsonl.gz", "a.parquet", "a.xlsx"])
+def test_a_pipe_and_an_endless_file_are_not_opened(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert "is a pipe or a device" in error_of(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    assert "is a pipe or a device" in error_of(tmp_path / name)
 
 
 # --- missing files and the hub

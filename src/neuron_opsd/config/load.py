@@ -1,6 +1,7 @@
 """Recipes, overrides and run folders -> `Config`, with errors that name the setting, its value and what is allowed."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from neuron_opsd.config.run import Config
 from neuron_opsd.config.stages import PromptSettings
@@ -98,7 +100,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     shipped = resources.files("neuron_opsd") / "recipes" / f"{recipe}.yaml"
     if recipe in list_recipes():
         text, where = shipped.read_text(encoding="utf-8"), f"recipe {recipe}"
-    elif Path(recipe).is_file():
+    elif os.path.isfile(recipe):
         text, where = _read_text(Path(recipe)), recipe
     else:
         raise ConfigError(
@@ -128,7 +130,10 @@ def _parse_sections(text: str, *, where: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases: with them, a few lines stand for more settings than memory holds, or for themselves."""
+    """YAML in which each setting stands once, as text.
+
+    There are no aliases: with them, a few lines stand for more settings than memory holds, or for themselves.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse `*name`; write the value out instead."""
@@ -138,6 +143,19 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"*{event.anchor} refers to another value; write it out", event.start_mark
             )
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is given twice, of which YAML would keep the last, and one that is no text."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise ConstructorError(None, None, "a setting's name must be text; quote it", key.start_mark)
+            if key.value in seen:
+                raise ConstructorError(
+                    None, None, f"{key.value!r} is given twice; leave one out", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _parse_yaml(text: str, *, where: str) -> Any:

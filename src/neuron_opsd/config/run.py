@@ -1,11 +1,11 @@
 """One run: all sections together."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from neuron_opsd.config.model import ModelSettings
-from neuron_opsd.config.section import Count, Section
+from neuron_opsd.config.section import Section
 from neuron_opsd.config.stages import (
     ContextSettings,
     EngineSettings,
@@ -35,7 +35,7 @@ class Config(Section):
         lt=2**32,
         description="Of everything random; a question's state is (seed, stage, question id).",
     )
-    num_threads: Count | None = Field(
+    num_threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None, description="CPU threads of torch; default: torch's own choice."
     )
     model: ModelSettings

@@ -12,7 +12,7 @@ USES_GOLD = "USES GOLD ANSWERS: upper bound"  # marks whatever gold answers have
 class LoraSettings(Section):
     """Low-rank adapters on all linear layers."""
 
-    rank: Count = Field(default=64, description="Rank of the adapter. [2601.18734]")
+    rank: int = Field(default=64, ge=1, le=16384, description="Rank of the adapter. [2601.18734]")
     alpha: Count = Field(default=128, description="Its scale is alpha / rank. [2601.18734]")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of its input. [ours]")
 

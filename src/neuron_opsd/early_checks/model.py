@@ -99,8 +99,13 @@ def _check_weights(settings: ModelSettings) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    index = read_json(folder / "model.safetensors.index.json") or {}
-    missing = sorted({name for name in index.get("weight_map", {}).values() if not (folder / name).is_file()})
+    index = folder / "model.safetensors.index.json"
+    shards = (read_json(index) or {}).get("weight_map", {}) if index.exists() else {}
+    if not isinstance(shards, dict) or not all(Path(str(name)).name == name for name in shards.values()):
+        raise ModelError(
+            f"{index}: weight_map must give the name of a file beside it for each weight. Copy it again."
+        )
+    missing = sorted({name for name in shards.values() if not (folder / name).is_file()})
     if missing:
         raise ModelError(
             f"{folder} lacks {len(missing)} files of its weights, such as {missing[0]}. Copy it again."

@@ -1,8 +1,8 @@
 """Settings against one another, and the files and packages that they need."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from neuron_opsd.config import USES_GOLD, Config
 from neuron_opsd.config.graph import stages_made
@@ -22,8 +22,9 @@ def check_files(config: Config) -> None:
     """
     for name in ("answers", "general_answers"):
         for path in getattr(config.evaluation, name):
-            if is_file_name(path) and not Path(path).is_file():
-                raise DataError(f"evaluation.{name}: {path} does not exist. Leave it out if you have none.")
+            if is_file_name(path) and not os.path.isfile(path):
+                what = "is no file" if os.path.exists(path) else "does not exist"
+                raise DataError(f"evaluation.{name}: {path} {what}. Leave it out if you have none.")
     if config.training.uses_gold() and not config.evaluation.answers:
         raise ConfigError(
             f"training.objective is gold_sft ({USES_GOLD}), which needs the pool's gold answers. Give --answers FILE."

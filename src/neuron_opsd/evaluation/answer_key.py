@@ -164,6 +164,10 @@ class _Known:
     def find(self, row: Row, columns: Columns) -> Question | None:
         """The question that a row answers; None where it is not among these."""
         value = row.values.get(columns.question_id) if columns.question_id else None
+        if not is_blank(value) and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+            raise BadRowError(
+                f"question_id is {value!r} ({type(value).__name__}). Write one id, as text or a number."
+            )
         named = None if is_blank(value) else self._by_id.get(plain_answer(value))
         if columns.question is None or is_blank(row.values.get(columns.question)):
             if is_blank(value):

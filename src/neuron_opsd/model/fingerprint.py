@@ -6,10 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from neuron_opsd.model.locate import hub_commit, resolve_model
+from neuron_opsd.model.locate import SUFFIXES, hub_commit, resolve_model
 from neuron_opsd.store.files import cache_folder, file_digest, is_trustworthy, write_text
 
-SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".bin")
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 

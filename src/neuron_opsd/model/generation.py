@@ -4,11 +4,16 @@ Bases of the hub have a temperature without do_sample, beams that are not search
 warns; saving them, after training, is refused.
 """
 
+from pathlib import Path
+
 from transformers import GenerationConfig
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.locate import resolve_model
+
+FILE = "generation_config.json"
+_NEXT = "Correct it, or download the model again."
 
 
 def unset_invalid(config: GenerationConfig) -> dict[str, object]:
@@ -27,18 +32,40 @@ def unset_invalid(config: GenerationConfig) -> dict[str, object]:
     return unset
 
 
+def load_generation_config(settings: ModelSettings) -> GenerationConfig | None:
+    """The generation configuration of a model that is not loaded; None where it has no such file.
+
+    Raises:
+        ModelError: the file holds something else.
+    """
+    location = resolve_model(settings.name)
+    if Path(location).is_dir() and not (Path(location) / FILE).exists():
+        return None
+    try:
+        config = GenerationConfig.from_pretrained(location)
+    except Exception as error:  # its JSON can be anything
+        if isinstance(error, OSError) and not Path(location).is_dir():
+            return None  # the hub has none, or cannot be reached
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"{FILE} of {settings.name} cannot be loaded: {reason}. {_NEXT}") from None
+    ids = config.eos_token_id
+    for token in ids if isinstance(ids, list) else [ids]:
+        if token is not None and (not isinstance(token, int) or token < 0):
+            raise ModelError(
+                f"{FILE} of {settings.name}: eos_token_id is {ids!r}. It must be one token's id, or a list of them. "
+                f"{_NEXT}"
+            )
+    return config
+
+
 def unset_in_published(settings: ModelSettings) -> dict[str, object]:
     """What the published model's generation configuration lacks of the base's.
 
     Raises:
         ModelError: transformers does not even load it.
     """
-    try:
-        return unset_invalid(GenerationConfig.from_pretrained(resolve_model(settings.name)))
-    except OSError:  # a model need not have the file
-        return {}
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"generation_config.json of {settings.name} cannot be loaded: {error}") from None
+    config = load_generation_config(settings)
+    return unset_invalid(config) if config else {}
 
 
 def _problem(config: GenerationConfig) -> str | None:

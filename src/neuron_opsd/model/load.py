@@ -14,7 +14,6 @@ from transformers import (
     AutoConfig,
     AutoTokenizer,
     BitsAndBytesConfig,
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,8 +22,9 @@ from transformers import (
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.device import device_of, dtype_of
-from neuron_opsd.model.generation import unset_invalid
+from neuron_opsd.model.generation import load_generation_config, unset_invalid
 from neuron_opsd.model.locate import is_adapter_folder, resolve_model, saved_dtype
+from neuron_opsd.model.sizes import check_sizes
 from neuron_opsd.model.weights import base_of_adapter, check_finite, load_whole
 
 logger = logging.getLogger(__name__)
@@ -139,16 +139,31 @@ def load_tokenizer(settings: ModelSettings, *, name: str | None = None) -> PreTr
             f"The tokenizer of {name or settings.name} has no chat template, so student and teacher have no prompt "
             "format. Use an instruction-tuned model, or set model.chat_template to a Jinja file."
         )
-    if not isinstance(tokenizer.chat_template, str) and "default" not in tokenizer.chat_template:
-        raise ModelError(
-            f"The tokenizer of {name or settings.name} has the chat templates {', '.join(tokenizer.chat_template)}, "
-            "and none of them is called default. Set model.chat_template to a Jinja file."
-        )
+    _check_tokenizer(tokenizer, name or settings.name)
     return tokenizer
 
 
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse what transformers takes from the tokenizer's files without a look, and fails of later."""
+    template, limit = tokenizer.chat_template, tokenizer.model_max_length
+    if isinstance(template, dict) and "default" not in template:
+        raise ModelError(
+            f"The tokenizer of {name} has the chat templates {', '.join(template)}, and none of them is called "
+            "default. Set model.chat_template to a Jinja file."
+        )
+    if not isinstance(template, str | dict):
+        raise ModelError(
+            f"The chat template of {name} is {template!r}, which is no text. Set model.chat_template to a Jinja file."
+        )
+    if not isinstance(limit, int | float) or limit <= 0:
+        raise ModelError(
+            f"tokenizer_config.json of {name}: model_max_length is {limit!r}. It must be a positive number of tokens. "
+            "Correct it, or download the model again."
+        )
+
+
 def _read_template(file: Path) -> str:
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ModelError(f"model.chat_template is {file}, which is no file. Give a Jinja file.")
     try:
         return file.read_text(encoding="utf-8")
@@ -178,11 +193,8 @@ def _all_end_ids(ids: int | list[int] | None, tokenizer: PreTrainedTokenizerBase
 
 def configured_end_ids(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """`end_token_ids` of a model that is not loaded."""
-    try:
-        ids = GenerationConfig.from_pretrained(resolve_model(settings.name)).eos_token_id
-    except OSError:  # a model need not have the file
-        ids = load_model_config(settings).get_text_config().eos_token_id
-    return _all_end_ids(ids, tokenizer)
+    config = load_generation_config(settings) or load_model_config(settings).get_text_config()
+    return _all_end_ids(config.eos_token_id, tokenizer)
 
 
 def _end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -221,9 +233,15 @@ def _explain(location: str, reason: str) -> str:
 
 
 def load_model_config(settings: ModelSettings) -> PretrainedConfig:
-    """The configuration of a model that is not loaded, for early refusals."""
+    """The configuration of a model that is not loaded, for early refusals.
+
+    Raises:
+        ModelError: it cannot be read, or no decoder has these sizes.
+    """
     location = resolve_model(settings.name)
-    return _from_pretrained(AutoConfig, location, trust_remote_code=settings.trust_remote_code)
+    config = _from_pretrained(AutoConfig, location, trust_remote_code=settings.trust_remote_code)
+    check_sizes(config, settings.name)
+    return config
 
 
 def configured_context(settings: ModelSettings) -> int | None:

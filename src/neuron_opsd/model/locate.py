@@ -10,6 +10,7 @@ from neuron_opsd.store.files import read_json
 
 ADAPTER_FOLDER = "adapter"  # in a merged model's folder: the adapter that was merged, as it was trained
 ADAPTER_CONFIG = "adapter_config.json"
+SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".bin")  # of files that a model is made of
 HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
@@ -31,10 +32,21 @@ def resolve_model(name: str) -> str:
     if path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
             raise ModelError(f"{name} is no model folder: it has no config.json, and no adapter_config.json.")
+        _check_entries(path)
         return str(path)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ModelError(f"No folder or file {name}. Give a model folder, a hub name or a .gguf file.")
     return name
+
+
+def _check_entries(folder: Path) -> None:
+    """Refuse what has a file's name and cannot be read as one: a library would wait for a pipe, or pass over a link."""
+    for path in folder.iterdir():
+        if path.suffix in SUFFIXES and not path.is_file():
+            raise ModelError(
+                f"{path} is no file, but a folder, a pipe, a device, or a link to nothing. Remove it, or copy the "
+                "model again."
+            )
 
 
 def hub_name(name: str) -> str | None:

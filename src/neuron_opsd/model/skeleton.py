@@ -25,12 +25,12 @@ def build_skeleton(settings: ModelSettings) -> PreTrainedModel:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
-    except (ValueError, TypeError, ImportError, AttributeError, KeyError) as error:
-        raise ModelError(
-            f"Model type '{config.model_type}' of {settings.name} cannot be built as a causal language model: "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from None
     except RuntimeError as error:  # and NotImplementedError, which is one
         raise NotBuiltError(
             f"{settings.name} cannot be built without its weights: {' '.join(str(error).split())[:300]}."
+        ) from None
+    except Exception as error:  # a model's code fails in any way on entries that it does not expect
+        raise ModelError(
+            f"Model type '{config.model_type}' of {settings.name} cannot be built as a causal language model: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}. See to its config.json."
         ) from None

@@ -40,12 +40,13 @@ def load_whole(location: str, *, trust_remote_code: bool, **options: Any) -> Pre
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told below, with their names
         **options,
     )
     unknown = sorted(found["unexpected_keys"])
     wrong = {
         "lacks": sorted(found["missing_keys"]),
-        "has in another shape": sorted(str(key) for key in found["mismatched_keys"]),
+        "has in another shape": sorted(_shapes(key) for key in found["mismatched_keys"]),
         "holds parts of an adapter for layers that it does not have": [
             key for key in unknown if "lora_" in key
         ],
@@ -69,6 +70,11 @@ def load_whole(location: str, *, trust_remote_code: bool, **options: Any) -> Pre
 def _warn_once(message: str) -> None:
     """The same files are looked at before a run and read in each of its stages."""
     logger.warning("%s Left out. If they belong to the model, see to its config.json.", message)
+
+
+def _shapes(mismatched: tuple[str, Any, Any]) -> str:
+    name, saved, asked = mismatched
+    return f"{name} ({list(saved)} in the file, {list(asked)} by its config.json)"
 
 
 def _list(keys: list[str]) -> str:

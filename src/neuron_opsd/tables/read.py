@@ -41,6 +41,10 @@ def read_table(path: str, *, is_wanted: IsWanted = lambda name: True) -> Table:
         if is_file_name(path):
             raise DataError(f"There is no file {path} (looked in {Path.cwd()}). Check the path.")
         return _table(path, *read_data_set(path, is_wanted))
+    if not os.path.isfile(file):
+        raise DataError(
+            f"{path} is a pipe or a device, and a run reads its files several times. Write a file first."
+        )
     if suffix == ".parquet":
         return _table(path, *read_parquet(path, file, is_wanted))
     if suffix == ".xlsx":

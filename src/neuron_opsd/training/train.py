@@ -51,6 +51,8 @@ OWNED = {
     "max_grad_norm": "training.max_grad_norm",
     "seed": "seed",
     "save_steps": "training.save_steps",
+    "resume_from_checkpoint": "the same command, which resumes",
+    **dict.fromkeys(("push_to_hub", "hub_model_id"), "`neuron-opsd push RUN owner/name` after the run"),
 }
 
 
@@ -280,7 +282,7 @@ def trainer_options(
     """
     for name, ours in OWNED.items():
         if name in settings.trainer:
-            raise ConfigError(f"training.trainer.{name} is decided by {ours}. Set that instead.")
+            raise ConfigError(f"training.trainer.{name} is decided by {ours}. Use that instead.")
     world_size = processes.num_processes()
     accumulation, rest = divmod(per_step, settings.micro_batch_size * world_size)
     if rest or not accumulation:
