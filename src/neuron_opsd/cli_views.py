@@ -27,7 +27,7 @@ def say(text: object, *, err: bool = False) -> None:
 
 
 def show_text(text: object) -> None:
-    """Print what questions, prompts and replies hold, as it is: a password may be a word. The terminal obeys none of it."""
+    """Print what questions, prompts and replies hold. A password may be a word, so nothing is hidden in them."""
     typer.echo(terminal_text(text))
 
 
