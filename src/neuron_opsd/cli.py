@@ -53,7 +53,7 @@ ModelOption = Annotated[
 ]
 CacheOption = Annotated[
     str | None,
-    typer.Option(help="Folder through which runs share finished stages; `off` for none.", show_default=False),
+    typer.Option(help="Folder through which runs share finished stages. `off` for none.", show_default=False),
 ]
 ProcessesOption = Annotated[
     int,
@@ -69,7 +69,7 @@ SharesOption = Annotated[
     str | None,
     typer.Option(
         metavar="K/N",
-        help="Make the K-th of N shares (K from 0), beside others; the command without it gathers them.",
+        help="Make the K-th of N shares (K from 0), beside others. The command without it gathers them.",
         show_default=False,
     ),
 ]
@@ -114,7 +114,9 @@ def with_fit_value(arguments: Sequence[str]) -> list[str]:
 
 @app.callback()
 def _setup(
-    verbose: Annotated[bool, typer.Option("--verbose", help="Also what the libraries say.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also show the libraries' own messages.")
+    ] = False,
 ) -> None:
     """Logging for every command: ours at INFO, the libraries' at ERROR."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
@@ -152,10 +154,10 @@ def run(
         typer.Option(help="JSONL, CSV, Parquet, Excel, ... file, or a data set's name.", show_default=False),
     ] = None,
     cross: Annotated[
-        list[str] | None, typer.Option(help="Another domain's questions, evaluated only; repeatable.")
+        list[str] | None, typer.Option(help="Another domain's questions, evaluated only. Repeatable.")
     ] = None,
     answers: Annotated[
-        list[str] | None, typer.Option(help="Gold answers for evaluation alone; repeatable.")
+        list[str] | None, typer.Option(help="Gold answers for evaluation alone. Repeatable.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The run folder.", show_default=False)] = None,
     until: Annotated[
@@ -177,7 +179,7 @@ def run(
         str | None,
         typer.Option(
             metavar="[SIZE]",
-            help="Set batches so small that every stage fits SIZE, such as 24GB; without SIZE, what is free.",
+            help="Set batches so small that every stage fits SIZE, such as 24GB. Without SIZE: what is free.",
             show_default=False,
         ),
     ] = None,
@@ -318,14 +320,14 @@ def _parse_share(text: str) -> tuple[int, int]:
 def questions(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN | [section.key=value]...", help="A run folder; with --check, settings."),
+        typer.Argument(metavar="RUN | [section.key=value]...", help="A run folder. With --check: settings."),
     ] = None,
     check: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Print what a run would read from this file.", show_default=False),
     ] = None,
     answers: Annotated[
-        list[str] | None, typer.Option(help="With --check: count these gold answers; repeatable.")
+        list[str] | None, typer.Option(help="With --check: count these gold answers. Repeatable.")
     ] = None,
     model: ModelOption = None,
 ) -> None:
@@ -358,29 +360,29 @@ _stage_command("report", "Write report.html and report.md of what is there.")
 @app.command()
 def compare(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where the comparison lies, or is to lie.")
+        Path, typer.Argument(metavar="FOLDER", help="The folder of the comparison, new or existing.")
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[section.key=value]...", help="Settings that win over every recipe."),
     ] = None,
     recipe: Annotated[
-        list[str] | None, typer.Option(help="A shipped recipe's name, or a YAML file; repeatable.")
+        list[str] | None, typer.Option(help="A shipped recipe's name, or a YAML file. Repeatable.")
     ] = None,
     model: ModelOption = None,
     questions: Annotated[
         list[str] | None,
-        typer.Option(help="One domain's questions; repeatable: each is trained on, and all tested."),
+        typer.Option(help="One domain's questions. Repeatable: each is trained on, and all are tested."),
     ] = None,
     answers: Annotated[
         list[str] | None,
         typer.Option(
-            help="Gold answers of held-out questions (of the pool for gold_upper_bound); repeatable."
+            help="Gold answers of held-out questions (of the pool for gold_upper_bound). Repeatable."
         ),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; 0, 1 and 2 by default.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable. 0, 1 and 2 by default.")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimiser steps of every recipe that trains; 150 by default.")
+        int | None, typer.Option(min=1, help="Optimiser steps of every recipe that trains. 150 by default.")
     ] = None,
     tokens: Annotated[
         int | None,

@@ -76,7 +76,7 @@ def print_end(folder: RunFolder) -> None:
 @views.command()
 def show(
     run: RunArgument,
-    question_id: Annotated[str, typer.Argument(help="A selected question; see contexts/records.jsonl.")],
+    question_id: Annotated[str, typer.Argument(help="A selected question. See contexts/records.jsonl.")],
 ) -> None:
     """Print exactly what student and teacher read for one question."""
     from neuron_opsd.workbench import Workbench
@@ -99,7 +99,7 @@ def harness(
     tasks: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of task files; default: tasks made of the held-out questions.", show_default=False
+            help="Folder of task files. Default: tasks made of the held-out questions.", show_default=False
         ),
     ] = None,
 ) -> None:
@@ -124,7 +124,7 @@ def harness(
 @views.command()
 def explain(
     run: RunArgument,
-    question_id: Annotated[str, typer.Argument(help="A question of the pool; see selection/records.jsonl.")],
+    question_id: Annotated[str, typer.Argument(help="A question of the pool. See selection/records.jsonl.")],
     neighbours: Annotated[int, typer.Option(min=1, help="How many of the nearest questions.")] = 10,
 ) -> None:
     """Print one question's scores and ranks, the layers of its neurons, and whose answers used the same ones."""
@@ -138,7 +138,7 @@ def read_answer(
     choices: Annotated[
         list[str] | None,
         typer.Option(
-            help="A choice, in the order shown; repeatable. Without any, the question is free-form."
+            help="A choice, in the order shown. Repeatable. Without any, the question is free-form."
         ),
     ] = None,
     answer_format: Annotated[
@@ -174,7 +174,7 @@ def status(
         ),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare checksums too: finds every damage.")
+        bool, typer.Option("--verify", help="Also compare checksums, which finds every damaged file.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
 ) -> None:
@@ -192,7 +192,7 @@ def status(
 
 @views.command()
 def free(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would be.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them. Without it, only list them.")] = False,
 ) -> None:
     """Remove finished stages from the shared cache that no run refers to."""
     from neuron_opsd.store.stage_cache import default_cache
@@ -228,9 +228,7 @@ def export(
 def push(
     run: RunArgument,
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")],
-    public: Annotated[
-        bool, typer.Option("--public", help="Let everyone see a repository that is made now.")
-    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
 ) -> None:
     """Send the trained model, with its card, to the Hugging Face hub."""
     from neuron_opsd.commands.push import push as upload

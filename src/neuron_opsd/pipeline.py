@@ -304,4 +304,6 @@ def make_shares(bench: Workbench, name: str, part: int, num_parts: int) -> None:
         if work.is_ready():
             make_share(work, part, num_parts)
         else:
-            logger.info("%s: not yet; it reads what this command gathers without --shards", work.name)
+            logger.info(
+                "%s: not yet. It needs the records that this command gathers without --shards", work.name
+            )

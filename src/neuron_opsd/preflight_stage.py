@@ -31,7 +31,7 @@ def make_preflight(bench: Workbench) -> None:
     """Whether the teacher is worth learning from, told by a sample of the selected questions and no label."""
     stage, config = bench.folder.stage("preflight"), bench.config
     if not config.preflight.num_questions:
-        logger.info("preflight: left out, because preflight.num_questions is 0")
+        logger.info("preflight: skipped, because preflight.num_questions is 0")
         return
     sampling, inputs = preflight_sampling(config), bench.inputs_of("preflight")
     with bench.stage_run(stage, inputs, outdates=[TEACHER_GAP]) as run:

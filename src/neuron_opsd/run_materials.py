@@ -138,7 +138,9 @@ class RunMaterials:
             self._contexts = {context.question_id: context for context in contexts}
         if question_id not in self._contexts:
             known = {question.question_id for question in self.questions}
-            what = "was not selected for training" if question_id in known else "is no question of this run"
+            what = (
+                "was not selected for training" if question_id in known else "is not a question of this run"
+            )
             raise RunFolderError(
                 f"{question_id!r} {what}. The selected ones are in {self.folder.path / 'contexts' / 'records.jsonl'}."
             )
@@ -153,7 +155,7 @@ class RunMaterials:
             published = self.folder.model_folder
             if not (published / "tokenizer_config.json").is_file():
                 raise
-            logger.warning("model: the trained model's tokenizer is read, because: %s", error)
+            logger.warning("model: using the trained model's tokenizer, because: %s", error)
             own = self.config.model.model_copy(update={"chat_template": None})
             return load_tokenizer(own, name=str(published))
 

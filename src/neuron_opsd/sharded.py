@@ -187,6 +187,6 @@ def _make_shards(
                 num_made += 1
     if num_made != len(missing):  # a finished stage is trusted to be whole
         raise WorkerError(
-            f"{work.name}: {num_made} of {len(missing)} shards came back. Run it again; it resumes."
+            f"{work.name}: {num_made} of {len(missing)} shards were made. Run it again. It resumes."
         )
     return progress.num_tokens

@@ -109,7 +109,7 @@ class SampledStage(ShardedStage):
             num_read += len(stored)
             num_changed += sum(old.answer != new.answer for old, new in zip(stored, again, strict=True))
         logger.info(
-            "%s: %d stored replies read again, none sampled; %d answers are others than before",
+            "%s: %d stored replies read again without sampling. %d answers changed",
             self.name, num_read, num_changed,
         )  # fmt: skip
 

@@ -138,7 +138,7 @@ class StageInputs:
             stage = self.folder.stage("questions")
             if not stage.is_finished():
                 raise
-            logger.warning("questions: the run's own are used, because the source cannot be read: %s", error)
+            logger.warning("questions: using the run's own, because the source cannot be read: %s", error)
             return stage.read(Question)
 
     @cached_property
@@ -207,7 +207,7 @@ class StageInputs:
                 raise
             if not self._is_told:
                 logger.warning(
-                    "model: the run's own records are believed, because it cannot be read: %s", error
+                    "model: using the run's own records, because the model cannot be read: %s", error
                 )
                 self._is_told = True
             return made
@@ -421,7 +421,7 @@ def _template_digest(path: str | None) -> str | None:
         return None
     file = Path(path)
     if not file.is_file():
-        raise ModelError(f"model.chat_template is {file}, which is no file. Give a Jinja file.")
+        raise ModelError(f"model.chat_template: {file} does not exist. Give a Jinja file.")
     return file_digest(file)[:16]
 
 

@@ -152,7 +152,7 @@ def test_text_names_what_matters_and_cannot_steer_the_terminal():
 @pytest.mark.parametrize(
     ("question_id", "message"),
     [
-        ("sum-3", r"'sum-3' is no question of this run. The nearest ids are 'sum-2', 'sum-1'"),
+        ("sum-3", r"'sum-3' is not a question of this run. The nearest ids are 'sum-2', 'sum-1'"),
         ("zzz", "The nearest ids are 'sum-1', 'sum-2', 'capital'"),
         ("held-out", "'held-out' is held out for evaluation"),
     ],

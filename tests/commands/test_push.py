@@ -129,7 +129,7 @@ def test_offline_nothing_is_sent(run, monkeypatch):
 
 def test_a_changed_model_stays_here(run):
     (run / "model/model.safetensors").write_bytes(b"changed")
-    with pytest.raises(RunFolderError, match=r"model\.safetensors is not as it was written"):
+    with pytest.raises(RunFolderError, match=r"model\.safetensors is corrupted"):
         push(RunFolder.open(run), "o/m")
 
 

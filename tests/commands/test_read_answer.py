@@ -70,7 +70,7 @@ def test_rows_of_another_shape_are_named(line: dict, expected: str, read) -> Non
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("Final: ([A-D]", "no regular expression"),
+        ("Final: ([A-D]", "not a regular expression"),
         ("Final: [A-D]", "0 groups"),
         ("(Final|Answer): ([A-D])", "2 groups"),
     ],

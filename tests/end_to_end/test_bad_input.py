@@ -79,7 +79,10 @@ def test_question_files(case: str, attempt) -> None:
         ("max_new_tokens=5", ["'rollouts.max_new_tokens' or 'training.max_new_tokens'"]),
         ("training.fraction=0.5", ["Did you mean 'selection.fraction'?"]),
         ("training.ema_rate=2", ["training.ema_rate is 2", "(as in Neuron-OPSD)"]),
-        ("training.max_grad_norm=-1", ["Gradients are clipped to it. (arXiv 2601.18734)"]),
+        (
+            "training.max_grad_norm=-1",
+            ["Gradients are clipped to this norm. (arXiv 2601.18734)"],
+        ),
         ("training.trainer={optim: adam}", ["training.trainer.optim is 'adam'"]),
         ("training.micro_batch_size=3", ["Use training.micro_batch_size=2"]),
     ],
@@ -155,7 +158,7 @@ def test_a_folder_with_other_things_is_left_alone(
     monkeypatch.setattr(sys, "argv", ["neuron-opsd", *arguments, "--output", str(tmp_path / "mine"), *SMALL])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 

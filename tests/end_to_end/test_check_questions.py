@@ -60,7 +60,7 @@ def test_with_a_model_the_prompt_is_rendered(check, tmp_path: Path, tiny_model_f
     [
         ("Frage;X\nWas?;1\n", (), "questions.fields={question: Frage}"),
         ("question;resp A;resp B\nWhat?;1;2\n", (), "questions.fields={choices: ['resp A', 'resp B']}"),
-        ("question;A;B\nWhat?;1;2\n", ("questions.fields={foo: bar}",), "'foo' is no field of a question"),
+        ("question;A;B\nWhat?;1;2\n", ("questions.fields={foo: bar}",), "'foo' is not a field of a question"),
         (
             "question;A;B\nWhat?;1;2\n",
             ("questions.fields={question: answer}",),

@@ -179,4 +179,4 @@ def test_what_cannot_be_compared_is_refused(
     (tmp_path / "comparison").mkdir(exist_ok=True)
     (tmp_path / "comparison" / "mine.txt").write_text("mine")
     assert run([*line, *ALONE], monkeypatch) == 2
-    assert "is no comparison folder" in capsys.readouterr().err
+    assert "is not a comparison folder" in capsys.readouterr().err

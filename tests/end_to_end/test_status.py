@@ -142,7 +142,7 @@ def test_a_look_imports_no_torch_and_writes_nothing(whole_run: WholeRun) -> None
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda folder: (folder / "config.yaml").unlink(), "is no run folder"),
+        (lambda folder: (folder / "config.yaml").unlink(), "is not a run folder"),
         (lambda folder: (folder / "config.yaml").write_text("model: ["), "are damaged"),
         (lambda folder: (folder / "timings.jsonl").write_text('{"stage": 3}\n{"seconds": "x"}\nno\n'), ""),
         (lambda folder: (folder / "neurons/manifest.json").write_text("{}"), ""),

@@ -65,10 +65,10 @@ def test_every_way_to_write_a_choice(tmp_path, answer, letter):
         ("D", "beyond the 3 choices"),
         ("D. red", "beyond the 3 choices"),
         ("A. blue, or so", "whose text is 'red'"),
-        ("green", "no letter and no choice's text"),
+        ("green", "neither a letter nor a choice's text"),
         (["A", "B"], "holds 2 answers"),
         ({"x": 1}, "Write a letter or the answer's text"),
-        (True, "no letter and no choice's text"),
+        (True, "neither a letter nor a choice's text"),
         ("A, C", "names several letters"),
     ],
 )
@@ -159,8 +159,8 @@ def test_partial_foreign_and_blank_answers_are_counted_not_refused(tmp_path, cap
     questions = [choice_question(f"q{i}") for i in range(1, 6)]
     with caplog.at_level(logging.INFO):
         assert load_answer_key([path], questions) == {"q1": "A"}
-    assert "1 answers to questions that are not evaluated" in caplog.text
-    assert "3 rows without an answer" in caplog.text
+    assert "Left out 1 answers to questions that are not evaluated" in caplog.text
+    assert "3 rows have no answer" in caplog.text
     assert "1 of 5 questions" in caplog.text
     assert load_answer_key([], questions) == {}
 
@@ -196,7 +196,7 @@ def test_the_same_answer_twice_is_fine_and_another_is_not(tmp_path):
         ("a.csv", "question_id,answer\nq1,A,B\n", ":2 has 3 cells, and the header 2"),
         ("a.csv", 'question_id,answer\nq1,"A\n', "not valid CSV"),
         ("a.parquet", "PAR0", "not a readable Parquet file"),
-        ("a.txt", "A", "which is not read"),
+        ("a.txt", "A", "which is not supported"),
     ],
 )
 def test_broken_files_name_file_and_line(tmp_path, name, text, message):

@@ -206,7 +206,7 @@ def test_a_number_is_refused_with_both_readings_until_its_base_is_said(tmp_path)
         in message
     )
     assert load_answer_key([path], questions, answer_base=0) == {"m1": "B", "m2": "A"}
-    with pytest.raises(DataError, match="answer 0 lies beyond the 4 choices of its question, counted from 1"):
+    with pytest.raises(DataError, match="answer 0 is beyond the 4 choices of its question, counted from 1"):
         load_answer_key([path], questions, answer_base=1)
 
 
@@ -335,7 +335,7 @@ def test_one_bad_row_of_many_is_left_out_and_named(tmp_path, caplog):
     assert f"left out 1 of 50 rows, which cannot be read:\n  {path}:8 has 1 choice(s)" in caplog.text
     key = load_answer_key([path], questions)
     assert len(key) == 48
-    assert f"{path}:10 answer 'E' lies beyond the 2 choices" in caplog.text
+    assert f"{path}:10 answer 'E' is beyond the 2 choices" in caplog.text
     with pytest.raises(DataError, match=r"1 of the 50 rows of .* cannot be read \(2.0%\); at most 1.0%"):
         read_questions(path, max_bad_fraction=0.01)
 

@@ -245,7 +245,7 @@ def test_bad_parquet(tmp_path):
 
 def test_unsupported_suffix_and_folder(tmp_path):
     (tmp_path / "a.txt").write_text("x", encoding="utf-8")
-    assert "ends in '.txt', which is not read. Use one of .jsonl" in error_of(tmp_path / "a.txt")
+    assert "ends in '.txt', which is not supported. Use one of .jsonl" in error_of(tmp_path / "a.txt")
     assert "is a folder" in error_of(tmp_path)
 
 
@@ -276,7 +276,7 @@ def test_a_hub_name_without_the_library(monkeypatch):
 
 def test_a_hub_name_offline_needs_no_network():
     message = error_of("owner/no-such-data-set")
-    assert message.startswith("owner/no-such-data-set is no file here, and `datasets` cannot load")
+    assert message.startswith("owner/no-such-data-set is not a file here, and `datasets` cannot load")
 
 
 def test_a_hub_data_set_without_its_answers(monkeypatch):

@@ -45,7 +45,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text)
     before = contents(tmp_path)
-    with pytest.raises(RunFolderError, match="is no run folder"):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
         take(tmp_path)
     assert contents(tmp_path) == before
 
@@ -141,7 +141,7 @@ def test_a_planted_temporary_file_is_not_written_through(tmp_path: Path) -> None
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_not_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "out")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         write_text(tmp_path / "out", "text")
     assert not (tmp_path / "out").is_file()
 

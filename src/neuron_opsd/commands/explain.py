@@ -143,7 +143,7 @@ def _check_id(question_id: str, by_id: Mapping[str, Question], sets: Sequence[Ne
         )
     like = difflib.get_close_matches(question_id, known, n=3, cutoff=0.4) or known[:3]
     raise RunFolderError(
-        f"{question_id!r} is no question of this run. The nearest ids are {', '.join(map(repr, like))}."
+        f"{question_id!r} is not a question of this run. The nearest ids are {', '.join(map(repr, like))}."
     )
 
 

@@ -39,7 +39,7 @@ def export(bench: Workbench, *, format_name: str, output: Path) -> int:
         )
     if output.exists() and not output.is_file():
         raise ConfigError(
-            f"--output is {output}, which is no regular file. Name a new file, or one to replace."
+            f"--output is {output}, which is not a regular file. Name a new file, or one to replace."
         )
     _check_has_contexts(bench)
     make_row, write = FORMATS[format_name]

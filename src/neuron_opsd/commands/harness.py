@@ -95,7 +95,7 @@ def _is_installed() -> bool:
 def _check(bench: Workbench, tasks: Path | None) -> None:
     check_installed()
     if tasks is not None and not [*tasks.rglob("*.yaml"), *tasks.rglob("*.yml")]:
-        raise ConfigError(f"--tasks is {tasks}, where no task file (*.yaml) lies.")
+        raise ConfigError(f"--tasks: {tasks} has no task file (*.yaml).")
     if bench.folder.read_result(RESULTS) is None:
         raise RunFolderError(
             f"{bench.folder.path} is not evaluated yet: the harness looks at finished runs. Run it to its end first."

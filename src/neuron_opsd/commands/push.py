@@ -47,7 +47,7 @@ def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
         why = " ".join(str(error).split())
         token = "" if os.environ.get("HF_TOKEN") else " HF_TOKEN is not set."
         raise HubError(
-            f"{repository} was not pushed to {api.endpoint}: {why}.{token} The run is as it was; push it again."
+            f"{repository} was not pushed to {api.endpoint}: {why}.{token} The run is unchanged. Push it again."
         ) from None
     return str(commit.commit_url)
 
@@ -58,7 +58,7 @@ def _require_model(folder: RunFolder) -> None:
     if stage.is_finished() and (folder.model_folder).is_dir():
         return
     wrong = stage.wrong_files() if stage.manifest() else []
-    what = f"{', '.join(wrong)} is not as it was written" if wrong else "training is not finished"
+    what = f"{', '.join(wrong)} is corrupted (checksum mismatch)" if wrong else "training is not finished"
     raise RunFolderError(
-        f"{folder.path} has no model to push: {what}. Run `neuron-opsd run` first; it goes on."
+        f"{folder.path} has no model to push: {what}. Run `neuron-opsd run` first. It resumes."
     )

@@ -114,7 +114,7 @@ def _judge(
     if manifest["inputs"] != expected:
         return OUTDATED, describe_change(manifest["inputs"], expected)
     if not manifest["complete"]:
-        return UNFINISHED, "interrupted, or at work"
+        return UNFINISHED, "interrupted, or running"
     wrong = stage.wrong_files(at_a_glance=not verify)
     return (DAMAGED, f"{', '.join(wrong)}: missing or damaged") if wrong else (FINISHED, "")
 
@@ -190,7 +190,7 @@ def _describe_rest(status: RunStatus) -> str:
         if status.seconds_left
         else "To finish: an unknown time for"
     )
-    return f"{rest} {', '.join(status.unknown)}, of which this run has no rate yet."
+    return f"{rest} {', '.join(status.unknown)}, for which this run has no rate yet."
 
 
 def describe_seconds(seconds: float) -> str:

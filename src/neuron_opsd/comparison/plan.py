@@ -74,7 +74,7 @@ class Plan:
                 )
         for path in self.answers:
             if not Path(path).is_file():
-                raise ConfigError(f"--answers names {path}, which is no file.")
+                raise ConfigError(f"--answers: {path} does not exist.")
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             raise ConfigError(f"--seed is {list(self.seeds)}; give different seeds, each once.")
         names = [label_of(recipe) for recipe in self.recipes]

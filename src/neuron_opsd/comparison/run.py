@@ -51,7 +51,7 @@ def compare_recipes(folder: Path, given: Mapping[str, Any]) -> str:
         errors = [error for cell in cells if (error := status(cell_folder(folder, cell))[1])]
         why = f" The first: {errors[0]}" if errors else ""
         raise RunFolderError(
-            f"No cell of {folder} is finished, so there is no table: {counts}.{why} Mend what it names, and give the "
+            f"No cell of {folder} is finished, so there is no table: {counts}.{why} Fix what it names, and give the "
             "same command again."
         )
     where = f"{len(cells)} cells: {counts}. Page: {folder / 'report.html'}"

@@ -29,7 +29,7 @@ class ModelSettings(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Of the forward passes. auto: bfloat16 on a GPU and on a processor with bfloat16 units, else "
+        description="Dtype of the forward passes. auto: bfloat16 on a GPU and on a processor with bfloat16 units, else "
         "float32; what it became is recorded. [ours]",
     )
     device: str = Field(default="auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")

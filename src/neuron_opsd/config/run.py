@@ -33,7 +33,7 @@ class Config(Section):
         default=0,
         ge=0,
         lt=2**32,
-        description="Of everything random; a question's state is (seed, stage, question id).",
+        description="Seed of everything random. A question's random state is (seed, stage, question id).",
     )
     num_threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None, description="CPU threads of torch; default: torch's own choice."

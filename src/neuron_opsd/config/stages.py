@@ -56,7 +56,9 @@ class QuestionSettings(Section):
     @classmethod
     def _known_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
         if unknown := [name for name in value if name not in FIELDS]:
-            raise ValueError(f"{unknown[0]!r} is no field of a question or answer; use {', '.join(FIELDS)}")
+            raise ValueError(
+                f"{unknown[0]!r} is not a field of a question or answer. Use {', '.join(FIELDS)}"
+            )
         return value
 
 
@@ -90,7 +92,7 @@ class PromptSettings(Section):
             num_groups = re.compile(pattern).groups
         except re.error as error:
             raise ValueError(
-                f"It is no regular expression: {error}. Try one with `neuron-opsd read-answer --pattern`"
+                f"It is not a regular expression: {error}. Try one with `neuron-opsd read-answer --pattern`"
             ) from None
         if num_groups != 1:
             raise ValueError(

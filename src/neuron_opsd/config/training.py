@@ -20,29 +20,37 @@ class LoraSettings(Section):
 class GuardRailSettings(Section):
     """When training stops by itself: the last rows of metrics.jsonl against the first. Heuristics of ours."""
 
-    enabled: bool = Field(default=True, description="Off, only the report tells. [ours]")
-    baseline_steps: Count = Field(default=10, description="First rows, compared with. [ours]")
-    window_steps: Count = Field(default=10, description="Last rows, compared. [ours]")
+    enabled: bool = Field(
+        default=True, description="Stop training at a limit. If false, only the report tells. [ours]"
+    )
+    baseline_steps: Count = Field(default=10, description="Number of first rows, the yardstick. [ours]")
+    window_steps: Count = Field(default=10, description="Number of last rows that are compared. [ours]")
     max_length_ratio: float | None = Field(
-        default=2.0, gt=1, description="Of mean completion length, longer or shorter; null: never. [ours]"
+        default=2.0, gt=1, description="Of mean completion length, longer or shorter. null: no limit. [ours]"
     )
     max_end_rate_drop: float | None = Field(
-        default=0.2, gt=0, le=1, description="Of the share of completions that end by themselves. [ours]"
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Largest drop in the share of completions that end by themselves. [ours]",
     )
     max_entropy_ratio: float | None = Field(
-        default=3.0, gt=1, description="Of the student's token entropy, higher or lower. [ours]"
+        default=3.0, gt=1, description="Largest ratio of the student's token entropy, higher or lower. [ours]"
     )
     max_parse_rate_drop: float | None = Field(
-        default=0.2, gt=0, le=1, description="Of the share of completions with a readable answer. [ours]"
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Largest drop in the share of completions with a readable answer. [ours]",
     )
     max_vote_share_drop: float | None = Field(
-        default=0.2, gt=0, le=1, description="Of the majority answer's share, with several rollouts. [ours]"
+        default=0.2, gt=0, le=1, description="Largest drop in the vote share, with several rollouts. [ours]"
     )
     max_divergence_ratio: float | None = Field(
-        default=3.0, gt=1, description="Of the divergence between the roles. [ours]"
+        default=3.0, gt=1, description="Largest ratio of the divergence between the roles. [ours]"
     )
     max_grad_norm_ratio: float | None = Field(
-        default=10.0, gt=1, description="Of the gradient norm before clipping. [ours]"
+        default=10.0, gt=1, description="Largest ratio of the gradient norm before clipping. [ours]"
     )
 
 
@@ -68,13 +76,15 @@ class TrainingSettings(Section):
         description="For objective=unlikely_tokens: share of each completion's tokens that carry loss. [2608.31046]",
     )
     kl_weight: float = Field(
-        default=0.0, ge=0, description="Of the KL from the initial model, in GRPO; 0.005 in 2505.19590."
+        default=0.0,
+        ge=0,
+        description="Weight of the KL from the initial model, in GRPO; 0.005 in 2505.19590.",
     )
     method: Literal["lora", "full"] = Field(default="lora", description="What is trained. [ours]")
     lora: LoraSettings = LoraSettings()
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Of the weights in training. auto: the model's; float32 with method=full, or for float16. [ours]",
+        description="Of the weights in training. auto: the model's, or float32 (method=full, float16). [ours]",
     )
     quantization: Literal["none", "4bit"] = Field(
         default="none",
@@ -150,7 +160,7 @@ class TrainingSettings(Section):
     truncated: Literal["keep", "mask"] = Field(
         default="keep", description="Completions cut at max_new_tokens: keep their loss, or none. [ours]"
     )
-    temperature: float = Field(default=1.0, gt=0, description="Of the student's samples. [ours]")
+    temperature: float = Field(default=1.0, gt=0, description="Temperature of the student's samples. [ours]")
     top_p: Fraction = Field(default=1.0, description="Nucleus of the student's samples. [ours]")
     sample_top_k: Count | None = Field(
         default=None, description="Sample from the k likeliest tokens alone; 20 in 2608.06296. Off. [ours]"
@@ -168,7 +178,9 @@ class TrainingSettings(Section):
     warmup_steps: int = Field(
         default=10, ge=0, description="Steps in which the learning rate rises. [2601.18734]"
     )
-    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to it. [2601.18734]")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, description="Gradients are clipped to this norm. [2601.18734]"
+    )
     loss_chunk_tokens: Count = Field(
         default=256, description="Tokens whose vocabulary logits are held at once."
     )

@@ -63,7 +63,7 @@ def fit_memory(config: Config, questions: Sequence[Question], asked: str, until:
     """
     limit = free_memory(device_of(config.model)) if asked == "free" else parse_size(asked)
     if limit is None:
-        raise ConfigError("--fit: nobody says how much memory is free here. Give a size, such as --fit 24GB.")
+        raise ConfigError("--fit: the free memory is unknown here. Give a size, such as --fit 24GB.")
     model, lengths = load_model_config(config.model), _lengths(config, questions)
     fitted, settings = fit(config, model, lengths, limit, until=until)
     what = " ".join(settings) or "nothing had to be set"

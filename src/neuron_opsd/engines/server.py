@@ -175,7 +175,7 @@ class ServerEngine:
         # Replies are kept as they are, so one that would put the key into the run's files is refused.
         if self.key and len(self.key) >= MIN_KEY and self.key in choice.text:
             raise EngineError(
-                f"{source} wrote the value of {API_KEY} in a reply. It is not kept. See to that server."
+                f"{source} wrote the value of {API_KEY} in a reply. It is not stored. Check that server."
             )
         if ids is None:
             ids = self.tokenizer(choice.text, add_special_tokens=False)["input_ids"]
@@ -251,7 +251,7 @@ class ServerEngine:
         except httpx.TimeoutException as error:
             raise EngineError(
                 f"{url} did not answer {path} within engine.timeout_s={self.settings.timeout_s:g} s. Finished shards "
-                "are kept: see to the server, and give the same command again."
+                "are kept. Check the server, and give the same command again."
             ) from error
         except httpx.TransportError as error:
             raise EngineError(

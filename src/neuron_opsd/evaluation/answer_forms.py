@@ -116,7 +116,7 @@ def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: i
         return found[0]
     if both and not found:
         return _letter_with_text(both[1], both[2], offered)
-    problem = "is the text of several choices" if found else "is no letter and no choice's text"
+    problem = "is the text of several choices" if found else "is neither a letter nor a choice's text"
     raise BadRowError(f"answer {show(text)} {problem}. Write the letter: {offered.names()}.")
 
 
@@ -143,7 +143,7 @@ def _choice_at(
         )
     if index is None:
         raise BadRowError(
-            f"answer {number} lies beyond the {len(offered.texts)} choices of its question, counted from {answer_base} "
+            f"answer {number} is beyond the {len(offered.texts)} choices of its question, counted from {answer_base} "
             "(questions.answer_base)."
         )
     return index
@@ -172,7 +172,7 @@ def _checked_letter(letter: str, offered: Offered) -> int:
     index = _by_letter(letter, offered)
     if index is None:
         raise BadRowError(
-            f"answer '{letter}' lies beyond the {len(offered.texts)} choices of its question; allowed are "
+            f"answer '{letter}' is beyond the {len(offered.texts)} choices of its question. Allowed are "
             f"{offered.names()}."
         )
     return index

@@ -66,9 +66,9 @@ def load_answer_key(
         paths, questions, fields=fields, answer_base=answer_base, max_bad_fraction=max_bad_fraction
     )
     if key.num_other:
-        logger.warning("%d answers to questions that are not evaluated here; left out.", key.num_other)
+        logger.warning("Left out %d answers to questions that are not evaluated here.", key.num_other)
     if key.num_blank:
-        logger.warning("%d rows without an answer; those questions count as unanswered.", key.num_blank)
+        logger.warning("%d rows have no answer. Their questions are treated as unanswered.", key.num_blank)
     logger.info("Gold answers for %d of %d questions.", len(key.answers), len(questions))
     return key.answers
 

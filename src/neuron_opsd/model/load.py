@@ -164,7 +164,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 def _read_template(file: Path) -> str:
     if not os.path.isfile(file):
-        raise ModelError(f"model.chat_template is {file}, which is no file. Give a Jinja file.")
+        raise ModelError(f"model.chat_template: {file} does not exist. Give a Jinja file.")
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

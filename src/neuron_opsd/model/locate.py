@@ -31,7 +31,9 @@ def resolve_model(name: str) -> str:
         return str(converted_gguf(path))
     if path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
-            raise ModelError(f"{name} is no model folder: it has no config.json, and no adapter_config.json.")
+            raise ModelError(
+                f"{name} is not a model folder: it has no config.json, and no adapter_config.json."
+            )
         _check_entries(path)
         return str(path)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:

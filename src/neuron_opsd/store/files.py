@@ -40,7 +40,7 @@ def read_json(path: Path) -> JsonDict | None:
         return None
     except (ValueError, OSError, RecursionError) as error:
         problem = error
-    logger.warning("%s cannot be read (%s) and is taken as missing", path, problem)
+    logger.warning("%s cannot be read (%s). It is treated as missing", path, problem)
     return None
 
 
@@ -79,7 +79,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary file beside the path, sync it to the disk, rename it into place."""
     if path.exists() and not path.is_file():
-        raise OSError(errno.EEXIST, "it is no regular file", str(path))
+        raise OSError(errno.EEXIST, "it is not a regular file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)  # a link of this name would be followed
     try:
@@ -110,14 +110,14 @@ def open_plain(path: Path, flags: int) -> BinaryIO:
     """Open a file of our own, unbuffered. What another put there in its place (a link, a pipe, a device) is refused.
 
     Raises:
-        OSError: it is no regular file, has a second name, or cannot be opened.
+        OSError: it is not a regular file, has a second name, or cannot be opened.
     """
     # O_NONBLOCK: a pipe must not hold us up.
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         os.close(descriptor)
-        raise OSError(errno.ELOOP, "it is no regular file, or a link; remove it", str(path))
+        raise OSError(errno.ELOOP, "it is not a regular file, or a link; remove it", str(path))
     mode = "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "r+b"
     return os.fdopen(descriptor, mode, buffering=0)  # pyright: ignore[reportReturnType]
 
@@ -156,7 +156,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunFolderError(
             f"Cannot write to {error.filename or path}: {error.strerror or error}. Free space or choose another "
-            "folder; finished shards are kept, and the same command resumes."
+            "folder. Finished shards are kept, and the same command resumes."
         ) from None
 
 

@@ -63,7 +63,7 @@ def _has_mark(folder: Path, kind: str) -> bool:
 
 def _refusal(folder: Path, kind: str) -> str:
     if not folder.is_dir():
-        return f"{folder} is no {kind} folder: it does not exist."
+        return f"{folder} is not a {kind} folder: it does not exist."
     if (folder / MARK).exists():
-        return f"{folder} is no {kind} folder: its {MARK} says something else."
-    return f"{folder} is no {kind} folder: it has no {MARK}."
+        return f"{folder} is not a {kind} folder: its {MARK} says something else."
+    return f"{folder} is not a {kind} folder: it has no {MARK}."

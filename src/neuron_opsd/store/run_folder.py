@@ -98,7 +98,7 @@ class RunFolder:
         require_mark(run.path, "run")
         if not run.config_file.is_file():
             raise RunFolderError(
-                f"{path} is no run folder: it has no config.yaml. Start one with `neuron-opsd run`."
+                f"{path} is not a run folder: it has no config.yaml. Start one with `neuron-opsd run`."
             )
         return run
 

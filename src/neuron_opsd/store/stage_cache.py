@@ -80,7 +80,7 @@ class StageCache:
             shutil.rmtree(stage.path, ignore_errors=True)
             os.replace(temporary, stage.path)
         except _BrokenEntryError:
-            logger.warning("%s: %s in the cache is damaged and is made again", stage.name, entry)
+            logger.warning("%s: %s in the cache is corrupted and will be recomputed", stage.name, entry)
             shutil.rmtree(entry, ignore_errors=True)
             return False
         except OSError as error:
@@ -186,7 +186,7 @@ class StageCache:
         for path in (entry, *entry.glob("*")):
             if not is_trustworthy(path, owner):
                 raise PermissionError(
-                    f"{path} is no plain file or folder of yours, of root or of the owner of {self.root}, or others "
+                    f"{path} is not a plain file or folder of yours, of root or of the owner of {self.root}, or others "
                     "may write to it. Remove it, or use another cache"
                 )
 

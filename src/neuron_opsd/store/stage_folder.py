@@ -58,7 +58,9 @@ class StageFolder:
         if manifest is None:
             return None
         if manifest.pop("checksum", None) != fingerprint_of(manifest):
-            logger.warning("%s is not as it was written; %s counts as not begun", file, self.name)
+            logger.warning(
+                "%s is corrupted (checksum mismatch). Stage %s will be recomputed", file, self.name
+            )
             return None
         return manifest
 
@@ -92,7 +94,7 @@ class StageFolder:
         if manifest["fingerprint"] != fingerprint_of(inputs):
             raise RunFolderError(
                 f"{self.name} in {self.path} is outdated: {describe_change(manifest['inputs'], inputs)}. "
-                f"Run `neuron-opsd {self.command} RUN` first; it is remade from the settings of config.yaml."
+                f"Run `neuron-opsd {self.command} RUN` first. It is recomputed from the settings of config.yaml."
             )
 
     def is_finished(self, inputs: JsonDict | None = None) -> bool:
@@ -124,7 +126,7 @@ class StageFolder:
         """
         manifest = self.manifest()
         if manifest and manifest["fingerprint"] != fingerprint_of(inputs):
-            logger.info("%s: remade, because %s", self.name, describe_change(manifest["inputs"], inputs))
+            logger.info("%s: recomputed, because %s", self.name, describe_change(manifest["inputs"], inputs))
             manifest = None
         with explain_disk_errors(self.path):
             if manifest is None:
@@ -225,8 +227,8 @@ class StageFolder:
     def _read_file(self, shard: JsonDict, record_type: type[Record]) -> Iterator[Record]:
         if not self._is_intact(shard):
             raise RunFolderError(
-                f"{self.path / shard['file']} is missing or damaged. Run `neuron-opsd {self.command} RUN` again: "
-                "it remakes the shard."
+                f"{self.path / shard['file']} is missing or damaged. Run `neuron-opsd {self.command} RUN` again. "
+                "It recomputes the shard."
             )
         yield from iterate_file(self.path / shard["file"], record_type)
 
@@ -246,7 +248,7 @@ class StageFolder:
         manifest = self._manifest_or_raise()
         if not manifest["complete"]:
             raise RunFolderError(
-                f"{self.name} in {self.path.parent} is not finished. Run it again; it resumes."
+                f"{self.name} in {self.path.parent} is not finished. Run it again. It resumes."
             )
         return manifest
 
@@ -264,7 +266,9 @@ class StageFolder:
         for file in files:
             if file not in intact:
                 logger.warning(
-                    "%s: %s is missing or damaged and is remade", self.name, self.path / file["file"]
+                    "%s: %s is missing or corrupted and will be recomputed",
+                    self.name,
+                    self.path / file["file"],
                 )
         return intact
 

@@ -106,7 +106,7 @@ def _excel_value(cell: Any) -> Any:
             "column as text and write the cell again."
         )
     if cell.data_type == "e":
-        raise ValueError(f"holds the error {value} in {cell.coordinate}. Mend the formula.")
+        raise ValueError(f"holds the error {value} in {cell.coordinate}. Fix the formula.")
     if isinstance(value, int | float) and not isinstance(value, bool) and "%" in (cell.number_format or ""):
         return f"{round(value * 100, 10):g}%"
     if isinstance(value, float) and value.is_integer():
@@ -120,7 +120,7 @@ def read_data_set(name: str, is_wanted: IsWanted) -> Named:
         import datasets
     except ImportError:
         raise DataError(
-            f"{name} is no file here, and the `datasets` library, which could fetch a data set so named, is "
+            f"{name} is not a file here, and the `datasets` library, which could fetch a data set so named, is "
             "not installed. Check the path, or run: pip install 'neuron-opsd[datasets]'"
         ) from None
     repository, config, split = [*name.split(":"), "", ""][:3]
@@ -129,7 +129,7 @@ def read_data_set(name: str, is_wanted: IsWanted) -> Named:
     except Exception as error:  # hub, network, offline mode, builder: one message for all of them
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
-            f"{name} is no file here, and `datasets` cannot load a data set of that name: {reason[0]}. "
+            f"{name} is not a file here, and `datasets` cannot load a data set of that name: {reason[0]}. "
             "Check the path, or that the hub can be reached (HF_HUB_OFFLINE is heeded)."
         ) from None
     if split not in loaded and (split or "train" not in loaded):

@@ -41,7 +41,7 @@ def check_text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise BadRowError(f"{name} is {show(value)} ({type(value).__name__}); it must be a string.")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise BadRowError(f"{name} holds half a surrogate pair (such as \\ud83d), which is no character.")
+        raise BadRowError(f"{name} holds half a surrogate pair (such as \\ud83d), which is not a character.")
     return value
 
 

@@ -153,6 +153,6 @@ def _text(cell: Any, k: int) -> str:
         raise BadRowError(f"choices[{k}] is {show(cell)} ({type(cell).__name__}); it must be a string.")
     if any("\ud800" <= letter <= "\udfff" for letter in cell):
         raise BadRowError(
-            f"choices[{k}] holds half a surrogate pair (such as \\ud83d), which is no character."
+            f"choices[{k}] holds half a surrogate pair (such as \\ud83d), which is not a character."
         )
     return cell

@@ -57,7 +57,7 @@ def _array_rows(path: str, text: str) -> Iterator[Row]:
             raise DataError(f"{path}:{line} {_problem(error)}") from None
         yield _row(f"{path}:{line}", lambda value=value: value)
     if rest := text[place + 1 :].strip():
-        raise DataError(f"{path} goes on after its JSON array: {rest[:40]!r}. Remove what follows.")
+        raise DataError(f"{path} has text after its JSON array: {rest[:40]!r}. Remove what follows.")
 
 
 def _object_rows(path: str, value: Any) -> Iterator[Row]:

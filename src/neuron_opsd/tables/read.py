@@ -53,7 +53,7 @@ def read_table(path: str, *, is_wanted: IsWanted = lambda name: True) -> Table:
         rows = list(TEXT_READERS[suffix](path, file))
         names = list(dict.fromkeys(name for row in rows for name in row.values))
     else:
-        raise DataError(f"{path} ends in '{file.suffix}', which is not read. Use one of {READ}.")
+        raise DataError(f"{path} ends in '{file.suffix}', which is not supported. Use one of {READ}.")
     kept = (row._replace(values={k: v for k, v in row.values.items() if is_wanted(k)}) for row in rows)
     return _table(path, names, kept, is_typed=TEXT_READERS.get(suffix) is not read_delimited)
 

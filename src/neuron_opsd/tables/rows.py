@@ -59,7 +59,7 @@ def check_bad_rows(
             "\n".join(lines[:3])
             + f"\n{len(bad):,} of the {num_rows:,} rows of {path} cannot be read ({len(bad) / num_rows:.1%}); at most "
             f"{max_fraction:.1%} are left out. "
-            + (hint.strip() or "Mend them, or raise questions.max_bad_fraction.")
+            + (hint.strip() or "Fix them, or raise questions.max_bad_fraction.")
         )
     more = [f"... and {len(bad) - NUM_SHOWN:,} more"] if len(bad) > NUM_SHOWN else []
     logger.warning(

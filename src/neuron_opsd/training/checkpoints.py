@@ -153,12 +153,12 @@ def _problem_of(checkpoint: Path) -> str:
     except (OSError, ValueError, RecursionError):
         return f"{CHECKSUMS_FILE} is missing or unreadable"
     if not isinstance(digests, dict) or TRAINER_STATE_NAME not in digests:
-        return f"{CHECKSUMS_FILE} is no list of files"
+        return f"{CHECKSUMS_FILE} is not a list of files"
     for name, digest in digests.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if file_digest(checkpoint / name) != digest:
-            return f"{name} is not as it was written"
+            return f"{name} is corrupted (checksum mismatch)"
     return ""
 
 

@@ -122,7 +122,7 @@ def is_beyond(rail: Rail, before: float, now: float, limit: float) -> bool:
 def _not_finite(row: Row) -> str | None:
     for name in sorted(row):
         if isinstance(row[name], float) and not math.isfinite(row[name]):
-            return f"{name} is {row[name]}, which is no finite number"
+            return f"{name} is {row[name]}, which is not a finite number"
     return None
 
 

@@ -103,7 +103,7 @@ def train(
     """
     if (settings.distil == "disagreeing" or group_prompt) and read_answer is None:
         what = "training.distil=disagreeing" if settings.distil == "disagreeing" else "group_prompt"
-        raise ConfigError(f"{what} needs read_answer: whose answer is which.")
+        raise ConfigError(f"{what} needs read_answer, to compare answers.")
     set_seed(seed)
     student = trainable(model, settings, seed=seed)
     copied = WholeCopy(student) if processes.is_sharded() else None
@@ -176,7 +176,7 @@ def _go_back(
             f"(now {settings.resolved_learning_rate():g}) or training.save_steps (now {settings.save_steps}), or widen "
             "training.guard_rails."
         )
-    logger.warning("train: the model kept is that of step %d, from before the trouble", step_of(best))
+    logger.warning("train: keeping the model of step %d, from before the trouble", step_of(best))
     trainer._load_from_checkpoint(str(best))
     return how_it_ended(stop, step_of(best), metrics, settings)
 
