@@ -43,6 +43,9 @@ from studies import (
 )
 
 from neuron_opsd.config import ModelSettings, NeuronSettings, PromptSettings
+from neuron_opsd.contexts.build import reply_givers
+from neuron_opsd.contexts.embeddings import nearest_by_embedding
+from neuron_opsd.contexts.words import nearest_by_words
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.evaluation.calibration import ece
@@ -58,9 +61,6 @@ from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Demonstration, Question
 from neuron_opsd.rollouts.sample import sample_rollouts
 from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval
-from neuron_opsd.teacher.context import reply_givers
-from neuron_opsd.teacher.embeddings import nearest_by_embedding
-from neuron_opsd.teacher.words import nearest_by_words
 from neuron_opsd.text.prompts import teacher_messages
 
 CONDITIONS = (

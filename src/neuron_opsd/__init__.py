@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuron_opsd.config import Config, load_config
+    from neuron_opsd.contexts.build import build_contexts
     from neuron_opsd.engines.base import sampling_of
     from neuron_opsd.engines.hf import HFEngine
     from neuron_opsd.errors import (
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
     from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
     from neuron_opsd.rollouts.pseudo_label import vote
     from neuron_opsd.rollouts.sample import sample_rollouts
+    from neuron_opsd.run.session import Workbench
     from neuron_opsd.selection.select import select_questions
     from neuron_opsd.store.run_folder import RunFolder
-    from neuron_opsd.teacher.context import build_contexts
-    from neuron_opsd.workbench import Workbench
 
 __all__ = [
     "ChatEncoder",
@@ -79,8 +79,8 @@ _MODULES = {
     "rollouts.sample": ("sample_rollouts",),
     "store.run_folder": ("RunFolder",),
     "selection.select": ("select_questions",),
-    "teacher.context": ("build_contexts",),
-    "workbench": ("Workbench",),
+    "contexts.build": ("build_contexts",),
+    "run.session": ("Workbench",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -32,7 +32,7 @@ from neuron_opsd.errors import ConfigError, NeuronOpsdError
 from neuron_opsd.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from neuron_opsd.runners import Runner
+    from neuron_opsd.run.runners import Runner
 
 app = typer.Typer(
     help="Make an open-weight language model better at your field from unlabelled questions alone.",
@@ -231,7 +231,7 @@ def _use_cache(place: str | None) -> None:
 
 def _workers(name: str, num_processes: int) -> "Runner":
     """The runner of the options."""
-    from neuron_opsd.runners import RUNNERS, make_runner
+    from neuron_opsd.run.runners import RUNNERS, make_runner
 
     if name not in RUNNERS:
         raise ConfigError(f"--runner is {name!r}; it must be one of {', '.join(RUNNERS)}.")
@@ -248,7 +248,7 @@ def _run_stages(
     runner: "Runner | None" = None,
 ) -> None:
     from neuron_opsd.pipeline import STAGES, run_stages
-    from neuron_opsd.workbench import Workbench
+    from neuron_opsd.run.session import Workbench
 
     quieten_libraries()
     _refuse_several_processes(until)
@@ -300,7 +300,7 @@ def _sharded_command(name: str, text: str) -> None:
 
 def _make_shares(folder: RunFolder, name: str, share: tuple[int, int], runner: "Runner") -> None:
     from neuron_opsd.pipeline import make_shares
-    from neuron_opsd.workbench import Workbench
+    from neuron_opsd.run.session import Workbench
 
     quieten_libraries()
     with folder.locked(shared=True):

@@ -79,7 +79,7 @@ def show(
     question_id: Annotated[str, typer.Argument(help="A selected question. See contexts/records.jsonl.")],
 ) -> None:
     """Print exactly what student and teacher read for one question."""
-    from neuron_opsd.workbench import Workbench
+    from neuron_opsd.run.session import Workbench
 
     folder = RunFolder.open(run)
     quieten_libraries()
@@ -113,7 +113,7 @@ def harness(
 
         say(harness_of_cells(run, tasks=tasks))
         return
-    from neuron_opsd.workbench import Workbench
+    from neuron_opsd.run.session import Workbench
 
     folder = RunFolder.open(run)
     with folder.locked():
@@ -216,7 +216,7 @@ def export(
 ) -> None:
     """Write the selected questions and their teacher contexts for another trainer."""
     from neuron_opsd.commands.export import export as write
-    from neuron_opsd.workbench import Workbench
+    from neuron_opsd.run.session import Workbench
 
     folder = RunFolder.open(run)
     quieten_libraries()

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from numpy.typing import NDArray
 
+from neuron_opsd.contexts.build import can_demonstrate, permuted_replies, random_neighbours
+from neuron_opsd.contexts.embeddings import nearest_by_embedding
+from neuron_opsd.contexts.words import nearest_by_words
 from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.preflight.verdict import same_template_share
 from neuron_opsd.questions.duplicates import near_duplicates, template_key
 from neuron_opsd.records import Question, Rollout, TeacherContext
 from neuron_opsd.rollouts.pseudo_label import likeliest_agreeing
-from neuron_opsd.sharded import make_sharded
+from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.shards import make_sharded
 from neuron_opsd.sharded_stages import SampledStage
-from neuron_opsd.teacher.context import can_demonstrate, permuted_replies, random_neighbours
-from neuron_opsd.teacher.embeddings import nearest_by_embedding
-from neuron_opsd.teacher.verdict import same_template_share
-from neuron_opsd.teacher.words import nearest_by_words
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

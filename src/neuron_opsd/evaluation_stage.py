@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from neuron_opsd.config import USES_GOLD
 from neuron_opsd.config.graph import GOLD_LABELS, ROLES, reads_neurons
+from neuron_opsd.contexts.build import build_contexts
 from neuron_opsd.demonstrations import (
     demonstrating_replies,
     find_neighbours,
@@ -28,13 +29,12 @@ from neuron_opsd.records import (
     TeacherContext,
 )
 from neuron_opsd.report_stage import card_of
-from neuron_opsd.sharded import make_sharded
+from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.shards import make_sharded
 from neuron_opsd.sharded_stages import evaluation_stages
 from neuron_opsd.store.files import write_text
 from neuron_opsd.store.run_folder import MODEL_CARD, RESULTS, TEACHER_GAP
 from neuron_opsd.store.stage_folder import add_only_shard
-from neuron_opsd.teacher.context import build_contexts
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

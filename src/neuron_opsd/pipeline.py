@@ -22,6 +22,7 @@ from neuron_opsd.baselines.opsa import UnlikelyTokenTrainer
 from neuron_opsd.baselines.train import train_rival
 from neuron_opsd.config.graph import stages_of
 from neuron_opsd.config.training import BY_TRL
+from neuron_opsd.contexts.build import build_contexts
 from neuron_opsd.demonstrations import (
     demonstrating_replies,
     find_neighbours,
@@ -38,24 +39,23 @@ from neuron_opsd.progress import track
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report_stage import card_of, make_report
 from neuron_opsd.rollouts.pseudo_label import vote
+from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.shards import make_sharded, make_share
 from neuron_opsd.selection.select import (
     count_unusable,
     select_questions,
     unread_ids,
     warn_of_unusable,
 )
-from neuron_opsd.sharded import make_sharded, make_share
 from neuron_opsd.sharded_stages import NeuronStage, SampledStage, evaluation_stages
 from neuron_opsd.store.files import JsonDict, read_json_lines
 from neuron_opsd.store.run_folder import MODEL_CARD
 from neuron_opsd.store.stage_folder import StageFolder, add_only_shard, describe_change
-from neuron_opsd.teacher.context import build_contexts
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
 from neuron_opsd.training.publish import NUM_PROMPTS, REPLY_TOKENS, publish
 from neuron_opsd.training.schedule import num_steps
 from neuron_opsd.training.token_budget import tokens_left
 from neuron_opsd.training.train import Trained, train
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

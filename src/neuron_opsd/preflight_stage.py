@@ -8,18 +8,18 @@ import numpy as np
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.errors import UnlikelyToHelpError
 from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.preflight.probe import PromptPair, answer_prompts, score_under_both
+from neuron_opsd.preflight.probe import make_item as make_preflight_item
+from neuron_opsd.preflight.verdict import UNLIKELY, same_template_share
+from neuron_opsd.preflight.verdict import judge as judge_preflight
 from neuron_opsd.progress import track
 from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets, PreflightItem, TeacherContext
-from neuron_opsd.stage_inputs import preflight_sampling
+from neuron_opsd.run.inputs import preflight_sampling
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.statistics import pearson
 from neuron_opsd.store.run_folder import TEACHER_GAP
-from neuron_opsd.teacher.preflight import PromptPair, answer_prompts, score_under_both
-from neuron_opsd.teacher.preflight import make_item as make_preflight_item
-from neuron_opsd.teacher.verdict import UNLIKELY, same_template_share
-from neuron_opsd.teacher.verdict import judge as judge_preflight
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

@@ -113,7 +113,7 @@ class TeacherContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreflightItem:
-    """One selected question, answered with and without its context before any training (`teacher/preflight.py`).
+    """One selected question, answered with and without its context before any training (`preflight/probe.py`).
 
     Entropies and the divergence are sums over the tokens of the student's first completion, in nats.
     """

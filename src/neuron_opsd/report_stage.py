@@ -12,9 +12,9 @@ from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion,
 from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.report.inputs import ReadReplies
 from neuron_opsd.report.readings import read_stored
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.files import read_json_lines
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, TEACHER_GAP
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

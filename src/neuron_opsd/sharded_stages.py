@@ -17,13 +17,13 @@ from neuron_opsd.neurons.sets import resolve_sizes
 from neuron_opsd.records import NeuronSets, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, read_again, sample_rollouts
-from neuron_opsd.runners import OnProgress
-from neuron_opsd.sharded import ShardedStage
+from neuron_opsd.run.runners import OnProgress
+from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.shards import ShardedStage
 from neuron_opsd.statistics import pearson
 from neuron_opsd.store.files import JsonDict
 from neuron_opsd.store.shard_inbox import shard_index
 from neuron_opsd.store.stage_folder import StageFolder, without_reader
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from neuron_opsd.config import LoraSettings, TrainingSettings, load_config
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.records import Rollout
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.train import trainable
-from neuron_opsd.workbench import Workbench
 
 TOKENIZER = build_tiny_tokenizer()
 ENCODER = ChatEncoder(TOKENIZER)

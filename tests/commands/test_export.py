@@ -14,8 +14,8 @@ from end_to_end.conftest import question_files, tiny_model_folder  # noqa: F401
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.cli import app
 from neuron_opsd.commands.export import context_text
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.workbench import Workbench
 
 STUDENT = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]
 

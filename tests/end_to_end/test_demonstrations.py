@@ -9,8 +9,8 @@ import pytest
 from end_to_end.test_pipeline import run
 from neuron_opsd.demonstrations import find_neighbours
 from neuron_opsd.records import Rollout
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.workbench import Workbench
 
 
 def reply_to(question_id: str) -> Rollout:

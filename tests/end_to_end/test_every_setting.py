@@ -27,7 +27,7 @@ from end_to_end.test_stage_inputs import (
 )
 from neuron_opsd.config import Config, check_config
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.stage_inputs import CODE_VERSIONS
+from neuron_opsd.run.inputs import CODE_VERSIONS
 
 BY_SECTION = {
     "model": MODEL_WORK,

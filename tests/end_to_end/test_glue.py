@@ -24,9 +24,9 @@ from neuron_opsd.model.load import end_token_ids
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets, PreflightItem, Question, Rollout, SelectedQuestion, TeacherContext
-from neuron_opsd.stage_inputs import preflight_sampling
+from neuron_opsd.run.inputs import preflight_sampling
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.workbench import Workbench
 
 GOLD = "ABCD"
 SETTINGS = [

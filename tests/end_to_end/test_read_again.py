@@ -7,8 +7,8 @@ import pytest
 
 from end_to_end.conftest import command_for
 from end_to_end.test_pipeline import run
-from neuron_opsd import stage_inputs
 from neuron_opsd.records import Rollout
+from neuron_opsd.run import inputs as stage_inputs
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.store.stage_folder import StageFolder
 

@@ -14,9 +14,9 @@ from neuron_opsd.config import list_recipes, load_config
 from neuron_opsd.config.graph import TRAINED_FROM
 from neuron_opsd.demonstrations import demonstrating_replies
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.stage_inputs import StageInputs
+from neuron_opsd.run.inputs import StageInputs
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.workbench import Workbench
 
 
 def records(run: Path, stage: str) -> list[dict]:
@@ -87,7 +87,7 @@ def test_permuted_replies_keep_their_distribution_and_lose_their_question(made) 
 
 
 def records_of_ring(folder: Path) -> list[str]:
-    from neuron_opsd.teacher.context import permuted_replies
+    from neuron_opsd.contexts.build import permuted_replies
 
     rollouts = {r.question_id: r for r in stage_rollouts(folder, "rollouts")}
     permuted = permuted_replies(rollouts, seed=0)

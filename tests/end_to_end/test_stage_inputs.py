@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from end_to_end.test_pipeline import run
-from neuron_opsd import stage_inputs
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.config.graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
 from neuron_opsd.records import Question
-from neuron_opsd.stage_inputs import StageInputs
+from neuron_opsd.run import inputs as stage_inputs
+from neuron_opsd.run.inputs import StageInputs
 from neuron_opsd.store.run_folder import RunFolder
 
 # What reads the trained weights can be told after training alone; some stages are made by some recipes alone.

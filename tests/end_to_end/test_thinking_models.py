@@ -14,8 +14,8 @@ from helpers import SMOLLM3
 from neuron_opsd.config import load_config
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.records import NeuronSets, Rollout, TeacherContext
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.workbench import Workbench
 
 
 def qwen3() -> str:

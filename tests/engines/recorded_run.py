@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from neuron_opsd import cli, workbench
+from neuron_opsd import cli
 from neuron_opsd.engines.base import Engine
+from neuron_opsd.run import session as workbench
 
 
 class Recorded:

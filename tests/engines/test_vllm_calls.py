@@ -11,9 +11,9 @@ from neuron_opsd.config import EngineSettings, ModelSettings, load_config
 from neuron_opsd.engines import choose, vllm
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.errors import ConfigError, EngineError
-from neuron_opsd.runners import ProcessRunner
+from neuron_opsd.run.runners import ProcessRunner
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.workbench import Workbench
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=2)
 REQUESTS = [Request(prompt_ids=(5, 6), seeds=(1,))]

@@ -12,6 +12,7 @@ from training_runs import settings, tiny_train
 
 from helpers import build_tiny_model
 from neuron_opsd.progress import Tracker
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.training import estimate
 from neuron_opsd.training.estimate import (
     Lengths,
@@ -23,7 +24,6 @@ from neuron_opsd.training.estimate import (
     peaks_of_sampling,
 )
 from neuron_opsd.training.train import trainable
-from neuron_opsd.workbench import Workbench
 
 LENGTHS = Lengths(student_prompt=10, teacher_prompt=20, sampling_rows=4)
 

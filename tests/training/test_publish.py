@@ -19,10 +19,10 @@ from helpers import build_tiny_model
 from neuron_opsd.config import ModelSettings, TrainingSettings, load_config
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.load import load_model
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.training.publish import _has_room, publish
 from neuron_opsd.training.train import trainable
-from neuron_opsd.workbench import Workbench
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 PROMPTS = [(5, 6, 7), (8, 9, 10, 11)]

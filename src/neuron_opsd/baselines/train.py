@@ -17,13 +17,13 @@ from neuron_opsd.model.finite import all_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.records import GoldLabel, Rollout
 from neuron_opsd.rollouts.pseudo_label import agreeing_rollouts
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.text.prompts import Message, student_messages
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.items import TrainingItem
 from neuron_opsd.training.schedule import question_order
 from neuron_opsd.training.token_budget import TokenBudget
 from neuron_opsd.training.train import Trained, trainable
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from neuron_opsd.config import Config
-from neuron_opsd.early_checks import check_early, single_domain
+from neuron_opsd.early_checks import check_early
 from neuron_opsd.early_checks.questions import check_votes
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_tokenizer
 from neuron_opsd.questions.answer_counts import count_answers
 from neuron_opsd.questions.duplicates import near_duplicates, template_key
-from neuron_opsd.questions.load import load_questions
+from neuron_opsd.questions.load import load_questions, single_domain
 from neuron_opsd.questions.read import QuestionFile, describe_columns, read_file
 from neuron_opsd.records import Question
 from neuron_opsd.text.content import content_id

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from neuron_opsd.config import Config
 from neuron_opsd.config.graph import GOLD_LABELS, ROLES, stages_made
+from neuron_opsd.questions.load import general_questions, other_questions
 from neuron_opsd.records import Question
 from neuron_opsd.selection.score import num_kept
-from neuron_opsd.stage_inputs import general_questions, other_questions
 from neuron_opsd.store.files import JsonDict
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.store.stage_folder import StageFolder

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.files import explain_disk_errors, write_atomically
 from neuron_opsd.text.prompts import Message
-from neuron_opsd.workbench import Workbench
 
 Row = dict[str, Any]
 

@@ -27,11 +27,11 @@ from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.locate import saved_dtype
 from neuron_opsd.records import Question
 from neuron_opsd.report_stage import make_report
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.files import JsonDict, write_text
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS
 from neuron_opsd.store.stage_folder import fingerprint_of, safe_name
 from neuron_opsd.text.answers import LETTERS
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

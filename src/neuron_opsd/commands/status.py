@@ -12,7 +12,7 @@ from neuron_opsd.config import Config
 from neuron_opsd.config.graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
 from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.records import Question
-from neuron_opsd.stage_inputs import StageInputs
+from neuron_opsd.run.inputs import StageInputs
 from neuron_opsd.store.files import JsonDict, read_json_lines
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.store.stage_folder import StageFolder, describe_change

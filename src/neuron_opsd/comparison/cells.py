@@ -14,10 +14,10 @@ from neuron_opsd.errors import NeuronOpsdError
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.pipeline import run_stages
 from neuron_opsd.redaction import redact
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.files import read_json
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, RunFolder
 from neuron_opsd.store.stage_folder import fingerprint_of
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from neuron_opsd.comparison.cells import FINISHED, status
 from neuron_opsd.comparison.plan import cell_folder, cells_of, prepare_questions, read_plan
 from neuron_opsd.comparison.write import write_comparison
 from neuron_opsd.errors import RunFolderError
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.files import JsonDict
 from neuron_opsd.store.own_folder import require_mark
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.workbench import Workbench
 
 
 def harness_of_cells(folder: Path, *, tasks: Path | None = None) -> str:

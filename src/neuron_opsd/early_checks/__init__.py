@@ -20,17 +20,14 @@ from neuron_opsd.early_checks.machine import check_output, check_room
 from neuron_opsd.early_checks.memory import check_memory
 from neuron_opsd.early_checks.model import check_model
 from neuron_opsd.early_checks.prompts import check_prompts
-from neuron_opsd.early_checks.questions import check_lengths, check_votes, single_domain
+from neuron_opsd.early_checks.questions import check_lengths, check_votes
 from neuron_opsd.early_checks.settings import check_contradictions, check_files, check_packages
 from neuron_opsd.early_checks.trainer import check_trainer
 from neuron_opsd.model.load import check_weights, load_tokenizer
 from neuron_opsd.questions.answer_counts import check_answers
-from neuron_opsd.questions.load import load_questions
+from neuron_opsd.questions.load import general_questions, load_questions, other_questions, single_domain
 from neuron_opsd.records import Question
-from neuron_opsd.stage_inputs import general_questions, other_questions
 from neuron_opsd.text.answer_pattern import check_pattern
-
-__all__ = ["check_early", "single_domain"]
 
 
 def check_early(config: Config, output: Path | None = None, *, until: str = "report") -> list[Question]:

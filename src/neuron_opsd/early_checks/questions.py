@@ -14,21 +14,6 @@ from neuron_opsd.records import Question
 from neuron_opsd.text.prompts import student_messages
 
 
-def single_domain(questions: Sequence[Question]) -> str:
-    """The one domain of the pool.
-
-    Raises:
-        ConfigError: the pool spans several, so "in-domain" would have no meaning.
-    """
-    domains = sorted({question.domain for question in questions if question.split == "train"})
-    if len(domains) != 1:
-        raise ConfigError(
-            f"The pool holds {len(domains)} domains ({', '.join(domains[:6])}). Train on one at a time: set "
-            f"questions.domain={domains[0] if domains else '...'}; the others become cross-domain sets."
-        )
-    return domains[0]
-
-
 def check_votes(config: Config, questions: Sequence[Question]) -> None:
     """Where a vote is taken, refuse questions that nothing asks for an answer that could be read out and compared.
 

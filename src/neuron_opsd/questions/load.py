@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from neuron_opsd.config import QuestionSettings
-from neuron_opsd.errors import DataError
+from neuron_opsd.config import Config, QuestionSettings
+from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.questions.read import read_questions
 from neuron_opsd.records import Question
 from neuron_opsd.text.content import content_id
@@ -190,3 +190,47 @@ def _log_counts(train: Sequence[Question], test: Sequence[Question]) -> None:
         counts = Counter(question.domain for question in questions)
         listed = ", ".join(f"{domain} {count}" for domain, count in sorted(counts.items()))
         log.info("%s: %d questions (%s)", name, len(questions), listed or "none")
+
+
+def single_domain(questions: Sequence[Question]) -> str:
+    """The one domain of the pool.
+
+    Raises:
+        ConfigError: the pool spans several, so "in-domain" would have no meaning.
+    """
+    domains = sorted({question.domain for question in questions if question.split == "train"})
+    if len(domains) != 1:
+        raise ConfigError(
+            f"The pool holds {len(domains)} domains ({', '.join(domains[:6])}). Train on one at a time: set "
+            f"questions.domain={domains[0] if domains else '...'}; the others become cross-domain sets."
+        )
+    return domains[0]
+
+
+def test_questions(questions: Sequence[Question]) -> list[Question]:
+    """Those held out, by domain and id: runs that train on different domains ask them alike, and share the answers."""
+    asked = [question for question in questions if question.split == "test"]
+    return sorted(asked, key=lambda question: (question.domain, question.question_id))
+
+
+def general_questions(config: Config, run: Sequence[Question]) -> list[Question]:
+    """The questions of `evaluation.general_paths` that are not in the run."""
+    settings = config.evaluation
+    return load_general_questions(
+        settings.general_paths, max_questions=settings.max_general, reading=config.questions, run=run
+    )
+
+
+def other_questions(config: Config, run: Sequence[Question]) -> list[Question]:
+    """The questions of another domain that demonstrate (`contexts.other_path`), those of the run left out.
+
+    Raises:
+        ConfigError: they are asked for, and no file is named.
+    """
+    if config.contexts.retrieval != "other_domain":
+        return []
+    if config.contexts.other_path is None:
+        raise ConfigError(
+            "contexts.retrieval is other_domain, which needs contexts.other_path: a question file of another domain."
+        )
+    return load_other_questions(config.contexts.other_path, reading=config.questions, run=run)

@@ -2,15 +2,15 @@
 
 import pytest
 
-from neuron_opsd.records import Demonstration, PreflightItem, Question, TeacherContext
-from neuron_opsd.statistics import Correlation
-from neuron_opsd.teacher.verdict import (
+from neuron_opsd.preflight.verdict import (
     LIKELY,
     UNLIKELY,
     flips_by_chance,
     judge,
     same_template_share,
 )
+from neuron_opsd.records import Demonstration, PreflightItem, Question, TeacherContext
+from neuron_opsd.statistics import Correlation
 
 NO_CORRELATION = Correlation("Pearson", 0.1, -0.1, 0.3, 100)
 

@@ -25,10 +25,10 @@ from neuron_opsd.config import (
 from neuron_opsd.config.graph import GOLD_LABELS, OF_THE_TRAINED_MODEL, ROLES, STAGES_BEFORE, stages_made
 from neuron_opsd.config.model import TEMPLATE_DATE
 from neuron_opsd.engines.base import Sampling, sampling_of
-from neuron_opsd.errors import ConfigError, DataError, ModelError
+from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.locate import context_of, saved_dtype
-from neuron_opsd.questions.load import load_general_questions, load_other_questions, load_questions
+from neuron_opsd.questions.load import general_questions, load_questions, other_questions, test_questions
 from neuron_opsd.records import Question
 from neuron_opsd.store.files import JsonDict, file_digest
 from neuron_opsd.store.run_folder import RunFolder
@@ -376,39 +376,10 @@ def _longest_completion(config: Config) -> tuple[str, int]:
     return "training.max_new_tokens", training
 
 
-def test_questions(questions: Sequence[Question]) -> list[Question]:
-    """Those held out, by domain and id: runs that train on different domains ask them alike, and share the answers."""
-    asked = [question for question in questions if question.split == "test"]
-    return sorted(asked, key=lambda question: (question.domain, question.question_id))
-
-
 def preflight_sampling(config: Config) -> Sampling:
     """As for rollouts, and no longer than training samples."""
     limit = min(config.rollouts.max_new_tokens, config.training.max_new_tokens)
     return dataclasses.replace(sampling_of(config.rollouts), max_new_tokens=limit)
-
-
-def general_questions(config: Config, run: Sequence[Question]) -> list[Question]:
-    """The questions of `evaluation.general_paths` that are not in the run."""
-    settings = config.evaluation
-    return load_general_questions(
-        settings.general_paths, max_questions=settings.max_general, reading=config.questions, run=run
-    )
-
-
-def other_questions(config: Config, run: Sequence[Question]) -> list[Question]:
-    """The questions of another domain that demonstrate (`contexts.other_path`), those of the run left out.
-
-    Raises:
-        ConfigError: they are asked for, and no file is named.
-    """
-    if config.contexts.retrieval != "other_domain":
-        return []
-    if config.contexts.other_path is None:
-        raise ConfigError(
-            "contexts.retrieval is other_domain, which needs contexts.other_path: a question file of another domain."
-        )
-    return load_other_questions(config.contexts.other_path, reading=config.questions, run=run)
 
 
 def _template_digest(path: str | None) -> str | None:

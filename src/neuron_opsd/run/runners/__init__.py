@@ -1,8 +1,8 @@
 """Where the shards of a stage are made: in this process, in several of this machine, or on a Ray cluster."""
 
-from neuron_opsd.runners.base import InProcessRunner, OnProgress, Runner, ShardWork
-from neuron_opsd.runners.processes import ProcessRunner
-from neuron_opsd.runners.ray_cluster import RayRunner
+from neuron_opsd.run.runners.base import InProcessRunner, OnProgress, Runner, ShardWork
+from neuron_opsd.run.runners.processes import ProcessRunner
+from neuron_opsd.run.runners.ray_cluster import RayRunner
 
 __all__ = [
     "InProcessRunner",

@@ -33,8 +33,8 @@ from neuron_opsd.model.load import (
     max_context_tokens,
 )
 from neuron_opsd.progress import Tracker
-from neuron_opsd.run_prompts import RunPrompts
-from neuron_opsd.runners import InProcessRunner, Runner
+from neuron_opsd.run.prompts import RunPrompts
+from neuron_opsd.run.runners import InProcessRunner, Runner
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, TEACHER_GAP, RunFolder
 from neuron_opsd.store.stage_cache import default_cache
 from neuron_opsd.store.stage_folder import StageFolder

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from neuron_opsd.errors import NeuronOpsdError, WorkerError
-from neuron_opsd.runners.base import Entry, OnProgress, ShardWork
+from neuron_opsd.run.runners.base import Entry, OnProgress, ShardWork
 
 logger = logging.getLogger(__name__)
 

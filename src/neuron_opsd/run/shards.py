@@ -19,12 +19,12 @@ import torch
 from neuron_opsd.errors import WorkerError
 from neuron_opsd.progress import track
 from neuron_opsd.records import Question
-from neuron_opsd.runners import OnProgress
+from neuron_opsd.run.runners import OnProgress
+from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.files import JsonDict, explain_full_disk
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.store.shard_inbox import ShardInbox
 from neuron_opsd.store.stage_folder import StageFolder
-from neuron_opsd.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 

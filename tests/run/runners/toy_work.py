@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_opsd.errors import DataError
-from neuron_opsd.runners import OnProgress
+from neuron_opsd.run.runners import OnProgress
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 import pytest
 
 from neuron_opsd.config import ContextSettings, PromptSettings
+from neuron_opsd.contexts.build import build_contexts, can_demonstrate, context_messages, random_neighbours
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.records import Question, Rollout
-from neuron_opsd.teacher.context import build_contexts, can_demonstrate, context_messages, random_neighbours
 
 NAMES = ("near", "mid", "far")
 QUESTIONS = {

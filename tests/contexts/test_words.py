@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from neuron_opsd.contexts.words import nearest_by_words
 from neuron_opsd.records import Question
-from neuron_opsd.teacher.words import nearest_by_words
 
 TEXTS = ["red apple pie", "red apple tart", "blue whale song", "red whale"]
 QUESTIONS = [Question(question_id=str(i), domain="d", question=text) for i, text in enumerate(TEXTS)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from neuron_opsd.errors import ConfigError, DataError
-from neuron_opsd.runners import RayRunner
-from neuron_opsd.runners.ray_cluster import _check_room
-from runners.toy_work import ToyWork
+from neuron_opsd.run.runners import RayRunner
+from neuron_opsd.run.runners.ray_cluster import _check_room
+from run.runners.toy_work import ToyWork
 
 
 @pytest.mark.slow

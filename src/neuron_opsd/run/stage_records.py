@@ -7,13 +7,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.config import ContextSettings
-from neuron_opsd.early_checks import single_domain
 from neuron_opsd.errors import DataError, ModelError, RunFolderError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.model.load import load_tokenizer
+from neuron_opsd.questions.load import single_domain, test_questions
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
-from neuron_opsd.stage_inputs import StageInputs, test_questions
+from neuron_opsd.run.inputs import StageInputs
 from neuron_opsd.store.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)

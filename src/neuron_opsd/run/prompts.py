@@ -6,12 +6,12 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from neuron_opsd.contexts.build import can_demonstrate, context_messages
+from neuron_opsd.preflight.probe import PromptPair, sample_ids
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Demonstration, Question, TeacherContext
 from neuron_opsd.rollouts.sample import MessagesOf, choice_orders
-from neuron_opsd.run_materials import RunMaterials
-from neuron_opsd.teacher.context import can_demonstrate, context_messages
-from neuron_opsd.teacher.preflight import PromptPair, sample_ids
+from neuron_opsd.run.stage_records import RunMaterials
 from neuron_opsd.text.prompts import Message, student_messages
 from neuron_opsd.text.replies import read_reply
 from neuron_opsd.training.items import LazyItems, TrainingItem

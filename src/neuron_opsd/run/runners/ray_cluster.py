@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from neuron_opsd.errors import ConfigError, NeuronOpsdError, WorkerError
-from neuron_opsd.runners.base import Entry, OnProgress, ShardWork
+from neuron_opsd.run.runners.base import Entry, OnProgress, ShardWork
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from neuron_opsd.contexts.embeddings import embed, nearest_by_embedding
+from neuron_opsd.contexts.words import text_of
 from neuron_opsd.records import Question
-from neuron_opsd.teacher.embeddings import embed, nearest_by_embedding
-from neuron_opsd.teacher.words import text_of
 
 TEXTS = ["red apple pie", "a red apple pie and more than that", "blue", "red whale", "x"]
 QUESTIONS = [

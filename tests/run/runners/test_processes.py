@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from neuron_opsd.errors import DataError, WorkerError
-from neuron_opsd.runners import InProcessRunner, ProcessRunner, make_runner
-from neuron_opsd.runners.processes import worker_options
-from runners.toy_work import ToyWork
+from neuron_opsd.run.runners import InProcessRunner, ProcessRunner, make_runner
+from neuron_opsd.run.runners.processes import worker_options
+from run.runners.toy_work import ToyWork
 
 
 def test_every_shard_once_with_progress_from_all_workers(tmp_path: Path) -> None:
@@ -43,14 +43,14 @@ def test_a_workers_death_names_shard_and_signal(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path\nfrom runners.toy_work import ToyWork\n"
-        "from neuron_opsd.runners import ProcessRunner\n"
+        "from pathlib import Path\nfrom run.runners.toy_work import ToyWork\n"
+        "from neuron_opsd.run.runners import ProcessRunner\n"
         "if __name__ == '__main__':\n"
         f"    list(ProcessRunner(2).run(ToyWork(Path({str(tmp_path)!r}), sleeps=600), [0, 1], print))"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     parent = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path})
     deadline = time.monotonic() + 120
     while len(pids := [int(file.name[6:]) for file in tmp_path.glob("begun-*")]) < 2:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from neuron_opsd.contexts.words import nearest_rows, text_of
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.unembedding import backbone
 from neuron_opsd.records import Question
-from neuron_opsd.teacher.words import nearest_rows, text_of
 
 BATCH_SIZE = 16
 

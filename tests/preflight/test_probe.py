@@ -7,14 +7,14 @@ from neuron_opsd.config import PromptSettings
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.chat import ChatEncoder
-from neuron_opsd.records import Question
-from neuron_opsd.teacher.preflight import (
+from neuron_opsd.preflight.probe import (
     PromptPair,
     answer_prompts,
     make_item,
     sample_ids,
     score_under_both,
 )
+from neuron_opsd.records import Question
 
 
 def pair(student: list[int], teacher: list[int], *, order=(0, 1), seed=0) -> PromptPair:
