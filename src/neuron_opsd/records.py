@@ -57,7 +57,7 @@ class Rollout:
 
     @property
     def mean_log_prob(self) -> float | None:
-        """Of a completion token, in nats; None of an empty completion."""
+        """Mean log-probability per completion token, in nats. None if the completion is empty."""
         return sum(self.token_log_probs) / len(self.token_log_probs) if self.token_log_probs else None
 
 

@@ -61,7 +61,7 @@ def least_likely(log_probs: Sequence[float], fraction: float) -> tuple[bool, ...
 
 
 def advantages(entropies: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-    """Of the chosen tokens of one completion; -1/2 where all entropies are equal."""
+    """Advantages of the chosen tokens of one completion. -1/2 where all entropies are equal."""
     if not len(entropies):
         return entropies
     low, high = entropies.min(), entropies.max()

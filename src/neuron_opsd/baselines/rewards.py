@@ -125,7 +125,7 @@ def self_certainty(
     *,
     chunk_tokens: int,
 ) -> list[float]:
-    """Of each completion: mean over its tokens of KL(uniform || p) = -log V - mean_v log p_v, in nats."""
+    """For each completion the mean over its tokens of KL(uniform || p) = -log V - mean_v log p_v, in nats."""
     batch = pad_right(prompt_ids, completion_ids, device=model.device)
     hidden = predicting_states(model, model, *batch)
     parts = [_kl_from_uniform(logits_from_hidden(model, chunk)) for chunk in hidden.split(chunk_tokens)]

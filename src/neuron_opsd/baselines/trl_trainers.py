@@ -131,7 +131,7 @@ def reinforce(
 def _options(
     settings: TrainingSettings, per_step: int, *, folder: Path, num_steps: int, seed: int, model: CausalLM
 ) -> dict[str, Any]:
-    """Those of our own trainer, and what TRL must not decide."""
+    """The options of our own trainer, and what TRL must not decide."""
     return {
         **trainer_options(
             settings, per_step, folder=folder, num_steps=num_steps, seed=seed, device=model.device

@@ -96,12 +96,12 @@ class Rates:
     """What this run has taken until now: lengths from summaries, tokens per second from timings.jsonl."""
 
     def __init__(self, config: Config, timings: Sequence[JsonDict], lengths: dict[str, float]) -> None:
-        """Of the settings, the rows of timings.jsonl, and each stage's mean tokens a completion, where told."""
+        """Takes the settings, the rows of timings.jsonl, and each stage's mean tokens per completion if known."""
         self.config, self.lengths = config, lengths
         self.rows = {row["stage"]: row for row in timings if _is_sound(row)}  # the newest of each stage
 
     def cost(self, stage: StageFolder, num_left: int) -> Cost:
-        """Of the records that a stage lacks."""
+        """The cost of the records that a stage lacks."""
         if not num_left:
             return Cost(0.0)
         if (pace := shard_pace(stage)) is not None:

@@ -176,7 +176,7 @@ def _known(value: float | None) -> float:
 
 
 def _answer_entropy(group: Sequence[Rollout]) -> float:
-    """Of the answers given; a reply without one counts as an answer of its own kind."""
+    """Entropy of the answers given. A reply without one is an answer of its own kind."""
     answers = [rollout.answer for rollout in group]
     shares = np.array([answers.count(answer) for answer in set(answers)]) / len(answers)
     return float(-(shares * np.log(shares)).sum()) + 0.0

@@ -109,7 +109,7 @@ def _models(bench: Workbench) -> dict[str, str]:
 
 
 def _scores(bench: Workbench, name: str, folder: Path) -> JsonDict:
-    """Of one model: every task of a folder, zero-shot, without a chat template (the harness's own way)."""
+    """Scores of one model on every task of a folder, zero-shot, without a chat template (the harness's own way)."""
     # Optional, and its decorators hide its signatures from type checkers.
     lm_eval: Any = importlib.import_module("lm_eval")
     huggingface: Any = importlib.import_module("lm_eval.models.huggingface")
@@ -224,7 +224,7 @@ def _free_row(question: Question, gold: str) -> JsonDict:
 
 
 def _digest(folder: Path) -> str:
-    """Of the task files by content, wherever the folder lies."""
+    """Digest of the task files by content, wherever the folder is."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     place = str(folder.resolve())
     return fingerprint_of(

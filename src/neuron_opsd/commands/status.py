@@ -53,7 +53,7 @@ class RunStatus:
 
     @property
     def seconds_left(self) -> float:
-        """Of the stages whose time is known."""
+        """Seconds left, of the stages whose time is known."""
         return sum(stage.seconds_left or 0 for stage in self.stages)
 
     @property
@@ -194,7 +194,7 @@ def _describe_rest(status: RunStatus) -> str:
 
 
 def describe_seconds(seconds: float) -> str:
-    """As 40 s, 12 min or 3.4 h."""
+    """Seconds in words: 40 s, 12 min or 3.4 h."""
     if seconds < 120:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

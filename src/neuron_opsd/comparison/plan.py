@@ -135,7 +135,7 @@ def cells_of(plan: Plan, domains: Sequence[str]) -> list[Cell]:
 
 
 def cell_folder(folder: Path, cell: Cell) -> Path:
-    """Where the run of a cell lies."""
+    """The folder of a cell's run."""
     recipe, source = safe_name(label_of(cell.recipe)), safe_name(cell.source or "none")
     return folder / "cells" / recipe / source / f"seed-{cell.seed}"
 
@@ -251,5 +251,5 @@ def _notes_on(questions: Sequence[Question], num_repeated: int, threshold: float
 
 
 def answers_digest(plan: Plan) -> list[str]:
-    """Of the gold answers' files: a cell is made again where they change."""
+    """Digests of the gold answers' files. A cell is recomputed if they change."""
     return [file_digest(Path(path)) for path in plan.answers]

@@ -234,7 +234,7 @@ class Table:
         }
 
     def report(self, notes: Sequence[str]) -> dict[str, Any]:
-        """As `ReportInputs.comparison` has it."""
+        """The comparison in the form of `ReportInputs.comparison`."""
         rows = self.rows()
         there = {row["method"] for row in rows}
         missing = [

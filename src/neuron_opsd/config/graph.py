@@ -71,7 +71,7 @@ def stages_made(config: Config) -> frozenset[str]:
 
 
 def _unread(config: Config) -> set[str]:
-    """Of the method's stages, those that are not read where a question demonstrates to itself."""
+    """The method's stages that nothing reads where a question demonstrates to itself."""
     if not config.contexts.is_own:
         return set()
     unread, is_group = {"preflight"}, config.contexts.retrieval == "own_group"

@@ -258,7 +258,7 @@ class TrainingSettings(Section):
         return self.objective == "gold_sft"
 
     def completions_per_step(self) -> int:
-        """Of all questions of a step, over all processes."""
+        """Completions of all questions of a step, over all processes."""
         return self.batch_size * self.num_rollouts
 
     def resolved_learning_rate(self) -> float:

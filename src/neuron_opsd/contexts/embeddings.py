@@ -29,7 +29,7 @@ def nearest_by_embedding(
     queries: Sequence[int],
     exclude: Callable[[int], Collection[int]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """As `nearest_by_words`, by the cosine of embeddings; distance = 1 - cosine, from 0 to 2."""
+    """Like `nearest_by_words`, by the cosine of embeddings. Distance = 1 - cosine, from 0 to 2."""
     rows = embed(questions, model, tokenizer)
     return nearest_rows(
         lambda query: np.clip(1.0 - rows @ rows[query], 0.0, 2.0),

@@ -28,7 +28,7 @@ class Choice(BaseModel):
     logprobs: _LogProbs | None = None
 
     def ids_and_log_probs(self) -> tuple[list[int] | None, list[float | None]]:
-        """As vLLM gives them, or as llama.cpp does; None for the ids of a server that gives text alone."""
+        """Token ids and log-probabilities, of vLLM or llama.cpp. No ids if a server gives text alone."""
         given = self.logprobs or _LogProbs()
         rows = given.content or []
         if self.token_ids is None and rows:

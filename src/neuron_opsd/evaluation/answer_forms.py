@@ -35,14 +35,14 @@ class Offered:
 
     @classmethod
     def of_question(cls, question: Question) -> "Offered":
-        """As the file of the questions listed them."""
+        """The choices as the question file lists them."""
         marks = question.letters or tuple(LETTERS[: len(question.choices)])
         places = tuple(LETTERS.index(mark) if mark in LETTERS else k for k, mark in enumerate(marks))
         return cls(question.choices, marks, places)
 
     @classmethod
     def of_row(cls, choices: Choices, question: Question) -> "Offered":
-        """As a row of the answer file lists them itself, maybe in another order.
+        """The choices as a row of the answer file lists them, perhaps in another order.
 
         Raises:
             BadRowError: these are not the choices of the question.

@@ -155,7 +155,7 @@ def gold_statistics(votes: Votes, *, num_bins: int) -> dict[str, Statistic]:
 
 
 def _calibration_statistics(kind: ConfidenceKind, votes: Votes, num_bins: int) -> dict[str, Statistic]:
-    """Of one kind of confidence, over the questions that have it and a gold answer."""
+    """Statistics of one kind of confidence, over the questions that have it and a gold answer."""
     confidence, correct = kind.scored_pairs(votes)
     margin = kind.margin(votes)
     found: dict[str, Statistic] = {

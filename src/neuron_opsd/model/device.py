@@ -57,7 +57,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """As settings spell it."""
+    """A dtype's name, as settings spell it."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -208,7 +208,7 @@ def single_domain(questions: Sequence[Question]) -> str:
 
 
 def test_questions(questions: Sequence[Question]) -> list[Question]:
-    """Those held out, by domain and id: runs that train on different domains ask them alike, and share the answers."""
+    """Held-out questions by domain and id: runs that train on different domains ask them alike and share answers."""
     asked = [question for question in questions if question.split == "test"]
     return sorted(asked, key=lambda question: (question.domain, question.question_id))
 

@@ -78,7 +78,7 @@ def read_questions(
 def read_file(
     path: str, *, fields: Given | None = None, max_bad_fraction: float = MAX_BAD_FRACTION
 ) -> QuestionFile:
-    """As `read_questions`, with places, columns and what was left out."""
+    """Like `read_questions`, with places, columns and what was left out."""
     fields = fields or {}
     table = read_table(
         path, is_wanted=lambda name: not is_answer_column(name) or bool(is_needed([name], fields))

@@ -94,7 +94,7 @@ def _harness_table(comparison: Row) -> Table:
 
 
 def _templates_table(comparison: Row) -> Table:
-    """Of each method that demonstrates, by training domain: demonstrations of the question's own template."""
+    """Share of demonstrations of the question's own template, for each method that demonstrates."""
     labels = {method["name"]: method["label"] for method in comparison["methods"]}
     shares = {(row["method"], row["source"]): row for row in comparison["templates"]}
     sources = list(dict.fromkeys(row["source"] for row in comparison["templates"]))

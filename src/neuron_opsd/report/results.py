@@ -130,7 +130,7 @@ def _diagrams(name: str, one: tables.Confidence, where: str) -> list[Figure]:
 
 
 def _accuracy_against_ece(results: Mapping[str, Any], label: str) -> Figure | None:
-    """Of one kind of confidence, for the domains in which both were measured."""
+    """Figure of one kind of confidence, for the domains in which both were measured."""
     entries = []
     for where, block in tables.domain_blocks(results):
         names = next((one.metrics for one in tables.confidences(block) if one.label == label), {})

@@ -107,7 +107,7 @@ def _difference(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _shared_digits(entry: Mapping[str, Any]) -> int:
-    """Of the values before and after, and their difference."""
+    """Digits that the values before and after and their difference share."""
     return min(_digits(entry[role]["value"]) for role in ("base", "trained"))
 
 
@@ -285,7 +285,7 @@ def correlation_table(named: Sequence[tuple[str, Correlation]]) -> Table:
 
 
 def cross_caption(results: Mapping[str, Any]) -> str:
-    """Of the table of the other domains."""
+    """Caption of the table of the other domains."""
     domains = results["cross"]["domains"]
     others = f"mean over {len(domains)} other domains" if len(domains) > 1 else next(iter(domains))
     return f"Cross-domain: {others}"

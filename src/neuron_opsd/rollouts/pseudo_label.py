@@ -35,7 +35,7 @@ def vote(rollouts: Iterable[Rollout]) -> dict[str, Vote]:
 def agreeing_rollouts(
     rollouts: Iterable[Rollout], labels: Mapping[str, str] | None = None
 ) -> dict[str, list[Rollout]]:
-    """Of each question the rollouts that give its label, by default its pseudo-label; none where it has no label."""
+    """The rollouts that give each question's label, by default its pseudo-label. None if it has no label."""
     groups = group_by_question(rollouts)
     if labels is None:
         votes = {

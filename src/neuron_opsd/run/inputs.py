@@ -143,12 +143,12 @@ class StageInputs:
 
     @cached_property
     def general_questions(self) -> list[Question]:
-        """Those of `evaluation.general_paths` that are not in the run."""
+        """Questions of `evaluation.general_paths` that are not in the run."""
         return general_questions(self.config, self.questions)
 
     @cached_property
     def other_questions(self) -> list[Question]:
-        """Those of `contexts.other_path` that are not in the run, where they are to demonstrate."""
+        """Questions of `contexts.other_path` that are not in the run, if they demonstrate."""
         return other_questions(self.config, self.questions)
 
     @cached_property
@@ -377,13 +377,13 @@ def _longest_completion(config: Config) -> tuple[str, int]:
 
 
 def preflight_sampling(config: Config) -> Sampling:
-    """As for rollouts, and no longer than training samples."""
+    """The sampling of rollouts, and no longer than training samples."""
     limit = min(config.rollouts.max_new_tokens, config.training.max_new_tokens)
     return dataclasses.replace(sampling_of(config.rollouts), max_new_tokens=limit)
 
 
 def _template_digest(path: str | None) -> str | None:
-    """Of the file that replaces the model's own template; its own is among the model's files.
+    """Digest of the file that replaces the model's template. The model's own is among its files.
 
     Raises:
         ModelError: it is no file.
@@ -414,7 +414,7 @@ def _digest(questions: Sequence[Question]) -> str:
 
 
 def _digest_of_asked(questions: Sequence[Question]) -> str:
-    """Of what models read and what is made of it: not of what the questions' file calls their choices."""
+    """Digest of what models read and what is made of it. What the file calls the choices is left out."""
     named = [dataclasses.asdict(question) for question in questions]
     return _hash([[value for name, value in values.items() if name != "letters"] for values in named])
 

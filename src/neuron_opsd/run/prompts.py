@@ -26,7 +26,7 @@ class RunPrompts(RunMaterials):
     def training_items(self, num_items: int) -> LazyItems:
         """The schedule, a place for each completion: both prompts, the choices in the same order for both roles."""
         num_rollouts = self.config.training.num_rollouts
-        # Where there are none yet, the teacher reads none, or what training itself makes.
+        # Without a contexts stage, the teacher's context is empty or is built during training.
         has_contexts = "contexts" in self.inputs.made
         order = question_order(self.training_ids(), num_items // num_rollouts, seed=self.config.seed)
 

@@ -104,7 +104,7 @@ class RunFolder:
 
     @property
     def config_file(self) -> Path:
-        """Where the settings lie."""
+        """The file of the settings."""
         return self.path / "config.yaml"
 
     @property

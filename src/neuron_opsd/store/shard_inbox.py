@@ -28,7 +28,7 @@ class ShardInbox:
         self.path = path
 
     def missing(self, indices: Sequence[int]) -> list[int]:
-        """Those of these shards that are not here, or damaged."""
+        """Indices of shards that are missing or corrupted."""
         there = {
             shard_index(entry)
             for entry in self._entries()

@@ -261,7 +261,7 @@ class StageFolder:
             return content.read() == b"PAR1"  # Parquet's last bytes
 
     def _intact(self, files: Sequence[JsonDict]) -> list[JsonDict]:
-        """Those that are as they were written; the log names the others."""
+        """Entries of the files that are intact. The log names the others."""
         intact = [file for file in files if self._is_intact(file)]
         for file in files:
             if file not in intact:

@@ -291,7 +291,7 @@ def _counted(student: CausalLM) -> Iterator[_Allocations]:
 
 
 def peaks_of_sampling(model: CausalLM, num_prompts: int, rows: int, prompt: int, new: int) -> list[int]:
-    """Of reading the prompts; and of the last token, when the cache is as long as it gets."""
+    """Peaks of reading the prompts, and of the last token, when the cache is longest."""
     model.eval()
     with torch.no_grad():
         with _counted(model) as prefill:
@@ -313,7 +313,7 @@ def peaks_of_sampling(model: CausalLM, num_prompts: int, rows: int, prompt: int,
 
 
 def peaks_of_learning(student: CausalLM, settings: TrainingSettings, lengths: Lengths) -> list[int]:
-    """Of each phase of a step's micro-batches. Where there are several, the next one finds gradients of the first."""
+    """Peaks of each phase of a step's micro-batches. If there are several, the next finds gradients of the first."""
     per_step = settings.batch_size if settings.objective in ("majority_sft", "gold_sft") else None
     several = (per_step or settings.completions_per_step()) > settings.micro_batch_size
     student.train()
@@ -389,7 +389,7 @@ def _teacher_states(student: CausalLM, settings: TrainingSettings, lengths: Leng
 
 
 def _states(student: CausalLM, rows: int, prompt: int, new: int) -> Tensor:
-    """Those that predict each completion token, as `predicting_states` gives them."""
+    """The states that predict each completion token, as `predicting_states` gives them."""
     cache = DynamicCache(config=student.config)
     if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
         # Without a cache, transformers reads positions to see whether rows are packed; here there is nothing to read,
@@ -411,7 +411,7 @@ class _Forgetful(DynamicLayer):
 
 
 def _inputs(rows: int, num_tokens: int) -> dict[str, Tensor]:
-    """Of sampling, where rows of unequal length are padded on the left and so need a mask."""
+    """Inputs of sampling. Rows of unequal length are padded on the left, and so need a mask."""
     ids = torch.zeros(rows, num_tokens, dtype=torch.long)
     mask = torch.ones_like(ids)
     mask[0, 0] = 0

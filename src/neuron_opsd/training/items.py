@@ -31,7 +31,7 @@ class TrainingItem:
 
     @property
     def num_tokens(self) -> int:
-        """Of the teacher's row, the longer of the two."""
+        """Tokens of the teacher's row, the longer of the two."""
         return len(self.teacher_ids) + len(self.completion_ids)
 
 
@@ -149,7 +149,7 @@ def carries_loss(
 
 
 def first_of_groups(places: Iterable[int], settings: TrainingSettings) -> frozenset[int]:
-    """Of the places that carry loss, the first `max_distilled` of each group."""
+    """The first `max_distilled` places of each group that carry loss."""
     groups: dict[int, list[int]] = {}
     for place in sorted(places):
         groups.setdefault(place // settings.num_rollouts, []).append(place)
