@@ -14,7 +14,7 @@ from neuron_opsd.report.inputs import ReadReplies
 from neuron_opsd.report.readings import read_stored
 from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.files import read_json_lines
-from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, TEACHER_GAP
+from neuron_opsd.store.run_folder import HARNESS_RESULTS, PAGE, RESULTS, TEACHER_GAP
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ def make_report(bench: Workbench) -> None:
     """The page and its Markdown twin, of whatever stages are there."""
     inputs = dataclasses.replace(_report_inputs(bench), replies=list(_read_replies(bench)))
     write_report(inputs, bench.folder.path)
+    for name in (PAGE, "report.md"):
+        bench.folder.seal(name)
 
 
 def _read_replies(bench: Workbench) -> Iterator[ReadReplies]:

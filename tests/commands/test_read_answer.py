@@ -102,3 +102,10 @@ def test_no_torch_is_imported() -> None:
         "try: cli.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], input=b"A\n", check=True, capture_output=True)
+
+
+def test_a_password_that_is_a_word_of_a_reply_stays(read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "postgres")
+    shown = read("The answer is postgres\n")
+    assert "The answer is postgres" in shown
+    assert "[secret]" not in shown

@@ -31,7 +31,7 @@ BEGINS = {
 # More shards and checkpoints than a tiny run needs, so that there is something to lose.
 MANY_PARTS = ["rollouts.shard_size=3", "training.num_steps=6", "training.save_steps=2", "num_threads=1"]
 # Wall times and versions, what quotes them, and the lock.
-NEVER_EQUAL = {"timings.jsonl", "environment.json", ".lock", "report.html"}
+NEVER_EQUAL = {"timings.jsonl", "environment.json", ".lock", "report.html", "report.html.sha256"}
 
 _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(

@@ -45,6 +45,8 @@ FILES = [
     "training/metrics.jsonl",
     "model/README.md",
     "model/config.json",
+    "report.md",
+    "report.html",
 ]
 
 
@@ -71,7 +73,8 @@ def test_the_same_command_makes_edited_files_again(whole_run: WholeRun, run: Pat
 
 
 def test_the_checksums_are_those_of_a_standard_tool(run: Path) -> None:
-    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=run, check=True)
+    for file in ("SHA256SUMS", "report.html.sha256"):
+        subprocess.run(["sha256sum", "--check", "--quiet", file], cwd=run, check=True)
 
 
 def test_a_trained_model_is_kept_when_a_setting_changes(

@@ -7,6 +7,7 @@ import pytest
 
 from end_to_end.conftest import command_for
 from end_to_end.test_pipeline import run
+from neuron_opsd.commands.status import run_status
 from neuron_opsd.records import Rollout
 from neuron_opsd.run import inputs as stage_inputs
 from neuron_opsd.store.run_folder import RunFolder
@@ -56,6 +57,11 @@ def test_stored_replies_are_read_again_by_evaluate_alone(
     assert "neuron-opsd evaluate RUN" in page
     assert "zero-shot rollouts would be read otherwise today. The model was trained on" in page
     assert {name: shards(folder, name) for name in old} == old  # a report changes nothing
+
+    found = {stage.stage: stage for stage in run_status(folder).stages}
+    assert {name for name, stage in found.items() if stage.state == "read again"} == set(as_read)
+    assert all(found[name].seconds_left == 0 for name in as_read)
+    assert "reader" in found["evaluation/base"].why
 
     caplog.set_level("INFO")
     assert run(["evaluate", str(folder.path)], monkeypatch) == 0

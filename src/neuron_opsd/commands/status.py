@@ -12,20 +12,23 @@ from neuron_opsd.config import Config
 from neuron_opsd.config.graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
 from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.records import Question
-from neuron_opsd.run.inputs import StageInputs
+from neuron_opsd.run.inputs import READS_REPLIES, StageInputs
 from neuron_opsd.store.files import JsonDict, read_json_lines
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.store.stage_folder import StageFolder, describe_change
+from neuron_opsd.store.stage_folder import StageFolder, describe_change, without_reader
 
 logger = logging.getLogger(__name__)
 
-FINISHED, OUTDATED, UNFINISHED, DAMAGED, MISSING = (
+FINISHED, OUTDATED, READ_AGAIN, UNFINISHED, DAMAGED, MISSING = (
     "finished",
     "outdated",
+    "read again",
     "unfinished",
     "damaged",
     "not begun",
 )
+# Another reader reads their stored replies again; of the others, it makes new records.
+SAMPLED = READS_REPLIES - {"preflight", "training"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,10 @@ def _judge(
         return OUTDATED, "the model is trained again"
     expected = inputs.of(stage.name)
     if manifest["inputs"] != expected:
-        return OUTDATED, describe_change(manifest["inputs"], expected)
+        is_same_sample = without_reader(manifest["inputs"]) == without_reader(expected)
+        is_whole = manifest["complete"] and not stage.wrong_files(at_a_glance=not verify)
+        state = READ_AGAIN if is_same_sample and is_whole and stage.name in SAMPLED else OUTDATED
+        return state, describe_change(manifest["inputs"], expected)
     if not manifest["complete"]:
         return UNFINISHED, "interrupted, or running"
     wrong = stage.wrong_files(at_a_glance=not verify)
@@ -120,10 +126,13 @@ def _judge(
 
 
 def _measure(stage: StageFolder, state: str, why: str, needed: int, rates: Rates) -> StageStatus:
-    kept = {FINISHED: needed, UNFINISHED: _num_kept(stage, rates.config), DAMAGED: stage.num_records()}.get(
-        state, 0
-    )
-    cost = Cost(0.0) if state == FINISHED else rates.cost(stage, max(needed - kept, 0))
+    kept = {
+        FINISHED: needed,
+        READ_AGAIN: needed,
+        UNFINISHED: _num_kept(stage, rates.config),
+        DAMAGED: stage.num_records(),
+    }.get(state, 0)
+    cost = Cost(0.0) if state in (FINISHED, READ_AGAIN) else rates.cost(stage, max(needed - kept, 0))
     files = stage.path.rglob("*") if stage.name == "training" else stage.path.glob("*")
     size = sum(file.stat().st_size for file in files if file.is_file())
     return StageStatus(stage.name, state, why, kept, needed, size, cost.seconds, cost.is_upper_bound)
@@ -178,7 +187,10 @@ def _describe_cost(stage: StageStatus) -> str:
 def _describe_rest(status: RunStatus) -> str:
     if status.changed_results:
         changed = ", ".join(status.changed_results)
-        return f"Changed or lost since they were written: {changed}. `neuron-opsd evaluate RUN` makes them again."
+        command = (
+            "report" if all(name.startswith("report.") for name in status.changed_results) else "evaluate"
+        )
+        return f"Changed or lost since they were written: {changed}. `neuron-opsd {command} RUN` makes them again."
     if all(stage.state == FINISHED for stage in status.stages):
         return "Every stage is finished."
     bound = any(stage.is_upper_bound for stage in status.stages)

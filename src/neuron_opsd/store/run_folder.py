@@ -8,8 +8,8 @@
     RUN/STAGE/part-00000.parquet ...   the records
     RUN/STAGE/records.jsonl   the same for the eye, without token ids and neuron ids
     RUN/model/                the published model
-    RUN/SHA256SUMS            checksums of the files of figures and of the model card
-    RUN/report.html, report.md
+    RUN/SHA256SUMS            checksums of the files of figures, of the model card and of report.md
+    RUN/report.html, report.md, report.html.sha256
 
 Files appear by rename, whole, or not at all. `stage_folder.py` has one stage, `files.py` the writing.
 """
@@ -53,7 +53,8 @@ MODEL_CARD = "model/README.md"
 RESULTS = "evaluation/results.json"
 TEACHER_GAP = "evaluation/teacher_gap.json"
 HARNESS_RESULTS = "harness/results.json"  # of `neuron-opsd harness`
-SUMS = "SHA256SUMS"  # of the files of figures and the model card; `sha256sum -c` reads it
+SUMS = "SHA256SUMS"  # of the files of figures, the model card and report.md; `sha256sum -c` reads it
+PAGE, PAGE_SUM = "report.html", "report.html.sha256"  # apart: equal runs differ in the page's footer
 _OWN_FOLDERS = sorted({name.split("/")[0] for name in STAGES_BEFORE} | {"harness", "model"})
 # Names that our own writing gives what is not whole yet: of `files`, of the cache, of checkpoints, of the model.
 _LEFTOVER = re.compile(
@@ -157,7 +158,7 @@ class RunFolder:
 
     def read_result(self, name: str) -> Any:
         """Read a file of figures; None if there is none, or one that was changed (the log names it)."""
-        if (self.path / name).is_file() and self._sums().get(name) != file_digest(self.path / name):
+        if (self.path / name).is_file() and self._sums(SUMS).get(name) != file_digest(self.path / name):
             logger.warning(
                 "%s was changed after it was written, so it is left out. Make it again: `neuron-opsd %s RUN`.",
                 self.path / name,
@@ -169,33 +170,32 @@ class RunFolder:
     def remove_result(self, name: str) -> None:
         """Remove a file of figures that no longer belongs to this run."""
         (self.path / name).unlink(missing_ok=True)
-        if name in self._sums():
-            self._write_sums({key: value for key, value in self._sums().items() if key != name})
+        sums = self._sums(SUMS)
+        if sums.pop(name, None):
+            self._write_sums(SUMS, sums)
 
     def seal(self, name: str) -> None:
         """Keep the checksum of a file as it is now."""
-        self._write_sums(self._sums() | {name: file_digest(self.path / name)})
+        file = PAGE_SUM if name == PAGE else SUMS
+        self._write_sums(file, self._sums(file) | {name: file_digest(self.path / name)})
 
     def changed_results(self) -> list[str]:
         """The files with a checksum that are missing or were changed since."""
-        files = {name: self.path / name for name in self._sums()}
-        return [
-            name
-            for name, digest in self._sums().items()
-            if not files[name].is_file() or file_digest(files[name]) != digest
-        ]
+        sums = self._sums(SUMS) | self._sums(PAGE_SUM)
+        files = {name: self.path / name for name in sums}
+        return [name for name, file in files.items() if not file.is_file() or file_digest(file) != sums[name]]
 
-    def _sums(self) -> dict[str, str]:
+    def _sums(self, file: str) -> dict[str, str]:
         try:
-            lines = (self.path / SUMS).read_text(encoding="utf-8").splitlines()
+            lines = (self.path / file).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             return {}
         return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
-    def _write_sums(self, sums: dict[str, str]) -> None:
+    def _write_sums(self, file: str, sums: dict[str, str]) -> None:
         lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
         with explain_disk_errors(self.path):
-            write_text(self.path / SUMS, "".join(lines))
+            write_text(self.path / file, "".join(lines))
 
     def add_timing(self, row: JsonDict) -> None:
         """Append one line to timings.jsonl."""
