@@ -8,7 +8,8 @@ Prompts of at least 150 tokens, 8 samples each, temperature 1, lengths as sample
 `model.generate` with `num_return_sequences=8`, prompts sorted by length, at every batch size asked for; it is compared
 at its best. `bare_vllm` is the LLM object of our engine, called as its documentation shows, without log-probabilities:
 with n=8 and no seeds, and with a seed for each sample (the engine's own samples, token for token). `apart` and `merged`
-are `hf` with a fresh LoRA adapter of rank 32 on every linear layer, beside the weights and merged into them. Each
+are `hf` with a fresh LoRA adapter of rank 32 on every linear layer, beside the weights and merged into them. `copied`
+is `hf` with the prompt's keys and values copied for each sample, as models with windows need it. Each
 call of vLLM begins with an empty prefix cache. Tokens are those of the completions, the end token included. Model
 loading and warming up are not timed; prefill is.
 """
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--engines",
         nargs="+",
-        choices=("generate", "hf", "apart", "merged", "vllm", "bare_vllm"),
+        choices=("generate", "hf", "copied", "apart", "merged", "vllm", "bare_vllm"),
         default=["generate", "hf"],
     )
     parser.add_argument("--dtype", default="float32")
@@ -70,7 +71,7 @@ def main() -> None:
         f"{len(requests)} prompts of {min(lengths)} to {max(lengths)} tokens, {arguments.num_samples} samples each"
     )
     runs: dict[str, Callable[[], int]] = {}
-    if {"generate", "hf"} & set(arguments.engines):
+    if {"generate", "hf", "copied"} & set(arguments.engines):
         runs |= _transformers_runs(settings, requests, sampling, arguments)
     if {"apart", "merged"} & set(arguments.engines):
         runs |= _adapter_runs(settings, requests, sampling, arguments)
@@ -97,7 +98,7 @@ def compare(runs: dict[str, Callable[[], int]], num_rounds: int, clock: Callable
             )
     plain = [name for name in runs if name.startswith("generate")]
     others = {max(plain, key=lambda name: median(speeds[name]))} if plain else set()
-    others |= {name for name in runs if name.startswith(("apart", "bare_vllm"))}
+    others |= {name for name in runs if name.startswith(("apart", "bare_vllm", "copied"))}
     for name, found in speeds.items():
         print(f"{name}: {median(found):.0f} tokens/s")
         for other in sorted(others - {name}):
@@ -127,6 +128,10 @@ def _transformers_runs(
     for size in arguments.batch_sizes:
         yield f"generate {size}", lambda size=size: _plain(model, tokenizer, requests, sampling, size)
         yield f"hf {size}", lambda size=size: _engine(model, tokenizer, requests, sampling, size)
+        yield (
+            f"copied {size}",
+            lambda size=size: _engine(model, tokenizer, requests, sampling, size, shares_prompts=False),
+        )
 
 
 def _adapter_runs(
@@ -179,10 +184,17 @@ def _vllm_runs(
 
 
 def _engine(
-    model, tokenizer, requests: Sequence[Request], sampling: Sampling, batch_size: int, *, merges: bool = True
+    model,
+    tokenizer,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    batch_size: int,
+    *,
+    merges: bool = True,
+    shares_prompts: bool | None = None,
 ) -> int:
     engine = HFEngine(model, tokenizer, batch_size=batch_size)
-    engine.merges = merges
+    engine.merges, engine.shares_prompts = merges, shares_prompts
     return sum(len(c.token_ids) for _, group in engine.generate(requests, sampling) for c in group)
 
 

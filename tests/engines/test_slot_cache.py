@@ -72,8 +72,8 @@ def test_a_layout_keeps_to_the_budget(monkeypatch):
     cache.expected_rows = 50
     cache.admit(filled([1.0, 2.0]), [2], [3])
     assert (cache.num_slots, cache.capacity) == (6, 4)  # as many slots as fit with room for each
-    assert cache.max_rows(2) == 6
-    assert cache.max_rows(20) == 1  # a row goes on for an eighth at least
+    assert cache.max_rows() == 6
+    assert cache.max_rows([20]) == 1  # a row goes on for an eighth at least
 
 
 def long_requests() -> tuple[list[Request], Sampling]:
@@ -173,7 +173,7 @@ def test_prompts_are_read_in_passes_of_bounded_size(tiny_model, tiny_tokenizer, 
     requests, _ = long_requests()
     list(HFEngine(tiny_model, tiny_tokenizer).generate(requests, Sampling(temperature=0, max_new_tokens=1)))
     hook.remove()
-    assert shapes[1:] == [(1, 21), (2, 17), (4, 5)]  # the first pass measures a token
+    assert shapes[-3:] == [(1, 21), (2, 17), (4, 5)]  # before them a token is measured, and sharing tried
     assert max(rows * columns for rows, columns in shapes) <= 40
 
 

@@ -24,6 +24,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
 from neuron_opsd.engines.merged import has_room_to_merge, merged_adapter
+from neuron_opsd.engines.shared_prompts import SharedPromptCache, can_share_prompts
 from neuron_opsd.engines.slot_cache import SlotCache, attention_states
 from neuron_opsd.environment import free_memory
 from neuron_opsd.model.finite import all_finite, not_finite
@@ -58,6 +59,7 @@ class HFEngine:
         self.model, self.batch_size, self.cache_tokens = model, batch_size, cache_tokens
         self.merges = has_room_to_merge(model)
         self.has_warned = False
+        self.shares_prompts: bool | None = None  # tried when it first matters
         self.end_ids = torch.tensor(sorted(end_token_ids(model, tokenizer)), device=model.device)
 
     @staticmethod
@@ -98,10 +100,7 @@ class HFEngine:
             sampling,
             waiting=deque(_rows(i, requests[i]) for i in order),
             max_rows=max(self.batch_size, *(len(request.seeds) for request in requests)),
-            cache=SlotCache(
-                max_columns=len(requests[order[0]].prompt_ids) + sampling.max_new_tokens,
-                max_tokens=cache_tokens,
-            ),
+            cache=self._make_cache(requests, sampling, cache_tokens),
         )
         finished: dict[int, list[_Row]] = defaultdict(list)
         while batch.admit():
@@ -110,6 +109,17 @@ class HFEngine:
                 if len(finished[row.request]) == len(requests[row.request].seeds):
                     rows = sorted(finished.pop(row.request), key=lambda done: done.place)
                     yield row.request, [done.completion() for done in rows]
+
+    def _make_cache(
+        self, requests: Sequence[Request], sampling: Sampling, max_tokens: int | None
+    ) -> SlotCache:
+        if any(len(request.seeds) > 1 for request in requests):
+            if self.shares_prompts is None:
+                self.shares_prompts = can_share_prompts(self.model)
+            if self.shares_prompts:
+                return SharedPromptCache(max_columns=sampling.max_new_tokens, max_tokens=max_tokens)
+        longest = max(len(request.prompt_ids) for request in requests)
+        return SlotCache(max_columns=longest + sampling.max_new_tokens, max_tokens=max_tokens)
 
     def _free_cache_tokens(self, requests: Sequence[Request], sampling: Sampling) -> int | None:
         """The budget that nobody set: of free memory, but enough for one completion, since few grow to the limit."""
@@ -199,13 +209,12 @@ class _RunningBatch:
     def _take_fitting(self) -> list[list[_Row]]:
         """The next groups whose rows all fit, for one pass. A group is split only where it fits no empty cache."""
         taken: list[list[_Row]] = []
-        count, width, padded = len(self.rows), self.cache.width, 0
+        count, lengths = len(self.rows), []
         while self.waiting:
             group = self.waiting[0]
-            width = max(width, len(group[0].ids))
-            padded = max(padded, len(group[0].ids))
-            room = max(min(self.max_rows, self.cache.max_rows(width)), 1) - count
-            is_too_long = bool(taken) and (len(taken) + 1) * padded > PREFILL_TOKENS
+            lengths.append(len(group[0].ids))
+            room = max(min(self.max_rows, self.cache.max_rows(lengths)), 1) - count
+            is_too_long = bool(taken) and len(lengths) * max(lengths) > PREFILL_TOKENS
             if is_too_long or (len(group) > room and count):
                 break
             self.waiting.popleft()
@@ -277,13 +286,13 @@ class _RunningBatch:
             index = torch.tensor(kept, dtype=torch.long, device=chosen.device)
             chosen, self.uniforms, self.num_used = chosen[index], self.uniforms[index], self.num_used[index]
         if self.rows:
-            self.logits = self._read(chosen)
+            self.logits = self.cache.next_logits(self.model, chosen)
         return done
 
     def _pause(self, kept: list[int]) -> None:
         """Where a wider cache would exceed the budget, the shortest rows give up their places, which costs least."""
         cache = self.cache
-        while cache.is_full() and len(self.rows) > max(cache.max_rows(cache.width), 1):
+        while cache.is_full() and len(self.rows) > max(cache.max_rows(), 1):
             lengths = cache.lengths()
             self.waiting.appendleft([self._leave(lengths.index(min(lengths)), kept)])
 
@@ -295,21 +304,6 @@ class _RunningBatch:
         self.rows.pop()
         kept.pop()
         return row
-
-    def _read(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-        """Logits after one more token of every row."""
-        cache, device = self.cache, tokens.device
-        cache.make_room()
-        starts = cache.starts_on(device)
-        columns = torch.arange(cache.first, cache.end + 1, device=device)
-        logits = self.model(
-            input_ids=tokens[:, None],
-            attention_mask=(columns >= starts[:, None]).long(),
-            position_ids=(cache.end - starts)[:, None],
-            past_key_values=cache,
-        ).logits[:, -1]
-        cache.step()
-        return logits
 
 
 def sample_tokens(

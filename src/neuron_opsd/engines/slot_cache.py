@@ -15,12 +15,16 @@ laid out anew: half as wide again, no wider than the longest row can become, wit
 import sys
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from neuron_opsd.errors import EngineError
+from neuron_opsd.model.load import CausalLM
 
 FIRST_ROOM = 64  # columns beyond what the rows hold that a new layout has at least, if the budget allows
 
@@ -63,9 +67,10 @@ class SlotCache(Cache):
             self._starts = torch.tensor(self.starts, device=device)
         return self._starts
 
-    def max_rows(self, width: int) -> int:
-        """How many rows fit the budget when the longest has `width` tokens and goes on."""
-        return sys.maxsize if self.max_tokens is None else self.max_tokens // self._least_columns(width)
+    def max_rows(self, new_prompts: Sequence[int] = ()) -> int:
+        """How many rows fit the budget and go on, once prompts of these lengths are among them."""
+        budget = self._row_budget(new_prompts)
+        return sys.maxsize if budget is None else budget // self._least_columns(self._widest(new_prompts))
 
     def is_full(self) -> bool:
         """Whether the next token needs a new layout."""
@@ -82,8 +87,7 @@ class SlotCache(Cache):
         for own, other in zip(self.slot_layers, prefilled.layers, strict=True):
             for buffer, states in zip((own.keys, own.values), attention_states(other), strict=True):
                 buffer[rows, :, self.end - width : self.end] = states[source, :, -width:]
-        self.starts += [self.end - lengths[i] for i in source.tolist()]
-        self._starts = None
+        self._set_starts([*self.starts, *(self.end - lengths[i] for i in source.tolist())])
 
     def make_room(self) -> None:
         """Before the next token is written: a column for it."""
@@ -103,8 +107,40 @@ class SlotCache(Cache):
                 layer.keys[row, :, columns] = layer.keys[last, :, columns]
                 layer.values[row, :, columns] = layer.values[last, :, columns]
         self.starts[row] = self.starts[last]
-        self.starts.pop()
-        self._starts = None
+        self._set_starts(self.starts[:-1])
+
+    def inputs(self, device: torch.device) -> dict[str, Any]:
+        """What the model is told of the rows' next tokens."""
+        starts = self.starts_on(device)
+        columns = torch.arange(self.first, self.end + 1, device=device)
+        return {
+            "attention_mask": (columns >= starts[:, None]).long(),
+            "position_ids": (self.end - starts)[:, None],
+            "past_key_values": self,
+        }
+
+    def attention(self, model: CausalLM) -> AbstractContextManager[None]:
+        """While the model reads the rows' next tokens: its own attention."""
+        return nullcontext()
+
+    def next_logits(self, model: CausalLM, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
+        """Logits after one more token of every row."""
+        self.make_room()
+        with self.attention(model):
+            logits = model(input_ids=tokens[:, None], **self.inputs(tokens.device)).logits[:, -1]
+        self.step()
+        return logits
+
+    def _set_starts(self, starts: list[int]) -> None:
+        self.starts, self._starts = starts, None
+
+    def _row_budget(self, new_prompts: Sequence[int]) -> int | None:
+        """The part of the budget that rows may take."""
+        return self.max_tokens
+
+    def _widest(self, new_prompts: Sequence[int]) -> int:
+        """Columns of the longest row, once prompts of these lengths are there."""
+        return max(self.width, *new_prompts, 0)
 
     def _least_columns(self, width: int) -> int:
         """Columns of a layout for rows of `width` tokens: an eighth more at least, so that layouts stay rare."""
@@ -112,17 +148,18 @@ class SlotCache(Cache):
 
     def _lay_out(self, *, num_rows: int, width: int) -> None:
         """New buffers, in which the rows that are there end at column `width`. One layer's old ones go at a time."""
-        slots = max(num_rows, min(self.expected_rows, self.max_rows(width)))
-        columns = min(width + width // 2 + FIRST_ROOM, self.max_columns)
-        if self.max_tokens is not None:
-            columns = max(min(columns, self.max_tokens // slots), self._least_columns(width))
+        budget, least = self._row_budget(()), self._least_columns(width)
+        slots = max(num_rows, min(self.expected_rows, sys.maxsize if budget is None else budget // least))
+        columns = max(min(width + width // 2 + FIRST_ROOM, self.max_columns), least)
+        if budget is not None:
+            columns = max(min(columns, budget // slots), least)
         begin = width - self.width
         for layer in self.slot_layers:
             layer.keys = self._moved(layer.keys, slots, columns, begin)
             layer.values = self._moved(layer.values, slots, columns, begin)
         shift = begin - self.first
-        self.starts = [start + shift for start in self.starts]
-        self.end, self.num_slots, self.capacity, self._starts = width, slots, columns, None
+        self._set_starts([start + shift for start in self.starts])
+        self.end, self.num_slots, self.capacity = width, slots, columns
 
     def _moved(self, buffer: Tensor, slots: int, columns: int, begin: int) -> Tensor:
         """Zeros, because what is masked must still be finite, and the rows' states from column `begin` on."""
@@ -155,7 +192,11 @@ class _SlotLayer(DynamicLayer):
         rows, end = len(self.cache.starts), self.cache.end
         self.keys[:rows, :, end] = key_states[:, :, 0]
         self.values[:rows, :, end] = value_states[:, :, 0]
-        columns = slice(self.cache.first, end + 1)
+        return self.held(end + 1)
+
+    def held(self, end: int) -> tuple[Tensor, Tensor]:
+        """Views of what the rows hold before column `end`."""
+        rows, columns = len(self.cache.starts), slice(self.cache.first, end)
         return self.keys[:rows, :, columns], self.values[:rows, :, columns]
 
     def get_seq_length(self) -> int:
