@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache, LinearAttentionLayer
 from neuron_opsd.engines import hf, slot_cache
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.engines.shared_prompts import SharedPromptCache
 from neuron_opsd.engines.slot_cache import SlotCache
 from neuron_opsd.errors import EngineError
 
@@ -105,7 +106,8 @@ def test_layouts_pauses_and_budgets_leave_no_trace(
     def noted(self, **options):
         nonlocal largest
         lay_out(self, **options)
-        largest = max(largest, self.num_slots * self.capacity)
+        held = [self, self.prompts] if isinstance(self, SharedPromptCache) else [self]
+        largest = max(largest, sum(cache.num_slots * cache.capacity for cache in held))
         seen["layouts"] += 1
 
     def leave(self, i, kept):

@@ -54,11 +54,11 @@ def by_stage(config: Config, model, lengths=LENGTHS) -> dict[str, StageMemory]:
 @pytest.mark.parametrize("size", QWEN3)
 def test_published_shapes_by_arithmetic(size):
     _, _, layers, _, _, billions = QWEN3[size]
-    given = ["rollouts.max_new_tokens=2048", "rollouts.batch_size=32"]
-    lengths = RunLengths(400, 0, 10_240, 1000, 0)
+    given = ["rollouts.max_new_tokens=2048", "rollouts.batch_size=32", "rollouts.num_rollouts=8"]
+    lengths = RunLengths(4000, 0, 10_240, 1000, 0)
     found = estimate_run(settings(*given, dtype="bfloat16"), qwen3(size), lengths, "rollouts")[0]
     assert found.weights == pytest.approx(2e9 * billions, rel=0.01)
-    cache = 32 * (400 + 2048) * layers * 2 * 8 * 128 * 2
+    cache = (32 * 2048 + 4 * 4000) * layers * 2 * 8 * 128 * 2  # a prompt is held once for its 8 rollouts
     assert found.working == pytest.approx(cache, rel=0.25)
     assert found.working > cache
 

@@ -12,11 +12,12 @@ to copies: `can_share_prompts` compares the two.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PretrainedConfig
 from transformers.cache_utils import Cache
 from transformers.masking_utils import sdpa_mask
 
@@ -62,12 +63,11 @@ class SharedPromptCache(SlotCache):
             moved = len(self.prompts.starts)
             self.prompt_of = [prompt if place == moved else place for place in self.prompt_of]
 
-    def inputs(self, device: torch.device) -> dict[str, object]:
+    def inputs(self, device: torch.device) -> dict[str, Any]:
         """What the model is told of the rows' next tokens."""
         inputs = super().inputs(device)
-        lengths = torch.tensor(self.prompts.lengths(), device=device)
-        inputs["position_ids"] += lengths[self.layout(device).prompt_of][:, None]
-        return {**inputs, NAME: self}
+        positions = inputs["position_ids"] + self.layout(device).prompt_lengths[:, None]
+        return {**inputs, "position_ids": positions, NAME: self}
 
     def attention(self, model: CausalLM) -> AbstractContextManager[None]:
         """While the model reads the rows' next tokens: its attention reads the prompts, too."""
@@ -130,7 +130,8 @@ class _Layout:
         self.rows = torch.tensor([[*own, *own[:1] * (most - len(own))] for own in rows], device=device)
         place = {row: prompt * most + i for prompt, own in enumerate(rows) for i, row in enumerate(own)}
         self.places = torch.tensor([place[row] for row in range(len(place))], device=device)
-        self.prompt_of = torch.tensor(cache.prompt_of, device=device)
+        lengths = cache.prompts.lengths()
+        self.prompt_lengths = torch.tensor([lengths[prompt] for prompt in cache.prompt_of], device=device)
         starts = torch.tensor(cache.prompts.starts, device=device)
         columns = torch.arange(cache.prompts.first, cache.prompts.end, device=device)
         self.is_padding = (columns < starts[:, None])[:, None, None]
@@ -198,12 +199,17 @@ def _attention_of(model: CausalLM, name: str) -> Iterator[None]:
         config._attn_implementation = before
 
 
+def may_share_prompts(config: PretrainedConfig) -> bool:
+    """Whether an architecture claims torch's attention over all earlier tokens."""
+    text = config.get_text_config()
+    windows = (getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return text._attn_implementation in (None, "sdpa") and not any(windows)
+
+
 @torch.inference_mode()
 def can_share_prompts(model: CausalLM) -> bool:
     """Whether the model's attention is what `attend` computes. It is tried once, beside copies of a prompt."""
-    config = model.config.get_text_config()
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    if config._attn_implementation != "sdpa" or any(windows):
+    if not may_share_prompts(model.config):
         return False
     prompt = torch.arange(2, 10, device=model.device)[None]
     tokens = torch.tensor([3, 5], device=model.device)

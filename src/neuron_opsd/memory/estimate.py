@@ -10,7 +10,7 @@ from neuron_opsd import processes
 from neuron_opsd.config import Config
 from neuron_opsd.config.graph import reaches, stages_made
 from neuron_opsd.config.training import BY_TRL
-from neuron_opsd.engines.hf import PREFILL_TOKENS
+from neuron_opsd.engines.shared_prompts import may_share_prompts
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model_config
 from neuron_opsd.neurons.capture import MAX_BATCH_TOKENS, MAX_PIECE_CHUNKS, PIECE_TOKENS
@@ -116,13 +116,12 @@ def estimate_run(
 def _rollouts(config: Config, model: PretrainedConfig, lengths: RunLengths) -> StageMemory:
     settings = config.rollouts
     rows = max(1, min(settings.batch_size, lengths.num_pool * settings.num_rollouts))
-    prompts = -(-rows // settings.num_rollouts)
     return _sampled(
         "rollouts",
         config,
         model,
         rows,
-        prompts,
+        settings.num_rollouts,
         lengths.pool_prompt,
         settings.max_new_tokens,
         config.model.dtype,
@@ -133,11 +132,12 @@ def _evaluation(config: Config, model: PretrainedConfig, lengths: RunLengths) ->
     settings = config.evaluation
     rows = max(1, min(settings.batch_size, lengths.num_test * settings.num_samples))
     prompt = max(lengths.test_prompt, lengths.teacher_prompt) if settings.context else lengths.test_prompt
-    prompts = -(-rows // settings.num_samples)
     # At the worst: a merged model is saved in float32 where a narrower dtype would lose what was learned.
     is_merged = config.training.objective != "none" and config.training.save == "merged"
     dtype = "float32" if is_merged else config.model.dtype
-    return _sampled("evaluation", config, model, rows, prompts, prompt, settings.max_new_tokens, dtype)
+    return _sampled(
+        "evaluation", config, model, rows, settings.num_samples, prompt, settings.max_new_tokens, dtype
+    )
 
 
 def _sampled(
@@ -145,19 +145,20 @@ def _sampled(
     config: Config,
     model: PretrainedConfig,
     rows: int,
-    prompts: int,
+    rows_of_a_prompt: int,
     prompt: int,
     new: int,
     dtype: str,
 ) -> StageMemory:
     prompt = max(prompt, 2)
     if config.engine.cache_tokens:
-        rows = max(1, min(rows, config.engine.cache_tokens // (prompt + new)))
+        shared = rows_of_a_prompt if may_share_prompts(model) else 1
+        rows = max(1, min(rows, shared * config.engine.cache_tokens // (prompt + shared * new)))
     weights, working = count_sampling(
         model,
         getattr(torch, dtype),
         rows=rows,
-        num_prompts=min(prompts, rows, max(1, PREFILL_TOKENS // prompt)),
+        num_prompts=-(-rows // rows_of_a_prompt),
         prompt=prompt,
         new=new,
     )

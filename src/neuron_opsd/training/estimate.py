@@ -29,7 +29,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.engines.base import Sampling
-from neuron_opsd.engines.hf import sample_tokens
+from neuron_opsd.engines.hf import PREFILL_TOKENS, sample_tokens
+from neuron_opsd.engines.shared_prompts import may_share_prompts
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.token_loss import sum_in_chunks, token_loss
@@ -291,21 +292,27 @@ def _counted(student: CausalLM) -> Iterator[_Allocations]:
 
 
 def peaks_of_sampling(model: CausalLM, num_prompts: int, rows: int, prompt: int, new: int) -> list[int]:
-    """Peaks of reading the prompts, and of the last token, when the cache is longest."""
+    """Peaks of reading the prompts, and of the last token, when the cache is longest.
+
+    The cache holds a prompt once where it can be shared. Here each row has its part of it.
+    """
+    in_one_pass = min(num_prompts, max(1, PREFILL_TOKENS // prompt))
+    is_shared = rows > num_prompts and may_share_prompts(model.config)
+    held = new + (math.ceil(num_prompts * prompt / rows) if is_shared else prompt)
     model.eval()
     with torch.no_grad():
         with _counted(model) as prefill:
             cache = DynamicCache(config=model.config)
             model(
-                **_inputs(num_prompts, prompt),
+                **_inputs(in_one_pass, prompt),
                 past_key_values=cache,
                 logits_to_keep=last_place(model.device),
             )
         cache = DynamicCache(config=model.config)
         with _counted(model) as decode:
-            backbone(model)(**_inputs(rows, prompt + new - 2), past_key_values=cache, use_cache=True)
+            backbone(model)(**_inputs(rows, max(held - 2, 1)), past_key_values=cache, use_cache=True)
             decode.peak = decode.now
-            one = {**_inputs(rows, prompt + new - 1), "input_ids": _inputs(rows, 1)["input_ids"]}
+            one = {**_inputs(rows, max(held - 1, 2)), "input_ids": _inputs(rows, 1)["input_ids"]}
             positions = torch.zeros(rows, 1, dtype=torch.long)
             logits = model(**one, position_ids=positions, past_key_values=cache).logits[:, -1]
             sample_tokens(logits, torch.zeros(rows), Sampling(temperature=1.0, max_new_tokens=1))
