@@ -115,12 +115,6 @@ def test_a_prompt_counts_once_in_the_budget(tiny_model, tiny_tokenizer, monkeypa
     assert rows[2] == 8
 
 
-def test_one_sample_of_each_prompt_is_not_tried(tiny_model, tiny_tokenizer):
-    engine = HFEngine(tiny_model, tiny_tokenizer)
-    list(engine.generate(groups((5, 1), (7, 1)), SAMPLED))
-    assert engine.shares_prompts is None
-
-
 @pytest.mark.parametrize(
     ("family", "changes"),
     [

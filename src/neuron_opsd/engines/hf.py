@@ -2,8 +2,8 @@
 
 Why not `model.generate`: it draws from one global random state, so a completion would change with its batch. Here each
 completion has a random state of its own (inverse transform sampling on one uniform number per token), a prompt is
-read once for all its completions, a finished completion gives its place to the next at once, and the cache is written
-in place. Another batch size changes no more than floating-point rounding does.
+read and held once for all its completions, a finished completion gives its place to the next at once, and the cache is
+written in place. Another batch size changes no more than floating-point rounding does.
 
 The cache has a budget in tokens (`engine.cache_tokens`). Completions are admitted while they fit as they are now,
 because few grow to the limit. When the rows outgrow the budget, the shortest ones are paused: they give up their keys
@@ -59,7 +59,7 @@ class HFEngine:
         self.model, self.batch_size, self.cache_tokens = model, batch_size, cache_tokens
         self.merges = has_room_to_merge(model)
         self.has_warned = False
-        self.shares_prompts: bool | None = None  # tried when it first matters
+        self.shares_prompts: bool | None = None  # tried when it is first used
         self.end_ids = torch.tensor(sorted(end_token_ids(model, tokenizer)), device=model.device)
 
     @staticmethod
@@ -113,11 +113,10 @@ class HFEngine:
     def _make_cache(
         self, requests: Sequence[Request], sampling: Sampling, max_tokens: int | None
     ) -> SlotCache:
-        if any(len(request.seeds) > 1 for request in requests):
-            if self.shares_prompts is None:
-                self.shares_prompts = can_share_prompts(self.model)
-            if self.shares_prompts:
-                return SharedPromptCache(max_columns=sampling.max_new_tokens, max_tokens=max_tokens)
+        if self.shares_prompts is None:
+            self.shares_prompts = can_share_prompts(self.model)
+        if self.shares_prompts:
+            return SharedPromptCache(max_columns=sampling.max_new_tokens, max_tokens=max_tokens)
         longest = max(len(request.prompt_ids) for request in requests)
         return SlotCache(max_columns=longest + sampling.max_new_tokens, max_tokens=max_tokens)
 

@@ -8,6 +8,8 @@ model sees contiguous rows padded on the left, as causal and sliding-window mask
     row 1                    [prompt][com]|            a row admitted later starts further right
     row 2 (free)
 
+A prompt is copied for each of its completions here, and held once in `shared_prompts.py`, where attention allows it.
+
 A finished row is overwritten by the last one. Columns before the longest row (`first`) are not read. A full buffer is
 laid out anew: half as wide again, no wider than the longest row can become, with no slots that nobody waits for.
 """
