@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.engines.shared_prompts import SharedPromptCache
-from neuron_opsd.engines.slot_cache import SlotCache
+from neuron_opsd.engines.slot_cache import SlotCache, attention_states
 from neuron_opsd.model.load import CausalLM, load_model
 
 LIMIT = 256  # tokens that a row may write
@@ -62,7 +62,7 @@ def fill(cache: SlotCache, model: CausalLM, arguments: argparse.Namespace) -> No
             torch.randn(
                 arguments.prompts, one.shape[1], arguments.prompt_tokens, one.shape[3], dtype=one.dtype
             )
-            for one in (layer.keys, layer.values)  # pyright: ignore[reportAttributeAccessIssue]
+            for one in attention_states(layer)
         )
         prompts.update(keys, values, i)
     cache.admit(prompts, [arguments.prompt_tokens] * arguments.prompts, [arguments.rows] * arguments.prompts)
