@@ -180,3 +180,21 @@ def test_what_cannot_be_compared_is_refused(
     (tmp_path / "comparison" / "mine.txt").write_text("mine")
     assert run([*line, *ALONE], monkeypatch) == 2
     assert "is not a comparison folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"question_id": "nobody", "answer": "B"}], "--answers: none of the 1 rows of "),
+        ([{"question_id": [1], "answer": "B"}], "question_id"),
+    ],
+)
+def test_an_answer_file_that_cannot_be_used_is_found_once(
+    line: list[str], rows: list[dict], message: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run([*line, *ALONE], monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert said.count("answers.jsonl") == 1
+    assert message in said
+    assert not (tmp_path / "comparison" / "cells").exists()

@@ -13,6 +13,7 @@ from typing import Any
 
 from neuron_opsd.config import Config, QuestionSettings, load_config
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.questions.answer_counts import check_answers
 from neuron_opsd.questions.duplicates import near_duplicates
 from neuron_opsd.questions.load import load_questions, read_questions
 from neuron_opsd.records import Question
@@ -172,7 +173,7 @@ def prepare_questions(plan: Plan, folder: Path) -> tuple[list[Domain], list[str]
         The domains, and sentences on what a reader must know of the questions.
 
     Raises:
-        DataError: a file that cannot be used.
+        DataError: a file of questions or of answers that cannot be used.
     """
     settings = plan.config(BASE, seed=plan.seeds[0]).questions
     seen: set[str] = set()
@@ -185,6 +186,7 @@ def prepare_questions(plan: Plan, folder: Path) -> tuple[list[Domain], list[str]
         seen |= {content_id(q.question, q.choices) for q in own}
         everything += own
         domains.append(_write_domain(name, own, folder / "questions"))
+    check_answers(plan.answers, everything, settings, name="--answers")  # once, and not cell by cell
     threshold = plan.config(BASE, seed=plan.seeds[0]).contexts.near_duplicate_threshold
     return domains, _notes_on(everything, num_repeated, threshold)
 
