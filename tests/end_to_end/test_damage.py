@@ -50,7 +50,7 @@ def test_every_damaged_file_is_named_and_remade(whole_run: WholeRun, tmp_path: P
         assert ForkedRun(arguments, log).wait() == 0, log.read_text()
         said = "".join(log.read_text().split())  # the log wraps its lines
         assert [
-            name for name in names if f"{name}ismissingordamaged" not in said and name not in MANIFESTS
+            name for name in names if f"{name}ismissingorcorrupted" not in said and name not in MANIFESTS
         ] == []
         assert all(name in said for name in names if "manifest" in name)
         assert differences(whole_run.folder, folder) == [], names
