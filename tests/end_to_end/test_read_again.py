@@ -9,7 +9,7 @@ from end_to_end.conftest import command_for
 from end_to_end.test_pipeline import run
 from neuron_opsd.commands.status import run_status
 from neuron_opsd.records import Rollout
-from neuron_opsd.run import inputs as stage_inputs
+from neuron_opsd.run import inputs
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.store.stage_folder import StageFolder
 
@@ -41,7 +41,7 @@ def test_stored_replies_are_read_again_by_evaluate_alone(
     folder = RunFolder(tmp_path / "run")
     command = command_for(lettered_model_folder, *question_files)
     with monkeypatch.context() as before:
-        before.setattr(stage_inputs, "READER_VERSION", 1)
+        before.setattr(inputs, "READER_VERSION", 1)
         assert run([*command, "--output", str(folder.path)], monkeypatch) == 0
     as_read = {name: shards(folder, name) for name in ("evaluation/base", "evaluation/trained")}
     results = (folder.path / "evaluation" / "results.json").read_bytes()

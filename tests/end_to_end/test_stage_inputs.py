@@ -9,8 +9,8 @@ import pytest
 from end_to_end.test_pipeline import run
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.config.graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
+from neuron_opsd.questions import load
 from neuron_opsd.records import Question
-from neuron_opsd.run import inputs as stage_inputs
 from neuron_opsd.run.inputs import StageInputs
 from neuron_opsd.store.run_folder import RunFolder
 
@@ -131,7 +131,7 @@ def test_test_questions_are_asked_in_an_order_of_their_own() -> None:
     ]
     trained_on = Question(question_id="a0", domain="a", question="?")
     for questions in permutations([*asked, trained_on]):
-        assert stage_inputs.test_questions(questions) == asked
+        assert load.test_questions(questions) == asked
 
 
 def test_a_stage_command_refuses_outdated_stages_and_says_why(
