@@ -42,10 +42,9 @@ from studies import (
     show,
 )
 
-from neuron_opsd.config import ModelSettings, NeuronSettings, PromptSettings
+from neuron_opsd.config import ContextSettings, ModelSettings, NeuronSettings, PromptSettings
 from neuron_opsd.contexts.build import reply_givers
-from neuron_opsd.contexts.embeddings import nearest_by_embedding
-from neuron_opsd.contexts.words import nearest_by_words
+from neuron_opsd.contexts.neighbours import find_neighbours
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.evaluation.calibration import ece
@@ -54,7 +53,6 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model
 from neuron_opsd.model.option_scores import reply_log_probs
 from neuron_opsd.neurons.capture import capture_neurons
-from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.questions.duplicates import near_duplicates, template_key
 from neuron_opsd.questions.load import read_questions
 from neuron_opsd.random_state import derive_seed
@@ -74,7 +72,13 @@ CONDITIONS = (
     "random_permuted",
     "other",
 )
-NEAR_DUPLICATE = 0.95  # contexts.near_duplicate_threshold
+RETRIEVAL = {
+    "neuron": "neuron_overlap",
+    "random": "random",
+    "tfidf": "tfidf",
+    "embedding": "embedding",
+    "other": "other_domain",
+}  # contexts.retrieval of a condition
 
 
 class Study:
@@ -91,6 +95,7 @@ class Study:
         )
         self.queries = self.pool[: arguments.queries]
         self.replies = self._zero_shot("pool", self.pool)
+        self.alike = list(near_duplicates(self.pool, threshold=ContextSettings().near_duplicate_threshold))
         self.others: list[Question] = []
         if arguments.other:
             others = sorted(
@@ -131,46 +136,38 @@ class Study:
         return {row["name"]: row for row in rows}
 
     def neighbours(self, condition: str) -> list[list[Question]]:
-        """For each query its demonstrations, nearest first."""
-        count, pool = self.arguments.demonstrations, self.pool
-        alike: dict[int, list[int]] = {}
-        for one, other in near_duplicates(pool, threshold=NEAR_DUPLICATE):
-            alike.setdefault(one, []).append(other)
-            alike.setdefault(other, []).append(one)
-        places = list(range(len(self.queries)))
+        """For each query its demonstrations, nearest first: as the product finds them, but for `template`."""
         kind = condition.removesuffix("_permuted")
-        if kind in ("tfidf", "embedding", "neuron"):
-            if kind == "neuron":
-                sets = [np.array(self.replies[q.question_id]["overlap"], dtype=np.int32) for q in pool]
-                found, _ = nearest_neighbours(sets, count, queries=places, exclude=lambda i: alike.get(i, []))
-            elif kind == "tfidf":
-                found, _ = nearest_by_words(pool, count, queries=places, exclude=lambda i: alike.get(i, []))
-            else:
-                found, _ = nearest_by_embedding(
-                    pool,
-                    count,
-                    model=self.model,
-                    tokenizer=self.tokenizer,
-                    queries=places,
-                    exclude=lambda i: alike.get(i, []),
-                )
-            return [[pool[i] for i in row if i >= 0] for row in found]
-        drawn = []
-        for place in places:
-            state = random.Random(derive_seed(self.arguments.seed, kind, pool[place].question_id))
-            source = (
-                self.others
-                if kind == "other"
-                else [q for i, q in enumerate(pool) if i != place and i not in alike.get(place, [])]
-            )
-            if kind == "template":
-                own = template_key(pool[place].question)
-                state.shuffle(source)
-                source = sorted(source, key=lambda q: template_key(q.question) != own)[:count]
-                drawn.append(source)
-            else:
-                drawn.append(state.sample(source, count))
-        return drawn
+        candidates = self.others if kind == "other" else self.pool
+        by_id = {question.question_id: question for question in candidates}
+        if kind == "template":
+            return [self._of_its_template(query) for query in self.queries]
+        found = find_neighbours(
+            self.queries,
+            candidates,
+            {name: row["reply"] for name, row in self.replies.items()},
+            ContextSettings.model_validate(
+                {"retrieval": RETRIEVAL[kind], "num_demonstrations": self.arguments.demonstrations}
+            ),
+            overlap_sets={
+                name: np.array(row["overlap"], dtype=np.int32) for name, row in self.replies.items()
+            },
+            base_model=lambda: (self.model, self.tokenizer),
+            seed=self.arguments.seed,
+        )
+        return [[by_id[name] for name, _ in found[query.question_id]] for query in self.queries]
+
+    def _of_its_template(self, query: Question) -> list[Question]:
+        """Questions of the query's own template first, in random order."""
+        alike = {
+            self.pool[j if self.pool[i] is query else i].question_id
+            for i, j in self.alike
+            if query in (self.pool[i], self.pool[j])
+        }
+        source = [q for q in self.pool if q is not query and q.question_id not in alike]
+        random.Random(derive_seed(self.arguments.seed, "template", query.question_id)).shuffle(source)
+        own = template_key(query.question)
+        return sorted(source, key=lambda q: template_key(q.question) != own)[: self.arguments.demonstrations]
 
     def measure(self, condition: str) -> None:
         """Probability of every choice of every query behind one kind of context."""

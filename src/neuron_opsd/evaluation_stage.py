@@ -11,8 +11,8 @@ from neuron_opsd.config.graph import GOLD_LABELS, ROLES, reads_neurons
 from neuron_opsd.contexts.build import build_contexts
 from neuron_opsd.demonstrations import (
     demonstrating_replies,
-    find_neighbours,
     make_other_replies,
+    neighbours_in,
     template_shares,
 )
 from neuron_opsd.evaluation.evaluate import evaluate, gold_labels, teacher_gap
@@ -108,7 +108,7 @@ def make_test_contexts(bench: Workbench) -> None:
     with bench.stage_run(stage, inputs) as run:
         if run.is_needed:
             replies = demonstrating_replies(bench)
-            neighbours = find_neighbours(bench, questions, replies, _all_overlap_sets(bench))
+            neighbours = neighbours_in(bench, questions, replies, _all_overlap_sets(bench))
             contexts = build_contexts(
                 [question.question_id for question in questions],
                 neighbours,

@@ -25,8 +25,8 @@ from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.contexts.build import build_contexts
 from neuron_opsd.demonstrations import (
     demonstrating_replies,
-    find_neighbours,
     make_other_replies,
+    neighbours_in,
     template_shares,
 )
 from neuron_opsd.errors import DataError
@@ -117,7 +117,7 @@ def make_contexts(bench: Workbench) -> None:
             return
         kept = [bench.questions_by_id[question_id] for question_id in bench.kept_ids()]
         replies = demonstrating_replies(bench)
-        neighbours = find_neighbours(bench, kept, replies, _overlap_sets(bench))
+        neighbours = neighbours_in(bench, kept, replies, _overlap_sets(bench))
         if not neighbours:
             raise DataError(
                 f"None of {len(kept)} questions has a reply to show the teacher. Raise rollouts.max_new_tokens, or "

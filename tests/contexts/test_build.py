@@ -3,7 +3,8 @@
 import pytest
 
 from neuron_opsd.config import ContextSettings, PromptSettings
-from neuron_opsd.contexts.build import build_contexts, can_demonstrate, context_messages, random_neighbours
+from neuron_opsd.contexts.build import build_contexts, context_messages
+from neuron_opsd.contexts.neighbours import can_demonstrate, random_neighbours
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.records import Question, Rollout

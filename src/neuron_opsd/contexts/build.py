@@ -4,44 +4,16 @@ A demonstration is a neighbour's question and the model's OWN zero-shot reply, a
 dropped, farthest first, until the prompt fits the token budget; the count is recorded; the question is never cut.
 """
 
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from neuron_opsd.config import ContextSettings, PromptSettings
+from neuron_opsd.contexts.neighbours import Neighbours
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Demonstration, Question, Rollout, TeacherContext
 from neuron_opsd.text.prompts import Message, student_messages, teacher_messages
-from neuron_opsd.text.thinking import strip_thinking
-
-Neighbours = Mapping[
-    str, Sequence[tuple[str, float]]
-]  # question id -> (neighbour's id, distance), nearest first
-
-
-def random_neighbours(
-    question_ids: Sequence[str],
-    pool_ids: Sequence[str],
-    num_neighbours: int,
-    *,
-    is_excluded: Callable[[str, str], bool],
-    seed: int,
-) -> dict[str, list[tuple[str, float]]]:
-    """The control: neighbours drawn at random from the pool, at distance 1 (nothing is known of their overlap)."""
-    drawn: dict[str, list[tuple[str, float]]] = {}
-    for question_id in question_ids:
-        candidates = [
-            other
-            for other in sorted(pool_ids)
-            if other != question_id and not is_excluded(question_id, other)
-        ]
-        state = random.Random(derive_seed(seed, "contexts", question_id))
-        drawn[question_id] = [
-            (o, 1.0) for o in state.sample(candidates, min(num_neighbours, len(candidates)))
-        ]
-    return drawn
 
 
 def permuted_replies(rollouts: Mapping[str, Rollout], *, seed: int) -> dict[str, Rollout]:
@@ -57,11 +29,6 @@ def reply_givers(question_ids: Iterable[str], *, seed: int) -> dict[str, str]:
     """For each question the one whose reply it shows: the next on one random ring through all."""
     ring = sorted(question_ids, key=lambda question_id: derive_seed(seed, "replies", question_id))
     return dict(zip(ring, [*ring[1:], *ring[:1]], strict=True))
-
-
-def can_demonstrate(reply: str) -> bool:
-    """Whether a reply says anything beyond its thinking: one that was cut while thinking has no answer to show."""
-    return bool(strip_thinking(reply).strip())
 
 
 def build_contexts(

@@ -6,7 +6,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from neuron_opsd.contexts.build import can_demonstrate, context_messages
+from neuron_opsd.contexts.build import context_messages
+from neuron_opsd.contexts.neighbours import can_demonstrate
 from neuron_opsd.preflight.probe import PromptPair, sample_ids
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Demonstration, Question, TeacherContext

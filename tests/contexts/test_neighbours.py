@@ -1,0 +1,61 @@
+"""Which questions may demonstrate, where the nearest may not."""
+
+import numpy as np
+import pytest
+
+from neuron_opsd.config import ContextSettings
+from neuron_opsd.contexts.neighbours import find_neighbours
+from neuron_opsd.records import Question
+
+QUESTIONS = {
+    name: Question(question_id=name, domain="d", question=text, choices=(), split="train")
+    for name, text in {
+        "asked": "How many sides does a hexagon have?",
+        "twin": "How many sides does a hexagon have?",
+        "silent": "Name the capital of France.",
+        "third": "Which metal is liquid at room temperature?",
+        "fourth": "Who wrote the Divine Comedy?",
+        "far": "What is the boiling point of water?",
+    }.items()
+}
+SETS = {
+    name: np.array(ids)
+    for name, ids in {
+        "asked": [0, 1, 2, 3],
+        "twin": [0, 1, 2, 3],
+        "silent": [0, 1, 2, 3, 4],
+        "third": [0, 1, 2],
+        "fourth": [0, 1],
+        "far": [9],
+    }.items()
+}
+REPLIES = dict.fromkeys(QUESTIONS, "A") | {"silent": "  "}
+
+
+def no_model():
+    raise AssertionError("nothing is embedded")
+
+
+def found(**changes) -> list[tuple[str, float]]:
+    settings = ContextSettings(**{"num_demonstrations": 2, **changes})
+    query, *candidates = QUESTIONS.values()
+    return find_neighbours(
+        [query], candidates, REPLIES, settings, overlap_sets=SETS, base_model=no_model, seed=0
+    )["asked"]
+
+
+def test_the_nearest_but_for_near_duplicates_and_questions_without_a_reply() -> None:
+    assert found() == [("third", 0.25), ("fourth", 0.5)]
+
+
+@pytest.mark.parametrize("retrieval", ["neuron_overlap", "tfidf", "random"])
+def test_where_few_may_demonstrate_there_are_few(retrieval: str) -> None:
+    assert {name for name, _ in found(retrieval=retrieval, num_demonstrations=9)} == {
+        "third",
+        "fourth",
+        "far",
+    }
+
+
+def test_random_ones_are_of_the_seed_alone() -> None:
+    assert found(retrieval="random") == found(retrieval="random", max_prompt_tokens=99)
