@@ -80,6 +80,18 @@ def test_why_a_reply_is_not_read(reply, kind):
         ("Cortisol is made by the adrenal", "reasoned", None),
         ("Cortisol is made by the adrenal", "choice_text", "C"),
         (r"So \boxed{C", "reasoned", None),
+        ("The steroid here is cortisol. It is made by", "free", "C"),
+        ("The steroid here is cortisol, because it is made", "free", "C"),
+        ("The steroid here is cortisol. It is made by", "reasoned", None),  # it may go on to weigh the others
+        ("The steroid here is not cortisol. It is", "free", None),
+        ("The steroid here is cortisol. Insulin is", "free", None),
+        ("Cortisol levels are high. They", "free", None),
+        ("The steroid here is cortisol, but it is also", "free", None),
+        ("It may be insulin, and it is also cortisol. They", "free", None),
+        ("If lipophilic, the steroid is cortisol. It", "free", None),
+        ("I'm not sure if it is cortisol. It", "free", None),
+        ("Is it cortisol? It", "free", None),
+        ("The steroid here is aldosterone and cortisol. Both", "free", None),
     ],
 )
 def test_a_reply_that_was_cut(reply, answer_format, answer):

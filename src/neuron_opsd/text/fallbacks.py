@@ -50,6 +50,10 @@ _CONCLUDES = re.compile(
 )
 
 
+_MIXED = re.compile(r"\b(?:and|or|both|either|neither|partly)\b", re.IGNORECASE)
+_FIRST_CLAUSE = re.compile(r"([^.,!?\n]{1,80})(?:[.!](?:\s|$)|,\s(?:as|because|since)\b)", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True)
 class Fallback:
     """One way to read a reply that states no answer."""
@@ -143,6 +147,24 @@ def _named_in_short(text: str, choices: Sequence[str], by_letter: bool) -> Named
     return Named(None, REFUSED) if _CANNOT_SAY.search(text) else name_within(text, choices)
 
 
+def _first_said(text: str, choices: Sequence[str], by_letter: bool) -> Named:
+    """The choice that the first clause ends with, whole or before its reasons, if no other is named after it."""
+    clause = _FIRST_CLAUSE.match(text)
+    if (
+        clause is None
+        or _BEGINS_TO_REASON.match(text)
+        or _CANNOT_SAY.search(text)
+        or _MIXED.search(clause[1])
+    ):
+        return Named(None, NOTHING)
+    named = name_within(clause[1], choices)
+    is_last_word = any(mention.end >= len(clause[1].rstrip()) for mention in mentions(clause[1], choices))
+    if named.letter is None or not is_last_word:
+        return Named(None, named.why_not or NOTHING)
+    others = choices_said(text[:SHORT], choices) - {LETTERS.index(named.letter)}
+    return Named(None, SEVERAL) if others else named
+
+
 def _named_last(text: str, choices: Sequence[str], by_letter: bool) -> Named:
     """The one choice that the last sentence of a long reply concludes with, or ends with."""
     if len(text) <= SHORT:
@@ -170,3 +192,8 @@ FALLBACKS: tuple[Fallback, ...] = (
 )
 # Those that look at how the reply begins.
 FIRST_WORDS = frozenset({"first line alone", "leading letter", "leading text"})
+# Of a reply that was cut: its first words, or a first sentence that is whole.
+IN_CUT = (
+    *(row for row in FALLBACKS if row.name in FIRST_WORDS),
+    Fallback("first sentence", _first_said, "The steroid here is cortisol. It is made by"),
+)

@@ -216,7 +216,7 @@ PATTERNS: tuple[Pattern, ...] = (
     _row(
         "it is",
         r"\b(?:it|this|that)(?:'s| is| was| must be| has to be| should be| would be| will be| seems to be|"
-        r" can only be) ",
+        r" can only be) (?!also\b)",
         "Of the four, it must be C.",
         weight="said",
         must_end=True,

@@ -25,7 +25,7 @@ from neuron_opsd.text.choices import (
     name_within,
 )
 from neuron_opsd.text.cleaning import MAX_CHARS, own_turn, plain
-from neuron_opsd.text.fallbacks import FALLBACKS, FIRST_WORDS, Fallback, lists_after
+from neuron_opsd.text.fallbacks import FALLBACKS, FIRST_WORDS, IN_CUT, Fallback, lists_after
 from neuron_opsd.text.free_form import CUT, canonical, read_free
 from neuron_opsd.text.statements import Statement, certainty_of, first_sentence, statements_of
 from neuron_opsd.text.thinking import strip_thinking
@@ -114,7 +114,7 @@ def _read_choice(text: str, choices: Sequence[str], answer_format: str, *, is_wh
     if not is_whole and answer_format != "free":
         return Reading(None, CUT)
     # A free reply that was cut may have begun with its answer.
-    fallbacks = [row for row in FALLBACKS if is_whole or row.name in FIRST_WORDS]
+    fallbacks = FALLBACKS if is_whole else IN_CUT
     reading = _read_fallbacks(text, choices, fallbacks, by_letter=by_letter)
     return reading if is_whole or reading.answer else Reading(None, CUT)
 

@@ -8,7 +8,7 @@ from neuron_opsd.text.reading import Reading, read_answer
 
 # Raise it when `read_answer` reads some reply otherwise than before. Stored samples of older versions are read again by
 # `neuron-opsd evaluate`; what a model was trained on stays as it was.
-READER_VERSION = 5
+READER_VERSION = 6
 
 
 def read_reply(
