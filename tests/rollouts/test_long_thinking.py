@@ -34,6 +34,7 @@ def test_what_runs_into_the_limit_is_counted(tmp_path: Path, monkeypatch: pytest
         "rollouts",
     ]
     settings = [f"rollouts.max_new_tokens={LIMIT}", "questions.test_fraction=0.25", "rollouts.num_rollouts=2"]
+    settings.append("model.dtype=float32")  # in bfloat16 two ways to add are a thousandth apart
     monkeypatch.setattr(
         sys, "argv", ["neuron-opsd", *arguments, "--output", str(tmp_path / "run"), *settings]
     )
@@ -60,7 +61,7 @@ def check_the_end(model, rollout: Rollout, num_tokens: int = 64) -> None:
         logits = model(ids, logits_to_keep=num_tokens + 1).logits[0, :-1]
     last = torch.tensor(rollout.completion_ids[-num_tokens:])
     expected = torch.log_softmax(logits, -1).gather(1, last[:, None])[:, 0]
-    assert rollout.token_log_probs[-num_tokens:] == pytest.approx(expected.tolist(), abs=1e-3)
+    assert rollout.token_log_probs[-num_tokens:] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def save_model_that_rarely_ends(folder: Path) -> None:
