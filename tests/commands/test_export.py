@@ -116,7 +116,7 @@ def test_verl_and_ms_swift_read_theirs(run, tmp_path):
         assert done.exit_code == 0, done.output
     bench = Workbench(RunFolder.open(run))
     student, _ = bench.both_messages(bench.selected_ids()[0], (0, 1, 2, 3))
-    command = [sys.executable, str(Path(__file__).with_name("peers_read.py")), str(peers), str(tmp_path)]
+    command = [sys.executable, str(Path(__file__).parents[1] / "peers_read.py"), str(peers), str(tmp_path)]
     done = subprocess.run(command, input=json.dumps(student), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-2:] == ["verl", "ms-swift"]
