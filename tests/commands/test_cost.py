@@ -118,5 +118,18 @@ def test_a_run_that_does_not_train_has_no_training() -> None:
     } - {"evaluation/contexts"}
 
 
+def test_fine_tuning_takes_one_rollout_of_each_question_a_step() -> None:
+    config = settings(
+        "training.objective=majority_sft",
+        "rollouts.num_rollouts=8",
+        "training.num_rollouts=8",
+        "training.num_steps=3",
+        "training.batch_size=4",
+        "training.max_epochs=null",
+    )
+    pool = [Question(question_id=f"p{i}", domain="a", question="?") for i in range(10)]
+    assert count_records(config, pool, [], [])["training"] == 3 * 4
+
+
 def test_seconds_in_words() -> None:
     assert [describe_seconds(s) for s in (0.2, 90, 600, 9000)] == ["1 s", "90 s", "10 min", "2.5 h"]

@@ -55,7 +55,7 @@ def _check_has_contexts(bench: Workbench) -> None:
         return
     config = bench.config
     reason = f"training.objective is {config.training.objective}, which has no teacher"
-    if config.training.objective == "distillation":
+    if config.training.is_distillation:
         reason = "contexts.retrieval is own_group, whose contexts are sampled at each step of training"
     raise ConfigError(
         f"{bench.folder.path} is a run of the recipe {config.recipe}: {reason}. There are no contexts to "

@@ -105,7 +105,7 @@ def _check(bench: Workbench, tasks: Path | None) -> None:
 def _models(bench: Workbench) -> dict[str, str]:
     """The names of base and trained model; a run that trains nothing has the base alone."""
     trained = {"trained": str(bench.folder.model_folder)}
-    return {"base": bench.config.model.name} | (trained if bench.config.training.objective != "none" else {})
+    return {"base": bench.config.model.name} | (trained if bench.config.training.trains else {})
 
 
 def _scores(bench: Workbench, name: str, folder: Path) -> JsonDict:

@@ -119,9 +119,9 @@ def read_plan(folder: Path) -> Plan | None:
     return Plan(**fields)
 
 
-def trains(config: Config) -> bool:
+def reads_pool(config: Config) -> bool:
     """Whether a recipe depends on the domain of its pool."""
-    return config.training.objective != "none" or config.evaluation.context
+    return config.training.trains or config.evaluation.context
 
 
 def cells_of(plan: Plan, domains: Sequence[str]) -> list[Cell]:
@@ -129,7 +129,7 @@ def cells_of(plan: Plan, domains: Sequence[str]) -> list[Cell]:
     cells = []
     for seed in plan.seeds:
         for recipe in plan.recipes:
-            has_source = trains(plan.config(recipe, seed=seed))
+            has_source = reads_pool(plan.config(recipe, seed=seed))
             sources = list(domains) if has_source else [None]
             cells += [Cell(recipe, source, seed) for source in sources]
     return cells

@@ -55,10 +55,10 @@ def stages_made(config: Config) -> frozenset[str]:
     made = {"questions", *(name for name in STAGES_BEFORE if name.startswith("evaluation/"))} - {
         "evaluation/contexts"
     }
-    made |= {"training"} if config.training.objective != "none" else set()
-    if config.training.objective == "distillation":
+    made |= {"training"} if config.training.trains else set()
+    if config.training.is_distillation:
         made |= {*TRAINED_FROM, "preflight"} - _unread(config)
-    if config.training.objective in ("majority_sft", "gold_sft"):
+    if config.training.fine_tunes:
         made |= {"rollouts"}
     if config.training.uses_gold():
         made |= {GOLD_LABELS}

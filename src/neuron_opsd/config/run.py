@@ -60,10 +60,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _a_vote_needs_several(self) -> "Config":
-        retrieval, objective = self.contexts.retrieval, self.training.objective
+        retrieval, training = self.contexts.retrieval, self.training
         voters = {
             "selection.score is vote_share": ("rollouts", self.selection.score == "vote_share"),
-            f"training.objective is {objective}": ("rollouts", objective in ("majority_sft", "gold_sft")),
+            f"training.objective is {training.objective}": ("rollouts", training.fine_tunes),
             "contexts.retrieval is own_majority": ("rollouts", retrieval == "own_majority"),
             "contexts.retrieval is own_group": ("training", retrieval == "own_group"),
         }
@@ -93,11 +93,7 @@ class Config(Section):
     def _server_takes_adapters(self) -> "Config":
         """All of a server's weights could only be replaced for everyone it serves, and past the end of a run."""
         training = self.training
-        if (
-            self.engine.name == "server"
-            and training.method == "full"
-            and training.objective == "distillation"
-        ):
+        if self.engine.name == "server" and training.method == "full" and training.is_distillation:
             raise ValueError(
                 "engine.name is server, which follows the student by its LoRA adapter, and training.method=full has "
                 "none. Use training.method=lora, or engine.name=vllm or hf."

@@ -240,7 +240,7 @@ class TrainingSettings(Section):
 
     @model_validator(mode="after")
     def _rewards_compare_a_group(self) -> "TrainingSettings":
-        if self.objective in ("majority_reward", "self_certainty"):
+        if self.compares_groups:
             if self.num_rollouts < 2:
                 raise ValueError(
                     f"training.objective is {self.objective}, but training.num_rollouts is 1; completions are compared "
@@ -253,13 +253,38 @@ class TrainingSettings(Section):
                 )
         return self
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained. If not, the second model is the base."""
+        return self.objective != "none"
+
+    @property
+    def is_distillation(self) -> bool:
+        """Whether this is the method: a student learns from a teacher that reads a context."""
+        return self.objective == "distillation"
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether training learns from the stage's rollouts. If not, it samples completions of its own."""
+        return self.objective in ("majority_sft", "gold_sft")
+
+    @property
+    def compares_groups(self) -> bool:
+        """Whether GRPO rewards the completions of a group against one another."""
+        return self.objective in ("majority_reward", "self_certainty")
+
+    @property
+    def by_trl(self) -> bool:
+        """Whether TRL trains, and not a trainer of ours."""
+        return self.fine_tunes or self.compares_groups
+
     def uses_gold(self) -> bool:
         """Whether training reads gold answers: not label-free, an upper bound."""
         return self.objective == "gold_sft"
 
     def completions_per_step(self) -> int:
-        """Completions of all questions of a step, over all processes."""
-        return self.batch_size * self.num_rollouts
+        """Completions of all questions of a step, over all processes. Fine-tuning takes one of each question."""
+        return self.batch_size * (1 if self.fine_tunes else self.num_rollouts)
 
     def resolved_learning_rate(self) -> float:
         """The learning rate, with the method's default filled in."""

@@ -56,7 +56,7 @@ def check_room(output: Path, config: Config, skeleton: PreTrainedModel) -> None:
 def bytes_written(config: Config, skeleton: PreTrainedModel) -> int:
     """The trained model, and as many checkpoints as are kept and one that is being written. The skeleton is changed."""
     training = config.training
-    if training.objective == "none":
+    if not training.trains:
         return 0
     whole = sum(4 * weight.numel() for weight in skeleton.parameters())  # saved in float32, at first at least
     with torch.random.fork_rng(devices=[]), torch.device("meta"):

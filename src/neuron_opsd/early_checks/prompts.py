@@ -71,7 +71,7 @@ def example_prompts(
 
 def reads_context(config: Config) -> bool:
     """Whether a prompt of this run shows demonstrations, or an own answer, before the question."""
-    return config.training.objective == "distillation" or config.evaluation.context
+    return config.training.is_distillation or config.evaluation.context
 
 
 def check_prompts(

@@ -21,11 +21,11 @@ def check_votes(config: Config, questions: Sequence[Question]) -> None:
         ConfigError: names what votes, and such a question.
     """
     training = config.training
-    is_taught = training.objective == "distillation"
     voters = {
         f"training.objective={training.objective}": training.objective in ("majority_sft", "majority_reward"),
-        f"contexts.retrieval={config.contexts.retrieval}": is_taught and config.contexts.is_own,
-        "training.distil=disagreeing": is_taught and training.distil == "disagreeing",
+        f"contexts.retrieval={config.contexts.retrieval}": training.is_distillation
+        and config.contexts.is_own,
+        "training.distil=disagreeing": training.is_distillation and training.distil == "disagreeing",
         "selection.score=vote_share": "selection" in stages_made(config)
         and config.selection.score == "vote_share",
     }

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from neuron_opsd.config import USES_GOLD, Config
 from neuron_opsd.config.graph import stages_made
-from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.environment import PACKAGES, installed_versions, vllm_problem
 from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.tables.read import is_file_name
@@ -40,8 +39,8 @@ def check_packages(config: Config) -> None:
     contexts, training, engine = config.contexts, config.training, config.engine
     # module, extra of ours that brings it, the setting that needs it
     needed = [
-        ("trl", "baselines", f"training.objective={training.objective}", training.objective in BY_TRL),
-        ("datasets", "baselines", f"training.objective={training.objective}", training.objective in BY_TRL),
+        ("trl", "baselines", f"training.objective={training.objective}", training.by_trl),
+        ("datasets", "baselines", f"training.objective={training.objective}", training.by_trl),
         ("sklearn", "baselines", "contexts.retrieval=tfidf", contexts.retrieval == "tfidf"),
         ("faiss", "large-pools", "contexts.search_candidates", contexts.search_candidates is not None),
         ("vllm", "vllm", "engine.name=vllm", engine.name == "vllm"),
@@ -73,13 +72,11 @@ def check_contradictions(config: Config) -> None:
 
 def _training_contradictions(config: Config) -> Iterator[str]:
     training = config.training
-    if training.objective == "none":
+    if not training.trains:
         return
-    # Fine-tuning takes rollouts that are there already, one a row; all else samples num_rollouts of each question.
-    samples = training.objective not in ("majority_sft", "gold_sft")
-    rows = training.completions_per_step() if samples else training.batch_size
+    rows = training.completions_per_step()
     if rows % training.micro_batch_size:
-        times = f" times training.num_rollouts={training.num_rollouts}" if samples else ""
+        times = f" times training.num_rollouts={training.num_rollouts}" if rows > training.batch_size else ""
         yield (
             f"training.batch_size is {training.batch_size}{times}: {rows} rows a step, which must be a multiple of "
             f"training.micro_batch_size={training.micro_batch_size}. Use training.micro_batch_size="

@@ -39,7 +39,7 @@ def check_trainer(config: Config) -> None:
         ConfigError: names the value, and says what transformers says of it.
     """
     settings = config.training
-    if settings.objective == "none":
+    if not settings.trains:
         return
     problem = _trial(settings, settings.trainer)
     if problem is None:

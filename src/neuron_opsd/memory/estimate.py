@@ -9,7 +9,6 @@ from transformers import PretrainedConfig
 from neuron_opsd import processes
 from neuron_opsd.config import Config
 from neuron_opsd.config.graph import reaches, stages_made
-from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.engines.shared_prompts import may_share_prompts
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model_config
@@ -133,7 +132,7 @@ def _evaluation(config: Config, model: PretrainedConfig, lengths: RunLengths) ->
     rows = max(1, min(settings.batch_size, lengths.num_test * settings.num_samples))
     prompt = max(lengths.test_prompt, lengths.teacher_prompt) if settings.context else lengths.test_prompt
     # At the worst: a merged model is saved in float32 where a narrower dtype would lose what was learned.
-    is_merged = config.training.objective != "none" and config.training.save == "merged"
+    is_merged = config.training.trains and config.training.save == "merged"
     dtype = "float32" if is_merged else config.model.dtype
     return _sampled(
         "evaluation", config, model, rows, settings.num_samples, prompt, settings.max_new_tokens, dtype
@@ -196,7 +195,7 @@ def _neurons(config: Config, model: PretrainedConfig, lengths: RunLengths) -> St
 def _training(config: Config, model: PretrainedConfig, lengths: RunLengths) -> StageMemory:
     settings = config.training
     drawn = settings.completions_per_step() * settings.rollout_steps // processes.num_processes()
-    rows = drawn if settings.objective in BY_TRL else min(config.rollouts.batch_size, drawn)
+    rows = drawn if settings.by_trl else min(config.rollouts.batch_size, drawn)
     if config.engine.name != "hf":
         rows = 1  # another engine has its own memory
     found = estimate_memory(

@@ -7,7 +7,6 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from neuron_opsd.config import Config
-from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
 from neuron_opsd.training.estimate import in_words
@@ -107,7 +106,7 @@ def _smaller(config: Config, stage: StageMemory) -> tuple[tuple[str, str], Any] 
     """The next setting to change for a stage, and its value; None where nothing is left."""
     training = config.training
     if stage.stage != "training" or stage.is_sampling:
-        if stage.stage == "training" and training.objective in BY_TRL:
+        if stage.stage == "training" and training.by_trl:
             return None  # TRL samples a whole step's completions at once
         section = "rollouts" if stage.stage == "training" else stage.stage
         size = getattr(config, section).batch_size

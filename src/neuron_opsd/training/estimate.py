@@ -27,7 +27,6 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from neuron_opsd.config import TrainingSettings
-from neuron_opsd.config.training import BY_TRL
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.hf import PREFILL_TOKENS, sample_tokens
 from neuron_opsd.engines.shared_prompts import may_share_prompts
@@ -112,7 +111,7 @@ def estimate_memory(
         config, dtype, settings, lengths.student_prompt, lengths.teacher_prompt
     )
     sampling = 0
-    if settings.objective not in ("majority_sft", "gold_sft"):  # those learn from the rollouts
+    if not settings.fine_tunes:
         alike = settings.model_copy(update={"micro_batch_size": 1, "trainer": {}})  # sampling reads neither
         sampling = max(
             _count_own_sampling(config, dtype, alike, lengths.student_prompt, lengths.sampling_rows)
@@ -160,11 +159,10 @@ def _count_step(
         if settings.trainer.get("gradient_checkpointing"):
             student.gradient_checkpointing_enable({"use_reentrant": False})
         trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-        is_taught = settings.objective == "distillation"
         has_copy = settings.teacher == "ema" or (settings.teacher == "frozen" and settings.method == "full")
         weights, unpacked = _bytes_of_weights(student, is_4bit=settings.quantization == "4bit")
         working = [peak + unpacked for peak in peaks_of_learning(student, settings, lengths)]
-        return [weights, 4 * trained * (is_taught and has_copy), 2 * 4 * trained, *working]
+        return [weights, 4 * trained * (settings.is_distillation and has_copy), 2 * 4 * trained, *working]
 
 
 @counted_once
@@ -321,12 +319,11 @@ def peaks_of_sampling(model: CausalLM, num_prompts: int, rows: int, prompt: int,
 
 def peaks_of_learning(student: CausalLM, settings: TrainingSettings, lengths: Lengths) -> list[int]:
     """Peaks of each phase of a step's micro-batches. If there are several, the next finds gradients of the first."""
-    per_step = settings.batch_size if settings.objective in ("majority_sft", "gold_sft") else None
-    several = (per_step or settings.completions_per_step()) > settings.micro_batch_size
+    several = settings.completions_per_step() > settings.micro_batch_size
     student.train()
     with _counted(student) as allocations:
         for _ in range(2 if several else 1):
-            if settings.objective in BY_TRL:
+            if settings.by_trl:
                 _micro_batch_of_trl(student, settings, lengths)
             else:
                 _micro_batch(student, settings, lengths, allocations)
@@ -340,7 +337,7 @@ def _micro_batch(
     """What `OpsdTrainer.compute_loss` does, and the backward pass, on rows that are all as long as can be."""
     rows, new = settings.micro_batch_size, settings.max_new_tokens
     teacher_hidden = None
-    if settings.objective == "distillation":
+    if settings.is_distillation:
         with _autocast(settings):
             teacher_hidden = _teacher_states(student, settings, lengths)
         allocations.end_phase()
@@ -374,7 +371,7 @@ def _micro_batch_of_trl(student: CausalLM, settings: TrainingSettings, lengths: 
     rows, new = settings.micro_batch_size, settings.max_new_tokens
     ids = torch.zeros(rows, lengths.student_prompt + new, dtype=torch.long)
     with _autocast(settings):
-        if settings.objective in ("majority_sft", "gold_sft"):
+        if settings.fine_tunes:
             loss = student(input_ids=ids, labels=ids, use_cache=False).loss
         else:
             logits = student(input_ids=ids, use_cache=False, logits_to_keep=new + 1).logits[:, :-1]

@@ -17,10 +17,7 @@ def num_steps(num_questions: int, settings: TrainingSettings) -> int:
     if settings.max_epochs is not None:
         limits.append(settings.max_epochs * num_questions / settings.batch_size)
     if settings.max_tokens is not None:
-        samples = settings.objective not in ("majority_sft", "gold_sft")
-        limits.append(
-            settings.max_tokens / (settings.completions_per_step() if samples else settings.batch_size)
-        )
+        limits.append(settings.max_tokens / settings.completions_per_step())
     return max(1, math.ceil(min(limits)))
 
 
