@@ -5,6 +5,9 @@ these weights, so one set of resamples serves every metric of two models and the
 pairing).
 """
 
+# scipy has no types of its own.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +106,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.zeros(len(p_values))
     largest = 0.0
     for i, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - i) * p_values[place]))
+        largest = max(largest, min(1.0, (len(p_values) - i) * p_values[int(place)]))
         adjusted[place] = largest
     return adjusted.tolist()
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -126,7 +126,7 @@ def _parse_sections(text: str, *, where: str) -> dict[str, Any]:
         raise ConfigError(
             f"{where} holds {type(tree).__name__}, not sections of settings. See docs/recipes.md."
         )
-    return tree
+    return cast("dict[str, Any]", tree)
 
 
 class _Loader(yaml.SafeLoader):
@@ -137,8 +137,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse `*name`; write the value out instead."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+        parser: Any = self  # types of PyYAML say nothing of its events
+        if parser.check_event(yaml.AliasEvent):
+            event = parser.peek_event()
             raise ComposerError(
                 None, None, f"*{event.anchor} refers to another value; write it out", event.start_mark
             )
@@ -170,11 +171,12 @@ def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
     for depth, parent in enumerate(parents):
         if tree.get(parent) is None:
             tree[parent] = {}
-        tree = tree[parent]
-        if not isinstance(tree, dict):
+        below = tree[parent]
+        if not isinstance(below, dict):
             raise ConfigError(
                 f"'{'.'.join(parents[: depth + 1])}' is a single value, so '{key}' cannot be set below it."
             )
+        tree = cast("dict[str, Any]", below)
     tree[last] = value
 
 

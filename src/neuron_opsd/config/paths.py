@@ -1,9 +1,11 @@
 """Settings that name files and folders."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from neuron_opsd.config.run import Config
+from neuron_opsd.config.section import Section
 
 PATHS = {
     "model": ("name", "chat_template"),
@@ -19,7 +21,7 @@ FOLDERS = ("name", "adapter_root")  # elsewhere a folder's name may be that of a
 
 def with_absolute_paths(config: Config) -> Config:
     """The same settings, with the whole path of every file and folder that is there; other names stay as they are."""
-    sections = {}
+    sections: dict[str, Section] = {}
     for name, keys in PATHS.items():
         section = getattr(config, name)
         update = {key: _absolute(getattr(section, key), folders=key in FOLDERS) for key in keys}
@@ -29,7 +31,7 @@ def with_absolute_paths(config: Config) -> Config:
 
 def _absolute(value: Any, *, folders: bool) -> Any:
     if isinstance(value, tuple | list):
-        return type(value)(_absolute(item, folders=folders) for item in value)
+        return tuple(_absolute(item, folders=folders) for item in cast("Iterable[str]", value))
     if value is None:
         return value
     try:

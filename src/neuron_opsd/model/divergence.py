@@ -10,9 +10,12 @@ Each gives one value a token, in nats; the first three over whatever support bot
 the student's side alone, because the teacher's log-probabilities are computed without gradient.
 """
 
+# torch leaves some of its functions without types.
+# pyright: reportUnknownMemberType=false
+
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -35,7 +38,7 @@ def reverse_kl(
 ) -> PerToken:
     """KL(student || teacher) of each token; `clip` bounds each vocabulary entry's term from above."""
     if clip == math.inf:
-        return _ReverseKl.apply(student, teacher)  # pyright: ignore[reportReturnType]
+        return cast("Tensor", _ReverseKl.apply(student, teacher))
     return _sum_clipped(student.exp() * (student - teacher), clip)
 
 
@@ -46,12 +49,16 @@ class _ReverseKl(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         probs, log_ratio = student.exp(), student - teacher
         ctx.save_for_backward(probs, log_ratio)
-        return torch.linalg.vecdot(probs, log_ratio)
+        return _dot(probs, log_ratio)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
         probs, log_ratio = ctx.saved_tensors
         return torch.addcmul(probs, probs, log_ratio).mul_(outer[0][:, None]), None
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    return cast("Tensor", torch.linalg.vecdot(first, second))
 
 
 def jensen_shannon(
@@ -114,7 +121,7 @@ def _with_tail(log_probs: Tensor, chosen: Tensor) -> Tensor:
 
 def entropy(log_probs: Float[Tensor, "tokens vocab"]) -> PerToken:
     """Entropy of each token's distribution, in nats."""
-    return -torch.linalg.vecdot(log_probs.exp(), log_probs)
+    return -_dot(log_probs.exp(), log_probs)
 
 
 def divergence_named(name: str, *, jsd_beta: float, clip: float = math.inf) -> Divergence:

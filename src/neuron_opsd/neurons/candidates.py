@@ -95,7 +95,7 @@ def _encode(
     column[bits] = np.arange(len(bits))
     codes = np.zeros((len(overlap_sets), -(-len(bits) // 8)), dtype=np.uint8)
     num_set = np.zeros(len(overlap_sets), dtype=np.int64)
-    rest = []
+    rest: list[Indices] = []
     row = np.zeros(codes.shape[1] * 8, dtype=np.uint8)
     for number, ids in enumerate(overlap_sets):
         columns = column[ids]

@@ -10,11 +10,15 @@ Completions of like length share a batch, padded so that all of them start to be
 records come out in the order the rollouts went in.
 """
 
+# torch leaves some of its functions without types.
+# pyright: reportUnknownMemberType=false
+
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -211,8 +215,8 @@ class _Reader:
         if not spans:
             return [], torch.empty(0, dtype=torch.long)
         flat = torch.tensor([token for row, first, last in spans for token in texts[row].read[first:last]])
-        distinct, inverse = flat.unique(return_inverse=True)
-        parts = inverse.to(self.device).split([last - first for _, first, last in spans])
+        distinct, inverse = cast("tuple[Tensor, Tensor]", flat.unique(return_inverse=True))
+        parts = torch.split(inverse.to(self.device), [last - first for _, first, last in spans])
         offset = first_state - start
         return [
             _Segment(row, first + offset, last + offset, part)

@@ -11,8 +11,12 @@ bracket depends on the token id alone, never on the context, so it is computed o
 a batch. Everything in float32.
 """
 
-from collections.abc import Iterator
+# torch leaves some of its functions without types.
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -51,7 +55,7 @@ def contribution(
 
 def column_norm(down_weight: Float[Tensor, "hidden neurons"]) -> Float[Tensor, " neurons"]:
     """||w_down[:, i]|| of every neuron of one layer."""
-    return down_weight.float().norm(dim=0)
+    return cast("Tensor", down_weight.float().norm(dim=0))
 
 
 def magnitude(
@@ -62,13 +66,13 @@ def magnitude(
 
 
 @contextmanager
-def _bfloat16_products() -> Iterator[None]:
+def _bfloat16_products() -> Generator[None]:
     """Let a CPU with bfloat16 units multiply float32 matrices that hold bfloat16 values.
 
     The product of two bfloat16 numbers is exact in float32 and the sum stays in float32: nothing is lost, and
     it is three times as fast.
     """
-    matmul = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    matmul = cast("Any", torch.backends.mkldnn).matmul
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:

@@ -12,8 +12,11 @@ For pools beyond some ten thousand sets: `queries` asks for the neighbours of so
 exact, a neighbour may be missed.
 """
 
+# scipy has no types of its own.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -76,7 +79,7 @@ def nearest_neighbours(
     return indices, distances
 
 
-def jaccard_distance(shared: NDArray, size: NDArray, other_size: NDArray) -> Distances:
+def jaccard_distance(shared: NDArray[Any], size: NDArray[Any], other_size: NDArray[Any]) -> Distances:
     """1 - |A & B| / |A | B| from counts; 1 where both are empty."""
     return 1.0 - shared / np.maximum(size + other_size - shared, 1)
 
@@ -141,9 +144,9 @@ def _exact_blocks(
     is_common[by_frequency[frequency[by_frequency] > COMMON_FRACTION * num_sets]] = True
     common = _dense(overlap_sets, is_common)
     rare = _sparse(overlap_sets, ~is_common & (frequency > 1))  # an id of one set is in no intersection
-    rare_by_id = rare.T.tocsr()
+    rare_by_id = cast("sparse.csr_array", rare.T.tocsr())
     for block in _query_blocks(queries):
-        shared = (rare[block] @ rare_by_id).toarray()
+        shared = cast("NDArray[np.float32]", (rare[block] @ rare_by_id).toarray())
         asked = torch.from_numpy(common[block]).float()
         for first in range(0, num_sets, CANDIDATE_BLOCK):
             candidates = torch.from_numpy(common[first : first + CANDIDATE_BLOCK]).float()

@@ -135,7 +135,7 @@ class NeuronSetBuilder:
 
     def neurons_per_layer(self) -> tuple[int, ...]:
         """Size of the count set in each layer."""
-        return tuple(self._counted.sum(dim=1).tolist())
+        return tuple(map(int, self._counted.sum(dim=1).cpu().numpy()))
 
     def mean_chunk_count(self) -> float:
         """Mean over chunks of each chunk's own count-set size; 0 without chunks."""

@@ -5,7 +5,7 @@ the domain is always computed beside it, and the correlation reported.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,9 @@ def length_residuals(sets: Sequence[NeuronSets]) -> list[float]:
     """
     read = [item for item in sets if item.num_chunks]
     log_s = np.log([max(item.consensus_score, 1) for item in read])
-    fitted = residuals_on_length(log_s, [item.num_completion_tokens for item in read]) if read else []
+    fitted: Iterable[float] = (
+        residuals_on_length(log_s, [item.num_completion_tokens for item in read]) if read else []
+    )
     of = dict(zip([item.question_id for item in read], map(float, fitted), strict=True))
     return [of.get(item.question_id, 0.0) for item in sets]
 
