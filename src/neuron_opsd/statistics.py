@@ -72,7 +72,7 @@ def bootstrap_draws(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def bootstrap_interval(value: float, draws: NDArray[Any], *, level: float = LEVEL) -> Interval:
+def bootstrap_interval(value: float, draws: NDArray[Any]) -> Interval:
     """Percentile interval of the draws, moved so that the draws' mean lies on the estimate.
 
     A resample repeats questions, so statistics with a finite-sample bias (an ECE) are larger on resamples
@@ -83,7 +83,7 @@ def bootstrap_interval(value: float, draws: NDArray[Any], *, level: float = LEVE
     draws = draws[np.isfinite(draws)]
     if not np.isfinite(value) or draws.size == 0:
         return Interval(float(value), float("nan"), float("nan"))
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low, high = np.quantile(draws, [tail, 1 - tail]) + (value - draws.mean())
     return Interval(float(value), float(min(low, value)), float(max(high, value)))
 
@@ -117,7 +117,6 @@ def paired_mean_difference(
     *,
     num_resamples: int = 2000,
     seed: int | list[int] = 0,
-    level: float = LEVEL,
 ) -> Interval:
     """Mean of after - before over the same items, with its paired bootstrap interval."""
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
@@ -129,22 +128,22 @@ def paired_mean_difference(
         num_resamples=num_resamples,
         seed=seed,
     )
-    return bootstrap_interval(float(change.mean()), draws["mean"], level=level)
+    return bootstrap_interval(float(change.mean()), draws["mean"])
 
 
-def pearson(first: NDArray[Any], second: NDArray[Any], *, level: float = LEVEL) -> Correlation:
+def pearson(first: NDArray[Any], second: NDArray[Any]) -> Correlation:
     """Pearson's r with Fisher's z interval, z = atanh(r) +- q / sqrt(n - 3); NaN for a constant side."""
-    return _correlation("Pearson", np.asarray(first, float), np.asarray(second, float), 1.0, level)
+    return _correlation("Pearson", np.asarray(first, float), np.asarray(second, float), 1.0)
 
 
-def spearman(first: NDArray[Any], second: NDArray[Any], *, level: float = LEVEL) -> Correlation:
+def spearman(first: NDArray[Any], second: NDArray[Any]) -> Correlation:
     """Spearman's rho (Pearson's r of average ranks), interval by Fisher's z.
 
     The variance of z is (1 + rho^2 / 2) / (n - 3) (Bonett and Wright, Psychometrika 2000).
     """
     ranks = stats.rankdata(first), stats.rankdata(second)
     rho = _pearson_r(*ranks)
-    return _correlation("Spearman", *ranks, 1 + rho**2 / 2, level)
+    return _correlation("Spearman", *ranks, 1 + rho**2 / 2)
 
 
 def _pearson_r(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -156,13 +155,13 @@ def _pearson_r(first: NDArray[np.float64], second: NDArray[np.float64]) -> float
 
 
 def _correlation(
-    name: str, first: NDArray[np.float64], second: NDArray[np.float64], variance_factor: float, level: float
+    name: str, first: NDArray[np.float64], second: NDArray[np.float64], variance_factor: float
 ) -> Correlation:
     r, n = _pearson_r(first, second), first.size
     if n < 4 or not np.isfinite(r):
         return Correlation(name, r, float("nan"), float("nan"), n)
     if abs(r) == 1:
         return Correlation(name, r, r, r, n)
-    half_width = stats.norm.ppf((1 + level) / 2) * np.sqrt(variance_factor / (n - 3))
+    half_width = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance_factor / (n - 3))
     z = np.arctanh(r)
     return Correlation(name, r, float(np.tanh(z - half_width)), float(np.tanh(z + half_width)), n)

@@ -127,7 +127,7 @@ def _read_answers(rows: Iterable[Mapping[str, Any]], target: str, role: str) -> 
 def _template_shares(path: Path) -> JsonDict | None:
     """The figures of a cell's contexts, before its training or before test questions; None where it has none."""
     for stage in ("contexts", "evaluation/contexts"):
-        summary = (read_json(path / stage / "manifest.json") or {}).get("summary") or {}
+        summary = _summary(path, stage)
         value, by_chance = (summary.get(f"same_template_{name}") for name in ("fraction", "by_chance"))
         if value is not None and by_chance is not None:
             return {"value": value, "by_chance": by_chance}
@@ -145,11 +145,13 @@ def _add_harness(found: Gathered, cell: Cell, results: Mapping[str, Any]) -> Non
 def _add_costs(costs: dict[str, int], path: Path) -> None:
     """Tokens of every stage that the recipe needs, also where another recipe had made it: the cost as if alone."""
     for stage in ("rollouts", "demonstrations", "training"):
-        manifest = read_json(path / stage / "manifest.json") or {}
-        tokens = int((manifest.get("summary") or {}).get("num_completion_tokens") or 0)
-        costs["tokens_generated"] = costs.get("tokens_generated", 0) + tokens
+        summary = _summary(path, stage)
+        costs["tokens_generated"] = costs.get("tokens_generated", 0) + summary.get("num_completion_tokens", 0)
         if stage == "training":
-            trained = (manifest.get("summary") or {}).get("num_loss_tokens", tokens)
-            costs["tokens_trained"] = costs.get("tokens_trained", 0) + int(trained)
-            steps = (manifest.get("summary") or {}).get("num_steps") or 0
-            costs["steps"] = costs.get("steps", 0) + int(steps)
+            costs["tokens_trained"] = costs.get("tokens_trained", 0) + summary.get("num_loss_tokens", 0)
+            costs["steps"] = costs.get("steps", 0) + summary.get("num_steps", 0)
+
+
+def _summary(path: Path, stage: str) -> JsonDict:
+    """A stage's figures. None, where the recipe does not make it."""
+    return (read_json(path / stage / "manifest.json") or {}).get("summary", {})

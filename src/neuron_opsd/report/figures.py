@@ -102,26 +102,22 @@ def _by_tenths(title: str, selection: Sequence[SelectedQuestion]) -> Table:
     return Table(f"{title}, by tenths", ["s(x)", "Questions", "Mean completion tokens", "Selected"], rows)
 
 
-def consensus_against(
-    what: str, pairs: Sequence[tuple[float, float]], *, low: float = 0.0, high: float = 1.0
-) -> Figure:
+def consensus_against(what: str, pairs: Sequence[tuple[float, float]]) -> Figure:
     """Mean of a share in five groups of increasing s(x), with 95% intervals.
 
     Args:
         what: The share's name, e.g. "Vote share".
         pairs: s(x) and the share of each question.
-        low: Lower end of the share's axis.
-        high: Its upper end.
     """
     ordered = sorted(pairs)
     edges = [round(fifth * len(ordered) / 5) for fifth in range(6)]
     groups = [np.array(ordered[a:b], dtype=np.float64) for a, b in pairwise(edges) if b > a]
     centres, means = [float(g[:, 0].mean()) for g in groups], [float(g[:, 1].mean()) for g in groups]
     errors = [1.96 * float(g[:, 1].std(ddof=1)) / math.sqrt(len(g)) if len(g) > 1 else 0.0 for g in groups]
-    x, y = svg.x_axis("s(x), mean of each fifth", *_padded(centres)), svg.y_axis(what, low, high)
+    x, y = svg.x_axis("s(x), mean of each fifth", *_padded(centres)), svg.y_axis(what, 0, 1)
     marks: list[Html] = []
     for centre, mean, error in zip(centres, means, errors, strict=True):
-        at, ends = x.place(centre), [min(max(mean + side * error, low), high) for side in (-1, 1)]
+        at, ends = x.place(centre), [min(max(mean + side * error, 0.0), 1.0) for side in (-1, 1)]
         marks.append(tag("line", class_="interval", x1=at, x2=at, y1=y.place(ends[0]), y2=y.place(ends[1])))
         marks.append(tag("circle", class_="mark trained", cx=at, cy=y.place(mean), r=4.5))
     title = f"{what} against the consensus score"

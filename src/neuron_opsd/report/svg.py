@@ -44,14 +44,14 @@ def x_axis(label: str, low: float, high: float, *, is_log: bool = False, left: f
     return Axis(label, *_widen(low, high), left, WIDTH - RIGHT, is_log)
 
 
-def y_axis(label: str, low: float, high: float, *, height: float = HEIGHT) -> Axis:
+def y_axis(label: str, low: float, high: float) -> Axis:
     """A vertical axis, upwards."""
-    return Axis(label, *_widen(low, high), height - BOTTOM, TOP)
+    return Axis(label, *_widen(low, high), HEIGHT - BOTTOM, TOP)
 
 
-def linear_ticks(low: float, high: float, *, target: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten inside [low, high], about `target` of them."""
-    rough = (high - low) / target
+def linear_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten inside [low, high], about five of them."""
+    rough = (high - low) / 5
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -71,7 +71,7 @@ def tick_text(value: float) -> str:
     return f"{value:.6g}".replace("-", "−")
 
 
-def axes(x: Axis, y: Axis, *, height: float = HEIGHT) -> Html:
+def axes(x: Axis, y: Axis) -> Html:
     """Grid lines, ticks and labels of both axes."""
     parts: list[Html] = []
     for value in y.ticks():
@@ -83,7 +83,7 @@ def axes(x: Axis, y: Axis, *, height: float = HEIGHT) -> Html:
         parts.append(tag("line", class_="axis", x1=at, x2=at, y1=y.start, y2=y.start + 4))
         parts.append(text(at, y.start + 17, tick_text(value), anchor="middle"))
     parts.append(tag("line", class_="axis", x1=x.start, x2=x.end, y1=y.start, y2=y.start))
-    parts.append(text((x.start + x.end) / 2, height - 8, x.label, anchor="middle", class_="label"))
+    parts.append(text((x.start + x.end) / 2, HEIGHT - 8, x.label, anchor="middle", class_="label"))
     middle = (y.start + y.end) / 2
     turn = f"rotate(-90 13 {middle:g})"
     parts.append(text(13, middle, y.label, anchor="middle", class_="label", transform=turn))

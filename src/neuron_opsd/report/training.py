@@ -84,9 +84,6 @@ def _rollout_cost(inputs: ReportInputs) -> list[str] | None:
 def _training_cost(inputs: ReportInputs) -> list[str] | None:
     batch = inputs.setting("training.batch_size", 0) * inputs.setting("training.num_rollouts", 1)
     _, tokens = _series(inputs.training_metrics, "num_completion_tokens")
-    if not tokens:
-        _, means = _series(inputs.training_metrics, "completion_tokens_mean")
-        tokens = [mean * batch for mean in means]
     if not tokens or not batch:
         return None
     return ["The student's samples in training", f"{len(tokens) * batch:,}", f"{round(sum(tokens)):,}"]
