@@ -10,12 +10,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 from neuron_opsd.config import Config, NeuronSettings, load_config
 from neuron_opsd.early_checks import memory as early
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.memory import count
+from neuron_opsd.memory.allocations import Allocations
+from neuron_opsd.memory.count import by_depth
 from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
 from neuron_opsd.memory.fit import _smaller, fit, parse_size, refuse_too_large
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import Rollout
-from neuron_opsd.training import estimate
-from neuron_opsd.training.estimate import _Allocations, by_depth
 
 LENGTHS = RunLengths(pool_prompt=60, test_prompt=40, teacher_prompt=200, num_pool=64, num_test=16)
 # hidden, intermediate, layers, heads, tied; and the parameters, in billions, that are published.
@@ -70,7 +71,7 @@ def test_neurons_within_a_quarter_of_what_real_tensors_take(tiny_tokenizer, chan
     model = LlamaForCausalLM(small(**changes)).eval()
     config = settings()
     rollouts = [_rollout(i, LENGTHS.pool_prompt, 100, model.config.vocab_size) for i in range(16)]
-    with _Allocations(model) as allocations:
+    with Allocations(model) as allocations:
         list(capture_neurons(model, tiny_tokenizer, rollouts, NeuronSettings()))
     assert by_stage(config, model.config)["neurons"].working == pytest.approx(allocations.peak, rel=0.25)
 
@@ -143,7 +144,7 @@ def test_trl_samples_a_step_at_once_whatever_the_batch_of_rollouts():
 
 def test_the_same_is_counted_once(monkeypatch):
     counts = []
-    monkeypatch.setattr(estimate, "by_depth", lambda *given: counts.append(given) or by_depth(*given))
+    monkeypatch.setattr(count, "by_depth", lambda *given: counts.append(given) or by_depth(*given))
     config, model = settings("rollouts.max_new_tokens=101"), small()
     estimate_run(config, model, LENGTHS)
     first = len(counts)

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from helpers import build_tiny_model
 from neuron_opsd.config import LoraSettings, TrainingSettings
 from neuron_opsd.engines.hf import HFEngine
-from neuron_opsd.training.estimate import Lengths, estimate_memory
+from neuron_opsd.memory.count import estimate_memory
+from neuron_opsd.memory.passes import Lengths
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.train import train
 

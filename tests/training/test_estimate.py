@@ -11,18 +11,12 @@ import torch
 from training_runs import settings, tiny_train
 
 from helpers import build_tiny_model
+from neuron_opsd.memory import count
+from neuron_opsd.memory.allocations import Allocations
+from neuron_opsd.memory.count import MemoryEstimate, by_depth, estimate_memory
+from neuron_opsd.memory.passes import Lengths, peaks_of_learning, peaks_of_sampling
 from neuron_opsd.progress import Tracker
 from neuron_opsd.run.session import Workbench
-from neuron_opsd.training import estimate
-from neuron_opsd.training.estimate import (
-    Lengths,
-    MemoryEstimate,
-    _Allocations,
-    by_depth,
-    estimate_memory,
-    peaks_of_learning,
-    peaks_of_sampling,
-)
 from neuron_opsd.training.train import trainable
 
 LENGTHS = Lengths(student_prompt=10, teacher_prompt=20, sampling_rows=4)
@@ -82,7 +76,7 @@ def test_tensors_without_contents_take_what_real_ones_do(changes):
 
 def test_what_is_alive_is_counted():
     model = torch.nn.Linear(2, 2)
-    with _Allocations(model) as allocations:
+    with Allocations(model) as allocations:
         first = torch.zeros(100)  # 400 bytes
         second = first + 1
         view = second[:50]  # nothing new
@@ -124,7 +118,7 @@ def test_a_deep_model_is_the_straight_line_of_two_shallow_ones(monkeypatch, chan
     config.num_hidden_layers = 7
     chosen = settings(**changes)
     line = estimate_memory(config, torch.float32, chosen, LENGTHS)
-    monkeypatch.setattr(estimate, "DEPTHS", (6, 7))  # all layers are counted
+    monkeypatch.setattr(count, "DEPTHS", (6, 7))  # all layers are counted
     assert line.peak == pytest.approx(estimate_memory(config, torch.float32, chosen, LENGTHS).peak, rel=0.01)
     assert by_depth(config, lambda some: [some.num_hidden_layers]) == [7]
 

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 from neuron_opsd.config import Config
 from neuron_opsd.environment import free_memory
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.memory.count import in_words
 from neuron_opsd.memory.estimate import (
     NOT_COUNTED,
     RunLengths,
@@ -21,7 +22,6 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.device import device_of
 from neuron_opsd.model.load import load_model_config, load_tokenizer
 from neuron_opsd.records import Question
-from neuron_opsd.training.estimate import in_words
 
 logger = logging.getLogger(__name__)
 

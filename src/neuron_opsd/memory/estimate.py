@@ -10,12 +10,13 @@ from neuron_opsd import processes
 from neuron_opsd.config import Config
 from neuron_opsd.config.graph import reaches, stages_made
 from neuron_opsd.engines.shared_prompts import may_share_prompts
+from neuron_opsd.memory.count import count_sampling, count_weights, estimate_memory, in_words
+from neuron_opsd.memory.passes import Lengths
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model_config
 from neuron_opsd.neurons.capture import MAX_BATCH_TOKENS, MAX_PIECE_CHUNKS, PIECE_TOKENS
 from neuron_opsd.records import Question
 from neuron_opsd.text.prompts import student_messages
-from neuron_opsd.training.estimate import Lengths, count_sampling, count_weights, estimate_memory, in_words
 
 NOT_COUNTED = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 NUM_ENCODED = 8  # of the questions with the most characters; the longest prompt is one of theirs

@@ -8,8 +8,8 @@ from transformers import PretrainedConfig
 
 from neuron_opsd.config import Config
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.memory.count import in_words
 from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
-from neuron_opsd.training.estimate import in_words
 
 ROOM = 0.9  # of what is free: the estimate is right within a quarter, mostly above, and allocators keep some back
 
