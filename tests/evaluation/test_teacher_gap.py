@@ -29,22 +29,22 @@ def test_gap_by_hand_over_the_questions_that_have_an_answer() -> None:
     items = [item(0, "AAAB", "AAAA"), item(1, "BBCC", "CCCB"), item(2, "DDDD", "AAAA")]
     gap = measure_gap(items, {"q0": "A", "q1": "C"}, SETTINGS, seed=0)
     assert gap is not None
-    assert gap["num_with_gold"] == 2
-    assert gap["student_accuracy"] == pytest.approx((0.75 + 0.5) / 2)
-    assert gap["teacher_accuracy"] == pytest.approx((1 + 0.75) / 2)
-    found = {entry["name"]: entry for entry in gap["measures"]}
-    assert found["teacher_accuracy_gap"]["value"] == pytest.approx(0.25)
-    assert found["maj_minus_avg_gold"]["value"] == pytest.approx(
-        (1 + 0) / 2 - 0.625
-    )  # a tie goes to B, first
-    assert found["teacher_accuracy_gap"]["low"] is None  # two questions: no interval
+    assert gap.num_with_gold == 2
+    assert gap.student_accuracy == pytest.approx((0.75 + 0.5) / 2)
+    assert gap.teacher_accuracy == pytest.approx((1 + 0.75) / 2)
+    found = {measure.name: measure for measure in gap.measures}
+    assert found["teacher_accuracy_gap"].value == pytest.approx(0.25)
+    assert found["maj_minus_avg_gold"].value == pytest.approx((1 + 0) / 2 - 0.625)  # a tie goes to B, first
+    assert found["teacher_accuracy_gap"].low is None  # two questions: no interval
 
 
 def test_an_interval_from_ten_questions_on_and_nothing_without_answers() -> None:
     items = [item(i, "AB", "AA" if i % 3 else "AB") for i in range(12)]
     gap = measure_gap(items, {entry.question_id: "A" for entry in items}, SETTINGS, seed=0)
     assert gap is not None
-    low, value, high = (gap["measures"][0][end] for end in ("low", "value", "high"))
-    assert value == pytest.approx(1 / 3)
-    assert low < value < high
+    first = gap.measures[0]
+    assert first.value == pytest.approx(1 / 3)
+    assert first.low is not None
+    assert first.high is not None
+    assert first.low < first.value < first.high
     assert measure_gap(items, {}, SETTINGS, seed=0) is None

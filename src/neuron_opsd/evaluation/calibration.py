@@ -11,7 +11,9 @@ gives 1.0 a bin of its own, so the two agree except for confidences exactly on a
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma
+from scipy.special import digamma  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+
+from neuron_opsd.results import Bin, BrierParts, Simulated
 
 Array = NDArray[np.float64]
 _EDGE = 1e-9  # 3/8 * 8 may be 3.0000000000000004: such a confidence belongs to the bin below the edge
@@ -43,7 +45,7 @@ def brier(confidence: Array, correct: Array, *, weights: Array | None = None) ->
     return _mean((confidence - correct) ** 2, weights)
 
 
-def brier_decomposition(confidence: Array, correct: Array) -> dict[str, float]:
+def brier_decomposition(confidence: Array, correct: Array) -> BrierParts:
     """Murphy's parts over distinct confidences: brier = reliability - resolution + uncertainty, exactly.
 
     reliability: mean squared gap between a confidence and the accuracy at it (0 is best); resolution:
@@ -56,11 +58,11 @@ def brier_decomposition(confidence: Array, correct: Array) -> dict[str, float]:
     accuracy = _sum_by_group(correct, groups, weights) / counts
     stated = _sum_by_group(confidence, groups, weights) / counts
     base_rate, share = correct.mean(), counts / counts.sum()
-    return {
-        "reliability": float(share @ (stated - accuracy) ** 2),
-        "resolution": float(share @ (accuracy - base_rate) ** 2),
-        "uncertainty": float(base_rate * (1 - base_rate)),
-    }
+    return BrierParts(
+        reliability=float(share @ (stated - accuracy) ** 2),
+        resolution=float(share @ (accuracy - base_rate) ** 2),
+        uncertainty=float(base_rate * (1 - base_rate)),
+    )
 
 
 def negative_log_likelihood(
@@ -113,24 +115,20 @@ def aurc(confidence: Array, correct: Array, *, weights: Array | None = None) -> 
     return total / weights.sum(axis=-1)
 
 
-def reliability_bins(
-    confidence: Array, correct: Array, *, num_bins: int = 15
-) -> list[dict[str, float | int | None]]:
-    """For each equal-width bin: low, high, count, mean confidence, accuracy (None where empty)."""
+def reliability_bins(confidence: Array, correct: Array, *, num_bins: int = 15) -> tuple[Bin, ...]:
+    """Count, mean confidence and accuracy of each equal-width bin."""
     groups = equal_width_bins(confidence, num_bins)
-    entries: list[dict[str, float | int | None]] = []
-    for index in range(num_bins):
-        here = groups == index
-        entries.append(
-            {
-                "low": index / num_bins,
-                "high": (index + 1) / num_bins,
-                "count": int(here.sum()),
-                "confidence": float(confidence[here].mean()) if here.any() else None,
-                "accuracy": float(correct[here].mean()) if here.any() else None,
-            }
+    members = [groups == index for index in range(num_bins)]
+    return tuple(
+        Bin(
+            low=index / num_bins,
+            high=(index + 1) / num_bins,
+            count=int(here.sum()),
+            confidence=float(confidence[here].mean()) if here.any() else None,
+            accuracy=float(correct[here].mean()) if here.any() else None,
         )
-    return entries
+        for index, here in enumerate(members)
+    )
 
 
 def perfect_calibration(
@@ -140,13 +138,11 @@ def perfect_calibration(
     maximum: bool = False,
     num_simulations: int = 1000,
     seed: int | list[int] = 0,
-) -> dict[str, float]:
+) -> Simulated:
     """The gap that a perfectly calibrated model shows at this n, by simulation: ECE, or MCE with `maximum`.
 
     Each simulation draws correctness ~ Bernoulli(confidence). Returns the mean and the central 95 %.
     """
-    if confidence.size == 0:
-        return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
     generator = np.random.default_rng(seed)
     counts = np.bincount(groups)
     draws = np.empty(num_simulations)
@@ -154,8 +150,13 @@ def perfect_calibration(
         gap = (generator.random(confidence.size) < confidence) - confidence
         gaps = np.abs(np.bincount(groups, weights=gap))
         draws[index] = np.max(gaps / np.maximum(counts, 1)) if maximum else gaps.sum() / confidence.size
+    return simulated(draws)
+
+
+def simulated(draws: Array) -> Simulated:
+    """Mean and central 95 % of what chance gave."""
     low, high = np.quantile(draws, [0.025, 0.975])
-    return {"mean": float(draws.mean()), "low": float(low), "high": float(high)}
+    return Simulated(float(draws.mean()), float(low), float(high))
 
 
 def equal_width_bins(confidence: Array, num_bins: int) -> NDArray[np.int64]:
@@ -180,7 +181,7 @@ def _grouped_gap(
 
 
 def _weights(items: Array, weights: Array | None) -> Array:
-    return np.ones(items.shape[0]) if weights is None else np.asarray(weights, dtype=np.float64)
+    return np.ones(len(items)) if weights is None else np.asarray(weights, dtype=np.float64)
 
 
 def _mean(values: Array, weights: Array | None) -> Array:
@@ -197,4 +198,5 @@ def _sum_by_group(values: Array, groups: NDArray[np.int64], weights: Array) -> A
 
 def _harmonic(n: Array) -> Array:
     """The n-th harmonic number, elementwise."""
-    return digamma(np.asarray(n) + 1) + np.euler_gamma
+    values: Array = digamma(np.asarray(n) + 1)
+    return values + np.euler_gamma

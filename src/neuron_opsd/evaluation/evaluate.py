@@ -4,7 +4,6 @@ One reference is no exception by oversight: the upper bound is trained on `gold_
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from neuron_opsd.config import USES_GOLD, EvaluationSettings, QuestionSettings
 from neuron_opsd.errors import DataError
@@ -14,6 +13,7 @@ from neuron_opsd.evaluation.general import GeneralSamples, compare_general
 from neuron_opsd.evaluation.pool import score_pool
 from neuron_opsd.evaluation.teacher_gap import measure_gap
 from neuron_opsd.records import GoldLabel, OptionScores, PreflightItem, Question, Rollout
+from neuron_opsd.results import Results, TeacherGap
 
 
 def evaluate(
@@ -29,22 +29,29 @@ def evaluate(
     general: GeneralSamples | None = None,
     pool: Sequence[Question] = (),
     pool_rollouts: Sequence[Rollout] = (),
-) -> dict[str, Any]:
-    """Compare the trained model with the base on the test questions; see `benchmark.compare` for what it returns.
+) -> Results:
+    """Compare the trained model with the base on the test questions.
 
     Gold answers come from `settings.answers`; without any, the comparison holds what can be said without labels. Where
     they cover questions of the `pool`, whose training is over, `pool_questions` scores its zero-shot rollouts.
     """
     key = _load(settings.answers, [*questions, *pool], reading)
-    results = compare(
-        questions, base, trained, key, settings, train_domain=train_domain, seed=seed, options=options
+    general_result = None
+    if general is not None:
+        general_key = _load(settings.general_answers, general.questions, reading)
+        general_result = compare_general(general, general_key, settings, seed=seed)
+    return compare(
+        questions,
+        base,
+        trained,
+        key,
+        settings,
+        train_domain=train_domain,
+        seed=seed,
+        options=options,
+        pool_questions=score_pool(pool, pool_rollouts, key),
+        general=general_result,
     )
-    results["pool_questions"] = score_pool(pool, pool_rollouts, key)
-    if general is None:
-        return {**results, "general": None}
-    general_key = _load(settings.general_answers, general.questions, reading)
-    block = compare_general(general, general_key, settings, seed=seed)
-    return {**results, "general": block, "verdicts": results["verdicts"] + block.pop("verdicts")}
 
 
 def teacher_gap(
@@ -54,7 +61,7 @@ def teacher_gap(
     *,
     reading: QuestionSettings,
     seed: int,
-) -> dict[str, Any] | None:
+) -> TeacherGap | None:
     """What the context does to accuracy, for people to read; it decides nothing. None without an answer to any item."""
     asked = {item.question_id for item in items}
     about = [question for question in questions if question.question_id in asked]

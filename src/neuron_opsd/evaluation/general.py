@@ -6,15 +6,14 @@ vocabulary. Its interval resamples questions, because the tokens of one completi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from neuron_opsd.config import EvaluationSettings
-from neuron_opsd.evaluation.benchmark import compare
+from neuron_opsd.evaluation.benchmark import compare_domains, mean_of
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
-from neuron_opsd.evaluation.wording import block_sentences
 from neuron_opsd.records import BaseDivergence, OptionScores, Question, Rollout
+from neuron_opsd.results import GeneralResult, KlFromBase
 from neuron_opsd.statistics import bootstrap_draws, bootstrap_interval
 
 KL_LABEL = "KL(trained || base) on general questions (nats a token)"
@@ -33,30 +32,21 @@ class GeneralSamples:
 
 def compare_general(
     samples: GeneralSamples, key: Mapping[str, str], settings: EvaluationSettings, *, seed: int
-) -> dict[str, Any]:
-    """Blocks by domain and their mean as in `compare`, the KL, and `verdicts` in sentences."""
-    results = compare(
-        samples.questions,
-        samples.base,
-        samples.trained,
-        key,
-        settings.for_general(),
-        train_domain="",
-        seed=seed,
-        options=samples.options,
+) -> GeneralResult:
+    """The questions' results by domain and their mean, and the KL."""
+    settings = settings.for_general()
+    found = compare_domains(
+        samples.questions, samples.base, samples.trained, key, settings, seed=seed, options=samples.options
     )
-    kl = measure_kl(samples.divergences, num_resamples=settings.num_bootstrap, seed=seed)
-    found = {**results["cross"], "num_samples": results["num_samples"], "kl_from_base": kl}
-    found["verdicts"] = [
-        sentence
-        for domain, block in found["domains"].items()
-        for sentence in block_sentences(f"General ({domain})", block)
-    ]
-    found["verdicts"].append(_kl_sentence(kl))
-    return found
+    return GeneralResult(
+        domains=found.results,
+        mean=mean_of(found.results, found.draws),
+        num_samples=settings.num_samples,
+        kl_from_base=measure_kl(samples.divergences, num_resamples=settings.num_bootstrap, seed=seed),
+    )
 
 
-def measure_kl(divergences: Sequence[BaseDivergence], *, num_resamples: int, seed: int) -> dict[str, Any]:
+def measure_kl(divergences: Sequence[BaseDivergence], *, num_resamples: int, seed: int) -> KlFromBase:
     """The mean over tokens with its interval over questions; no ends below MIN_QUESTIONS."""
     sums = np.array([item.kl for item in divergences], dtype=np.float64)
     tokens = np.array([item.num_tokens for item in divergences], dtype=np.float64)
@@ -68,16 +58,11 @@ def measure_kl(divergences: Sequence[BaseDivergence], *, num_resamples: int, see
     )
     interval = bootstrap_interval(float(sums.sum() / tokens.sum()), draws["kl"])
     enough = len(sums) >= MIN_QUESTIONS
-    return {
-        "label": KL_LABEL,
-        "value": interval.value,
-        "low": max(interval.low, 0.0) if enough else None,
-        "high": interval.high if enough else None,
-        "num_questions": len(sums),
-        "num_tokens": int(tokens.sum()),
-    }
-
-
-def _kl_sentence(kl: Mapping[str, Any]) -> str:
-    ends = "" if kl["low"] is None else f" (95% interval {kl['low']:.4f} to {kl['high']:.4f})"
-    return f"{kl['label']}: {kl['value']:.4f}{ends}, on the base model's own completions."
+    return KlFromBase(
+        label=KL_LABEL,
+        value=interval.value,
+        low=max(interval.low, 0.0) if enough else None,
+        high=interval.high if enough else None,
+        num_questions=len(sums),
+        num_tokens=int(tokens.sum()),
+    )

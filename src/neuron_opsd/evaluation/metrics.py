@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from neuron_opsd.evaluation import calibration
 from neuron_opsd.evaluation.votes import Votes
+from neuron_opsd.results import MajorityClass
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
@@ -197,14 +198,14 @@ def balanced_accuracy(gold: NDArray[np.str_], correct: Array, weights: Array) ->
     return np.nanmean(recall, axis=-1)
 
 
-def majority_class(votes: Votes) -> dict[str, str | float] | None:
+def majority_class(votes: Votes) -> MajorityClass | None:
     """The commonest gold answer and its rate: what always answering it would score. None without a key."""
     gold = [answer for answer in votes.gold if answer is not None]
     if not gold:
         return None
     classes, counts = np.unique(np.array(gold, dtype=str), return_counts=True)
     best = int(np.argmax(counts))
-    return {"answer": str(classes[best]), "rate": float(counts[best] / len(gold))}
+    return MajorityClass(str(classes[best]), float(counts[best] / len(gold)))
 
 
 def answer_rows(votes: Votes, letters: list[str]) -> Array:

@@ -1,13 +1,13 @@
 """Preflight records + gold answers -> how much better the base model answers with its context than without."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.records import PreflightItem
+from neuron_opsd.results import Measure, TeacherGap
 from neuron_opsd.statistics import paired_mean_difference
 from neuron_opsd.text.answers import answers_match, majority_answer
 
@@ -16,7 +16,7 @@ Answers = Sequence[str | None]
 
 def measure_gap(
     items: Sequence[PreflightItem], key: Mapping[str, str], settings: EvaluationSettings, *, seed: int
-) -> dict[str, Any] | None:
+) -> TeacherGap | None:
     """Measures as in the preflight's verdict, over the items that have a gold answer; None where none has."""
     scored = [item for item in items if item.question_id in key]
     if not scored:
@@ -31,25 +31,18 @@ def measure_gap(
         ("maj_minus_avg_gold", "Maj minus Avg of the student, by gold answers", student, majority),
     )
     note = f"Over {len(scored)} questions with a gold answer; it decides nothing."
-    return {
-        "num_with_gold": len(scored),
-        "student_accuracy": float(student.mean()),
-        "teacher_accuracy": float(teacher.mean()),
-        "measures": [
-            {"name": name, "label": label, "note": note, **_difference(before, after, settings, seed)}
-            for name, label, before, after in entries
-        ],
-    }
-
-
-def _difference(before: Any, after: Any, settings: EvaluationSettings, seed: int) -> dict[str, float | None]:
-    change = paired_mean_difference(before, after, num_resamples=settings.num_bootstrap, seed=seed)
-    enough = len(before) >= MIN_QUESTIONS
-    return {
-        "value": change.value,
-        "low": change.low if enough else None,
-        "high": change.high if enough else None,
-    }
+    enough = len(scored) >= MIN_QUESTIONS
+    measures: list[Measure] = []
+    for name, label, before, after in entries:
+        change = paired_mean_difference(before, after, num_resamples=settings.num_bootstrap, seed=seed)
+        low, high = (change.low, change.high) if enough else (None, None)
+        measures.append(Measure(name=name, label=label, value=change.value, low=low, high=high, note=note))
+    return TeacherGap(
+        num_with_gold=len(scored),
+        student_accuracy=float(student.mean()),
+        teacher_accuracy=float(teacher.mean()),
+        measures=tuple(measures),
+    )
 
 
 def _accuracy(answers: Answers, gold: str) -> float:

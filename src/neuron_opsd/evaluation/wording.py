@@ -1,9 +1,15 @@
 """Results in words: a verdict for each metric, and the sentences read first. No more than was shown."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
+from neuron_opsd.results import (
+    Block,
+    DomainResult,
+    Domains,
+    Estimate,
+    GeneralResult,
+    KlFromBase,
+    MetricResult,
+)
 
 NO_DIFFERENCE = "no difference shown"
 TOO_FEW = "too few questions"
@@ -11,90 +17,104 @@ WITH_GOLD = ("avg", "maj", "ece", "option_ece")
 LABEL_FREE = ("vote_share", "parse_rate", "completion_tokens")
 
 
-def verdict_of(difference: Mapping[str, float], num_items: int) -> str:
+def verdict_of(difference: Estimate, num_items: int) -> str:
     """`higher` or `lower` where the interval leaves out 0, `no difference shown` where it does not."""
-    low, high = difference["low"], difference["high"]
+    low, high = difference.low, difference.high
     if num_items < MIN_QUESTIONS:
         return TOO_FEW
-    if low != low or high != high:  # NaN: e.g. an AUROC where every answer is right
+    if low is None or high is None:  # e.g. an AUROC where every answer is right
         return "not defined"
     if low <= 0 <= high:
         return NO_DIFFERENCE
     return "higher" if low > 0 else "lower"
 
 
-def verdict_sentences(results: Mapping[str, Any]) -> list[str]:
-    """In-domain first, then the mean of the others: accuracy, calibration, and what needs no answers."""
-    sentences = []
-    if results["in"]:
-        sentences += block_sentences(f"In-domain ({results['train_domain']})", results["in"])
-    mean = results["cross"]["mean"]
-    if mean:
-        number = mean["num_domains"]
-        where = (
-            f"the mean over {number} other domains" if number > 1 else next(iter(results["cross"]["domains"]))
-        )
-        sentences += block_sentences(f"Cross-domain ({where})", mean)
-        for domain, block in results["cross"]["domains"].items():  # they have no mean
-            sentences += _flips(f"Cross-domain ({domain})", block)
+def verdict_sentences(
+    train_domain: str, in_domain: DomainResult | None, cross: Domains, general: GeneralResult | None
+) -> tuple[str, ...]:
+    """In-domain first, then the mean of the others, then general questions, each with what was shown."""
+    sentences: list[str] = []
+    if in_domain:
+        sentences += _domain_sentences(f"In-domain ({train_domain})", in_domain)
+    if cross.mean:
+        number = cross.mean.num_domains
+        where = f"the mean over {number} other domains" if number > 1 else next(iter(cross.domains))
+        sentences += _block_sentences(f"Cross-domain ({where})", cross.mean)
+        for domain, block in cross.domains.items():  # they have no mean
+            sentences.append(_flips(f"Cross-domain ({domain})", block))
+    if general:
+        for domain, block in general.domains.items():
+            sentences += _domain_sentences(f"General ({domain})", block)
+        sentences.append(_kl_sentence(general.kl_from_base))
+    return tuple(sentences)
+
+
+def _domain_sentences(where: str, block: DomainResult) -> list[str]:
+    return [*_block_sentences(where, block), _flips(where, block)]
+
+
+def _block_sentences(where: str, block: Block) -> list[str]:
+    """What one set of questions shows, metric by metric."""
+    sentences: list[str] = []
+    if not block.num_with_gold:
+        sentences.append(f"{where}: no gold answers, so nothing is claimed about accuracy or calibration.")
+    found = block.metrics
+    names = [name for name in WITH_GOLD if name in found]
+    # Beside accuracy, what needs no answers is worth a sentence only where it changed.
+    names += [name for name in LABEL_FREE if not names or found[name].verdict != NO_DIFFERENCE]
+    for name in names:
+        sentences.append(f"{where}: {_sentence(found[name])}")
+        if name == "maj" and found["avg"].verdict == "higher":
+            sentences.append(f"{where}: {_beyond_majority(block)}")
     return sentences
 
 
-def block_sentences(where: str, block: Mapping[str, Any]) -> list[str]:
-    """What one set of questions shows, metric by metric."""
-    sentences = []
-    if not block["num_with_gold"]:
-        sentences.append(f"{where}: no gold answers, so nothing is claimed about accuracy or calibration.")
-    entries = block["metrics"]
-    names = [name for name in WITH_GOLD if name in entries]
-    # Beside accuracy, what needs no answers is worth a sentence only where it changed.
-    names += [name for name in LABEL_FREE if not names or entries[name]["verdict"] != NO_DIFFERENCE]
-    for name in names:
-        sentences.append(f"{where}: {_sentence(entries[name])}")
-        if name == "maj" and entries["avg"]["verdict"] == "higher":
-            sentences.append(f"{where}: {_beyond_majority(block)}")
-    return sentences + _flips(where, block)
-
-
-def _beyond_majority(block: Mapping[str, Any]) -> str:
+def _beyond_majority(block: Block) -> str:
     """Whether a gain of single answers is more than the base model's own majority has already."""
-    beyond, after, before = block["beyond_majority"], block["metrics"]["avg"], block["metrics"]["maj"]
+    beyond, after, before = block.beyond_majority, block.metrics["avg"], block.metrics["maj"]
+    assert beyond is not None  # wherever there is an Avg
     values = (
-        f"{after['label']} after training, {after['trained']['value']:.3f}, against {before['label']} of the base "
-        f"model, {before['base']['value']:.3f} ({_signed(beyond)})"
+        f"{after.label} after training, {after.trained.value:.3f}, against {before.label} of the base "
+        f"model, {before.base.value:.3f} ({_signed(beyond)})"
     )
-    if beyond["verdict"] == "higher":
+    if beyond.verdict == "higher":
         return f"{values}: a trained answer is right more often than the base model's own majority."
-    less = "less" if beyond["verdict"] == "lower" else "not shown to be more"
+    less = "less" if beyond.verdict == "lower" else "not shown to be more"
     return (
         f"{values}: {less} than the base model's own majority; voting, or with short answers sampling colder, could do "
         "as much without training."
     )
 
 
-def _flips(where: str, block: Mapping[str, Any]) -> list[str]:
-    flips = block.get("changes", {}).get("answers_flipped")
-    if not flips:
-        return []
-    chance = flips["by_chance"]
-    return [
-        f"{where}: {flips['value']:.1%} of majority answers flipped; sampling alone would flip "
-        f"{chance['mean']:.1%} ({chance['low']:.1%} to {chance['high']:.1%})."
-    ]
+def _flips(where: str, block: DomainResult) -> str:
+    flips = block.changes.answers_flipped
+    chance = flips.by_chance
+    return (
+        f"{where}: {flips.value:.1%} of majority answers flipped; sampling alone would flip "
+        f"{chance.mean:.1%} ({chance.low:.1%} to {chance.high:.1%})."
+    )
 
 
-def _sentence(entry: Mapping[str, Any]) -> str:
-    base, trained, change = entry["base"]["value"], entry["trained"]["value"], entry["difference"]
+def _kl_sentence(kl: KlFromBase) -> str:
+    ends = "" if kl.low is None else f" (95% interval {kl.low:.4f} to {kl.high:.4f})"
+    return f"{kl.label}: {kl.value:.4f}{ends}, on the base model's own completions."
+
+
+def _sentence(found: MetricResult) -> str:
+    base, trained = found.base.value, found.trained.value
+    assert base is not None  # of the metrics that sentences are about
+    assert trained is not None
     digits = 1 if max(abs(base), abs(trained)) >= 10 else 3
-    values = f"{entry['label']} {base:.{digits}f} before, {trained:.{digits}f} after"
-    caution = f" {entry['caution']}" if "caution" in entry else ""
-    if entry["verdict"] in (TOO_FEW, "not defined"):
-        return f"{values}; {entry['verdict']} for an interval.{caution}"
-    verdict = entry["verdict"] if entry["verdict"] == NO_DIFFERENCE else f"{entry['verdict']} after training"
-    return f"{values}; {verdict} ({_signed(change, digits)}).{caution}"
+    values = f"{found.label} {base:.{digits}f} before, {trained:.{digits}f} after"
+    caution = f" {found.caution}" if found.caution else ""
+    if found.verdict in (TOO_FEW, "not defined"):
+        return f"{values}; {found.verdict} for an interval.{caution}"
+    verdict = found.verdict if found.verdict == NO_DIFFERENCE else f"{found.verdict} after training"
+    return f"{values}; {verdict} ({_signed(found.difference, digits)}).{caution}"
 
 
-def _signed(change: Mapping[str, float], digits: int = 3) -> str:
+def _signed(change: Estimate, digits: int = 3) -> str:
     """A difference and its interval."""
-    value, low, high = (f"{change[end]:+.{digits}f}".replace("-", "−") for end in ("value", "low", "high"))
+    ends = (change.value, change.low, change.high)
+    value, low, high = (f"{end:+.{digits}f}".replace("-", "−") for end in ends)
     return f"{value}, 95% interval {low} to {high}"
