@@ -9,9 +9,12 @@ Bins are (low, high] with 0 in the first, as in Guo et al. (1706.04599). torchme
 gives 1.0 a bin of its own, so the two agree except for confidences exactly on an edge.
 """
 
+# scipy has no types of its own.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from scipy.special import digamma
 
 from neuron_opsd.results import Bin, BrierParts, Simulated
 
@@ -198,5 +201,4 @@ def _sum_by_group(values: Array, groups: NDArray[np.int64], weights: Array) -> A
 
 def _harmonic(n: Array) -> Array:
     """The n-th harmonic number, elementwise."""
-    values: Array = digamma(np.asarray(n) + 1)
-    return values + np.euler_gamma
+    return digamma(np.asarray(n) + 1) + np.euler_gamma

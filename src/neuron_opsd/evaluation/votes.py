@@ -148,9 +148,11 @@ def _flips_of_question(
 
 def _majority_codes(dealt: NDArray[np.int64], num_codes: int) -> NDArray[np.int64]:
     """The most frequent code of each row, of tied codes the one that comes first in the row."""
-    is_code = dealt[:, :, None] == np.arange(num_codes)
-    first_at: NDArray[np.int64] = np.where(is_code.any(axis=1), is_code.argmax(axis=1), dealt.shape[1])
-    return np.argmax(is_code.sum(axis=1) * (dealt.shape[1] + 1) - first_at, axis=1)
+    is_code: NDArray[np.bool_] = dealt[:, :, None] == np.arange(num_codes)
+    size = int(dealt.shape[1])
+    first: NDArray[np.int64] = is_code.argmax(axis=1)
+    first_at = np.where(is_code.any(axis=1), first, size)
+    return np.argmax(is_code.sum(axis=1) * (size + 1) - first_at, axis=1)
 
 
 def _entropy(answers: Sequence[str | None]) -> float:
