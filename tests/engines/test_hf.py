@@ -9,7 +9,8 @@ from scipy.stats import chi2_contingency, chisquare
 
 from helpers import build_tiny_model
 from neuron_opsd.engines.base import Completion, Request, Sampling
-from neuron_opsd.engines.hf import HFEngine, pad_left, sample_tokens
+from neuron_opsd.engines.hf import HFEngine, pad_left
+from neuron_opsd.engines.sampling import sample_tokens
 from neuron_opsd.engines.slot_cache import SlotCache
 from neuron_opsd.errors import EngineError
 

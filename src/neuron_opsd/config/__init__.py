@@ -6,6 +6,7 @@ Neuron-OPSD (arXiv 2607.02460), [F] NeuFS (2607.02423), [P] the first author's p
 here.
 """
 
+from neuron_opsd.config.engine import EngineSettings
 from neuron_opsd.config.load import (
     check_config,
     check_prompts,
@@ -22,7 +23,6 @@ from neuron_opsd.config.stages import (
     FIELDS,
     MAX_BAD_FRACTION,
     ContextSettings,
-    EngineSettings,
     EvaluationSettings,
     NeuronSettings,
     PreflightSettings,

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from neuron_opsd.config.engine import EngineSettings
 from neuron_opsd.config.model import ModelSettings
 from neuron_opsd.config.section import Section
 from neuron_opsd.config.stages import (
     ContextSettings,
-    EngineSettings,
     EvaluationSettings,
     NeuronSettings,
     PreflightSettings,

@@ -24,6 +24,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
 from neuron_opsd.engines.merged import has_room_to_merge, merged_adapter
+from neuron_opsd.engines.sampling import draw_uniforms, sample_tokens
 from neuron_opsd.engines.shared_prompts import SharedPromptCache, can_share_prompts
 from neuron_opsd.engines.slot_cache import SlotCache, attention_states
 from neuron_opsd.environment import free_memory
@@ -240,7 +241,7 @@ class _RunningBatch:
         num_waiting = sum(map(len, self.waiting))
         self.cache.expected_rows = min(self.max_rows, len(self.rows) + len(new) + num_waiting)
         self.cache.admit(prefilled, list(map(len, texts)), copies)
-        uniforms = torch.stack([_draw_uniforms(row.seed, self.sampling.max_new_tokens) for row in new])
+        uniforms = torch.stack([draw_uniforms(row.seed, self.sampling.max_new_tokens) for row in new])
         fresh = (
             logits.repeat_interleave(torch.tensor(copies, device=device), dim=0),
             uniforms.to(device),
@@ -305,28 +306,6 @@ class _RunningBatch:
         return row
 
 
-def sample_tokens(
-    logits: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, " rows"], sampling: Sampling
-) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """One token a row by inverse transform sampling, and its log-probability at temperature 1 without top-p.
-
-    Softmax in float32, cumulative sums in float64: over 150,000 tokens float32 sums would bias the tail.
-    """
-    logits = logits.float()
-    if sampling.temperature == 0:
-        chosen = logits.argmax(dim=-1)
-    else:
-        kept = logits if sampling.top_k is None else _keep_likeliest(logits, sampling.top_k)
-        probs = torch.softmax(kept / sampling.temperature, dim=-1)
-        if sampling.top_p < 1:
-            probs = _keep_nucleus(probs, sampling.top_p)
-        cumulative = probs.double().cumsum(dim=-1)
-        target = uniforms.double()[:, None] * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    log_probs = logits.gather(1, chosen[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
-    return chosen, log_probs
-
-
 def pad_left(
     sequences: Sequence[Sequence[int]], *, device: torch.device | str = "cpu", pad_id: int = 0
 ) -> tuple[Int[Tensor, "rows seq"], Int[Tensor, "rows seq"]]:
@@ -338,24 +317,6 @@ def pad_left(
         ids[row, width - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
         mask[row, width - len(sequence) :] = 1
     return ids.to(device), mask.to(device)
-
-
-def _keep_likeliest(logits: Float[Tensor, "rows vocab"], k: int) -> Float[Tensor, "rows vocab"]:
-    """Minus infinity for all but the k likeliest tokens; of equal ones the first, as in `_keep_nucleus`."""
-    outside = logits.argsort(dim=-1, descending=True, stable=True)[:, k:]
-    return logits.scatter(1, outside, -torch.inf)
-
-
-def _keep_nucleus(probs: Float[Tensor, "rows vocab"], top_p: float) -> Float[Tensor, "rows vocab"]:
-    """Zero all but the smallest set of most likely tokens whose mass reaches top_p."""
-    ordered, indices = probs.sort(dim=-1, descending=True, stable=True)
-    outside = ordered.cumsum(dim=-1) - ordered >= top_p
-    return torch.zeros_like(probs).scatter(1, indices, ordered.masked_fill(outside, 0.0))
-
-
-def _draw_uniforms(seed: int, num_steps: int) -> Float[Tensor, " steps"]:
-    """One uniform number in [0, 1) for each token a completion may get; prefixes agree whatever the limit is."""
-    return torch.rand(num_steps, generator=torch.Generator().manual_seed(seed))
 
 
 def free_cache_tokens(model: CausalLM) -> int | None:

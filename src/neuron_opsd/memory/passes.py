@@ -14,7 +14,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Sampling
-from neuron_opsd.engines.hf import PREFILL_TOKENS, sample_tokens
+from neuron_opsd.engines.hf import PREFILL_TOKENS
+from neuron_opsd.engines.sampling import sample_tokens
 from neuron_opsd.engines.shared_prompts import may_share_prompts
 from neuron_opsd.memory.allocations import Allocations, counted
 from neuron_opsd.model.load import CausalLM
