@@ -15,10 +15,10 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from neuron_opsd import cli_options as option
 from neuron_opsd import processes
 from neuron_opsd.cli_views import (
     PlainFormatter,
-    RunArgument,
     print_end,
     print_preflight,
     quieten_libraries,
@@ -47,32 +47,6 @@ logger = logging.getLogger(__name__)
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
 PATH_SHOWN = 100  # characters
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-ModelOption = Annotated[
-    str | None,
-    typer.Option(help="Folder, hub name, .gguf file or embedded:smollm2-135m.", show_default=False),
-]
-CacheOption = Annotated[
-    str | None,
-    typer.Option(help="Folder through which runs share finished stages. `off` for none.", show_default=False),
-]
-ProcessesOption = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Make rollouts, neurons and evaluation in N processes, each on a GPU or a share of the cores.",
-    ),
-]
-RunnerOption = Annotated[
-    str, typer.Option(help="Where these processes are: local (this machine) or ray (RAY_ADDRESS's cluster).")
-]
-SharesOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="K/N",
-        help="Make the K-th of N shares (K from 0), beside others. The command without it gathers them.",
-        show_default=False,
-    ),
-]
 
 
 def main() -> None:
@@ -143,47 +117,21 @@ def _setup(
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[section.key=value]...", help="Settings that win over the recipe."),
-    ] = None,
-    model: ModelOption = None,
-    questions: Annotated[
-        str | None,
-        typer.Option(help="JSONL, CSV, Parquet, Excel, ... file, or a data set's name.", show_default=False),
-    ] = None,
-    cross: Annotated[
-        list[str] | None, typer.Option(help="Another domain's questions, evaluated only. Repeatable.")
-    ] = None,
-    answers: Annotated[
-        list[str] | None, typer.Option(help="Gold answers for evaluation alone. Repeatable.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="The run folder.", show_default=False)] = None,
-    until: Annotated[
-        str, typer.Option(help="Stop after this stage: " + ", ".join(COMMANDS) + ".")
-    ] = "report",
-    stop_if_unlikely: Annotated[
-        bool,
-        typer.Option(
-            "--stop-if-unlikely", help="End with status 3 where the preflight says: unlikely to help."
-        ),
-    ] = False,
-    num_processes: ProcessesOption = 1,
-    runner: RunnerOption = "local",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print prompts, settings, work and memory, and stop.")
-    ] = False,
-    show_all: Annotated[bool, typer.Option("--all", help="With --dry-run: every setting.")] = False,
-    fit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[SIZE]",
-            help="Set batches so small that every stage fits SIZE, such as 24GB. Without SIZE: what is free.",
-            show_default=False,
-        ),
-    ] = None,
-    cache: CacheOption = None,
+    recipe: option.Recipe,
+    overrides: option.Overrides = None,
+    model: option.Model = None,
+    questions: option.Questions = None,
+    cross: option.Cross = None,
+    answers: option.Answers = None,
+    output: option.Output = None,
+    until: option.Until = "report",
+    stop_if_unlikely: option.StopIfUnlikely = False,
+    num_processes: option.Processes = 1,
+    runner: option.Runner = "local",
+    dry_run: option.DryRun = False,
+    show_all: option.ShowAll = False,
+    fit: option.Fit = None,
+    cache: option.Cache = None,
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
     from neuron_opsd.early_checks import check_early
@@ -276,7 +224,7 @@ def _refuse_several_processes(until: str) -> None:
 
 
 def _stage_command(name: str, text: str) -> None:
-    def command(run: RunArgument) -> None:
+    def command(run: option.Run) -> None:
         _run_stages(RunFolder.open(run), until=name, only=True)
 
     app.command(name=name, help=text)(command)
@@ -284,10 +232,10 @@ def _stage_command(name: str, text: str) -> None:
 
 def _sharded_command(name: str, text: str) -> None:
     def command(
-        run: RunArgument,
-        num_processes: ProcessesOption = 1,
-        runner: RunnerOption = "local",
-        shards: SharesOption = None,
+        run: option.Run,
+        num_processes: option.Processes = 1,
+        runner: option.Runner = "local",
+        shards: option.Shares = None,
     ) -> None:
         folder, workers = RunFolder.open(run), _workers(runner, num_processes)
         if shards is None:
@@ -318,18 +266,10 @@ def _parse_share(text: str) -> tuple[int, int]:
 
 @app.command()
 def questions(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="RUN | [section.key=value]...", help="A run folder. With --check: settings."),
-    ] = None,
-    check: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Print what a run would read from this file.", show_default=False),
-    ] = None,
-    answers: Annotated[
-        list[str] | None, typer.Option(help="With --check: count these gold answers. Repeatable.")
-    ] = None,
-    model: ModelOption = None,
+    arguments: option.RunOrOverrides = None,
+    check: option.Check = None,
+    answers: option.CheckedAnswers = None,
+    model: option.Model = None,
 ) -> None:
     """Read, de-duplicate and split the questions of a run; or --check a file before any run, without weights."""
     given = arguments or []
@@ -359,39 +299,17 @@ _stage_command("report", "Write report.html and report.md of what is there.")
 
 @app.command()
 def compare(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="The folder of the comparison, new or existing.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[section.key=value]...", help="Settings that win over every recipe."),
-    ] = None,
-    recipe: Annotated[
-        list[str] | None, typer.Option(help="A shipped recipe's name, or a YAML file. Repeatable.")
-    ] = None,
-    model: ModelOption = None,
-    questions: Annotated[
-        list[str] | None,
-        typer.Option(help="One domain's questions. Repeatable: each is trained on, and all are tested."),
-    ] = None,
-    answers: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Gold answers of held-out questions (of the pool for gold_upper_bound). Repeatable."
-        ),
-    ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Repeatable. 0, 1 and 2 by default.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimiser steps of every recipe that trains. 150 by default.")
-    ] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Instead of --steps: tokens that each recipe may generate and train on."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the cells and what became of them, and stop.")
-    ] = False,
-    cache: CacheOption = None,
+    folder: option.ComparisonFolder,
+    overrides: option.SharedOverrides = None,
+    recipe: option.Recipes = None,
+    model: option.Model = None,
+    questions: option.Domains = None,
+    answers: option.ComparisonAnswers = None,
+    seed: option.Seeds = None,
+    steps: option.Steps = None,
+    tokens: option.Tokens = None,
+    dry_run: option.DryComparison = False,
+    cache: option.Cache = None,
 ) -> None:
     """Compare recipes on the same questions, trained on each domain and tested on all. The same command resumes."""
     from neuron_opsd.comparison.run import compare_recipes, describe_cells

@@ -11,14 +11,13 @@ from typing import Annotated
 
 import typer
 
+from neuron_opsd import cli_options as option
 from neuron_opsd.config import list_recipes, load_config
 from neuron_opsd.redaction import redact
 from neuron_opsd.store.run_folder import RESULTS, TEACHER_GAP, RunFolder
 from neuron_opsd.text.escape import terminal_text
 
 views = typer.Typer()
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
 
 
 def say(text: object, *, err: bool = False) -> None:
@@ -75,7 +74,7 @@ def print_end(folder: RunFolder) -> None:
 
 @views.command()
 def show(
-    run: RunArgument,
+    run: option.Run,
     question_id: Annotated[str, typer.Argument(help="A selected question. See contexts/records.jsonl.")],
 ) -> None:
     """Print exactly what student and teacher read for one question."""
@@ -123,7 +122,7 @@ def harness(
 
 @views.command()
 def explain(
-    run: RunArgument,
+    run: option.Run,
     question_id: Annotated[str, typer.Argument(help="A question of the pool. See selection/records.jsonl.")],
     neighbours: Annotated[int, typer.Option(min=1, help="How many of the nearest questions.")] = 10,
 ) -> None:
@@ -166,7 +165,7 @@ def read_answer(
 
 @views.command()
 def status(
-    run: RunArgument,
+    run: option.Run,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -210,7 +209,7 @@ def free(
 
 @views.command()
 def export(
-    run: RunArgument,
+    run: option.Run,
     format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift or verl.")],
     output: Annotated[Path, typer.Option(help="The file: JSON lines, or Parquet for verl.")],
 ) -> None:
@@ -226,7 +225,7 @@ def export(
 
 @views.command()
 def push(
-    run: RunArgument,
+    run: option.Run,
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")],
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
 ) -> None:

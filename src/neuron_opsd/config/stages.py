@@ -1,4 +1,4 @@
-"""Settings of the questions, the prompts and every stage but training."""
+"""Settings of the questions, the prompts and every stage but training. Each class is a section of a recipe."""
 
 import re
 from typing import Any, Literal
