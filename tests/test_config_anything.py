@@ -80,7 +80,7 @@ def test_a_few_lines_do_not_stand_for_more_than_memory_holds(tmp_path, depth):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, depth + 1)]
     (tmp_path / "recipe.yaml").write_text("\n".join(lines))
-    with pytest.raises(ConfigError, match="write it out"):
+    with pytest.raises(ConfigError, match="Write it out"):
         load_config(str(tmp_path / "recipe.yaml"), values=NEEDED)
 
 

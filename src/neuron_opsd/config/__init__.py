@@ -1,7 +1,7 @@
 """Every setting of every stage: typed, range-checked, with its source. No torch here, so `--help` starts at once.
 
-A recipe is a YAML file of these sections; `section.key=value` on the command line overrides it; one validator reads
-both. The model and the questions have no default; everything else has the paper's, or says "ours". Sources: [N]
+A recipe is a YAML file of these sections, `section.key=value` on the command line overrides it, and one validator
+reads both. The model and the questions have no default. Everything else has the paper's, or says "ours". Sources: [N]
 Neuron-OPSD (arXiv 2607.02460), [F] NeuFS (2607.02423), [P] the first author's prototype, [ours] measured or chosen
 here.
 """

@@ -13,11 +13,11 @@ class EngineSettings(Section):
 
     name: Literal["hf", "vllm", "server"] = Field(
         default="hf",
-        description="hf: transformers; vllm: in this process; server: an OpenAI-compatible URL. [ours]",
+        description="hf runs transformers, vllm runs in this process, server is an OpenAI-compatible URL. [ours]",
     )
     cache_tokens: Count | None = Field(
         default=None,
-        description="For hf: tokens whose keys and values are held at once, over all completions; default: as many as "
+        description="For hf: tokens whose keys and values are held at once, over all completions. Default: as many as "
         "60 % of the free memory holds. [ours]",
     )
     url: str | None = Field(
@@ -25,7 +25,7 @@ class EngineSettings(Section):
         description="For server: the base URL, ending in /v1. A key comes from NEURON_OPSD_API_KEY alone.",
     )
     served_model: str | None = Field(
-        default=None, description="For server: the model's name there; default: the only one it serves."
+        default=None, description="For server: the model's name there. Default: the only one it serves."
     )
     concurrency: Count = Field(default=32, description="For server: completions asked for at once.")
     timeout_s: float = Field(
@@ -40,14 +40,16 @@ class EngineSettings(Section):
     )
     max_model_len: Count | None = Field(
         default=None,
-        description="For vllm: tokens of the longest prompt and completion; default: what this run needs. vLLM sets "
+        description="For vllm: tokens of the longest prompt and completion. Default: what this run needs. vLLM sets "
         "its cache aside for all of it.",
     )
     tensor_parallel: Count = Field(default=1, description="For vllm: GPUs that share one model.")
     gpu_memory_share: Fraction = Field(
         default=0.5, description="For vllm: share of the GPU's memory it takes."
     )
-    enforce_eager: bool = Field(default=False, description="For vllm: no CUDA graphs; always so on a CPU.")
+    enforce_eager: bool = Field(
+        default=False, description="For vllm: use no CUDA graphs. A CPU never has them."
+    )
 
     @model_validator(mode="after")
     def _server_needs_a_url(self) -> "EngineSettings":

@@ -5,7 +5,7 @@ from neuron_opsd.config import Config
 TRAINED_FROM = ("questions", "rollouts", "neurons", "selection", "demonstrations", "contexts")
 ROLES = ("base", "trained")
 GOLD_LABELS = "gold_labels"  # made by evaluation, for the upper bound alone
-# Each stage with those whose records it reads, in the order of a run; of these, a run makes `stages_made`.
+# Each stage with those whose records it reads, in the order of a run. `stages_made` says which of them a run makes.
 STAGES_BEFORE: dict[str, tuple[str, ...]] = {
     "questions": (),
     "rollouts": ("questions",),

@@ -43,7 +43,7 @@ def load_config(
 
     Args:
         recipe: A name from `list_recipes()`, or the path of a YAML file.
-        overrides: `section.key=value` strings; the value is read as YAML.
+        overrides: `section.key=value` strings. The value is read as YAML.
         values: Dotted key to value, applied after the recipe and before the overrides.
 
     Raises:
@@ -136,12 +136,12 @@ class _Loader(yaml.SafeLoader):
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse `*name`; write the value out instead."""
+        """Refuse `*name`, which stands for a value given elsewhere."""
         parser: Any = self  # types of PyYAML say nothing of its events
         if parser.check_event(yaml.AliasEvent):
             event = parser.peek_event()
             raise ComposerError(
-                None, None, f"*{event.anchor} refers to another value; write it out", event.start_mark
+                None, None, f"*{event.anchor} refers to another value. Write it out", event.start_mark
             )
         return super().compose_node(parent, index)
 
@@ -150,10 +150,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise ConstructorError(None, None, "a setting's name must be text; quote it", key.start_mark)
+                raise ConstructorError(None, None, "a setting's name must be text. Quote it", key.start_mark)
             if key.value in seen:
                 raise ConstructorError(
-                    None, None, f"{key.value!r} is given twice; leave one out", key.start_mark
+                    None, None, f"{key.value!r} is given twice. Leave one out", key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -221,7 +221,7 @@ def _known_keys(path: list[str]) -> list[str]:
 
 
 def describe_setting(name: str) -> str:
-    """What a setting means, by its dotted name, with its source in words; empty for a section."""
+    """What a setting means, by its dotted name, with its source in words. Empty for a section."""
     *parents, last = name.split(".")
     section = _section_of(parents)
     field = section.model_fields.get(last) if section else None

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from neuron_opsd.config.section import Section
 
 TEMPLATE_DATE = date(2026, 1, 1)
-# What every prompt is rendered with; as arguments of a template they would be given twice.
+# What every prompt is rendered with. As arguments of a template they would be given twice.
 OWN_ARGS = frozenset(
     (
         "conversation",
@@ -30,16 +30,16 @@ class ModelSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="Dtype of the forward passes. auto: bfloat16 on a GPU and on a processor with bfloat16 units, else "
-        "float32; what it became is recorded. [ours]",
+        "float32. The run records what it became. [ours]",
     )
     device: str = Field(default="auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
         default=None,
-        description="Spread one model over all visible GPUs, as transformers does; instead of device.",
+        description="Spread one model over all visible GPUs, as transformers does. Replaces model.device.",
     )
     attn_implementation: str | None = Field(
         default=None,
-        description="eager, sdpa, flash_attention_2, ... of transformers; default: its own choice.",
+        description="eager, sdpa, flash_attention_2, ... of transformers. Default: its own choice.",
     )
     chat_template: str | None = Field(
         default=None, description="A Jinja file that replaces the tokenizer's chat template, for both roles."

@@ -20,7 +20,7 @@ FOLDERS = ("name", "adapter_root")  # elsewhere a folder's name may be that of a
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same settings, with the whole path of every file and folder that is there; other names stay as they are."""
+    """The same settings, with the whole path of every file and folder that exists. Other names stay."""
     sections: dict[str, Section] = {}
     for name, keys in PATHS.items():
         section = getattr(config, name)

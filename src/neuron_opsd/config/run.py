@@ -27,7 +27,7 @@ class Config(Section):
 
     recipe: str = Field(default="neuron_opsd", description="Name of the recipe, for the report.")
     description: str = Field(
-        default="", description="What this recipe is, in a sentence; shown in the report."
+        default="", description="What this recipe is, in a sentence. The report shows it."
     )
     seed: int = Field(
         default=0,
@@ -36,7 +36,7 @@ class Config(Section):
         description="Seed of everything random. A question's random state is (seed, stage, question id).",
     )
     num_threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        default=None, description="CPU threads of torch; default: torch's own choice."
+        default=None, description="CPU threads of torch. Default: torch's own choice."
     )
     model: ModelSettings
     questions: QuestionSettings
@@ -51,7 +51,7 @@ class Config(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
 
     def as_tree(self) -> dict[str, Any]:
-        """Every setting, for a file; without the limits that the model's template has yet to decide."""
+        """Every setting, for a file, without the limits that the model's template has yet to decide."""
         tree = self.model_dump(mode="json")
         for name in LIMITED:
             if "max_new_tokens" not in getattr(self, name).model_fields_set:
@@ -70,7 +70,7 @@ class Config(Section):
         for what, (section, is_asked) in voters.items():
             if is_asked and getattr(self, section).num_rollouts < 2:
                 raise ValueError(
-                    f"{what}, but {section}.num_rollouts is 1; at least 2 are needed. Use {section}.num_rollouts=8."
+                    f"{what}, but {section}.num_rollouts is 1. At least 2 are needed. Use {section}.num_rollouts=8."
                 )
         return self
 

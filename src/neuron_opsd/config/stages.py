@@ -20,7 +20,7 @@ class QuestionSettings(Section):
     cross_paths: Paths = Field(default=(), description="Further files: other domains, evaluated only.")
     domain: str | None = Field(
         default=None,
-        description="Train on this domain of the file; its other domains become cross-domain sets.",
+        description="Train on this domain of the file. Its other domains become cross-domain sets.",
     )
     test_fraction: float = Field(
         default=0.2,
@@ -37,8 +37,8 @@ class QuestionSettings(Section):
     seed: int = Field(default=0, description="Salt of the hash that splits train from test.")
     fields: dict[str, str | tuple[str, ...] | None] = Field(
         default_factory=dict,
-        description="Columns whose names are not known, as {question: stem, choices: options}; null: not read. For "
-        "question and answer files. [ours]",
+        description="Columns whose names are not known, as {question: stem, choices: options}. A null column is not "
+        "read. For question and answer files. [ours]",
     )
     answer_base: Literal[0, 1] | None = Field(
         default=None,
@@ -48,7 +48,7 @@ class QuestionSettings(Section):
         default=MAX_BAD_FRACTION,
         ge=0,
         lt=1,
-        description="Rows of a file that are left out because they cannot be read; more stop the run. [ours]",
+        description="Largest share of a file's rows that may be left out because they cannot be read. [ours]",
     )
 
     @field_validator("fields")
@@ -65,21 +65,22 @@ class PromptSettings(Section):
     """Wording that student, teacher, rollouts and evaluation share."""
 
     system: str | None = Field(
-        default=None, description="System message; a question's own `system` wins over it."
+        default=None, description="System message. A question's own `system` wins over it."
     )
     answer_format: Literal["reasoned", "letter", "choice_text", "free", "math"] = Field(
         default="reasoned",
-        description="How a question asks for its answer: reasons, then the answer; the letter alone; the choice's text "
-        "alone; or nothing added, not even the choices (the question says how to answer). Free-form questions ignore "
+        description="How a question asks for its answer: reasons then the answer, the letter alone, the choice's text "
+        "alone, or nothing added, not even the choices (the question says how to answer). Free-form questions ignore "
         "letter and choice_text. math: as reasoned, but free-form answers are expressions (math-verify). [ours]",
     )
     answer_pattern: str | None = Field(
         default=None,
-        description="Your own regular expression for the answer, with one group; its last match in a reply is read as "
+        description="Your own regular expression for the answer, with one group. Its last match in a reply is read as "
         "the answer, and nothing else is (docs/answers.md). [ours]",
     )
     keep_thinking: bool = Field(
-        default=False, description="Keep <think> blocks in demonstrations; the first author's prototype does."
+        default=False,
+        description="Keep <think> blocks in demonstrations, as the first author's prototype does.",
     )
 
     @field_validator("answer_pattern")
@@ -104,12 +105,12 @@ class PromptSettings(Section):
 class RolloutSettings(Section):
     """Zero-shot answers of the frozen model."""
 
-    num_rollouts: Count = Field(default=1, description="Per question; voting needs several. [ours]")
+    num_rollouts: Count = Field(default=1, description="Rollouts per question. Voting needs several. [ours]")
     temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
     top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")
     max_new_tokens: Count = Field(
         default=2048,
-        description="Longer completions are cut and counted as `length`. Left out: 2,048; 8,192 where the chat "
+        description="Longer completions are cut and counted as `length`. Default: 2,048, or 8,192 if the chat "
         "template thinks. [ours]",
     )
     shuffle_choices: bool = Field(
@@ -118,7 +119,7 @@ class RolloutSettings(Section):
     )
     batch_size: Count = Field(default=32, description="Completions decoded together.")
     shard_size: Count = Field(
-        default=256, description="Questions per file written; what a kill can lose at most."
+        default=256, description="Questions per file written. A kill loses at most one file's."
     )
 
 
@@ -147,16 +148,16 @@ class NeuronSettings(Section):
     chunk_tokens: Count = Field(default=512, description="Tokens per chunk. [ours]")
     entries_fraction: Fraction = Field(
         default=0.206,
-        description="Top (token, neuron) entries per chunk and layer, as a share of d_ff; 2,000 in Qwen3-4B. [N]",
+        description="Top (token, neuron) entries per chunk and layer, as a share of d_ff: 2,000 in Qwen3-4B. [N]",
     )
     num_entries: Count | None = Field(
-        default=None, description="The same as an absolute number; wins over the share."
+        default=None, description="The same as an absolute number, which wins over the share."
     )
     overlap_fraction: Fraction = Field(
-        default=0.0143, description="Overlap-set size as a share of layers * d_ff; 5,000 in Qwen3-4B. [N]"
+        default=0.0143, description="Overlap-set size as a share of layers * d_ff: 5,000 in Qwen3-4B. [N]"
     )
     overlap_size: Count | None = Field(
-        default=None, description="The same as an absolute number; wins over the share."
+        default=None, description="The same as an absolute number, which wins over the share."
     )
     count_set: Literal["union", "union_of_top"] = Field(
         default="union",
@@ -180,18 +181,19 @@ class SelectionSettings(Section):
         "random",
     ] = Field(
         default="consensus",
-        description="s(x), the count-set size [N]; its residual on log length; its mean per chunk; vote share; mean "
-        "log-probability of the reply's tokens; random.",
+        description="s(x), the count-set size [N], its residual on log length, its mean per chunk, the vote share, the "
+        "mean log-probability of the reply's tokens, or random.",
     )
     keep: Literal["lowest", "highest", "middle"] = Field(
-        default="lowest", description="Which end of the ranking; lowest s(x) is highest consensus. [N]"
+        default="lowest",
+        description="Which end of the ranking. The lowest s(x) is the highest consensus. [N]",
     )
     fraction: Fraction = Field(
         default=0.2, description="Share of each domain kept. Use 1.0 to keep every question. [N]"
     )
     usable_only: bool = Field(
         default=False,
-        description="Keep none whose reply was cut or gives no readable answer; raw s(x) prefers those. [ours]",
+        description="Keep no question whose reply was cut or gives no readable answer. Raw s(x) prefers those. [ours]",
     )
 
 
@@ -205,19 +207,19 @@ class ContextSettings(Section):
 
     retrieval: Retrieval = Field(
         default="neuron_overlap",
-        description="Nearest by Jaccard distance of overlap sets [N]; controls: random in-domain, nearest by words "
+        description="Nearest by Jaccard distance of overlap sets [N]. Controls: random in-domain, nearest by words "
         "(needs neuron-opsd[baselines]) or by the base model's mean hidden state, or random questions of `other_path`. "
         "Or the model's own answer to the question: the likeliest rollout with the majority answer [2607.13643], or "
         "an agreeing one of the step's group [2608.06296].",
     )
     other_path: str | None = Field(
         default=None,
-        description="For retrieval=other_domain: the question file that demonstrates; nothing is trained on it. [ours]",
+        description="For retrieval=other_domain: the question file that demonstrates. Nothing is trained on it. [ours]",
     )
     replies: Literal["own", "permuted"] = Field(
         default="own",
         description="Each demonstration ends with the reply to its question [N], or with that to another one (control: "
-        "format and distribution of the answers stay, what answers what is lost; 2202.12837).",
+        "format and distribution of the answers stay, what answers what is lost, 2202.12837).",
     )
     usable_only: bool = Field(
         default=False,
@@ -226,16 +228,19 @@ class ContextSettings(Section):
     search_candidates: Count | None = Field(
         default=None,
         description="Approximate search for large pools: measure so many candidates of a binary index "
-        "(needs neuron-opsd[large-pools]); empty: exact. [ours]",
+        "(needs neuron-opsd[large-pools]). Default: search exactly. [ours]",
     )
     num_demonstrations: int = Field(
-        default=10, ge=0, description="Neighbours shown, nearest first dropped last. [N]"
+        default=10,
+        ge=0,
+        description="Neighbours shown. To fit the prompt, the farthest are dropped first. [N]",
     )
     order: Literal["nearest_last", "nearest_first"] = Field(
         default="nearest_first", description="Order in which the teacher reads them. [ours]"
     )
     max_prompt_tokens: Count = Field(
-        default=10_240, description="Teacher prompt; farthest demonstrations are dropped to fit. [P]"
+        default=10_240,
+        description="Longest teacher prompt. The farthest demonstrations are dropped to fit. [P]",
     )
     near_duplicate_threshold: Fraction = Field(
         default=0.95,
@@ -252,7 +257,7 @@ class PreflightSettings(Section):
     """The look ahead before training: is the teacher worth learning from? (docs/preflight.md)."""
 
     num_questions: int = Field(
-        default=32, ge=0, description="Selected questions looked at; 0 leaves the preflight out. [ours]"
+        default=32, ge=0, description="Selected questions looked at. 0 leaves the preflight out. [ours]"
     )
     num_samples: Count = Field(
         default=4, description="Answers a question with the context, and as many without. [ours]"
@@ -273,7 +278,7 @@ class EvaluationSettings(Section):
     temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
     top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")
     max_new_tokens: Count = Field(
-        default=2048, description="Left out: 2,048; 8,192 where the chat template thinks. [ours]"
+        default=2048, description="Default: 2,048, or 8,192 if the chat template thinks. [ours]"
     )
     shuffle_choices: bool = Field(default=False, description="As in rollouts. [ours]")
     general_paths: Paths = Field(
@@ -287,7 +292,7 @@ class EvaluationSettings(Section):
         default=200, description="At most this many general questions a file, by hash order. [ours]"
     )
     general_samples: Count | None = Field(
-        default=None, description="Samples of each general question; default: num_samples. [ours]"
+        default=None, description="Samples of each general question. Default: num_samples. [ours]"
     )
     option_probability: bool = Field(
         default=True,

@@ -65,11 +65,11 @@ class TrainingSettings(Section):
 
     objective: Objective = Field(
         default="distillation",
-        description="What training does: the method's distillation [N]; fine-tuning on rollouts that agree with the "
-        "majority [2210.11610]; GRPO rewarded for the majority answer [2504.16084] or for self-certainty [2505.19590] "
-        "(all three need neuron-opsd[baselines]); making the least likely tokens less likely [2608.31046]; an upper "
-        "bound that USES GOLD ANSWERS, fine-tuning on rollouts that agree with them; or nothing: the second model is "
-        "the base.",
+        description="What training does. distillation: the method's [N]. majority_sft: fine-tuning on rollouts that "
+        "agree with the majority [2210.11610]. majority_reward, self_certainty: GRPO rewarded for the majority answer "
+        "[2504.16084] or for self-certainty [2505.19590]. unlikely_tokens: making the least likely tokens less likely "
+        "[2608.31046]. gold_sft: an upper bound that USES GOLD ANSWERS, fine-tuning on rollouts that agree with them. "
+        "none: the second model is the base. Fine-tuning and GRPO need neuron-opsd[baselines].",
     )
     unlikely_fraction: Fraction = Field(
         default=0.2,
@@ -78,7 +78,7 @@ class TrainingSettings(Section):
     kl_weight: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of the KL from the initial model, in GRPO; 0.005 in 2505.19590.",
+        description="Weight of the KL from the initial model, in GRPO. 0.005 in 2505.19590.",
     )
     method: Literal["lora", "full"] = Field(default="lora", description="What is trained. [ours]")
     lora: LoraSettings = LoraSettings()
@@ -88,7 +88,7 @@ class TrainingSettings(Section):
     )
     quantization: Literal["none", "4bit"] = Field(
         default="none",
-        description="Hold the base's linear layers in 4 bits under the adapter (QLoRA, 2305.14314); GPU only.",
+        description="Hold the base's linear layers in 4 bits under the adapter (QLoRA, 2305.14314). GPU only.",
     )
     divergence: Literal["reverse_kl", "forward_kl", "jsd", "sampled_token"] = Field(
         default="reverse_kl",
@@ -96,7 +96,7 @@ class TrainingSettings(Section):
         "the sampled token alone.",
     )
     jsd_beta: float = Field(
-        default=0.5, ge=0, le=1, description="Weight of the teacher in the mixture; 0 and 1 are the KLs."
+        default=0.5, ge=0, le=1, description="Weight of the teacher in the mixture. 0 and 1 are the KLs."
     )
     support: Literal["full", "teacher_top_k", "student_top_k"] = Field(
         default="full",
@@ -106,13 +106,13 @@ class TrainingSettings(Section):
     pointwise_clip: float | None = Field(
         default=None,
         gt=0,
-        description="Upper bound of each vocabulary entry's term of the divergence; 0.05 in 2601.18734. Off. [N]",
+        description="Upper bound of each vocabulary entry's term of the divergence. 0.05 in 2601.18734. Off. [N]",
     )
     skip_first_tokens: int = Field(
         default=0, ge=0, description="Completion tokens at the start that carry no loss. [ours]"
     )
     loss_temperature: float = Field(
-        default=1.0, gt=0, description="Divides both roles' logits in the loss; sampling has its own. [ours]"
+        default=1.0, gt=0, description="Divides both roles' logits in the loss. Sampling has its own. [ours]"
     )
     teacher: Literal["ema", "frozen", "live"] = Field(default="ema", description="The teacher's weights. [N]")
     ema_rate: Fraction = Field(
@@ -127,11 +127,11 @@ class TrainingSettings(Section):
     max_tokens: Count | None = Field(
         default=None,
         description="Training ends with the step at which the completion tokens generated for it, in earlier stages "
-        "too, and the tokens that carried loss reach this; num_steps and max_epochs hold as well. [ours]",
+        "too, and the tokens that carried loss reach this. num_steps and max_epochs hold as well. [ours]",
     )
     batch_size: Count = Field(default=16, description="Questions per optimiser step, over all processes. [N]")
     micro_batch_size: Count = Field(
-        default=4, description="Completions per forward pass; changes memory, not the result."
+        default=4, description="Completions per forward pass. Changes memory, not the result."
     )
     num_rollouts: Count = Field(default=1, description="Completions of each question in a step. [N]")
     distil: Literal["all", "disagreeing"] = Field(
@@ -144,15 +144,15 @@ class TrainingSettings(Section):
         ge=0,
         le=1,
         description="For distil=disagreeing and contexts.retrieval=own_group: groups whose majority is smaller carry "
-        "no loss; 0.5 in 2608.06296.",
+        "no loss. 0.5 in 2608.06296.",
     )
     max_distilled: Count | None = Field(
         default=None,
-        description="For distil=disagreeing: completions of a group that carry loss, at most, the first sampled; 3 in "
+        description="For distil=disagreeing: completions of a group that carry loss, at most, the first sampled. 3 in "
         "2608.06296. No limit. [ours]",
     )
     rollout_steps: Count = Field(
-        default=1, description="Steps sampled for at once; above 1 the later ones are stale. Fresh is [N]."
+        default=1, description="Steps sampled for at once. Above 1 the later ones are stale. Fresh is [N]."
     )
     max_importance_ratio: float = Field(
         default=2.0, ge=1, description="Cap of p_now / p_sampled, the weight of a stale token. As TRL's SDPO."
@@ -163,17 +163,17 @@ class TrainingSettings(Section):
     temperature: float = Field(default=1.0, gt=0, description="Temperature of the student's samples. [ours]")
     top_p: Fraction = Field(default=1.0, description="Nucleus of the student's samples. [ours]")
     sample_top_k: Count | None = Field(
-        default=None, description="Sample from the k likeliest tokens alone; 20 in 2608.06296. Off. [ours]"
+        default=None, description="Sample from the k likeliest tokens alone. 20 in 2608.06296. Off. [ours]"
     )
     max_new_tokens: Count = Field(
         default=2048,
-        description="Length limit of the student's samples. Left out: 2,048; 8,192 where the chat template thinks. "
+        description="Length limit of the student's samples. Default: 2,048, or 8,192 if the chat template thinks. "
         "[ours]",
     )
     learning_rate: float | None = Field(
         default=None,
         gt=0,
-        description="Default 5e-6 for LoRA, 1e-5 full; small models need more. [2601.18734, 2608.06296]",
+        description="Default 5e-6 for LoRA, 1e-5 full. Small models need more. [2601.18734, 2608.06296]",
     )
     warmup_steps: int = Field(
         default=10, ge=0, description="Steps in which the learning rate rises. [2601.18734]"
@@ -186,7 +186,7 @@ class TrainingSettings(Section):
     )
     save_steps: Count = Field(default=10, description="A resumable checkpoint every this many steps.")
     save: Literal["merged", "adapter"] = Field(
-        default="merged", description="The published model; full is always merged."
+        default="merged", description="The published model. With method=full it is always merged."
     )
     guard_rails: GuardRailSettings = GuardRailSettings()
     trainer: dict[str, Any] = Field(
@@ -224,7 +224,7 @@ class TrainingSettings(Section):
     def _disagreeing_needs_a_group(self) -> "TrainingSettings":
         if self.distil == "disagreeing" and self.num_rollouts < 2:
             raise ValueError(
-                "training.distil is disagreeing, but training.num_rollouts is 1; a vote needs at least 2. "
+                "training.distil is disagreeing, but training.num_rollouts is 1. A vote needs at least 2. "
                 "Use training.num_rollouts=8."
             )
         return self
@@ -243,7 +243,7 @@ class TrainingSettings(Section):
         if self.compares_groups:
             if self.num_rollouts < 2:
                 raise ValueError(
-                    f"training.objective is {self.objective}, but training.num_rollouts is 1; completions are compared "
+                    f"training.objective is {self.objective}, but training.num_rollouts is 1. Completions are compared "
                     "within a group of at least 2. Use training.num_rollouts=8."
                 )
             if self.kl_weight and self.method == "full":
