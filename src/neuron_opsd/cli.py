@@ -70,7 +70,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:  # typer's, which answers an interruption by this status alone
         if stop.code == INTERRUPTED:
-            say("interrupted; the same command resumes where this one stopped", err=True)
+            say("interrupted. The same command resumes where this one stopped", err=True)
         raise
 
 
@@ -146,7 +146,7 @@ def run(
     )
     config = resolve(config)
     if until not in COMMANDS:
-        raise ConfigError(f"--until is {until!r}; it must be one of {', '.join(COMMANDS)}.")
+        raise ConfigError(f"--until is {until!r}. It must be one of {', '.join(COMMANDS)}.")
     if stop_if_unlikely and not config.preflight.num_questions:
         raise ConfigError(
             "--stop-if-unlikely needs the preflight, which preflight.num_questions=0 leaves out."
@@ -182,7 +182,7 @@ def _workers(name: str, num_processes: int) -> "Runner":
     from neuron_opsd.run.runners import RUNNERS, make_runner
 
     if name not in RUNNERS:
-        raise ConfigError(f"--runner is {name!r}; it must be one of {', '.join(RUNNERS)}.")
+        raise ConfigError(f"--runner is {name!r}. It must be one of {', '.join(RUNNERS)}.")
     return make_runner(name, num_processes)
 
 
@@ -259,7 +259,7 @@ def _parse_share(text: str) -> tuple[int, int]:
     part, _, num_parts = text.partition("/")
     if not (part.isdecimal() and num_parts.isdecimal() and int(part) < int(num_parts)):
         raise ConfigError(
-            f"--shards is {text!r}; it must be K/N with K from 0 to N - 1, such as 0/8 for the first of eight."
+            f"--shards is {text!r}. It must be K/N with K from 0 to N - 1, such as 0/8 for the first of eight."
         )
     return int(part), int(num_parts)
 
@@ -275,7 +275,7 @@ def questions(
     given = arguments or []
     if check is None:
         if len(given) != 1 or answers or model:
-            raise ConfigError("Name one run folder: neuron-opsd questions RUN; or a file: --check FILE.")
+            raise ConfigError("Name one run folder: neuron-opsd questions RUN. Or name a file: --check FILE.")
         _run_stages(RunFolder.open(Path(given[0])), until="questions", only=True)
         return
     from neuron_opsd.commands.check_questions import check_questions

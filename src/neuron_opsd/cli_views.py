@@ -203,7 +203,7 @@ def free(
     size = sum(entry.num_bytes for entry in entries) / 1e6
     if yes:
         cache.free(entries)
-    done = "removed" if yes else "would be removed; --yes removes them"
+    done = "removed" if yes else "would be removed. --yes removes them"
     say(f"{len(entries)} of {total} finished stages, {size:.1f} MB, {done}")
 
 

@@ -30,7 +30,7 @@ def environment_number(name: str, *, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise ConfigError(
-            f"The environment variable {name} is {text[:40]!r}; it must be a whole number, as `accelerate launch` "
+            f"The environment variable {name} is {text[:40]!r}. It must be a whole number, as `accelerate launch` "
             "sets it. Unset it."
         )
     return int(text)

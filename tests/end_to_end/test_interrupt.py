@@ -20,7 +20,7 @@ def test_ctrl_c_at_each_stage_ends_with_a_sentence_and_resumes(whole_run: WholeR
         assert status in (0, 130)  # 0: the report was written before the signal came
         if status == 130:
             num_interrupted += 1
-            assert said.endswith("interrupted; the same command resumes where this one stopped\n")
+            assert said.endswith("interrupted. The same command resumes where this one stopped\n")
         assert finished.items() <= shards_of(folder).items()
     assert num_interrupted >= 6
     assert ForkedRun(arguments, log).wait() == 0, log.read_text()

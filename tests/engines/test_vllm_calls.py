@@ -127,7 +127,7 @@ def test_on_a_cpu_it_never_sleeps(monkeypatch, tmp_path):
 def test_several_training_processes_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = make_config(tmp_path, "engine.name=vllm")
-    with pytest.raises(EngineError, match=r"follows a student in one process; accelerate launch started 2"):
+    with pytest.raises(EngineError, match=r"follows a student in one process. accelerate launch started 2"):
         choose.other_engine(
             config, build_tiny_tokenizer(), model_name=config.model.name, student=with_adapter()
         )

@@ -235,7 +235,7 @@ ODD = {
     ),
     "two columns of choices": (
         {"question": "Q?", "choices": ["a", "b"], "options": ["c", "d"]},
-        "choices; options",
+        "choices or options",
     ),
     "wrong choices alone": (
         {"question": "Q?", "distractor1": "a", "distractor2": "b", "distractor3": "c"},
@@ -336,7 +336,7 @@ def test_one_bad_row_of_many_is_left_out_and_named(tmp_path, caplog):
     key = load_answer_key([path], questions)
     assert len(key) == 48
     assert f"{path}:10 answer 'E' is beyond the 2 choices" in caplog.text
-    with pytest.raises(DataError, match=r"1 of the 50 rows of .* cannot be read \(2.0%\); at most 1.0%"):
+    with pytest.raises(DataError, match=r"1 of the 50 rows of .* cannot be read \(2.0%\)\. At most 1.0%"):
         read_questions(path, max_bad_fraction=0.01)
 
 

@@ -132,7 +132,7 @@ def test_answers_are_dropped_and_named_once(tmp_path, caplog, suffix):
     assert "the-answer" not in repr(questions)
     notices = [message for message in caplog.messages if "columns" in message]
     assert len(notices) == 2
-    assert "dropped the answer columns Answer, rationale;" in notices[0]
+    assert "dropped the answer columns Answer, rationale." in notices[0]
     assert "ignored the columns year" in notices[1]
 
 
@@ -160,14 +160,14 @@ def test_broken_json_names_file_and_line(tmp_path):
         ({"choices": ["a", "b"]}, "has no column for the question. It has: choices."),
         ({"question": None}, "question is empty"),
         ({"question": " \n"}, "question is empty"),
-        ({"question": 3}, "question is 3 (int); it must be a string"),
+        ({"question": 3}, "question is 3 (int). It must be a string"),
         ({"question": "\ud800"}, "half a surrogate pair"),
-        (GOOD | {"choices": ["one"]}, "has 1 choice(s); write 2 to 26"),
+        (GOOD | {"choices": ["one"]}, "has 1 choice(s). Write 2 to 26"),
         (GOOD | {"choices": [str(k) for k in range(27)]}, "has 27 choice(s)"),
         (GOOD | {"choices": ["a", ""]}, "has 1 choice(s) once blank and repeated ones are dropped"),
         (GOOD | {"choices": ["a", True]}, "choices[1] is True (bool)"),
-        (GOOD | {"choices": "a"}, "choices is 'a'; it must be a list"),
-        (GOOD | {"choices": {"yes": "a", "no": "b"}}, "has the keys 'yes, no'; they must be letters"),
+        (GOOD | {"choices": "a"}, "choices is 'a'. It must be a list"),
+        (GOOD | {"choices": {"yes": "a", "no": "b"}}, "has the keys 'yes, no'. They must be letters"),
         (GOOD | {"choices": ["a", " a "]}, "has 1 choice(s) once blank and repeated ones are dropped"),
         (GOOD | {"domain": 1}, "domain is 1 (int)"),
         (GOOD | {"domain": ""}, "domain is empty"),
@@ -175,7 +175,7 @@ def test_broken_json_names_file_and_line(tmp_path):
         (GOOD | {"system": ["x"]}, "system is ['x'] (list)"),
         (
             GOOD | {"A": "x", "B": "y"},
-            "may hold the choices: choices; [A, B]. Say which: questions.fields={choices",
+            "may hold the choices: choices or [A, B]. Say which: questions.fields={choices",
         ),
         ({"question": "Q", "A": "x", "C": "y"}, "with a gap"),
         (["question"], "holds a str, not an object"),
@@ -214,7 +214,7 @@ def test_an_id_with_two_contents(tmp_path):
         ("question,question\nQ,R\n", ":1: the header names 'question' more than once"),
         ('question\n"Q" x\n', ":2 is not valid CSV"),
         ('question\nfine\n"never closed\n', ":3 is not valid CSV"),
-        ("question,choices\nQ,yes;no\n", ":2 choices is 'yes;no'; it must be a list"),
+        ("question,choices\nQ,yes;no\n", ":2 choices is 'yes;no'. It must be a list"),
         (
             "title\nQ\n",
             "has no column for the question. It has: title. If it is 'title': questions.fields={question",

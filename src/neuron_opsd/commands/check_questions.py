@@ -71,7 +71,7 @@ def _describe(file: QuestionFile) -> Iterator[str]:
     if file.unread:
         yield f"  not read:    {', '.join(file.unread)}"
     if file.answers:
-        yield f"  answers:     {', '.join(file.answers)} (dropped unread; only evaluation may read them)"
+        yield f"  answers:     {', '.join(file.answers)} (dropped unread, because only evaluation may read them)"
     sizes = Counter(len(question.choices) for question in file.questions)
     shapes = [
         f"{count:,} with {size} choices" if size else f"{count:,} free-form"
@@ -103,7 +103,7 @@ def _describe_likeness(questions: Sequence[Question], threshold: float) -> Itera
     yield f"{'alike:':<13}{len(pairs):,} near-duplicate pairs{among}, {crossing:,} of them across pool and held-out"
     key, count = Counter(template_key(question.question) for question in questions).most_common(1)[0]
     if count > MANY_ALIKE * len(questions) and count > 1:
-        yield f"{'warning:':<13}{count:,} questions begin alike ({key} ...); what is learnt may be their template"
+        yield f"{'warning:':<13}{count:,} questions begin alike ({key} ...). What is learnt may be their template"
 
 
 def _describe_answers(config: Config, questions: Sequence[Question]) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _describe_answers(config: Config, questions: Sequence[Question]) -> Iterator
     num_test = sum(question.split == "test" for question in questions)
     yield (
         f"{'answers:':<13}{counts.num_questions:,} questions answered, {counts.num_test_questions:,} of {num_test:,} "
-        f"held out; {counts.num_rows:,} rows, {counts.num_other:,} to other questions, {counts.num_blank:,} blank"
+        f"held out. {counts.num_rows:,} rows, {counts.num_other:,} to other questions, {counts.num_blank:,} blank"
     )
     for where, reason in list(zip(counts.left_out, counts.reasons, strict=True))[:NUM_NAMED]:
         yield f"  left out:    {where} {reason}"

@@ -32,7 +32,7 @@ def export(bench: Workbench, *, format_name: str, output: Path) -> int:
         RunFolderError: selection or contexts are not finished; the file cannot be written.
     """
     if format_name not in FORMATS:
-        raise ConfigError(f"--format is {format_name!r}; it must be one of {', '.join(FORMATS)}.")
+        raise ConfigError(f"--format is {format_name!r}. It must be one of {', '.join(FORMATS)}.")
     if format_name == "verl" and output.suffix != ".parquet":
         raise ConfigError(
             f"--output is {output}, but verl reads Parquet files by their name. End it in .parquet."

@@ -77,7 +77,7 @@ class Plan:
             if not Path(path).is_file():
                 raise ConfigError(f"--answers: {path} does not exist.")
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
-            raise ConfigError(f"--seed is {list(self.seeds)}; give different seeds, each once.")
+            raise ConfigError(f"--seed is {list(self.seeds)}. Give different seeds, each once.")
         names = [label_of(recipe) for recipe in self.recipes]
         if len(set(names)) < len(names):
             raise ConfigError(f"--recipe has two of one name: {', '.join(sorted(names))}. Rename a file.")

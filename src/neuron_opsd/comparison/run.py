@@ -71,7 +71,7 @@ def plan_of(folder: Path, given: Mapping[str, Any]) -> Plan:
     saved = read_plan(folder)
     empty = Plan(recipes=DEFAULT_RECIPES, model="", questions=(), answers=())
     if "num_steps" in given and "num_tokens" in given:
-        raise ConfigError("--steps and --tokens are both given; a budget is one or the other.")
+        raise ConfigError("--steps and --tokens are both given. A budget is one or the other.")
     budget = {"num_tokens": None} if "num_steps" in given else {}
     plan = dataclasses.replace(saved or empty, **{**budget, **given})
     plan = dataclasses.replace(plan, recipes=tuple(dict.fromkeys((BASE, *plan.recipes))))

@@ -119,8 +119,8 @@ def _build_context(
     while (size := num_tokens(kept)) > settings.max_prompt_tokens:
         if kept == 0:
             raise DataError(
-                f"Question {question.question_id} alone takes {size} tokens of the teacher's prompt; "
-                f"contexts.max_prompt_tokens is {settings.max_prompt_tokens}. Raise it, or remove the question."
+                f"Question {question.question_id} alone takes {size} tokens of the teacher's prompt, more than "
+                f"contexts.max_prompt_tokens={settings.max_prompt_tokens}. Raise it, or remove the question."
             )
         kept -= 1
     student = student_messages(

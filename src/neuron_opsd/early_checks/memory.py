@@ -76,7 +76,7 @@ def describe_memory(config: Config, questions: Sequence[Question], until: str = 
     stages, limit = stage_memory(config, questions, until), free_memory(device_of(config.model))
     if isinstance(stages, str):
         return [stages]
-    free = "" if limit is None else f"; {in_words(limit)} are free now"
+    free = "" if limit is None else f" ({in_words(limit)} are free now)"
     return [f"Memory at the peak, estimated{free}:", *(f"  {stage.describe()}" for stage in stages)]
 
 

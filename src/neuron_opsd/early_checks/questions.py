@@ -58,11 +58,11 @@ def check_lengths(questions: Sequence[Question], tokenizer: PreTrainedTokenizerB
         if context is not None and used + new > context:
             room = f"Use {setting}={context - used}, or shorten" if used < context else "Shorten"
             needs = (
-                f"needs {used} prompt tokens, and {setting}={new} for its answer; the model reads {context}"
+                f"needs {used} prompt tokens, and {setting}={new} for its answer. The model reads {context}"
             )
             too_long.append((used + new - context, question, f"{needs}. {room} or remove the question."))
         elif budget is not None and question.split == "train" and used > budget:
-            needs = f"needs {used} prompt tokens; contexts.max_prompt_tokens is {budget}"
+            needs = f"needs {used} prompt tokens, more than contexts.max_prompt_tokens={budget}"
             too_long.append(
                 (used - budget, question, f"{needs}. Use {used} or more, or remove the question.")
             )

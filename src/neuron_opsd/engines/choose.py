@@ -48,7 +48,7 @@ def other_engine(
         return ServerEngine(config.engine, tokenizer, end_ids, student=student)
     if student is not None and processes.num_processes() > 1:
         raise EngineError(
-            f"engine.name is vllm, which follows a student in one process; accelerate launch started "
+            f"engine.name is vllm, which follows a student in one process. accelerate launch started "
             f"{processes.num_processes()}. Train with engine.name=server, or in one process."
         )
     from neuron_opsd.engines.vllm import VLLMEngine

@@ -129,8 +129,8 @@ class HFEngine:
             return free
         if not self.has_warned:
             logger.warning(
-                "memory that is free now holds the keys and values of %d tokens, and the longest completion may have "
-                "%d; going on, one completion at a time when they are long: free memory, or lower max_new_tokens",
+                "The free memory holds the keys and values of %d tokens, and the longest completion may have %d. Long "
+                "completions are written one at a time. Free memory, or lower max_new_tokens",
                 free, longest,
             )  # fmt: skip
             self.has_warned = True

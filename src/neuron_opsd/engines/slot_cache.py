@@ -214,7 +214,7 @@ def attention_states(layer: object) -> tuple[Tensor, Tensor]:
     """
     if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
         raise EngineError(
-            f"The hf engine holds keys and values of attention; this model has a {type(layer).__name__}. "
+            f"The hf engine holds keys and values of attention. This model has a {type(layer).__name__}. "
             "Use engine.name=vllm or server."
         )
     return layer.keys, layer.values

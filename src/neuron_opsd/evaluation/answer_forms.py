@@ -109,7 +109,7 @@ def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: i
         return _checked_letter(letter[1], offered)
     if not same_text and _SEVERAL.fullmatch(text):
         raise BadRowError(
-            f"answer {show(text)} names several letters; only questions with one right choice are scored."
+            f"answer {show(text)} names several letters. Only questions with one right choice are scored."
         )
     found = same_text or _similar_texts(text, offered.texts, has_letter=both is not None)
     if len(found) == 1:

@@ -171,7 +171,7 @@ class _Known:
         named = None if is_blank(value) else self._by_id.get(plain_answer(value))
         if columns.question is None or is_blank(row.values.get(columns.question)):
             if is_blank(value):
-                raise BadRowError("has neither an id nor a question; one of them must say what is answered.")
+                raise BadRowError("has neither an id nor a question. One of them must say what is answered.")
             return named
         text = question_text(row.values, columns)
         if named is not None and normalise(named.question) == normalise(text):
@@ -214,8 +214,8 @@ def _add(
     elif known != answer and not (known and not question.choices and answers_match(known, answer)):
         answers.pop(question.question_id, None)
         raise BadRowError(
-            f"gives question '{question.question_id}' the answer '{answer}', but {first} another. Keep one of them; "
-            "neither is used."
+            f"gives question '{question.question_id}' the answer '{answer}', but {first} another. Keep one of them. "
+            "Neither is used."
         )
 
 

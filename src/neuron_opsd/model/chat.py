@@ -129,7 +129,7 @@ class ChatEncoder:
         if asked and single_spaced(asked["content"]) not in single_spaced(prompt):
             raise ModelError(
                 f"The chat template of {self.name} leaves out the question, or changes its text. It is "
-                f"{_ends(asked['content'])}; the prompt is {_ends(prompt)}. {template_limits.OTHER}"
+                f"{_ends(asked['content'])}. The prompt is {_ends(prompt)}. {template_limits.OTHER}"
             )
 
     def encode_text(self, text: str) -> list[int]:

@@ -29,7 +29,7 @@ def device_of(settings: ModelSettings) -> torch.device:
         device = torch.device(settings.device)
         if device.type not in USABLE:
             raise ModelError(
-                f"model.device is {settings.device!r}; it must be auto, cpu or a GPU of CUDA such as cuda:0, because "
+                f"model.device is {settings.device!r}. It must be auto, cpu or a GPU of CUDA such as cuda:0, because "
                 "sampling computes in float64 and nothing else is tested. Use model.device=cpu."
             )
         torch.empty(0, device=device)

@@ -110,7 +110,7 @@ def check_architecture(config: PretrainedConfig) -> None:
     experts = next((count for name in EXPERT_NAMES if (count := getattr(config, name, None))), 0)
     if experts > 1:
         raise ModelError(
-            f"Model type '{config.model_type}' is a mixture of {experts} experts a layer; neurons are "
+            f"Model type '{config.model_type}' is a mixture of {experts} experts a layer. Neurons are "
             "defined here for dense FFNs, where every token meets every neuron. Use a dense model (llama, "
             "qwen2, qwen3, gemma, mistral, phi, olmo, ...)."
         )
@@ -151,7 +151,7 @@ def _find_ffn(block: nn.Module, layer: int, config: PretrainedConfig) -> FeedFor
     if len(names) != 1:
         raise ModelError(
             f"Layer {layer} of model type '{config.model_type}' has {len(names)} linear maps from {width} "
-            f"(the FFN's width) to {hidden} (the hidden size); exactly one is needed. "
+            f"(the FFN's width) to {hidden} (the hidden size). Exactly one is needed. "
             "Use a dense decoder-only model (llama, qwen2, qwen3, gemma, mistral, phi, olmo, lfm2, ...)."
         )
     parent = block.get_submodule(names[0].rpartition(".")[0])
@@ -207,7 +207,7 @@ def _effective_weight(module: nn.Module, *, d_ff: int) -> Tensor:
     weight: Tensor = base.weight  # pyright: ignore
     if weight.ndim != 2 or weight.shape[0 if is_transposed else 1] != d_ff or not weight.is_floating_point():
         raise ModelError(
-            f"The weight of {type(base).__name__} is stored as {weight.dtype} {tuple(weight.shape)}; neurons "
+            f"The weight of {type(base).__name__} is stored as {weight.dtype} {tuple(weight.shape)}. Neurons "
             "need plain floating-point weights. Load the model without quantisation."
         )
     for adapter in _unmerged_adapters(module):

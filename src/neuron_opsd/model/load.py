@@ -105,7 +105,7 @@ def check_quantization(settings: ModelSettings) -> None:
     device = device_of(settings)
     if device.type != "cuda":
         raise ModelError(
-            f"training.quantization is 4bit, which needs a GPU; the device is {device.type}. "
+            f"training.quantization is 4bit, which needs a GPU. The device is {device.type}. "
             "Use training.quantization=none, or model.device=cuda where there is one."
         )
     if importlib.util.find_spec("bitsandbytes") is None:

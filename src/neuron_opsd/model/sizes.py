@@ -34,7 +34,7 @@ def check_sizes(config: PretrainedConfig, name: str) -> None:
         raise ModelError(f"config.json of {name}: text_config is {text!r}, which is no object. {_NEXT}")
     if config.is_encoder_decoder:
         raise ModelError(
-            f"{name} is an encoder-decoder (model type '{config.model_type}'; is_encoder_decoder in config.json). Use "
+            f"{name} is an encoder-decoder (model type '{config.model_type}', is_encoder_decoder in config.json). Use "
             "a decoder-only model (llama, qwen2, qwen3, gemma, mistral, phi, olmo, ...)."
         )
     for entry, largest in LARGEST.items():

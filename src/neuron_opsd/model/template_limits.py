@@ -57,7 +57,7 @@ def check_text(text: str, messages: Sequence[Message], name: str) -> str:
     own = len(text) - sum(len(message["content"]) for message in messages)
     if own > MAX_OWN_CHARACTERS:
         raise ModelError(
-            f"The chat template of {name} adds {own:,} characters to the messages; at most {MAX_OWN_CHARACTERS:,} are "
+            f"The chat template of {name} adds {own:,} characters to the messages. At most {MAX_OWN_CHARACTERS:,} are "
             f"allowed. {OTHER}"
         )
     try:

@@ -26,7 +26,7 @@ def _head(model: CausalLM) -> Any:
     head = model.get_output_embeddings()
     if head is None:
         raise ModelError(
-            f"{type(model).__name__} has no output embeddings; a causal language model is needed."
+            f"{type(model).__name__} has no output embeddings. A causal language model is needed."
         )
     return head
 
@@ -57,7 +57,7 @@ def final_norm_weight(model: CausalLM) -> Float[Tensor, " hidden"]:
     weights = [weight for weight in weights if weight.shape == (hidden,)]
     if not weights:
         raise ModelError(
-            f"{type(model).__name__} has no final norm weight; use neurons.final_norm_scale=false."
+            f"{type(model).__name__} has no final norm weight. Use neurons.final_norm_scale=false."
         )
     is_offset = type(norms[-1]).__name__.startswith("Gemma")
     return weights[-1] + 1 if is_offset else weights[-1]

@@ -56,7 +56,7 @@ def load_whole(location: str, *, trust_remote_code: bool, **options: Any) -> Pre
     said += [f"has {num_layers} layers by its config.json"] if num_layers < 1 else []
     if said or found["error_msgs"]:
         raise ModelError(
-            f"The model in {location} is not whole: it {'; it '.join([*said, *found['error_msgs']])}. Its weights "
+            f"The model in {location} is incomplete. It {'. It '.join([*said, *found['error_msgs']])}. Its weights "
             "would be random or left out. Download it again, or see to its config.json."
         )
     if unknown:

@@ -101,7 +101,7 @@ def check_answers(
     if not counts.num_questions:
         raise DataError(
             f"{name}: none of the {counts.num_rows:,} rows of {files} answers one of the {len(questions):,} questions. "
-            "Give rows the question_id of their question, or its text and choices; or leave the file out."
+            "Give rows the question_id of their question, or its text and choices. Or leave the file out."
         )
     num_test = sum(question.split == "test" for question in questions)
     log.info(
@@ -112,6 +112,6 @@ def check_answers(
         log.warning("%s: left out %d rows: %s", name, len(counts.left_out), ", ".join(counts.left_out[:10]))
     if counts.num_test_questions < FEW * num_test:
         log.warning(
-            "%s: only %d of %d test questions have an answer; accuracy will be of these alone",
+            "%s: only %d of %d test questions have an answer. Accuracy will be of these alone",
             name, counts.num_test_questions, num_test,
         )  # fmt: skip

@@ -202,7 +202,7 @@ def single_domain(questions: Sequence[Question]) -> str:
     if len(domains) != 1:
         raise ConfigError(
             f"The pool holds {len(domains)} domains ({', '.join(domains[:6])}). Train on one at a time: set "
-            f"questions.domain={domains[0] if domains else '...'}; the others become cross-domain sets."
+            f"questions.domain={domains[0] if domains else '...'}. The others become cross-domain sets."
         )
     return domains[0]
 

@@ -253,7 +253,7 @@ def _count_changes(choices: Choices, question: str, file: QuestionFile) -> None:
     )
     file.changes["have no choices and are free-form"] += not choices.texts
     file.changes[
-        "are free-form, but list choices A., B., ... in their text; give these a column of their own"
+        "are free-form, but list choices A., B., ... in their text. Give these a column of their own"
     ] += not choices.texts and bool(marked_lines(question)[1])
 
 
@@ -261,7 +261,7 @@ def _give_notice(file: QuestionFile) -> None:
     """What is not read, and what was done to the choices."""
     if file.answers:
         log.warning(
-            "%s: dropped the answer columns %s; only evaluation may read answers (--answers)",
+            "%s: dropped the answer columns %s. Only evaluation may read answers (--answers)",
             file.path,
             _names(file.answers),
         )

@@ -177,6 +177,6 @@ def check_fits(
     if max_context is not None and num_prompt_tokens + max_new_tokens > max_context:
         raise DataError(
             f"Question {question.question_id} needs {num_prompt_tokens} prompt tokens, and up to "
-            f"{max_new_tokens} for its answer; the model reads {max_context}. Shorten or remove it, or lower "
+            f"{max_new_tokens} for its answer. The model reads {max_context}. Shorten or remove it, or lower "
             "max_new_tokens."
         )

@@ -117,7 +117,7 @@ def open_plain(path: Path, flags: int) -> BinaryIO:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         os.close(descriptor)
-        raise OSError(errno.ELOOP, "it is not a regular file, or a link; remove it", str(path))
+        raise OSError(errno.ELOOP, "it is a link, or not a regular file. Remove it", str(path))
     mode = "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "r+b"
     return os.fdopen(descriptor, mode, buffering=0)  # pyright: ignore[reportReturnType]
 

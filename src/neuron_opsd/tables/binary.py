@@ -62,7 +62,7 @@ def _sheet_rows(path: str, sheets: dict[str, list[tuple[Any, ...]]]) -> Named:
         return [], iter(())
     name, rows = next(iter(filled.items()))
     if len(filled) > 1:
-        logger.warning("%s: read the sheet %r; not %s", path, name, ", ".join(map(repr, [*filled][1:])))
+        logger.warning("%s: read the sheet %r, and not %s", path, name, ", ".join(map(repr, [*filled][1:])))
     num_titles = 0
     while num_titles + 1 < len(rows) and _width(rows[num_titles]) == 1 < _width(rows[num_titles + 1]):
         num_titles += 1

@@ -39,7 +39,7 @@ def check_text(value: Any, name: str) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadRowError(f"{name} is empty. Write its text, or leave out the row.")
     if not isinstance(value, str):
-        raise BadRowError(f"{name} is {show(value)} ({type(value).__name__}); it must be a string.")
+        raise BadRowError(f"{name} is {show(value)} ({type(value).__name__}). It must be a string.")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise BadRowError(f"{name} holds half a surrogate pair (such as \\ud83d), which is not a character.")
     return value
@@ -52,7 +52,7 @@ def _passage(value: Any, name: str) -> str:
     parts = value if isinstance(value, list) else [value]
     if not all(isinstance(part, str) for part in parts):
         raise BadRowError(
-            f"{name} is {show(value)} ({type(value).__name__}); it must be text. Not to read it before the question: "
+            f"{name} is {show(value)} ({type(value).__name__}). It must be text. Not to read it before the question: "
             "questions.fields={passage: null}"
         )
     return "\n".join(check_text(part, name) for part in parts if part.strip())

@@ -64,7 +64,7 @@ def read_choices(value: Any) -> Choices:
     if texts and not 2 <= len(texts) <= MAX_CHOICES:
         dropped = " once blank and repeated ones are dropped" if padding or repeated else ""
         raise BadRowError(
-            f"has {len(texts)} choice(s){dropped}; write 2 to {MAX_CHOICES}, or none (a free-form question)."
+            f"has {len(texts)} choice(s){dropped}. Write 2 to {MAX_CHOICES}, or none (a free-form question)."
         )
     return Choices(tuple(texts), tuple(marks), tuple(places), bool(stripped), padding, repeated)
 
@@ -86,7 +86,7 @@ def _cells(value: Any) -> list[Cell]:
     if value is None or value == {} or (isinstance(value, str) and not value.strip()):
         return []
     if not isinstance(value, list | tuple):
-        raise BadRowError(f"choices is {show(value)} ({type(value).__name__}); it must be a list of strings.")
+        raise BadRowError(f"choices is {show(value)} ({type(value).__name__}). It must be a list of strings.")
     if value and all(isinstance(item, dict) and "text" in item for item in value):
         return [(_mark(item.get("label")), item["text"]) for item in value]
     return [(None, item) for item in value]
@@ -107,8 +107,8 @@ def _parse(text: str) -> Any:
     if lines and not lead.strip():
         return {LETTERS[k]: line for k, line in enumerate(lines)}
     raise BadRowError(
-        f'choices is {show(text)}; it must be a list such as ["yes", "no"], or lines that begin with A., B., ...; '
-        "or give each choice a column: choice_a, choice_b."
+        f'choices is {show(text)}. It must be a list such as ["yes", "no"], or lines that begin with A., B., .... '
+        "Or give each choice a column: choice_a, choice_b."
     )
 
 
@@ -120,7 +120,7 @@ def _cells_of_dict(value: dict[Any, Any]) -> list[Cell]:
     marks = [_mark(key) for key in value]
     if not value or None in marks or len(set(marks)) < len(marks):
         keys = ", ".join(map(str, value))
-        raise BadRowError(f"choices has the keys {show(keys)}; they must be letters such as A, B, C.")
+        raise BadRowError(f"choices has the keys {show(keys)}. They must be letters such as A, B, C.")
     return list(zip(marks, value.values(), strict=True))
 
 
@@ -150,7 +150,7 @@ def _text(cell: Any, k: int) -> str:
     if isinstance(cell, int | float) and not isinstance(cell, bool):
         return str(cell)
     if not isinstance(cell, str):
-        raise BadRowError(f"choices[{k}] is {show(cell)} ({type(cell).__name__}); it must be a string.")
+        raise BadRowError(f"choices[{k}] is {show(cell)} ({type(cell).__name__}). It must be a string.")
     if any("\ud800" <= letter <= "\udfff" for letter in cell):
         raise BadRowError(
             f"choices[{k}] holds half a surrogate pair (such as \\ud83d), which is not a character."

@@ -145,7 +145,7 @@ def _choice_columns(names: Sequence[str], fields: Given, where: str) -> tuple[st
     if len(families) + len(whole) > 1:
         ways = [*whole, *(f"[{', '.join(family)}]" for family in families)]
         raise DataError(
-            f"{where} has several columns that may hold the choices: {'; '.join(ways)}. Say which: "
+            f"{where} has several columns that may hold the choices: {' or '.join(ways)}. Say which: "
             f"questions.fields={{choices: {ways[0]}}}"
         )
     return families[0]

@@ -57,8 +57,8 @@ def check_bad_rows(
             raise DataError(lines[0] + hint)
         raise DataError(
             "\n".join(lines[:3])
-            + f"\n{len(bad):,} of the {num_rows:,} rows of {path} cannot be read ({len(bad) / num_rows:.1%}); at most "
-            f"{max_fraction:.1%} are left out. "
+            + f"\n{len(bad):,} of the {num_rows:,} rows of {path} cannot be read ({len(bad) / num_rows:.1%}). At most "
+            f"{max_fraction:.1%} may be left out. "
             + (hint.strip() or "Fix them, or raise questions.max_bad_fraction.")
         )
     more = [f"... and {len(bad) - NUM_SHOWN:,} more"] if len(bad) > NUM_SHOWN else []

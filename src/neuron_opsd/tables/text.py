@@ -50,7 +50,7 @@ def _decode(path: str, data: bytes) -> str:
                 "Save the file as UTF-8."
             ) from None
         logger.warning(
-            "%s: read as CP1252, because line %d is not UTF-8; look at its accents, or save it as UTF-8",
+            "%s: read as CP1252, because line %d is not UTF-8. Look at its accents, or save it as UTF-8",
             path,
             line,
         )

@@ -131,7 +131,7 @@ def _save_merged(
             _save(merged, folder, base_config)
         elif texts:
             logger.info(
-                "train: the merged model is saved in float32; %s would keep %s of what was learned",
+                "train: the merged model is saved in float32, because %s would keep %s of what was learned",
                 name_of(narrow), _percent(_kept(lost_narrow, learned)),
             )  # fmt: skip
         else:
