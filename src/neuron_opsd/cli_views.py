@@ -14,6 +14,7 @@ import typer
 from neuron_opsd import cli_options as option
 from neuron_opsd.config import list_recipes, load_config
 from neuron_opsd.redaction import redact
+from neuron_opsd.results import PreflightVerdict, Results, TeacherGap, load
 from neuron_opsd.store.run_folder import RESULTS, TEACHER_GAP, RunFolder
 from neuron_opsd.text.escape import terminal_text
 
@@ -50,22 +51,21 @@ def quieten_libraries() -> None:
 def print_preflight(folder: RunFolder) -> None:
     """The verdict and what it rests on."""
     stage = folder.stage("preflight")
-    verdict = stage.summary() if stage.is_finished() else None
-    if verdict is None:
+    if not stage.is_finished():
         say("No preflight: preflight.num_questions is 0.")
         return
-    gap = folder.read_result(TEACHER_GAP) or {"measures": []}
-    for entry in [*verdict["measures"], *gap["measures"]]:
-        ends = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
-        value = "not defined" if entry["value"] is None else f"{entry['value']:.3f}"
-        say(f"- {entry['label']}: {value}{ends}. {entry['note']}")
-    say(f"{verdict['verdict'].capitalize()}, because {'; '.join(verdict['reasons'])}.")
+    verdict, gap = load(PreflightVerdict, stage.summary()), folder.load_result(TEACHER_GAP, TeacherGap)
+    for measure in [*verdict.measures, *(gap.measures if gap else ())]:
+        ends = "" if measure.low is None else f" [{measure.low:.3f}, {measure.high:.3f}]"
+        value = "not defined" if measure.value is None else f"{measure.value:.3f}"
+        say(f"- {measure.label}: {value}{ends}. {measure.note}")
+    say(f"{verdict.verdict.capitalize()}, because {'; '.join(verdict.reasons)}.")
 
 
 def print_end(folder: RunFolder) -> None:
     """The verdicts and where things lie."""
-    results = folder.read_result(RESULTS)
-    for verdict in (results or {}).get("verdicts", []):
+    results = folder.load_result(RESULTS, Results)
+    for verdict in results.verdicts if results else ():
         say(f"- {verdict}")
     if (folder.model_folder).is_dir():
         say(f"model:  {folder.path / 'model'}")

@@ -16,6 +16,7 @@ from neuron_opsd.progress import track
 from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets, PreflightItem, TeacherContext
+from neuron_opsd.results import PreflightVerdict, dump, load
 from neuron_opsd.run.inputs import preflight_sampling
 from neuron_opsd.run.session import Workbench
 from neuron_opsd.statistics import pearson
@@ -50,10 +51,10 @@ def make_preflight(bench: Workbench) -> None:
             verdict = judge_preflight(
                 stage.read(PreflightItem), thinks=thinks, **_pool_figures(bench), seed=config.seed
             )
-            bench.folder.write_json("preflight/verdict.json", verdict)
-            stage.finish(verdict, PreflightItem, files=[stage.path / "verdict.json"])
-    verdict = stage.summary()
-    logger.info("preflight: %s, because %s", verdict["verdict"], "; ".join(verdict["reasons"]))
+            bench.folder.write_json("preflight/verdict.json", dump(verdict))
+            stage.finish(dump(verdict), PreflightItem, files=[stage.path / "verdict.json"])
+    verdict = load(PreflightVerdict, stage.summary())
+    logger.info("preflight: %s, because %s", verdict.verdict, "; ".join(verdict.reasons))
 
 
 def stop_where_unlikely(bench: Workbench) -> None:
@@ -62,10 +63,10 @@ def stop_where_unlikely(bench: Workbench) -> None:
     Raises:
         UnlikelyToHelpError: the verdict, its reasons and what can be done.
     """
-    verdict = bench.folder.stage("preflight").summary()
-    if verdict["verdict"] == UNLIKELY:
+    verdict = load(PreflightVerdict, bench.folder.stage("preflight").summary())
+    if verdict.verdict == UNLIKELY:
         raise UnlikelyToHelpError(
-            f"stopped before training: {UNLIKELY}, because {'; '.join(verdict['reasons'])}. Everything so far is kept "
+            f"stopped before training: {UNLIKELY}, because {'; '.join(verdict.reasons)}. Everything so far is kept "
             f"in {bench.folder.path}. Run the same command without --stop-if-unlikely to train all the same."
         )
 

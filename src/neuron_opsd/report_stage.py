@@ -12,6 +12,7 @@ from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion,
 from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.report.inputs import ReadReplies
 from neuron_opsd.report.readings import read_stored
+from neuron_opsd.results import Harness, PreflightVerdict, Results, TeacherGap, load
 from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.files import read_json_lines
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, PAGE, RESULTS, TEACHER_GAP
@@ -76,8 +77,8 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         contexts_summary=folder.stage("contexts").summary() if contexts else {},
         training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if has_figures else [],
         training_summary=folder.stage("training").summary() if bench.is_current("training") else None,
-        results=folder.read_result(RESULTS),
-        harness=folder.read_result(HARNESS_RESULTS),
+        results=folder.load_result(RESULTS, Results),
+        harness=folder.load_result(HARNESS_RESULTS, Harness),
         timings=folder.timings(),
         preflight=_preflight_of(bench),
         prompts_example=_example_of(bench, contexts[0].question_id) if contexts else None,
@@ -93,13 +94,13 @@ def _example_of(bench: Workbench, question_id: str) -> dict[str, Any] | None:
         return None
 
 
-def _preflight_of(bench: Workbench) -> dict[str, Any] | None:
+def _preflight_of(bench: Workbench) -> PreflightVerdict | None:
     """The label-free verdict, and beneath its measures those that needed answers, where there were any."""
     if not bench.is_current("preflight"):
         return None
-    gap = bench.folder.read_result(TEACHER_GAP) or {"measures": []}
-    verdict = bench.folder.stage("preflight").summary()
-    return {**verdict, "measures": [*verdict["measures"], *gap["measures"]]}
+    verdict = load(PreflightVerdict, bench.folder.stage("preflight").summary())
+    gap = bench.folder.load_result(TEACHER_GAP, TeacherGap)
+    return dataclasses.replace(verdict, measures=(*verdict.measures, *gap.measures)) if gap else verdict
 
 
 def card_of(bench: Workbench, training_summary: dict[str, Any] | None = None) -> str:

@@ -32,6 +32,10 @@ class Both(Generic[T]):
         yield "base", self.base
         yield "trained", self.trained
 
+    def of(self, role: Role) -> T:
+        """That of one of the two."""
+        return self.base if role == "base" else self.trained
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -186,7 +190,7 @@ class MeanResult:
     beyond_majority: Judged | None = None
 
 
-Block = DomainResult | MeanResult
+ResultBlock = DomainResult | MeanResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,21 +252,18 @@ class QuestionResult:
     trained_majority_correct: float | None
 
     @property
-    def base(self) -> Outcome:
-        """Before training."""
-        return Outcome(
+    def both(self) -> Both[Outcome]:
+        """The outcome before and after training."""
+        base = Outcome(
             self.base_answer, self.base_vote_share, self.base_correct_fraction, self.base_majority_correct
         )
-
-    @property
-    def trained(self) -> Outcome:
-        """After training."""
-        return Outcome(
+        trained = Outcome(
             self.trained_answer,
             self.trained_vote_share,
             self.trained_correct_fraction,
             self.trained_majority_correct,
         )
+        return Both(base, trained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +293,23 @@ class Results:
     questions: tuple[QuestionResult, ...]
     pool_questions: tuple[PoolQuestion, ...]
     general: GeneralResult | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HarnessScores:
+    """One model under lm-evaluation-harness: for each task `num_questions`, and the value of each metric."""
+
+    fingerprint: str
+    tasks: Mapping[str, Mapping[str, int | float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harness:
+    """`harness/results.json`; a run that trains nothing has the base model alone."""
+
+    lm_eval: str  # its version
+    base: HarnessScores
+    trained: HarnessScores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ from neuron_opsd.records import (
 from neuron_opsd.report import ReportInputs
 from neuron_opsd.report.inputs import ReadReplies
 from neuron_opsd.report.readings import shorten
-from neuron_opsd.results import dump
 
 TRAP = "http://127.0.0.1:9"  # where hostile texts would fetch from; a browser test listens there
 HOSTILE = (
@@ -202,7 +201,6 @@ def _results(test, hostile, with_answers):
     }
     key = {q.question_id: "AB"[i % 2] for i, q in enumerate(test)} if with_answers else {}
     settings = EvaluationSettings(num_bootstrap=200)
-    found = compare(
+    return compare(
         test, rollouts["base"], rollouts["trained"], key, settings, train_domain=test[0].domain, seed=0
     )
-    return dump(found)

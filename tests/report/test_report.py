@@ -190,8 +190,8 @@ def test_page_markdown_and_model_card_say_the_same_numbers(inputs, tmp_path):
     tables = [
         metrics_table(caption, block)
         for caption, block in (
-            ("In-domain: physics", inputs.results["in"]),
-            (cross_caption(inputs.results), inputs.results["cross"]["mean"]),
+            ("In-domain: physics", inputs.results.in_domain),
+            (cross_caption(inputs.results), inputs.results.cross.mean),
         )
     ]
     for table in tables:
@@ -202,10 +202,10 @@ def test_page_markdown_and_model_card_say_the_same_numbers(inputs, tmp_path):
             assert line in card, line
             cells = [f"<span>{value}</span>" for value in row[1:-1]]
             assert all(cell in page for cell in cells), row
-    entry = inputs.results["in"]["metrics"]["ece"]
-    shown = f"{number(entry['base']['value'])} ({number(entry['base']['low'])} to {number(entry['base']['high'])})"
+    entry = inputs.results.in_domain.metrics["ece"]
+    shown = f"{number(entry.base.value)} ({number(entry.base.low)} to {number(entry.base.high)})"
     assert all(shown in document for document in (page, text, card))
-    for verdict in inputs.results["verdicts"]:
+    for verdict in inputs.results.verdicts:
         sentence = verdict.partition("): ")[2]
         assert sentence in page
         assert all(markdown_text(sentence) in document for document in (text, card))

@@ -7,9 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from made_up_results import domain_result, general_result, mean_result, metric, results
 from made_up_run import made_up_run
 
 from neuron_opsd.report import figures, model_card, story, tables, write_report
+from neuron_opsd.report.compared import Comparison
 from neuron_opsd.report.comparison import comparison_section, pooled
 from neuron_opsd.report.content import sections
 from neuron_opsd.report.inputs import ReportInputs
@@ -17,6 +19,7 @@ from neuron_opsd.report.preflight import preflight_section
 from neuron_opsd.report.results import results_section
 from neuron_opsd.report.selection import selection_section
 from neuron_opsd.report.training import cost_section, training_section
+from neuron_opsd.results import Bin, ConfidenceResult, PoolQuestion
 
 
 @pytest.fixture(scope="module")
@@ -40,30 +43,17 @@ def test_reading_order(inputs):
 
 
 def test_the_headline_says_what_changed_and_whether_it_is_better(inputs):
-    results = {
-        "train_domain": "physics",
-        "in": {
-            "metrics": {
-                "avg": _entry(0.5, 0.62, "higher", "higher"),
-                "ece": _entry(0.1, 0.2, "higher", "lower"),
-            }
-        },
-        "cross": {
-            "mean": {"metrics": {"avg": _entry(0.3, 0.31, "no difference shown", "higher")}},
-            "domains": {},
-        },
-    }
-    from neuron_opsd.report.story import headline
-
-    assert headline(results).text == (
+    found = results(
+        in_domain=domain_result(
+            avg=metric(0.5, 0.62, "higher", better="higher"), ece=metric(0.1, 0.2, "higher", better="lower")
+        ),
+        mean=mean_result(avg=metric(0.3, 0.31, "no difference shown", better="higher")),
+    )
+    assert story.headline(found).text == (
         "In the trained domain, physics, accuracy rose (0.500 before, 0.620 after) and the calibration error rose, "
         "which is worse (0.100 before, 0.200 after). In the other domains, accuracy shows no sure change (0.300 "
         "before, 0.310 after)."
     )
-
-
-def _entry(before, after, verdict, better):
-    return {"base": {"value": before}, "trained": {"value": after}, "verdict": verdict, "better": better}
 
 
 def test_grid_of_one_run(inputs):
@@ -74,7 +64,7 @@ def test_grid_of_one_run(inputs):
         for label in ("Avg@8", "ECE-15 (vote share)")
         for word in ("before", "after", "difference")
     ]
-    entry = inputs.results["cross"]["domains"]["art"]["metrics"]["ece"]["difference"]
+    entry = inputs.results.cross.domains["art"].metrics["ece"].difference
     assert grid.rows[5][3] == tables.difference_text(entry)
 
 
@@ -129,8 +119,8 @@ def test_selection_shows_accuracy_only_where_it_was_scored(inputs):
     names = {figure.name for figure in figures_of(selection_section(inputs))}
     assert "consensus-vote-share" in names
     assert "consensus-accuracy-of-the-zero-shot-reply" not in names
-    rows = [{"question_id": s.question_id, "correct_fraction": 0.5} for s in inputs.selection]
-    scored = dataclasses.replace(inputs, results={**inputs.results, "pool_questions": rows})
+    rows = tuple(PoolQuestion(s.question_id, 0.5) for s in inputs.selection)
+    scored = dataclasses.replace(inputs, results=dataclasses.replace(inputs.results, pool_questions=rows))
     names = {figure.name for figure in figures_of(selection_section(scored))}
     assert "consensus-accuracy-of-the-zero-shot-reply" in names
     correlations = blocks_of(selection_section(scored), "Table")[0]
@@ -152,17 +142,13 @@ def test_curves_that_cannot_move_are_left_out(inputs):
 
 def test_tokens_count_every_sample(inputs):
     """Rollouts of a group in training, and general questions with samples of their own number."""
-    block = {
-        "num_questions": 10,
-        "metrics": {"completion_tokens": {role: {"value": 5.0} for role in ("base", "trained")}},
-    }
-    results = {
-        "train_domain": "d", "num_samples": 8, "in": block, "cross": {"domains": {}, "mean": None},
-        "general": {"domains": {"g": {**block, "num_questions": 4}}, "num_samples": 3},
-    }  # fmt: skip
+    own, general = (
+        domain_result(num_questions=n, num_with_gold=0, completion_tokens=metric(5.0, 5.0)) for n in (10, 4)
+    )
+    found = results(in_domain=own, general=general_result({"g": general}, num_samples=3))
     config = {"training": {"batch_size": 4, "num_rollouts": 2}}
     metrics = [{"step": step, "num_completion_tokens": 100} for step in (1, 2)]
-    (table,) = cost_section(ReportInputs(config=config, training_metrics=metrics, results=results))
+    (table,) = cost_section(ReportInputs(config=config, training_metrics=metrics, results=found))
     assert [list(row) for row in table.rows] == [
         ["The student's samples in training", "16", "200"],
         ["Evaluation before training", "92", "460"],
@@ -171,18 +157,8 @@ def test_tokens_count_every_sample(inputs):
 
 
 def test_a_row_has_one_number_of_decimals_and_rounding_is_no_number():
-    lengths = {
-        role: {"value": value, "low": value - 1, "high": value + 1}
-        for role, value in (("base", 9.5), ("trained", 15.5))
-    }
-    entry = {
-        **lengths,
-        "difference": {"value": 6.0, "low": 5.0, "high": 7.0},
-        "label": "Length",
-        "better": "neither",
-        "verdict": "higher",
-    }
-    block = {"metrics": {"completion_tokens": entry}, "num_questions": 20, "num_with_gold": 0}
+    length = metric(9.5, 15.5, "higher", ends=((8.5, 10.5), (14.5, 16.5), (5.0, 7.0)))
+    block = domain_result(num_questions=20, num_with_gold=0, completion_tokens=length)
     assert list(tables.metrics_table("x", block).rows[0])[1:4] == [
         "9.5 (8.5 to 10.5)",
         "15.5 (14.5 to 16.5)",
@@ -198,32 +174,35 @@ def test_parts_of_the_brier_score_add_up(inputs):
         ["physics (in)", "vote share", word] for word in ("before", "after")
     ]
     parts = [float(value) for value in rows[0][3:]]
-    brier = inputs.results["in"]["metrics"]["brier"]["base"]["value"]
+    brier = inputs.results.in_domain.metrics["brier"].base.value
     assert parts[0] - parts[1] + parts[2] == pytest.approx(brier, abs=0.002)
 
 
 def test_every_confidence_has_its_diagrams(inputs):
     """Results with a second kind; its metrics are those of the first under other names."""
-    block = inputs.results["in"]
-    others = {f"option_{name}": block["metrics"][name] for name in ("ece", "mce", "brier")}
-    others["option_accuracy"] = {**block["metrics"]["maj"], "label": "Accuracy (option probability)"}
+    block = inputs.results.in_domain
+    others = {f"option_{name}": block.metrics[name] for name in ("ece", "mce", "brier")}
+    others["option_accuracy"] = dataclasses.replace(
+        block.metrics["maj"], label="Accuracy (option probability)"
+    )
     kinds = {
-        kind: {
-            "label": label,
-            "rule": f"the rule of {label}",
-            "metrics": {n: prefix + n for n in ("accuracy", "ece", "mce", "brier")},
-            "reliability": block["reliability"],
-            "brier_parts": block["brier_parts"],
-        }
-        for kind, label, prefix in (
-            ("vote_share", "Vote share", ""),
-            ("option_probability", "Option probability", "option_"),
+        kind: ConfidenceResult(
+            label=label,
+            rule=f"the rule of {label}",
+            num_questions=30,
+            num_with_gold=30,
+            metrics={"accuracy": accuracy} | {n: prefix + n for n in ("ece", "mce", "brier")},
+            reliability=block.reliability,
+            brier_parts=block.brier_parts,
+        )
+        for kind, label, prefix, accuracy in (
+            ("vote_share", "Vote share", "", "maj"),
+            ("option_probability", "Option probability", "option_", "option_accuracy"),
         )
     }
-    kinds["vote_share"]["metrics"]["accuracy"] = "maj"
-    block = {**block, "metrics": {**block["metrics"], **others}, "confidence_kinds": kinds}
-    results = {**inputs.results, "in": block}
-    made = next(s for s in sections(dataclasses.replace(inputs, results=results)) if s.name == "calibration")
+    block = dataclasses.replace(block, metrics={**block.metrics, **others}, confidence_kinds=kinds)
+    found = dataclasses.replace(inputs.results, in_domain=block)
+    made = next(s for s in sections(dataclasses.replace(inputs, results=found)) if s.name == "calibration")
     titles = [figure.title for figure in figures_of(made.blocks)]
     assert "Reliability after training, physics (in), option probability" in titles
     assert "Reliability before training, physics (in), vote share" in titles
@@ -238,18 +217,16 @@ def test_every_confidence_has_its_diagrams(inputs):
     assert len(more.rows) == 4
     main = tables.metrics_table("x", block)
     assert "Accuracy (option probability)" in [row[0] for row in main.rows]
-    assert len(main.rows) == len(tables.metrics_table("x", inputs.results["in"]).rows) + 2  # accuracy and ECE
+    assert (
+        len(main.rows) == len(tables.metrics_table("x", inputs.results.in_domain).rows) + 2
+    )  # accuracy and ECE
 
 
 def test_general_questions_and_the_distance_from_the_base(inputs):
-    general = {
-        "domains": {"trivia": inputs.results["in"]},
-        "mean": inputs.results["in"],
-        "kl_from_base": {"label": "KL on general questions", "value": 0.0123, "low": 0.0101, "high": 0.0145},
-    }
-    results = {**inputs.results, "general": general}
+    general = general_result({"trivia": inputs.results.in_domain}, kl=(0.0123, 0.0101, 0.0145))
+    found = dataclasses.replace(inputs.results, general=general)
     named = {
-        table.caption: table for table in blocks_of(results_section(ReportInputs(results=results)), "Table")
+        table.caption: table for table in blocks_of(results_section(ReportInputs(results=found)), "Table")
     }
     moved = named["How far the trained model moved from the base"]
     assert [list(row) for row in moved.rows] == [["KL on general questions", "0.0123 (0.0101 to 0.0145)"]]
@@ -257,16 +234,17 @@ def test_general_questions_and_the_distance_from_the_base(inputs):
     grid = named["Trained on physics, tested on"]
     assert list(grid.columns)[2:] == ["physics (in)", "art", "trivia (general)"]
     assert [row[4] for row in grid.rows] == [row[2] for row in grid.rows]
-    without = blocks_of(results_section(ReportInputs(results={**results, "general": None})), "Table")
+    without = blocks_of(results_section(ReportInputs(results=inputs.results)), "Table")
     assert not [table for table in without if "General" in table.caption]
 
 
 def test_general_questions_with_an_answer_key_where_the_run_has_none(inputs):
     """The general set alone is labelled: its accuracy and ECE stand in words, grid, calibration and card."""
-    results = made_up_run(with_answers=False).results
-    trivia = {**inputs.results["in"], "num_questions": 30}
-    results = {**results, "general": {"domains": {"trivia": trivia}, "mean": trivia, "num_samples": 3}}
-    made = {section.name: section.blocks for section in sections(ReportInputs(results=results))}
+    trivia = inputs.results.in_domain
+    found = dataclasses.replace(
+        made_up_run(with_answers=False).results, general=general_result({"trivia": trivia}, num_samples=3)
+    )
+    made = {section.name: section.blocks for section in sections(ReportInputs(results=found))}
     assert "On general questions, accuracy" in made["summary"][0].text
     assert (
         "In the trained domain, physics, without gold answers: the vote share rose (0.525"
@@ -278,21 +256,23 @@ def test_general_questions_with_an_answer_key_where_the_run_has_none(inputs):
     grid = blocks_of(made["results"], "Table")[0]
     assert list(grid.columns)[-1] == "trivia (general, 3 samples)"
     cells = {(row[0], row[1]): row[-1] for row in grid.rows}
-    assert cells["Avg@8", "before"] == tables.interval_text(trivia["metrics"]["avg"]["base"])
-    assert cells["ECE-15 (vote share)", "after"] == tables.interval_text(trivia["metrics"]["ece"]["trained"])
+    assert cells["Avg@8", "before"] == tables.interval_text(trivia.metrics["avg"].base)
+    assert cells["ECE-15 (vote share)", "after"] == tables.interval_text(trivia.metrics["ece"].trained)
     assert ("Vote share", "before") in cells  # what the other sets can be compared by
     titles = [figure.title for figure in figures_of(made["calibration"])]
     assert "Reliability after training, trivia (general, 3 samples), vote share" in titles
-    card = model_card(ReportInputs(results=results))
-    assert f"| {tables.interval_text(trivia['metrics']['ece']['trained'])} |" in card
+    card = model_card(ReportInputs(results=found))
+    assert f"| {tables.interval_text(trivia.metrics['ece'].trained)} |" in card
 
 
 def test_an_unreliable_confidence_is_marked_wherever_it_is_shown(inputs):
-    block = inputs.results["in"]
-    caution = {"caution": "Unreliable: hardly an option.", "unreliable": ["trained"]}
-    metrics = {**block["metrics"], "ece": {**block["metrics"]["ece"], **caution}}
-    results = {**inputs.results, "in": {**block, "metrics": metrics}}
-    made = {section.name: section.blocks for section in sections(ReportInputs(results=results))}
+    block = inputs.results.in_domain
+    unreliable = dataclasses.replace(
+        block.metrics["ece"], caution="Unreliable: hardly an option.", unreliable=("trained",)
+    )
+    block = dataclasses.replace(block, metrics={**block.metrics, "ece": unreliable})
+    found = dataclasses.replace(inputs.results, in_domain=block)
+    made = {section.name: section.blocks for section in sections(ReportInputs(results=found))}
     table = next(b for b in blocks_of(made["results"], "Table") if b.caption == "In-domain: physics")
     verdicts = {row[0]: row[-1] for row in table.rows}
     assert verdicts["ECE-15 (vote share)"].endswith("; unreliable")
@@ -334,23 +314,19 @@ def test_comparison_tables_hold_every_cell(inputs):
 
 
 def test_comparison_with_the_least_there_can_be():
-    comparison = {"metrics": [], "methods": [], "cells": []}
+    comparison = Comparison(metrics=[], methods=[], cells=[], means=[])
     assert comparison_section(ReportInputs(comparison=comparison))
     assert comparison_section(ReportInputs()) == []
 
 
 def test_bins_are_pooled_by_their_counts():
-    first = [
-        {"count": 1, "confidence": 0.2, "accuracy": 0.0},
-        {"count": 0, "confidence": None, "accuracy": None},
-    ]
-    second = [
-        {"count": 3, "confidence": 0.4, "accuracy": 1.0},
-        {"count": 0, "confidence": None, "accuracy": None},
-    ]
+    empty = Bin(low=0.5, high=1.0, count=0, confidence=None, accuracy=None)
+    first = [Bin(low=0.0, high=0.5, count=1, confidence=0.2, accuracy=0.0), empty]
+    second = [Bin(low=0.0, high=0.5, count=3, confidence=0.4, accuracy=1.0), empty]
     low, high = pooled([first, second])
-    assert low == {"count": 4, "confidence": pytest.approx(0.35), "accuracy": 0.75}
-    assert high == {"count": 0, "confidence": None, "accuracy": None}
+    assert (low.low, low.high, low.count, low.accuracy) == (0.0, 0.5, 4, 0.75)
+    assert low.confidence == pytest.approx(0.35)
+    assert high == empty
 
 
 def test_headings_are_in_order_and_figures_have_their_numbers(inputs, tmp_path):
@@ -384,7 +360,9 @@ def test_the_line_under_the_title_says_how_it_was_trained(inputs, objective, wor
 
 
 def test_a_comparison_is_no_unfinished_run(inputs):
-    several = ReportInputs(config=inputs.config, comparison={"metrics": [], "methods": [], "cells": []})
+    several = ReportInputs(
+        config=inputs.config, comparison=Comparison(metrics=[], methods=[], cells=[], means=[])
+    )
     assert story.subtitle(several) == "Recipes compared on the same questions."
 
 
@@ -431,15 +409,7 @@ def test_a_comparison_is_no_unfinished_run(inputs):
     ],
 )
 def test_a_card_and_a_row_by_hand(better, before, after, low, high, verdict, shown):
-    entry = {
-        "label": "M",
-        "better": better,
-        "base": {"value": before, "low": None, "high": None},
-        "trained": {"value": after, "low": None, "high": None},
-        "difference": {"value": after - before, "low": low, "high": high},
-        "verdict": verdict,
-    }
-    block = {"num_questions": 50, "num_with_gold": 50, "metrics": {"avg": entry}}
+    block = domain_result(avg=metric(before, after, verdict, better=better, ends=(low, high)))
     (card,) = tables.headline_cards(block)
     assert [card.label, card.before, card.after, card.difference, card.verdict] == ["M", *shown]
     assert tables.metrics_table("", block).rows == [["M", *shown]]

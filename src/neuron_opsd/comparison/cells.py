@@ -14,6 +14,7 @@ from neuron_opsd.errors import NeuronOpsdError
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.pipeline import run_stages
 from neuron_opsd.redaction import redact
+from neuron_opsd.results import Results
 from neuron_opsd.run.session import Workbench
 from neuron_opsd.store.files import read_json
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, RunFolder
@@ -83,6 +84,6 @@ def status(path: Path) -> tuple[str, str]:
     error = read_json(path / "error.json") if path.is_dir() else None
     if error is not None:
         return FAILED, str(error.get("error"))
-    results = RunFolder(path).read_result(RESULTS)
+    results = RunFolder(path).load_result(RESULTS, Results)
     is_finished = (path / "cell.json").is_file() and results is not None
     return (FINISHED, "") if is_finished else (NOT_RUN, "")

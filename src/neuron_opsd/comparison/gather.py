@@ -1,9 +1,8 @@
 """Finished cells -> every model's answers, and what became of the other cells."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 from neuron_opsd.comparison.cells import FAILED, FINISHED, status
 from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder
 from neuron_opsd.evaluation.calibration import ece
+from neuron_opsd.report.compared import HarnessFigure, TemplateShare
+from neuron_opsd.results import Bin, Harness, HarnessScores, QuestionResult, Results, Role
 from neuron_opsd.store.files import JsonDict, read_json
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, RunFolder
 
@@ -35,43 +36,55 @@ class Answers:
         return weights @ values / weights.sum(axis=-1)
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the cells were evaluated; those of one comparison agree."""
+
+    num_samples: int
+    num_bins: int
+    num_bootstrap: int
+
+
 @dataclass(slots=True)
 class Gathered:
     """What the finished cells say, and what became of the others."""
 
     answers: dict[Key, dict[int, Answers]] = field(default_factory=dict)  # by seed
-    reliability: dict[Key, list[Any]] = field(default_factory=dict)
+    reliability: dict[Key, list[tuple[Bin, ...]]] = field(default_factory=dict)
     failures: dict[str, list[str]] = field(default_factory=dict)
     num_cells: dict[str, dict[str, int]] = field(default_factory=dict)
     costs: dict[str, dict[str, int]] = field(default_factory=dict)
-    templates: dict[tuple[str, str], list[JsonDict]] = field(default_factory=dict)  # by recipe and source
-    harness: dict[tuple[str, str | None], list[JsonDict]] = field(default_factory=dict)  # tasks of each seed
-    settings: dict[str, Any] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
+    templates: dict[tuple[str, str], list[TemplateShare]] = field(default_factory=dict)  # of each seed
+    harness: dict[tuple[str, str | None], list[HarnessScores]] = field(default_factory=dict)  # of each seed
+    settings: Settings | None = None  # None before any cell is finished
 
-    def add(self, key: Key, seed: int, answers: Answers, bins: Any) -> None:
+    def add(self, key: Key, seed: int, answers: Answers, bins: tuple[Bin, ...] | None) -> None:
         """One cell's answers on one test domain."""
         self.answers.setdefault(key, {})[seed] = answers
-        self.reliability.setdefault(key, []).append(bins)
+        self.reliability.setdefault(key, []).extend([bins] if bins else [])
 
-    def harness_rows(self, methods: Sequence[str]) -> list[dict[str, Any]]:
+    def harness_figures(self, methods: Sequence[str]) -> list[HarnessFigure]:
         """What lm-evaluation-harness found, by recipe, source, task and metric: means over the seeds."""
-        rows = []
+        found: list[HarnessFigure] = []
         for method, source in sorted(self.harness, key=lambda key: (methods.index(key[0]), key[1] or "")):
-            seeds = self.harness[method, source]
+            seeds = [scores.tasks for scores in self.harness[method, source]]
             for task, figures in seeds[0].items():
                 own = [seed[task] for seed in seeds if task in seed]
+                count = int(figures["num_questions"])
                 for metric in (name for name in figures if name != "num_questions"):
                     value = float(np.mean([seed[metric] for seed in own]))
-                    row = {"method": method, "source": source, "task": task, "metric": metric, "value": value}
-                    rows.append(row | {"num_questions": figures["num_questions"], "num_seeds": len(own)})
-        return rows
+                    found.append(HarnessFigure(method, source, task, metric, value, count, len(own)))
+        return found
 
-    def template_rows(self, methods: Sequence[str]) -> list[dict[str, Any]]:
+    def template_shares(self, methods: Sequence[str]) -> list[TemplateShare]:
         """Shares of demonstrations of the question's own template, by recipe and source: means over the seeds."""
         return [
-            {"method": method, "source": source}
-            | {name: float(np.mean([seed[name] for seed in seeds])) for name in ("value", "by_chance")}
+            TemplateShare(
+                method,
+                source,
+                value=float(np.mean([seed.value for seed in seeds])),
+                by_chance=float(np.mean([seed.by_chance for seed in seeds])),
+            )
             for method in methods
             for (recipe, source), seeds in sorted(self.templates.items())
             if recipe == method
@@ -89,57 +102,61 @@ def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
         if state == FAILED:
             counts[FAILED] += 1
             found.failures.setdefault(cell.recipe, []).append(error)
-        results = RunFolder(path).read_result(RESULTS) if state == FINISHED else None
+        results = RunFolder(path).load_result(RESULTS, Results) if state == FINISHED else None
         if results is None:
             continue
         counts[FINISHED] += 1
-        found.settings = found.settings or {
-            name: results[name] for name in ("num_samples", "num_bins", "num_bootstrap")
-        }
-        blocks = {results["train_domain"]: results["in"], **results["cross"]["domains"]}
-        for target, block in blocks.items():
-            roles = {"base": (BASE, None)} | (
-                {} if cell.recipe == BASE else {"trained": (cell.recipe, cell.source)}
-            )
-            for role, (method, source) in roles.items():
-                answers = _read_answers(results["questions"], target, role)
-                bins = ((block or {}).get("reliability") or {}).get(role)
-                if answers.question_ids and cell.seed not in found.answers.get((method, source, target), {}):
-                    found.add((method, source, target), cell.seed, answers, bins)
-        if cell.source is not None and (shares := _template_shares(path)) is not None:
-            found.templates.setdefault((cell.recipe, cell.source), []).append(shares)
-        _add_harness(found, cell, RunFolder(path).read_result(HARNESS_RESULTS) or {})
+        found.settings = found.settings or Settings(
+            results.num_samples, results.num_bins, results.num_bootstrap
+        )
+        _add_answers(found, cell, results)
+        if cell.source is not None and (share := _template_share(path, cell.recipe, cell.source)) is not None:
+            found.templates.setdefault((cell.recipe, cell.source), []).append(share)
+        if harness := RunFolder(path).load_result(HARNESS_RESULTS, Harness):
+            _add_harness(found, cell, harness)
         _add_costs(found.costs.setdefault(cell.recipe, {}), path)
     return found
 
 
-def _read_answers(rows: Iterable[Mapping[str, Any]], target: str, role: str) -> Answers:
-    own = [row for row in rows if row["domain"] == target and row[f"{role}_correct_fraction"] is not None]
-    own.sort(key=lambda row: row["question_id"])
+def _add_answers(found: Gathered, cell: Cell, results: Results) -> None:
+    """The trained model's answers in each test domain, and the base model's where no cell had them before."""
+    models: dict[Role, tuple[str, str | None]] = {"base": (BASE, None)}
+    if cell.recipe != BASE:
+        models["trained"] = (cell.recipe, cell.source)
+    for target, block in {results.train_domain: results.in_domain, **results.cross.domains}.items():
+        bins = block.reliability if block else None
+        for role, (method, source) in models.items():
+            answers = _read_answers(results.questions, target, role)
+            if answers.question_ids and cell.seed not in found.answers.get((method, source, target), {}):
+                found.add((method, source, target), cell.seed, answers, bins.of(role) if bins else None)
 
-    def column(name: str) -> Array:
-        return np.array([row[f"{role}_{name}"] for row in own], dtype=np.float64)
 
-    ids = [row["question_id"] for row in own]
-    return Answers(ids, column("correct_fraction"), column("majority_correct"), column("vote_share"))
+def _read_answers(questions: Iterable[QuestionResult], target: str, role: Role) -> Answers:
+    own = [(one.question_id, one.both.of(role)) for one in questions if one.domain == target]
+    own = sorted((pair for pair in own if pair[1].correct_fraction is not None), key=lambda pair: pair[0])
+    return Answers(
+        [question_id for question_id, _ in own],
+        correct_fraction=np.array([outcome.correct_fraction for _, outcome in own], dtype=np.float64),
+        majority_correct=np.array([outcome.majority_correct for _, outcome in own], dtype=np.float64),
+        vote_share=np.array([outcome.vote_share for _, outcome in own], dtype=np.float64),
+    )
 
 
-def _template_shares(path: Path) -> JsonDict | None:
+def _template_share(path: Path, method: str, source: str) -> TemplateShare | None:
     """The figures of a cell's contexts, before its training or before test questions; None where it has none."""
     for stage in ("contexts", "evaluation/contexts"):
         summary = _summary(path, stage)
         value, by_chance = (summary.get(f"same_template_{name}") for name in ("fraction", "by_chance"))
         if value is not None and by_chance is not None:
-            return {"value": value, "by_chance": by_chance}
+            return TemplateShare(method, source, value, by_chance)
     return None
 
 
-def _add_harness(found: Gathered, cell: Cell, results: Mapping[str, Any]) -> None:
-    """A cell's own figures; the base model's once."""
-    if "base" in results and (BASE, None) not in found.harness:
-        found.harness[BASE, None] = [results["base"]["tasks"]]
-    if "trained" in results:
-        found.harness.setdefault((cell.recipe, cell.source), []).append(results["trained"]["tasks"])
+def _add_harness(found: Gathered, cell: Cell, harness: Harness) -> None:
+    """A cell's own scores; the base model's once."""
+    found.harness.setdefault((BASE, None), [harness.base])
+    if harness.trained:
+        found.harness.setdefault((cell.recipe, cell.source), []).append(harness.trained)
 
 
 def _add_costs(costs: dict[str, int], path: Path) -> None:

@@ -7,7 +7,6 @@ is over questions, and does not cover what another seed would change (the spread
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,10 +16,12 @@ from neuron_opsd.comparison.plan import BASE, Plan, label_of
 from neuron_opsd.config import USES_GOLD
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
+from neuron_opsd.report.compared import ComparedCell, ComparedMetric, Comparison, Method, MethodMean, Place
 from neuron_opsd.report.comparison import pooled
+from neuron_opsd.results import Estimate
 from neuron_opsd.statistics import LEVEL, bootstrap_draws, bootstrap_interval, bootstrap_p_value, holm
 
-PLACES = ("in", "cross")
+PLACES: tuple[Place, ...] = ("in", "cross")
 SIGNIFICANT = 1 - LEVEL
 
 
@@ -47,12 +48,30 @@ class Figure:
         fewest = min(self.num_questions, other.num_questions)
         return Figure(self.value - other.value, self.draws - other.draws, fewest)
 
-    def entry(self) -> dict[str, Any]:
+    def estimate(self) -> Estimate:
         """Value and interval; no interval for too few questions."""
         interval = bootstrap_interval(self.value, self.draws)
         if self.num_questions < MIN_QUESTIONS or not np.isfinite(interval.low):
-            return {"value": self.value, "low": None, "high": None}
-        return {"value": self.value, "low": interval.low, "high": interval.high}
+            return Estimate(self.value, None, None)
+        return Estimate(self.value, interval.low, interval.high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One method at one place in one metric, its difference from base, and its marks.
+
+    The p values are None where there are too few questions, and of base and an upper bound.
+    """
+
+    method: str
+    place: Place
+    metric: str
+    found: Estimate
+    seeds_sd: float | None  # standard deviation over the seeds
+    difference: Estimate | None
+    p: float | None
+    p_holm: float | None
+    marks: tuple[str, ...]
 
 
 def _mean(own: Sequence[Figure]) -> Figure | None:
@@ -70,11 +89,12 @@ class Table:
 
     def __init__(self, plan: Plan, found: Gathered) -> None:
         self.plan, self.found = plan, found
-        self.num_bins = int(found.settings.get("num_bins", 15))
-        k = found.settings.get("num_samples", 8)
+        if found.settings is None:
+            raise ValueError("A table needs a finished cell.")
+        self.num_bins, self.num_bootstrap = found.settings.num_bins, found.settings.num_bootstrap
         self.metrics = (
-            Metric("avg", f"Avg@{k}", True),
-            Metric("maj", f"Maj@{k}", True),
+            Metric("avg", f"Avg@{found.settings.num_samples}", True),
+            Metric("maj", f"Maj@{found.settings.num_samples}", True),
             Metric("ece", f"ECE-{self.num_bins}", False),
         )
         self.bounds = frozenset(recipe for recipe in plan.recipes if plan.uses_gold(recipe))
@@ -106,8 +126,8 @@ class Table:
             kept.append(weights)
             return {"": weights.sum(axis=-1)}
 
-        count = int(self.found.settings.get("num_bootstrap", 2000))
-        bootstrap_draws(keep, num_items=len(ids.pop()), num_resamples=count, seed=[0, *target.encode()])
+        seed = [0, *target.encode()]
+        bootstrap_draws(keep, num_items=len(ids.pop()), num_resamples=self.num_bootstrap, seed=seed)
         return np.concatenate(kept)
 
     def _figure(self, key: Key, metric: str, seeds: frozenset[int] | None = None) -> Figure:
@@ -142,13 +162,13 @@ class Table:
                 changes.append(self._figure(own, metric, common).minus(self._figure(theirs, metric, common)))
         return _mean(changes)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """A row for each method, place and metric, with its difference from base, and its marks."""
         rows = [row for place in PLACES for metric in self.metrics for row in self._rows_of(place, metric)]
         order = {method: i for i, method in enumerate(self.methods)}
-        return sorted(rows, key=lambda row: (order[row["method"]], row["place"] != "in"))
+        return sorted(rows, key=lambda row: (order[row.method], row.place != "in"))
 
-    def _rows_of(self, place: str, metric: Metric) -> list[dict[str, Any]]:
+    def _rows_of(self, place: Place, metric: Metric) -> list[Row]:
         means = {method: self.mean(method, place, metric.name) for method in self.methods}
         changes = {
             method: self.difference(method, BASE, place, metric.name)
@@ -164,16 +184,28 @@ class Table:
         p_values = [bootstrap_p_value(told[method].draws, told[method].value) for method in enough]
         adjusted = dict(zip(enough, zip(p_values, holm(p_values), strict=True), strict=True))
         best = self._best(means, metric)
-        rows = []
+        rows: list[Row] = []
         for method, mean in means.items():
             if mean is None:
                 continue
-            row: dict[str, Any] = {"method": method, "place": place, "metric": metric.name, **mean.entry()}
-            row["seeds_sd"] = float(np.std(mean.seeds, ddof=1)) if len(mean.seeds) > 1 else None
-            row["difference"] = told[method].entry() if method in told else None
-            row["p"], row["p_holm"] = adjusted.get(method, (None, None))
-            row["marks"] = self._marks(method, best, place, metric, row)
-            rows.append(row)
+            p, p_holm = adjusted.get(method, (None, None))
+            marks = [*self._best_marks(method, best, place, metric)]
+            if p_holm is not None and p_holm < SIGNIFICANT:
+                is_higher = told[method].value > 0
+                marks.append("better than base" if is_higher == metric.is_better_high else "worse than base")
+            rows.append(
+                Row(
+                    method=method,
+                    place=place,
+                    metric=metric.name,
+                    found=mean.estimate(),
+                    seeds_sd=float(np.std(mean.seeds, ddof=1)) if len(mean.seeds) > 1 else None,
+                    difference=told[method].estimate() if method in told else None,
+                    p=p,
+                    p_holm=p_holm,
+                    marks=tuple(marks),
+                )
+            )
         return rows
 
     def _best(self, means: Mapping[str, Figure | None], metric: Metric) -> str | None:
@@ -186,24 +218,17 @@ class Table:
             return None
         return (max if metric.is_better_high else min)(there, key=lambda method: there[method])
 
-    def _marks(
-        self, method: str, best: str | None, place: str, metric: Metric, row: Mapping[str, Any]
-    ) -> list[str]:
-        marks: list[str] = []
-        if method in self.bounds:
-            return marks
+    def _best_marks(self, method: str, best: str | None, place: Place, metric: Metric) -> list[str]:
+        """Whether a method is the best, or not shown to be another; an upper bound has no marks."""
+        if method in self.bounds or best is None:
+            return []
         if best == method:
-            marks.append("best")
-        elif best is not None:
-            first, second = (best, method) if method == BASE else (method, best)
-            gap = self.difference(first, second, place, metric.name)
-            ends = gap.entry() if gap else None
-            if ends and ends["low"] is not None and ends["low"] <= 0 <= ends["high"]:
-                marks.append("best within noise")
-        if row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT:
-            is_higher = row["difference"]["value"] > 0
-            marks.append("better than base" if is_higher == metric.is_better_high else "worse than base")
-        return marks
+            return ["best"]
+        first, second = (best, method) if method == BASE else (method, best)
+        gap = self.difference(first, second, place, metric.name)
+        ends = gap.estimate() if gap else None
+        is_near = ends and ends.low is not None and ends.high is not None and ends.low <= 0 <= ends.high
+        return ["best within noise"] if is_near else []
 
     def label(self, method: str) -> str:
         """A recipe's name; an upper bound's with its mark."""
@@ -233,66 +258,56 @@ class Table:
             for name in ("steps", "tokens_generated", "tokens_trained")
         }
 
-    def report(self, notes: Sequence[str]) -> dict[str, Any]:
-        """The comparison in the form of `ReportInputs.comparison`."""
+    def report(self, notes: Sequence[str]) -> Comparison:
+        """The comparison as the report shows it."""
         rows = self.rows()
-        there = {row["method"] for row in rows}
+        there = {row.method for row in rows}
         missing = [
             f"{self.label(method)}: {self.note(method)}" for method in self.methods if method not in there
         ]
-        return {
-            "metrics": [
-                {"name": m.name, "label": m.label, "better": "higher" if m.is_better_high else "lower"}
+        means: dict[tuple[str, Place], dict[str, Estimate]] = {}
+        for row in rows:
+            means.setdefault((row.method, row.place), {})[row.metric] = row.found
+        return Comparison(
+            metrics=[
+                ComparedMetric(m.name, m.label, "higher" if m.is_better_high else "lower")
                 for m in self.metrics
             ],
-            "methods": [
-                {"name": method, "label": self.label(method), "note": self._remark(method, rows)}
-                for method in self.methods
+            methods=[
+                Method(method, self.label(method), self._remark(method, rows)) for method in self.methods
             ],
-            "cells": [self._cell(key) for key in sorted(self.found.answers, key=self._key_order)],
-            "summary": [
-                {
-                    "method": method,
-                    "place": place,
-                    "metrics": {
-                        row["metric"]: {end: row[end] for end in ("value", "low", "high")}
-                        for row in rows
-                        if (row["method"], row["place"]) == (method, place)
-                    },
-                }
-                for method in self.methods
-                for place in PLACES
-                if any((row["method"], row["place"]) == (method, place) for row in rows)
+            cells=[self._cell(key) for key in sorted(self.found.answers, key=self._key_order)],
+            means=[
+                MethodMean(method=method, place=place, metrics=metrics)
+                for (method, place), metrics in means.items()
             ],
-            "harness": self.found.harness_rows(self.methods),
-            "templates": self.found.template_rows(self.methods),
-            "notes": [*missing, *notes],
-        }
+            harness=self.found.harness_figures(self.methods),
+            templates=self.found.template_shares(self.methods),
+            notes=[*missing, *notes],
+        )
 
-    def _remark(self, method: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    def _remark(self, method: str, rows: Iterable[Row]) -> str:
         labels = {metric.name: metric.label for metric in self.metrics}
         places = {"in": "in-domain", "cross": "cross-domain"}
         marks = [
-            f"{mark} ({labels[row['metric']]}, {places[row['place']]})"
+            f"{mark} ({labels[row.metric]}, {places[row.place]})"
             for row in rows
-            if row["method"] == method
-            for mark in row["marks"]
+            if row.method == method
+            for mark in row.marks
         ]
         return "; ".join([*marks, *filter(None, [self.note(method)])])
 
     def _key_order(self, key: Key) -> tuple[int, str, int]:
         return self.methods.index(key[0]), key[1] or "", self.targets.index(key[2])
 
-    def _cell(self, key: Key) -> dict[str, Any]:
+    def _cell(self, key: Key) -> ComparedCell:
         method, source, target = key
-        cell: dict[str, Any] = {
-            "method": method,
-            "source": source,
-            "target": target,
-            "num_seeds": len(self.found.answers[key]),
-            "metrics": {metric.name: self.figures[(*key, metric.name)].entry() for metric in self.metrics},
-        }
-        diagrams = [bins for bins in self.found.reliability[key] if bins]
-        if diagrams:
-            cell["reliability"] = {"vote_share": pooled(diagrams)}
-        return cell
+        diagrams = self.found.reliability[key]
+        return ComparedCell(
+            method=method,
+            source=source,
+            target=target,
+            num_seeds=len(self.found.answers[key]),
+            metrics={metric.name: self.figures[(*key, metric.name)].estimate() for metric in self.metrics},
+            reliability={"vote_share": pooled(diagrams)} if diagrams else {},
+        )

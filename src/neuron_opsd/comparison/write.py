@@ -17,18 +17,19 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from neuron_opsd.comparison.gather import gather
 from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder
-from neuron_opsd.comparison.table import PLACES, Table
+from neuron_opsd.comparison.table import PLACES, Row, Table
 from neuron_opsd.config import USES_GOLD
 from neuron_opsd.report import ReportInputs, write_report
+from neuron_opsd.results import Estimate
 from neuron_opsd.store.files import write_text
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.text.escape import csv_cell, markdown_text, tex_comment, tex_text
 
 HEADINGS = {"in": "in", "cross": "cross"}
+CsvRow = Mapping[str, object]
 
 
 def write_comparison(plan: Plan, cells: Sequence[Cell], folder: Path, notes: Sequence[str]) -> bool:
@@ -41,14 +42,13 @@ def write_comparison(plan: Plan, cells: Sequence[Cell], folder: Path, notes: Seq
     rows, said = table.rows(), [*how_to_read(plan), *notes]
     write_text(folder / "table.csv", _csv([_flat(row, table) for row in rows]))
     write_text(folder / "grid.csv", _csv(_grid(table)))
-    if shares := found.template_rows(table.methods):
-        write_text(
-            folder / "templates.csv", _csv([{**row, "method": table.label(row["method"])} for row in shares])
-        )
-    if scores := found.harness_rows(table.methods):
-        write_text(
-            folder / "harness.csv", _csv([{**row, "method": table.label(row["method"])} for row in scores])
-        )
+    for name, records in (
+        ("templates.csv", found.template_shares(table.methods)),
+        ("harness.csv", found.harness_figures(table.methods)),
+    ):
+        if records:
+            labelled = [asdict(record) | {"method": table.label(record.method)} for record in records]
+            write_text(folder / name, _csv(labelled))
     write_text(folder / "table.md", markdown(table, rows, said))
     write_text(folder / "table.tex", latex(table, rows, said))
     config = {"recipe": "comparison", "model": {"name": plan.model}, "comparison": asdict(plan)}
@@ -87,36 +87,41 @@ def _budget(plan: Plan) -> str:
     )
 
 
-def _flat(row: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    change = row["difference"] or {"value": None, "low": None, "high": None}
+def _flat(row: Row, table: Table) -> CsvRow:
+    change = row.difference or Estimate(None, None, None)
     return {
-        "method": table.label(row["method"]),
-        **{name: row[name] for name in ("place", "metric", "value", "low", "high", "seeds_sd")},
-        **{
-            f"difference_{end}" if end != "value" else "difference": change[end]
-            for end in ("value", "low", "high")
-        },
-        **{name: row[name] for name in ("p", "p_holm")},
-        "marks": "; ".join(row["marks"]),
-        **table.cost(row["method"]),
-        "note": table.note(row["method"]),
+        "method": table.label(row.method),
+        "place": row.place,
+        "metric": row.metric,
+        **asdict(row.found),
+        "seeds_sd": row.seeds_sd,
+        "difference": change.value,
+        "difference_low": change.low,
+        "difference_high": change.high,
+        "p": row.p,
+        "p_holm": row.p_holm,
+        "marks": "; ".join(row.marks),
+        **table.cost(row.method),
+        "note": table.note(row.method),
     }
 
 
-def _grid(table: Table) -> list[dict[str, Any]]:
+def _grid(table: Table) -> list[CsvRow]:
     return [
         {
-            "method": table.label(cell["method"]),
-            **{name: cell[name] for name in ("source", "target", "num_seeds")},
+            "method": table.label(cell.method),
+            "source": cell.source,
+            "target": cell.target,
+            "num_seeds": cell.num_seeds,
             "metric": metric,
-            **values,
+            **asdict(found),
         }
-        for cell in table.report([])["cells"]
-        for metric, values in cell["metrics"].items()
+        for cell in table.report([]).cells
+        for metric, found in cell.metrics.items()
     ]
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[CsvRow]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -124,14 +129,12 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def _body(table: Table, rows: Iterable[Mapping[str, Any]], number: Any) -> tuple[list[str], list[list[str]]]:
+def _body(table: Table, rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the one table: a row for each recipe, also for one of which nothing is finished."""
-    by_key = {(row["method"], row["place"], row["metric"]): row for row in rows}
+    by_key = {(row.method, row.place, row.metric): row for row in rows}
+    there = {(place, metric) for _, place, metric in by_key}
     columns = [
-        (place, metric)
-        for metric in table.metrics
-        for place in PLACES
-        if _is_there(by_key, place, metric.name)
+        (place, metric) for metric in table.metrics for place in PLACES if (place, metric.name) in there
     ]
     header = [
         "Recipe",
@@ -143,15 +146,11 @@ def _body(table: Table, rows: Iterable[Mapping[str, Any]], number: Any) -> tuple
     ]
     body = []
     for method in table.methods:
-        cells = [number(by_key.get((method, place, metric.name))) for place, metric in columns]
+        cells = [_text(by_key.get((method, place, metric.name))) for place, metric in columns]
         cost = table.cost(method)
         tokens = [f"{value:,}" if method != BASE else "0" for value in cost.values()]
         body.append([table.label(method), *cells, *tokens, table.note(method)])
     return header, body
-
-
-def _is_there(by_key: Mapping[tuple[str, str, str], Any], place: str, metric: str) -> bool:
-    return any(key[1:] == (place, metric) for key in by_key)
 
 
 SIGNS = {"best": "*", "best within noise": "~", "better than base": "+", "worse than base": "-"}
@@ -163,15 +162,15 @@ class Figure(str):
     __slots__ = ()
 
 
-def _text(row: Mapping[str, Any] | None) -> Figure:
+def _text(row: Row | None) -> Figure:
     if row is None:
         return Figure("n/a")
-    value = f"{row['value']:.3f}{''.join(SIGNS[mark] for mark in row['marks'])}"
-    change = row["difference"]
+    value = f"{row.found.value:.3f}{''.join(SIGNS[mark] for mark in row.marks)}"
+    change = row.difference
     if change is None:
         return Figure(value)
-    ends = "" if change["low"] is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"
-    return Figure(f"{value} ({change['value']:+.3f}{ends})")
+    ends = "" if change.low is None else f" [{change.low:+.3f}, {change.high:+.3f}]"
+    return Figure(f"{value} ({change.value:+.3f}{ends})")
 
 
 KEY = (
@@ -180,9 +179,9 @@ KEY = (
 )
 
 
-def markdown(table: Table, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+def markdown(table: Table, rows: Sequence[Row], notes: Sequence[str]) -> str:
     """The table for people."""
-    header, body = _body(table, rows, _text)
+    header, body = _body(table, rows)
     parts = [
         "# Recipes compared",
         "",
@@ -194,21 +193,21 @@ def markdown(table: Table, rows: Sequence[Mapping[str, Any]], notes: Sequence[st
         "",
     ]
     shares = [
-        [table.label(row["method"]), row["source"], f"{row['value']:.0%}", f"{row['by_chance']:.0%}"]
-        for row in table.found.template_rows(table.methods)
+        [table.label(share.method), share.source, f"{share.value:.0%}", f"{share.by_chance:.0%}"]
+        for share in table.found.template_shares(table.methods)
     ]
     if shares:
         header = ["Recipe", "Source", "Share", "Of random questions"]
         parts += ["## Demonstrations of the question's own template", "", *_lines(header, shares), ""]
     scores = [
         [
-            table.label(row["method"]),
-            row["source"] or "not trained",
-            row["task"],
-            row["metric"],
-            f"{row['value']:.3f}",
+            table.label(one.method),
+            one.source or "not trained",
+            one.task,
+            one.metric,
+            f"{one.value:.3f}",
         ]
-        for row in table.found.harness_rows(table.methods)
+        for one in table.found.harness_figures(table.methods)
     ]
     if scores:
         header = ["Recipe", "Source", "Task", "Metric", "Value"]
@@ -225,9 +224,9 @@ def _lines(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(header), *lines[1:]]
 
 
-def latex(table: Table, rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+def latex(table: Table, rows: Sequence[Row], notes: Sequence[str]) -> str:
     """The table for a paper, with booktabs."""
-    header, body = _body(table, rows, _text)
+    header, body = _body(table, rows)
     lines = [" & ".join(map(tex_text, line)) + r" \\" for line in [header, *body]]
     return "\n".join(
         [

@@ -2,13 +2,13 @@
 
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.results import (
-    Block,
     DomainResult,
     Domains,
     Estimate,
     GeneralResult,
     KlFromBase,
     MetricResult,
+    ResultBlock,
 )
 
 NO_DIFFERENCE = "no difference shown"
@@ -53,7 +53,7 @@ def _domain_sentences(where: str, block: DomainResult) -> list[str]:
     return [*_block_sentences(where, block), _flips(where, block)]
 
 
-def _block_sentences(where: str, block: Block) -> list[str]:
+def _block_sentences(where: str, block: ResultBlock) -> list[str]:
     """What one set of questions shows, metric by metric."""
     sentences: list[str] = []
     if not block.num_with_gold:
@@ -69,7 +69,7 @@ def _block_sentences(where: str, block: Block) -> list[str]:
     return sentences
 
 
-def _beyond_majority(block: Block) -> str:
+def _beyond_majority(block: ResultBlock) -> str:
     """Whether a gain of single answers is more than the base model's own majority has already."""
     beyond, after, before = block.beyond_majority, block.metrics["avg"], block.metrics["maj"]
     assert beyond is not None  # wherever there is an Avg

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import PreflightItem, Question, TeacherContext
+from neuron_opsd.results import Measure, PreflightVerdict, defined
 from neuron_opsd.statistics import Correlation, bootstrap_draws, bootstrap_interval
 from neuron_opsd.text.answers import majority_answer
 
 Array = NDArray[np.float64]
 Answers = Sequence[str | None]
-Measure = dict[str, Any]  # name, label, value, low, high, note
 
 ROLES = ("student", "teacher")
 LIKELY, UNLIKELY = "likely to help", "unlikely to help"
@@ -34,17 +34,17 @@ NUM_RESAMPLES = 1000
 NUM_DEALS = 200
 
 
-def judge(items: Sequence[PreflightItem], *, thinks: bool, seed: int, **figures: Any) -> dict[str, Any]:
+def judge(items: Sequence[PreflightItem], *, thinks: bool, seed: int, **figures: Any) -> PreflightVerdict:
     """The verdict, its reasons, and every measure; `thinks` of the model, `figures` are those of `measure`."""
     measures = measure(items, seed=seed, **figures)
     verdict, reasons = weigh(measures, thinks=thinks)
-    return {
-        "verdict": verdict,
-        "reasons": reasons,
-        "thinks": thinks,
-        "measures": measures,
-        "num_questions": len(items),
-    }
+    return PreflightVerdict(
+        verdict=verdict,
+        reasons=tuple(reasons),
+        thinks=thinks,
+        measures=tuple(measures),
+        num_questions=len(items),
+    )
 
 
 def measure(
@@ -77,24 +77,33 @@ def measure(
             "answers_flipped", "Majority answers that the context flips", [float(_flips(i)) for i in items], seed,
             note=f"Sampling alone would flip {chance.mean():.0%} ({low:.0%} to {high:.0%}).",
         ),
-        {**_mean(
+        _mean(
             "readable_change", "Readable answers, teacher − student (share of samples)",
             (teacher_read - student_read).tolist(), seed,
             note=f"The student's are readable in {student_read.mean():.0%}. Below 0 the teacher's form is worse.",
-        ), "student": float(student_read.mean()), "teacher": float(teacher_read.mean())},
+            student=float(student_read.mean()), teacher=float(teacher_read.mean()),
+        ),
         *_how_replies_end(items, seed),
         _mean(
             "maj_minus_avg", "Maj minus Avg of the student, the majority taken as right",
             [1 - majority_answer(i.student_answers, skip_unparsable=True).share for i in items], seed,
             note=f"What voting could teach; 1 − vote share. Little to gain below {MIN_ROOM:g}.",
         ),
-        _fixed("pool_diversity", "Pool diversity (mean pairwise Jaccard distance)", pool_diversity,
-               note="Near 1, neighbours by overlap differ much from random ones."),
-        _fixed("same_template", "Demonstrations of the question's own template", same_template,
-               note="Near 1, the context shows a form of question rather than related knowledge."),
-        {**_fixed("length_correlation", "Correlation of s(x) with completion length", r.value,
-                  note=f"Beyond ±{MAX_LENGTH_CORRELATION:g} the selection is mostly one by length."),
-         "low": _number(r.low), "high": _number(r.high)},
+        Measure(
+            name="pool_diversity", label="Pool diversity (mean pairwise Jaccard distance)",
+            value=pool_diversity, low=None, high=None,
+            note="Near 1, neighbours by overlap differ much from random ones.",
+        ),
+        Measure(
+            name="same_template", label="Demonstrations of the question's own template",
+            value=same_template, low=None, high=None,
+            note="Near 1, the context shows a form of question rather than related knowledge.",
+        ),
+        Measure(
+            name="length_correlation", label="Correlation of s(x) with completion length",
+            value=defined(r.value), low=defined(r.low), high=defined(r.high),
+            note=f"Beyond ±{MAX_LENGTH_CORRELATION:g} the selection is mostly one by length.",
+        ),
     ]  # fmt: skip
 
 
@@ -107,40 +116,42 @@ def _how_replies_end(items: Sequence[PreflightItem], seed: int) -> list[Measure]
         np.array([float(sum(getattr(item, f"{role}_lengths"))) for item in items]) for role in ROLES
     )
     num_samples = sum(len(item.student_lengths) for item in items)
-    lengths = {
-        "student": float(student_tokens.sum() / num_samples),
-        "teacher": float(teacher_tokens.sum() / num_samples),
-    }
+    student_length, teacher_length = (
+        float(tokens.sum() / num_samples) for tokens in (student_tokens, teacher_tokens)
+    )
     return [
-        {**_mean(
+        _mean(
             "finished_change", "Replies that finish, teacher − student (share of samples)",
             (teacher_ends - student_ends).tolist(), seed,
             note=f"{student_ends.mean():.0%} without the context, {teacher_ends.mean():.0%} with it.",
-        ), "student": float(student_ends.mean()), "teacher": float(teacher_ends.mean())},
-        {**_per_token(
+            student=float(student_ends.mean()), teacher=float(teacher_ends.mean()),
+        ),
+        _per_token(
             "length_ratio", "Length of a reply, teacher / student", teacher_tokens, student_tokens, seed,
-            note=f"{lengths['student']:.0f} tokens without the context, {lengths['teacher']:.0f} with it.",
-        ), **lengths},
+            note=f"{student_length:.0f} tokens without the context, {teacher_length:.0f} with it.",
+            student=student_length, teacher=teacher_length,
+        ),
     ]  # fmt: skip
 
 
 def weigh(measures: Sequence[Measure], *, thinks: bool) -> tuple[str, list[str]]:
     """The verdict and its reasons: three signs decide, the others only warn."""
-    by_name = {entry["name"]: entry for entry in measures}
-    change, divergence = by_name["entropy_change"], by_name["divergence"]
-    surer = change["value"] < MAX_ENTROPY_CHANGE
-    differs = divergence["value"] >= MIN_DIVERGENCE
+    by_name = {measure.name: measure for measure in measures}
+    change, divergence = _value(by_name["entropy_change"]), _value(by_name["divergence"])
+    surer = change < MAX_ENTROPY_CHANGE
+    differs = divergence >= MIN_DIVERGENCE
+    is_weak = _covers(by_name["entropy_change"], MAX_ENTROPY_CHANGE)
     reasons = [
-        f"the context changes the model's entropy by {_signed(change['value'])} nats a token"
+        f"the context changes the model's entropy by {_signed(change)} nats a token"
         + (", so it makes it surer" if surer else ", so it does not make it surer")
         + f" (threshold {_signed(MAX_ENTROPY_CHANGE)}"
-        + (", which the interval includes: a weak sign)" if _covers(change, MAX_ENTROPY_CHANGE) else ")"),
-        f"teacher and student differ by {divergence['value']:.3f} nats a token"
+        + (", which the interval includes: a weak sign)" if is_weak else ")"),
+        f"teacher and student differ by {divergence:.3f} nats a token"
         + ("" if differs else f", under {MIN_DIVERGENCE:g}: there is little to learn"),
     ]
     readable = by_name["readable_change"]
-    teacher, student = readable["teacher"], readable["student"]
-    is_worse = readable["value"] < 0 and not _covers(readable, 0.0)
+    student, teacher = _by_role(readable)
+    is_worse = _value(readable) < 0 and not _covers(readable, 0.0)
     unreadable = is_worse and teacher < MIN_READABLE * student
     if is_worse:
         reasons.append(
@@ -182,30 +193,30 @@ def same_template_share(
 
 def _warnings(by_name: Mapping[str, Measure]) -> list[str]:
     flipped, room, r = (by_name[name] for name in ("answers_flipped", "maj_minus_avg", "length_correlation"))
-    warnings = []
-    if not flipped["value"]:
+    warnings: list[str] = []
+    if not flipped.value:
         warnings.append("but the context flips no majority answer")
     ends = by_name["finished_change"]
-    if ends["value"] < 0 and not _covers(ends, 0.0):
-        warnings.append(
-            f"but with the context {ends['teacher']:.0%} of the replies finish, without it {ends['student']:.0%}"
-        )
-    if room["value"] < MIN_ROOM:
+    if _value(ends) < 0 and not _covers(ends, 0.0):
+        student, teacher = _by_role(ends)
+        warnings.append(f"but with the context {teacher:.0%} of the replies finish, without it {student:.0%}")
+    if _value(room) < MIN_ROOM:
         warnings.append("but the model nearly always agrees with itself, so there is little for it to settle")
-    if r["value"] is not None and abs(r["value"]) > MAX_LENGTH_CORRELATION:
+    if r.value is not None and abs(r.value) > MAX_LENGTH_CORRELATION:
         warnings.append(
-            f"but s(x) follows completion length (r = {r['value']:.2f}): consider selection.score="
+            f"but s(x) follows completion length (r = {r.value:.2f}): consider selection.score="
             "consensus_length_residualised"
         )
     return warnings
 
 
 def _on_thinking(by_name: Mapping[str, Measure]) -> str:
-    ends, length = by_name["finished_change"], by_name["length_ratio"]
+    student_ends, teacher_ends = _by_role(by_name["finished_change"])
+    student_length, teacher_length = _by_role(by_name["length_ratio"])
     return (
         "this model thinks, and privileged context has been reported to hurt thinking models (arXiv 2607.05184): here "
-        f"{ends['teacher']:.0%} of the replies finish with it and {ends['student']:.0%} without, at "
-        f"{length['teacher']:.0f} and {length['student']:.0f} tokens a reply"
+        f"{teacher_ends:.0%} of the replies finish with it and {student_ends:.0%} without, at "
+        f"{teacher_length:.0f} and {student_length:.0f} tokens a reply"
     )
 
 
@@ -221,34 +232,50 @@ def _majority(answers: Answers) -> str | None:
     return majority_answer(answers, skip_unparsable=False).answer
 
 
-def _per_token(name: str, label: str, sums: Array, tokens: Array, seed: int, *, note: str) -> Measure:
+def _per_token(
+    name: str,
+    label: str,
+    sums: Array,
+    tokens: Array,
+    seed: int,
+    *,
+    note: str,
+    student: float | None = None,
+    teacher: float | None = None,
+) -> Measure:
     """A mean over tokens; its interval resamples questions, because tokens of one completion hang together."""
     draws = bootstrap_draws(
         lambda weights: {name: weights @ sums / (weights @ tokens)},
         num_items=len(sums), num_resamples=NUM_RESAMPLES, seed=seed,
     )  # fmt: skip
     interval = bootstrap_interval(float(sums.sum() / tokens.sum()), draws[name])
-    return {
-        "name": name, "label": label, "value": interval.value,
-        "low": _number(interval.low), "high": _number(interval.high), "note": note,
-    }  # fmt: skip
+    return Measure(
+        name=name, label=label, value=interval.value, low=defined(interval.low), high=defined(interval.high),
+        note=note, student=student, teacher=teacher,
+    )  # fmt: skip
 
 
-def _mean(name: str, label: str, values: Sequence[float], seed: int, *, note: str) -> Measure:
-    return _per_token(name, label, np.array(values), np.ones(len(values)), seed, note=note)
+def _mean(
+    name: str, label: str, values: Sequence[float], seed: int, *, note: str, **by_role: float
+) -> Measure:
+    return _per_token(name, label, np.array(values), np.ones(len(values)), seed, note=note, **by_role)
 
 
-def _fixed(name: str, label: str, value: float | None, *, note: str) -> Measure:
-    value = None if value is None else _number(value)
-    return {"name": name, "label": label, "value": value, "low": None, "high": None, "note": note}
+def _value(measure: Measure) -> float:
+    """Of a measure that is always defined."""
+    assert measure.value is not None
+    return measure.value
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _by_role(measure: Measure) -> tuple[float, float]:
+    """Student's and teacher's, of a measure that has both."""
+    assert measure.student is not None
+    assert measure.teacher is not None
+    return measure.student, measure.teacher
 
 
-def _covers(entry: Measure, point: float) -> bool:
-    return entry["low"] is not None and entry["low"] <= point <= entry["high"]
+def _covers(measure: Measure, point: float) -> bool:
+    return measure.low is not None and measure.high is not None and measure.low <= point <= measure.high
 
 
 def _signed(value: float) -> str:

@@ -8,13 +8,14 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from neuron_opsd.records import Demonstration, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report.blocks import Browser
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.markup import Code
+from neuron_opsd.results import QuestionResult
 from neuron_opsd.text.prompts import question_text
 from neuron_opsd.text.thinking import strip_thinking
 
@@ -75,7 +76,7 @@ class _Parts:
         for rollout in inputs.rollouts:
             self.rollouts.setdefault(rollout.question_id, []).append(rollout)
         self.contexts = {context.question_id: context for context in inputs.contexts}
-        self.outcomes = {row["question_id"]: row for row in (inputs.results or {}).get("questions", [])}
+        self.outcomes = {row.question_id: row for row in inputs.results.questions} if inputs.results else {}
 
     def row(self, question: Question, selected: SelectedQuestion | None) -> Row:
         """Everything about one question; what is not known is left out."""
@@ -142,12 +143,12 @@ def _selection(selected: SelectedQuestion | None) -> Row:
     }
 
 
-def _outcome(row: Mapping[str, Any] | None) -> Row:
+def _outcome(found: QuestionResult | None) -> Row:
     """Majority answer, vote share and share of right samples, before and after."""
-    if row is None:
+    if found is None:
         return {}
-    fields = ("answer", "vote_share", "correct_fraction")
-    return {"outcome": [[row.get(f"{role}_{name}") for name in fields] for role in ("base", "trained")]}
+    models = found.both.items()
+    return {"outcome": [[own.answer, own.vote_share, own.correct_fraction] for _, own in models]}
 
 
 def _finite(value: float) -> float | None:

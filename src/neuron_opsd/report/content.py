@@ -64,9 +64,9 @@ def _summary(inputs: ReportInputs) -> list[Block]:
     if not results:
         return [missing("No evaluation yet, so nothing can be said about what training changed.", "evaluate")]
     blocks: list[Block] = [story.headline(results), *present(story.how_training_ended(inputs))]
-    if results.get("in"):
-        blocks.append(Cards(tables.headline_cards(results["in"])))
-    return [*blocks, *_grouped(results["verdicts"])]
+    if results.in_domain:
+        blocks.append(Cards(tables.headline_cards(results.in_domain)))
+    return [*blocks, *_grouped(results.verdicts)]
 
 
 def _grouped(verdicts: Sequence[str]) -> list[Block]:

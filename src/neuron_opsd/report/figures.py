@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -12,14 +11,15 @@ from neuron_opsd.report import svg
 from neuron_opsd.report.blocks import Figure, Table
 from neuron_opsd.report.markup import Html, join, tag
 from neuron_opsd.report.tables import difference_text, number
+from neuron_opsd.results import Bin, MetricResult, Role
 
-ROLES = {"base": "before training", "trained": "after training"}
+ROLES: Mapping[Role, str] = {"base": "before training", "trained": "after training"}
 ROW_HEIGHT = 40  # of the interval plot
 
 
 def reliability(
     name: str,
-    bins: Sequence[Mapping[str, Any]],
+    bins: Sequence[Bin],
     *,
     what: str,
     confidence: str,
@@ -32,7 +32,7 @@ def reliability(
 
     Args:
         name: Of the drawing, unique on the page.
-        bins: Of `results`: count, confidence, accuracy of each.
+        bins: Of the results.
         what: Whose: model and domain, in words.
         confidence: The kind of confidence, always named.
         class_: `base` or `trained`, for the colour.
@@ -42,24 +42,27 @@ def reliability(
         svg.x_axis(f"Confidence ({confidence})", 0, 1),
         svg.y_axis("Accuracy", 0, 1),
     )
-    filled = [entry for entry in bins if entry["count"]]
-    total = sum(entry["count"] for entry in filled)
+    filled = [
+        (one.count, one.confidence, one.accuracy)
+        for one in bins
+        if one.confidence is not None and one.accuracy is not None
+    ]
+    total = sum(count for count, _, _ in filled)
     diagonal = svg.line([(x.place(0), y.place(0)), (x.place(1), y.place(1))], class_="diagonal")
     marks: list[Html] = []
-    for entry in filled:
-        at, ideal = x.place(entry["confidence"]), y.place(entry["confidence"])
-        real = y.place(entry["accuracy"])
+    for count, stated, accuracy in filled:
+        at, ideal, real = x.place(stated), y.place(stated), y.place(accuracy)
         marks.append(tag("line", class_="gap", x1=at, x2=at, y1=ideal, y2=real))
-        radius = round(2.5 + 9 * math.sqrt(entry["count"] / total), 2)
+        radius = round(2.5 + 9 * math.sqrt(count / total), 2)
         marks.append(tag("circle", class_=f"mark {class_}", cx=at, cy=real, r=radius))
     title = f"Reliability {what}, {confidence}"
     words = "; ".join(
-        f"confidence {number(e['confidence'])}: accuracy {number(e['accuracy'])} ({e['count']} questions)"
-        for e in filled
+        f"confidence {number(stated)}: accuracy {number(accuracy)} ({count} questions)"
+        for count, stated, accuracy in filled
     )
     description = f"Bins from low to high confidence. {words}."
     drawn = svg.drawing(name, title, description, svg.axes(x, y), diagonal, join(marks))
-    rows = [[number(e["confidence"]), number(e["accuracy"]), f"{e['count']:,}"] for e in filled]
+    rows = [[number(stated), number(accuracy), f"{count:,}"] for count, stated, accuracy in filled]
     data = Table(title, ["Mean confidence", "Accuracy", "Questions"], rows)
     caption = f"{title}: {total} questions in {len(filled)} bins.{' Unreliable, see above.' if is_unreliable else ''}"
     return Figure(name, title, description, caption, drawn, data)
@@ -216,11 +219,16 @@ def _thinned(label: str, steps: Sequence[float], values: Sequence[float]) -> Tab
     return Table(label, ["Step", label], [[f"{steps[i]:g}", number(values[i])] for i in kept])
 
 
-def differences(name: str, label: str, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
+def differences(name: str, label: str, found: Sequence[tuple[str, MetricResult]]) -> Figure:
     """Differences with intervals, a row for each domain, and a line at no difference."""
     title = f"{label}: difference after training"
-    drawable = [(where, e["difference"]) for where, e in entries if e["difference"]["low"] is not None]
-    ends = [value for _, d in drawable for value in (d["low"], d["high"], 0.0)] or [-1.0, 1.0]
+    changes = [(where, metric.difference) for where, metric in found]
+    drawable = [
+        (where, change, (change.value, change.low, change.high))
+        for where, change in changes
+        if change.value is not None and change.low is not None and change.high is not None
+    ]
+    ends = [end for *_, (_, low, high) in drawable for end in (low, high, 0.0)] or [-1.0, 1.0]
     height = svg.TOP + ROW_HEIGHT * max(len(drawable), 1) + svg.BOTTOM
     x = svg.x_axis(title, *_padded(ends), left=svg.RIGHT)
     bottom = height - svg.BOTTOM
@@ -228,16 +236,18 @@ def differences(name: str, label: str, entries: Sequence[tuple[str, Mapping[str,
     for value in x.ticks():
         parts.append(svg.text(x.place(value), bottom + 17, svg.tick_text(value), anchor="middle"))
     parts.append(svg.text((x.start + x.end) / 2, height - 8, title, anchor="middle", class_="label"))
-    for row, (where, change) in enumerate(drawable):
+    for row, (where, _, (value, low, high)) in enumerate(drawable):
         at = svg.TOP + ROW_HEIGHT * row + 24
         parts.append(svg.text(x.start, at - 11, _clip(where, 48), class_="label"))
-        ends_at = x.place(change["low"]), x.place(change["high"])
+        ends_at = x.place(low), x.place(high)
         parts.append(tag("line", class_="interval", x1=ends_at[0], x2=ends_at[1], y1=at, y2=at))
-        parts.append(tag("circle", class_="mark trained", cx=x.place(change["value"]), cy=at, r=4.5))
+        parts.append(tag("circle", class_="mark trained", cx=x.place(value), cy=at, r=4.5))
     parts.append(tag("line", class_="axis", x1=x.start, x2=x.end, y1=bottom, y2=bottom))
-    description = "; ".join(f"{where}: {difference_text(change)}" for where, change in drawable) + "."
+    description = "; ".join(f"{where}: {difference_text(change)}" for where, change, _ in drawable) + "."
     drawn = svg.drawing(name, title, description, join(parts), height=height)
-    data = Table(title, ["Domain", "Difference"], [[w, difference_text(change)] for w, change in drawable])
+    data = Table(
+        title, ["Domain", "Difference"], [[where, difference_text(change)] for where, change, _ in drawable]
+    )
     return Figure(name, title, description, f"{title}, with 95% intervals.", drawn, data)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
+from neuron_opsd.report.compared import Comparison
+from neuron_opsd.results import Harness, PreflightVerdict, Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +28,9 @@ class ReportInputs:
 
     `timings` and `environment` appear in the page's footer alone, because equal runs differ in them.
 
-    `results` may also hold `pool_questions`, rows {"question_id", "correct_fraction"} for questions of the pool
-    whose answers were scored after training: they give the figure of s(x) against accuracy.
-
-    `preflight` is {"verdict": str, "reasons": [str], "measures": [{"name", "label", "value", "low", "high",
-    "note"}]}; low and high may be None.
-
     `training_summary` says how training ended: {"stopped_because": str or None (it ran to its end), "stop_step":
     int or None, "best_step": int or None, "limits": {key of a metrics row: [low or None, high or None]}}. Every
     key may be missing.
-
-    `comparison` holds many methods and runs, one cell for each method, training domain and test domain:
-        {"metrics": [{"name", "label", "better": "higher" | "lower" | "neither"}],  # in the order shown
-         "methods": [{"name", "label", "note"}],  # in the order shown; the note (may be missing) is for the table
-         "cells": [{"method": a name, "source": domain or None (not trained), "target": domain,
-                    "num_seeds": int, "metrics": {name: {"value", "low", "high"}},
-                    "reliability": {confidence kind: bins}}],  # bins as in `results`; may be missing
-         "summary": [{"method", "place": "in" | "cross", "metrics": {name: {"value", "low", "high"}}}],
-         "templates": [{"method", "source", "value", "by_chance"}],  # shares of demonstrations; may be missing
-         "harness": [{"method", "source", "task", "metric", "value"}],  # of lm-eval; may be missing
-         "notes": [str]}  # sentences; may be missing
-    The scatter needs the metrics `avg` and `ece`.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)  # the resolved configuration, as nested dicts
@@ -58,13 +42,13 @@ class ReportInputs:
     contexts: Sequence[TeacherContext] = ()
     contexts_summary: Mapping[str, Any] = field(default_factory=dict)  # their own figures
     training_metrics: Sequence[Mapping[str, Any]] = ()  # rows with `step` and whatever was measured
-    results: Mapping[str, Any] | None = None  # of `evaluation.benchmark.compare`
-    harness: Mapping[str, Any] | None = None  # {"lm_eval": version, role: {"tasks": {task: {metric: value}}}}
+    results: Results | None = None
+    harness: Harness | None = None
     timings: Sequence[Mapping[str, Any]] = ()  # rows: stage, seconds, num_items, ...
     replies: Sequence[ReadReplies] = ()
-    preflight: Mapping[str, Any] | None = None
+    preflight: PreflightVerdict | None = None  # and beneath its measures those that needed answers
     training_summary: Mapping[str, Any] | None = None
-    comparison: Mapping[str, Any] | None = None
+    comparison: Comparison | None = None
     usage: Sequence[str] = ()  # sentences for the model card: what who uses the model must know
     prompts_example: Mapping[str, Any] | None = None  # question_id, student_prompt, teacher_prompt
 
@@ -93,8 +77,8 @@ class ReportInputs:
     @property
     def train_domain(self) -> str | None:
         """The domain trained on, from the results, the selection or the pool."""
-        if self.results and self.results.get("train_domain"):
-            return str(self.results["train_domain"])
+        if self.results and self.results.train_domain:
+            return self.results.train_domain
         domains = {s.domain for s in self.selection} or {
             q.domain for q in self.questions if q.split == "train"
         }

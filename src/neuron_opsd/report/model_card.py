@@ -71,11 +71,11 @@ def _results(inputs: ReportInputs) -> list[str]:
     results = inputs.results
     if not results:
         return ["This model has not been evaluated."]
-    parts = ["\n".join(f"- {markdown_text(sentence)}" for sentence in results["verdicts"])]
-    if results.get("in"):
-        parts.append(table(tables.metrics_table(f"In-domain: {results['train_domain']}", results["in"])))
-    if results["cross"]["mean"]:
-        parts.append(table(tables.metrics_table(tables.cross_caption(results), results["cross"]["mean"])))
+    parts = ["\n".join(f"- {markdown_text(sentence)}" for sentence in results.verdicts)]
+    if results.in_domain:
+        parts.append(table(tables.metrics_table(f"In-domain: {results.train_domain}", results.in_domain)))
+    if results.cross.mean:
+        parts.append(table(tables.metrics_table(tables.cross_caption(results), results.cross.mean)))
     return parts + [table(shown) for shown in general_tables(results)]
 
 

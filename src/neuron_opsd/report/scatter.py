@@ -1,37 +1,36 @@
 """Accuracy against calibration error: one run before and after, or many methods."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from neuron_opsd.report import svg
 from neuron_opsd.report.blocks import Figure, Table
 from neuron_opsd.report.markup import Html, join, tag
 from neuron_opsd.report.tables import interval_text
+from neuron_opsd.results import Estimate, MetricResult
 
-Point = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # label, accuracy, calibration error
+Point = tuple[str, Estimate, Estimate]  # label, accuracy, calibration error
 
 
-def before_and_after(
-    name: str, entries: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]
-) -> Figure:
+def before_and_after(name: str, found: Sequence[tuple[str, MetricResult, MetricResult]]) -> Figure:
     """A line for each domain from the base model to the trained one; up and left is better.
 
     Args:
         name: Of the drawing, unique on the page.
-        entries: Domain, its accuracy and its calibration error, as in `results`.
+        found: Domain, its accuracy and its calibration error.
     """
-    labels = (entries[0][1]["label"], entries[0][2]["label"])
+    labels = (found[0][1].label, found[0][2].label)
     points = [
-        (f"{where}, {word}", accuracy[role], error[role])
-        for where, accuracy, error in entries
-        for role, word in (("base", "before"), ("trained", "after"))
+        point
+        for where, accuracy, error in found
+        for point in (
+            (f"{where}, before", accuracy.base, error.base),
+            (f"{where}, after", accuracy.trained, error.trained),
+        )
     ]
     x, y = _axes(points, labels)
     marks: list[Html] = []
-    for where, accuracy, error in entries:
-        places = [
-            (x.place(error[role]["value"]), y.place(accuracy[role]["value"])) for role in ("base", "trained")
-        ]
+    for where, accuracy, error in found:
+        places = [_place(x, y, accuracy.base, error.base), _place(x, y, accuracy.trained, error.trained)]
         marks.append(svg.line(places, class_="trained thin"))
         marks += [
             tag("circle", class_=f"mark {role}", cx=at[0], cy=at[1], r=5.0)
@@ -48,7 +47,7 @@ def methods(name: str, points: Sequence[tuple[int, Point]], *, where: str, label
     x, y = _axes([point for _, point in points], labels)
     marks: list[Html] = []
     for index, (_, accuracy, error) in points:
-        at = x.place(error["value"]), y.place(accuracy["value"])
+        at = _place(x, y, accuracy, error)
         marks.append(tag("circle", class_="disc", cx=at[0], cy=at[1], r=9.0))
         marks.append(svg.text(at[0], at[1] + 4, str(index), anchor="middle", class_="inside"))
     title = f"{labels[0]} against {labels[1]}, {where}"
@@ -58,8 +57,18 @@ def methods(name: str, points: Sequence[tuple[int, Point]], *, where: str, label
 
 
 def _axes(points: Sequence[Point], labels: tuple[str, str]) -> tuple[svg.Axis, svg.Axis]:
-    x = svg.x_axis(labels[1], *_around([error["value"] for _, _, error in points]))
-    return x, svg.y_axis(labels[0], *_around([accuracy["value"] for _, accuracy, _ in points]))
+    x = svg.x_axis(labels[1], *_around([_value(error) for _, _, error in points]))
+    return x, svg.y_axis(labels[0], *_around([_value(accuracy) for _, accuracy, _ in points]))
+
+
+def _place(x: svg.Axis, y: svg.Axis, accuracy: Estimate, error: Estimate) -> tuple[float, float]:
+    return x.place(_value(error)), y.place(_value(accuracy))
+
+
+def _value(found: Estimate) -> float:
+    """Accuracies and calibration errors have one wherever they were measured."""
+    assert found.value is not None
+    return found.value
 
 
 def _around(values: Sequence[float]) -> tuple[float, float]:

@@ -39,9 +39,9 @@ def _scored_pairs(inputs: ReportInputs) -> list[tuple[float, float]]:
     """s(x) and accuracy of the questions of the pool that have a gold answer."""
     scores = {s.question_id: s.consensus_score for s in inputs.selection}
     return [
-        (scores[row["question_id"]], row["correct_fraction"])
-        for row in (inputs.results or {}).get("pool_questions") or []
-        if row["question_id"] in scores and row["correct_fraction"] is not None
+        (scores[scored.question_id], scored.correct_fraction)
+        for scored in (inputs.results.pool_questions if inputs.results else ())
+        if scored.question_id in scores
     ]
 
 

@@ -8,6 +8,7 @@ from neuron_opsd.records import TeacherContext
 from neuron_opsd.report.blocks import Block, Bullets, Paragraph
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.tables import number
+from neuron_opsd.results import MetricResult, Results
 
 DIVERGENCES = {
     "reverse_kl": "the reverse KL divergence, KL(student || teacher)",
@@ -161,8 +162,8 @@ def _evaluation(inputs: ReportInputs) -> str:
     if not results:
         return ""
     return (
-        f"Evaluation: {results['num_samples']} samples a question at temperature {results['temperature']}, "
-        f"before and after training, on the same questions; {results['num_bootstrap']:,} bootstrap "
+        f"Evaluation: {results.num_samples} samples a question at temperature {results.temperature}, "
+        f"before and after training, on the same questions; {results.num_bootstrap:,} bootstrap "
         f"resamples.{_on_what(inputs)}"
     )
 
@@ -187,16 +188,18 @@ HEADLINES_WITHOUT_GOLD = {
 }
 
 
-def headline(results: Mapping[str, Any]) -> Paragraph:
+def headline(results: Results) -> Paragraph:
     """What training did, in one sentence for each place; more follows as numbers."""
-    places = [(f"In the trained domain, {results['train_domain']}", results.get("in"))]
-    places.append(("In the other domains", results["cross"]["mean"]))
-    places.append(("On general questions", (results.get("general") or {}).get("mean")))
-    sentences = [_headline(where, block["metrics"]) for where, block in places if block]
+    places = (
+        (f"In the trained domain, {results.train_domain}", results.in_domain),
+        ("In the other domains", results.cross.mean),
+        ("On general questions", results.general and results.general.mean),
+    )
+    sentences = [_headline(where, block.metrics) for where, block in places if block]
     return Paragraph(" ".join(sentence for sentence in sentences if sentence))
 
 
-def _headline(where: str, metrics: Mapping[str, Any]) -> str:
+def _headline(where: str, metrics: Mapping[str, MetricResult]) -> str:
     known = {name: words for name, words in HEADLINES.items() if name in metrics}
     lead = "" if known else " without gold answers"
     known = known or {name: words for name, words in HEADLINES_WITHOUT_GOLD.items() if name in metrics}
@@ -208,11 +211,11 @@ def _listed(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def _change(entry: Mapping[str, Any]) -> str:
-    values = [entry[role]["value"] for role in ("base", "trained")]
+def _change(metric: MetricResult) -> str:
+    values = (metric.base.value, metric.trained.value)
     digits = 1 if max(abs(value or 0.0) for value in values) >= 10 else 3
     before, after = (number(value, digits=digits) for value in values)
-    verdict, better = entry["verdict"], entry["better"]
+    verdict, better = metric.verdict, metric.better
     if verdict not in ("higher", "lower"):
         return f"shows no sure change ({before} before, {after} after)"
     words = "rose" if verdict == "higher" else "fell"

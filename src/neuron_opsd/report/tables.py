@@ -3,14 +3,28 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from neuron_opsd.report.blocks import Card, Table
+from neuron_opsd.results import (
+    Bin,
+    Both,
+    BrierParts,
+    DomainResult,
+    Estimate,
+    MeanResult,
+    MetricResult,
+    ResultBlock,
+    Results,
+    Role,
+    Simulated,
+    defined,
+)
 from neuron_opsd.statistics import Correlation
 
 NOT_DEFINED = "–"
+UNPARSABLE = "unparsable"  # its name in the answer distribution
+WORDS: Mapping[Role, str] = {"base": "before", "trained": "after"}
 ROUNDING = 1e-12  # what a sum that should be 0 can come to
-BRIER_PARTS = ("reliability", "resolution", "uncertainty")
 HEADLINES = ("avg", "maj", "ece")
 HEADLINES_WITHOUT_GOLD = ("vote_share", "parse_rate", "completion_tokens")
 # In folded tables of their own, one for each kind of confidence.
@@ -33,48 +47,48 @@ def number(value: float | None, *, signed: bool = False, digits: int | None = No
     return (f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}").replace("-", "−")
 
 
-def interval_text(entry: Mapping[str, Any], *, is_fine: bool = False, digits: int | None = None) -> str:
+def interval_text(found: Estimate, *, is_fine: bool = False, digits: int | None = None) -> str:
     """A value with its interval, where there is one; `is_fine`: small ones with four decimals (nats a token)."""
-    if entry.get("value") is None:
+    if found.value is None:
         return NOT_DEFINED
-    digits = digits or (4 if is_fine and 0 < abs(entry["value"]) < 0.1 else _digits(entry["value"]))
-    value, low, high = (number(entry.get(end), digits=digits) for end in ("value", "low", "high"))
+    digits = digits or (4 if is_fine and 0 < abs(found.value) < 0.1 else _digits(found.value))
+    value, low, high = (number(end, digits=digits) for end in (found.value, found.low, found.high))
     return value if low == NOT_DEFINED else f"{value} ({low} to {high})"
 
 
-def difference_text(entry: Mapping[str, Any], *, digits: int = 3) -> str:
+def difference_text(found: Estimate, *, digits: int = 3) -> str:
     """A signed difference with its interval, where there is one."""
-    if entry.get("value") is None:
+    if found.value is None:
         return NOT_DEFINED
-    ends = (number(entry.get(end), signed=True, digits=digits) for end in ("value", "low", "high"))
+    ends = (number(end, signed=True, digits=digits) for end in (found.value, found.low, found.high))
     value, low, high = ends
     return value if low == NOT_DEFINED else f"{value} ({low} to {high})"
 
 
-def headline_cards(block: Mapping[str, Any]) -> list[Card]:
+def headline_cards(block: ResultBlock) -> list[Card]:
     """Before and after of the metrics that matter most, by whether there are gold answers."""
-    names = HEADLINES if block["num_with_gold"] else HEADLINES_WITHOUT_GOLD
-    entries = [block["metrics"][name] for name in names if name in block["metrics"]]
+    names = HEADLINES if block.num_with_gold else HEADLINES_WITHOUT_GOLD
+    metrics = [block.metrics[name] for name in names if name in block.metrics]
     return [
         Card(
-            entry["label"],
-            *(number(entry[role]["value"], digits=_shared_digits(entry)) for role in ("base", "trained")),
-            *_difference(entry),
+            metric.label,
+            *(number(own.value, digits=_shared_digits(metric)) for own in (metric.base, metric.trained)),
+            *_difference(metric),
         )
-        for entry in entries
+        for metric in metrics
     ]
 
 
-def verdict_text(entry: Mapping[str, Any]) -> str:
+def verdict_text(metric: MetricResult) -> str:
     """The verdict, with whether a shown difference is the wanted one, and whether it can be relied on."""
-    verdict = entry["verdict"]
-    if verdict in ("higher", "lower") and entry["better"] != "neither":
-        verdict = f"{verdict} ({'better' if verdict == entry['better'] else 'worse'})"
-    return f"{verdict}; unreliable" if "caution" in entry else verdict
+    verdict = metric.verdict
+    if verdict in ("higher", "lower") and metric.better != "neither":
+        verdict = f"{verdict} ({'better' if verdict == metric.better else 'worse'})"
+    return f"{verdict}; unreliable" if metric.caution else verdict
 
 
 def metrics_table(
-    caption: str, block: Mapping[str, Any], *, names: Collection[str] | None = None, folded: bool = False
+    caption: str, block: ResultBlock, *, names: Collection[str] | None = None, folded: bool = False
 ) -> Table:
     """Metrics before and after, the paired difference, its verdict.
 
@@ -85,30 +99,30 @@ def metrics_table(
         folded: Shown on demand.
     """
     shown = [
-        entry
-        for name, entry in block["metrics"].items()
+        metric
+        for name, metric in block.metrics.items()
         if (name not in MORE_METRICS if names is None else name in names)
     ]
     rows = [
         [
-            entry["label"],
-            *(interval_text(entry[role], digits=_shared_digits(entry)) for role in ("base", "trained")),
-            *_difference(entry),
+            metric.label,
+            *(interval_text(own, digits=_shared_digits(metric)) for own in (metric.base, metric.trained)),
+            *_difference(metric),
         ]
-        for entry in shown
+        for metric in shown
     ]
     columns = ["Metric", "Before", "After", "Difference", "Verdict"]
-    note = " ".join([_counts(block), *dict.fromkeys(e["caution"] for e in shown if "caution" in e)])
+    note = " ".join([_counts(block), *dict.fromkeys(metric.caution for metric in shown if metric.caution)])
     return Table(caption, columns, rows, note=note, folded=folded)
 
 
-def _difference(entry: Mapping[str, Any]) -> list[str]:
-    return [difference_text(entry["difference"], digits=_shared_digits(entry)), verdict_text(entry)]
+def _difference(metric: MetricResult) -> list[str]:
+    return [difference_text(metric.difference, digits=_shared_digits(metric)), verdict_text(metric)]
 
 
-def _shared_digits(entry: Mapping[str, Any]) -> int:
+def _shared_digits(metric: MetricResult) -> int:
     """Digits that the values before and after and their difference share."""
-    return min(_digits(entry[role]["value"]) for role in ("base", "trained"))
+    return min(_digits(metric.base.value), _digits(metric.trained.value))
 
 
 def _digits(value: float | None) -> int:
@@ -116,16 +130,17 @@ def _digits(value: float | None) -> int:
     return 1 if value is not None and abs(value) >= 10 else 3
 
 
-def _counts(block: Mapping[str, Any]) -> str:
-    words = [f"{block['num_questions']:,} questions, {block['num_with_gold']:,} with a gold answer"]
-    if block.get("num_domains", 1) > 1:
-        words.append(f"mean over {block['num_domains']} domains, each counted once")
-    majority = block.get("majority_class")
-    if majority:
-        words.append(f"always answering “{majority['answer']}” would score {number(majority['rate'])}")
-    ties = block.get("num_ties")
-    if ties and any(ties.values()):
-        words.append(f"tied votes: {ties['base']} before, {ties.get('trained', 0)} after")
+def _counts(block: ResultBlock) -> str:
+    words = [f"{block.num_questions:,} questions, {block.num_with_gold:,} with a gold answer"]
+    if isinstance(block, MeanResult):
+        if block.num_domains > 1:
+            words.append(f"mean over {block.num_domains} domains, each counted once")
+    else:
+        majority, ties = block.majority_class, block.num_ties
+        if majority:
+            words.append(f"always answering “{majority.answer}” would score {number(majority.rate)}")
+        if ties.base or ties.trained:
+            words.append(f"tied votes: {ties.base} before, {ties.trained} after")
     return "; ".join(words) + ". In brackets: 95% intervals, bootstrap over questions."
 
 
@@ -136,70 +151,69 @@ class Confidence:
     kind: str
     label: str
     rule: str
-    reliability: Mapping[str, Sequence[Mapping[str, Any]]]
-    brier_parts: Mapping[str, Mapping[str, float]]
-    metrics: Mapping[str, str]  # plain name (ece, accuracy, ...) -> name in the block's metrics
-    caution: str  # why it cannot be relied on, or nothing
-    unreliable: Sequence[str]  # the roles that holds for
+    reliability: Both[tuple[Bin, ...]]
+    brier_parts: Both[BrierParts]
+    ece: MetricResult
+    accuracy: MetricResult
+    names: Collection[str]  # of its metrics in the block
+    unreliable: Sequence[Role]  # the roles for which it cannot be relied on
 
 
-def confidences(block: Mapping[str, Any]) -> list[Confidence]:
+def confidences(block: DomainResult) -> list[Confidence]:
     """The kinds of confidence that were measured against gold answers, vote share first."""
     return [
         Confidence(
             kind,
-            entry["label"].lower(),
-            entry.get("rule", ""),
-            entry["reliability"],
-            entry.get("brier_parts", {}),
-            entry["metrics"],
-            *_caution(block["metrics"].get(entry["metrics"].get("ece"), {})),
+            found.label.lower(),
+            found.rule,
+            found.reliability,
+            found.brier_parts,
+            ece=block.metrics[found.metrics["ece"]],
+            accuracy=block.metrics[found.metrics["accuracy"]],
+            names=set(found.metrics.values()),
+            unreliable=block.metrics[found.metrics["ece"]].unreliable,
         )
-        for kind, entry in block.get("confidence_kinds", {}).items()
-        if entry.get("reliability")
+        for kind, found in block.confidence_kinds.items()
+        if found.reliability and found.brier_parts
     ]
 
 
-def _caution(entry: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
-    return entry.get("caution", ""), entry.get("unreliable", ())
-
-
-def grid_table(results: Mapping[str, Any]) -> Table | None:
+def grid_table(results: Results) -> Table | None:
     """Trained domain x test domain: the main metrics before, after and their difference."""
-    blocks = domain_blocks(results)
-    mean = results["cross"]["mean"]
-    if mean and mean["num_domains"] > 1:
+    blocks: list[tuple[str, ResultBlock]] = list(domain_blocks(results))
+    mean = results.cross.mean
+    if mean and mean.num_domains > 1:
         blocks.insert(len(blocks) - len(general_blocks(results)), ("mean of the others", mean))
     if len(blocks) < 2:
         return None
-    has_gold = [bool(block["num_with_gold"]) for _, block in blocks]
+    has_gold = [bool(block.num_with_gold) for _, block in blocks]
     names = [
         *(("avg", "ece") if any(has_gold) else ()),
         *(() if all(has_gold) else ("vote_share", "parse_rate")),
     ]
-    rows = []
+    rows: list[list[str]] = []
     for name in names:
-        entries = [block["metrics"].get(name) for _, block in blocks]
-        label = next((entry["label"] for entry in entries if entry), name)
-        for role, word in (("base", "before"), ("trained", "after"), ("difference", "difference")):
-            show = difference_text if role == "difference" else interval_text
-            rows.append([label, word, *(show(entry[role]) if entry else NOT_DEFINED for entry in entries)])
+        found = [block.metrics.get(name) for _, block in blocks]
+        label = next((metric.label for metric in found if metric), name)
+        before = [interval_text(metric.base) if metric else NOT_DEFINED for metric in found]
+        after = [interval_text(metric.trained) if metric else NOT_DEFINED for metric in found]
+        change = [difference_text(metric.difference) if metric else NOT_DEFINED for metric in found]
+        rows += [[label, "before", *before], [label, "after", *after], [label, "difference", *change]]
     columns = ["Metric", "Training", *(where for where, _ in blocks)]
-    caption = f"Trained on {results['train_domain']}, tested on"
+    caption = f"Trained on {results.train_domain}, tested on"
     return Table(caption, columns, rows, "In brackets: 95% intervals.", num_text_columns=2)
 
 
-def calibration_table(results: Mapping[str, Any]) -> Table | None:
+def calibration_table(results: Results) -> Table | None:
     """ECE beside the value that a perfectly calibrated model would show at the same number of questions."""
-    rows = []
+    rows: list[list[str]] = []
     for where, block in domain_blocks(results):
         for kind in confidences(block):
-            entry = block["metrics"].get(kind.metrics.get("ece", "ece"))
-            for role, word in (("base", "before"), ("trained", "after")):
-                if entry and role in entry:
-                    ideal = entry.get("perfectly_calibrated", {}).get(role)
-                    label = kind.label + (" (unreliable)" if role in kind.unreliable else "")
-                    rows.append([where, label, word, interval_text(entry[role]), _ideal(ideal)])
+            ideal = kind.ece.perfectly_calibrated
+            for role, own in kind.ece.both.items():
+                label = kind.label + (" (unreliable)" if role in kind.unreliable else "")
+                told = _simulated_text(ideal.of(role)) if ideal else NOT_DEFINED
+                rows.append([where, label, WORDS[role], interval_text(own), told])
     columns = ["Domain", "Confidence", "Training", "ECE", "Perfectly calibrated"]
     note = (
         "“Perfectly calibrated”: the ECE that a model right exactly as often as it says would show with "
@@ -208,35 +222,32 @@ def calibration_table(results: Mapping[str, Any]) -> Table | None:
     return Table("Calibration error in context", columns, rows, note, num_text_columns=3) if rows else None
 
 
-def brier_table(results: Mapping[str, Any]) -> Table | None:
+def brier_table(results: Results) -> Table | None:
     """The parts of the Brier score of each kind of confidence."""
     rows = [
-        [where, kind.label, word, *(number(kind.brier_parts[role].get(part)) for part in BRIER_PARTS)]
+        [where, kind.label, WORDS[role], *map(number, (own.reliability, own.resolution, own.uncertainty))]
         for where, block in domain_blocks(results)
         for kind in confidences(block)
-        for role, word in (("base", "before"), ("trained", "after"))
-        if role in kind.brier_parts
+        for role, own in kind.brier_parts.items()
     ]
-    columns = ["Domain", "Confidence", "Training", *(part.capitalize() for part in BRIER_PARTS)]
+    columns = ["Domain", "Confidence", "Training", "Reliability", "Resolution", "Uncertainty"]
     note = "Brier score = reliability (small is good) − resolution (large is good) + uncertainty."
     caption = "Parts of the Brier score"
     return Table(caption, columns, rows, note, num_text_columns=3, folded=True) if rows else None
 
 
-def _ideal(entry: Mapping[str, Any] | None) -> str:
-    if not entry:
-        return NOT_DEFINED
-    return f"{number(entry['mean'])} ({number(entry['low'])} to {number(entry['high'])})"
+def _simulated_text(found: Simulated) -> str:
+    return f"{number(found.mean)} ({number(found.low)} to {number(found.high)})"
 
 
-def changes_table(results: Mapping[str, Any]) -> Table | None:
+def changes_table(results: Results) -> Table | None:
     """What changed in the answers, beside what sampling the same model twice would change."""
-    rows = []
-    for where, block in domain_blocks(results):
-        for change in block.get("changes", {}).values():
-            chance = change["by_chance"]
-            by_chance = f"{number(chance['mean'])} ({number(chance['low'])} to {number(chance['high'])})"
-            rows.append([where, change["label"], number(change["value"]), by_chance, change["verdict"]])
+    rows = [
+        [where, change.label, number(change.value), _simulated_text(change.by_chance), change.verdict]
+        for where, block in domain_blocks(results)
+        for change in (block.changes.answers_flipped, block.changes.answer_shift)
+        if change
+    ]
     columns = ["Domain", "What", "Measured", "By sampling alone", "Verdict"]
     note = (
         "“By sampling alone”: before and after exchanged at random within each question; mean, central 95%."
@@ -248,18 +259,18 @@ def changes_table(results: Mapping[str, Any]) -> Table | None:
     )
 
 
-def distribution_table(results: Mapping[str, Any]) -> Table | None:
+def distribution_table(results: Results) -> Table | None:
     """Share of each answer letter before, after and in the key."""
-    rows, letters = [], dict[str, None]()
-    blocks = [(where, block["answer_distribution"]) for where, block in domain_blocks(results)]
+    blocks = [(where, block.answer_distribution) for where, block in domain_blocks(results)]
     blocks = [(where, shares) for where, shares in blocks if shares]
-    for _, shares in blocks:
-        letters.update(dict.fromkeys(name for name in shares["base"] if name != "unparsable"))
-    names = [*sorted(letters), "unparsable"]
-    for where, shares in blocks:
-        for role, word in (("base", "before"), ("trained", "after"), ("gold", "gold answers")):
-            if role in shares:
-                rows.append([where, word, *(number(shares[role].get(name, 0.0)) for name in names)])
+    letters = {name for _, shares in blocks for name in shares.base} - {UNPARSABLE}
+    names = [*sorted(letters), UNPARSABLE]
+    rows = [
+        [where, whose, *(number(own.get(name, 0.0)) for name in names)]
+        for where, shares in blocks
+        for whose, own in (("before", shares.base), ("after", shares.trained), ("gold answers", shares.gold))
+        if own is not None
+    ]
     columns = ["Domain", "Whose", *names]
     caption = "Distribution of answers over letters"
     return Table(caption, columns, rows, num_text_columns=2, folded=True) if rows else None
@@ -271,7 +282,7 @@ def correlation_table(named: Sequence[tuple[str, Correlation]]) -> Table:
         [
             what,
             c.name,
-            interval_text({"value": c.value, "low": _finite(c.low), "high": c.high}),
+            interval_text(Estimate(defined(c.value), defined(c.low), defined(c.high))),
             f"{c.num_items:,}",
         ]
         for what, c in named
@@ -284,26 +295,23 @@ def correlation_table(named: Sequence[tuple[str, Correlation]]) -> Table:
     )
 
 
-def cross_caption(results: Mapping[str, Any]) -> str:
+def cross_caption(results: Results) -> str:
     """Caption of the table of the other domains."""
-    domains = results["cross"]["domains"]
+    domains = results.cross.domains
     others = f"mean over {len(domains)} other domains" if len(domains) > 1 else next(iter(domains))
     return f"Cross-domain: {others}"
 
 
-def domain_blocks(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def domain_blocks(results: Results) -> list[tuple[str, DomainResult]]:
     """In-domain first, then the other domains, then the general questions, with their names."""
-    blocks = [(f"{results['train_domain']} (in)", results["in"])] if results.get("in") else []
-    return [*blocks, *results["cross"]["domains"].items(), *general_blocks(results)]
+    blocks = [(f"{results.train_domain} (in)", results.in_domain)] if results.in_domain else []
+    return [*blocks, *results.cross.domains.items(), *general_blocks(results)]
 
 
-def general_blocks(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def general_blocks(results: Results) -> list[tuple[str, DomainResult]]:
     """The sets of general questions; where they had fewer samples, the name says so."""
-    general = results.get("general") or {}
-    num_samples = general.get("num_samples", results.get("num_samples"))
-    samples = "" if num_samples == results.get("num_samples") else f", {num_samples} samples"
-    return [(f"{domain} (general{samples})", block) for domain, block in general.get("domains", {}).items()]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    general = results.general
+    if general is None:
+        return []
+    samples = "" if general.num_samples == results.num_samples else f", {general.num_samples} samples"
+    return [(f"{domain} (general{samples})", block) for domain, block in general.domains.items()]

@@ -90,26 +90,18 @@ def _training_cost(inputs: ReportInputs) -> list[str] | None:
 
 
 def _evaluation_cost(inputs: ReportInputs) -> list[list[str]]:
-    if not inputs.results:
+    results = inputs.results
+    if not results:
         return []
-    general = inputs.results.get("general") or {}
-    num_samples = inputs.results["num_samples"]
-    blocks = [
-        (
-            block,
-            general.get("num_samples", num_samples)
-            if block in general.get("domains", {}).values()
-            else num_samples,
-        )
-        for _, block in tables.domain_blocks(inputs.results)
-    ]
-    rows = []
-    for role, word in (("base", "before"), ("trained", "after")):
-        sampled = [
-            (block["num_questions"] * samples, block["metrics"]["completion_tokens"][role])
-            for block, samples in blocks
-        ]
-        count = sum(number for number, _ in sampled)
-        tokens = sum(number * mean["value"] for number, mean in sampled)
+    own = [*([results.in_domain] if results.in_domain else []), *results.cross.domains.values()]
+    sampled = [(block.num_questions * results.num_samples, block) for block in own]
+    if results.general:
+        asked = results.general.domains.values()
+        sampled += [(block.num_questions * results.general.num_samples, block) for block in asked]
+    count = sum(number for number, _ in sampled)
+    rows: list[list[str]] = []
+    for role, word in tables.WORDS.items():
+        lengths = [block.metrics["completion_tokens"].both.of(role).value or 0.0 for _, block in sampled]
+        tokens = sum(number * length for (number, _), length in zip(sampled, lengths, strict=True))
         rows.append([f"Evaluation {word} training", f"{count:,}", f"{round(tokens):,}"])
     return rows

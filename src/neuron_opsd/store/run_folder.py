@@ -25,13 +25,14 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import yaml
 
 from neuron_opsd.config import Config, read_config, with_absolute_paths
 from neuron_opsd.config.graph import STAGES_BEFORE
 from neuron_opsd.errors import RunFolderError
+from neuron_opsd.results import load
 from neuron_opsd.store.files import (
     JsonDict,
     dump_json,
@@ -48,6 +49,7 @@ from neuron_opsd.store.own_folder import claim, require_mark
 from neuron_opsd.store.stage_folder import StageFolder
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 MODEL_CARD = "model/README.md"
 RESULTS = "evaluation/results.json"
@@ -162,10 +164,22 @@ class RunFolder:
             logger.warning(
                 "%s was changed after it was written, so it is left out. Make it again: `neuron-opsd %s RUN`.",
                 self.path / name,
-                "harness" if name.startswith("harness/") else "evaluate",
+                _command_of(name),
             )
             return None
         return self.read_json(name)
+
+    def load_result(self, name: str, kind: type[Result]) -> Result | None:
+        """A file of figures as what it holds; None as in `read_result`, or where another version wrote it."""
+        saved = self.read_result(name)
+        try:
+            return None if saved is None else load(kind, saved)
+        except ValueError as error:
+            logger.warning(
+                "%s is not what this version writes (%s), so it is left out. Make it again: `neuron-opsd %s RUN`.",
+                self.path / name, error, _command_of(name),
+            )  # fmt: skip
+            return None
 
     def remove_result(self, name: str) -> None:
         """Remove a file of figures that no longer belongs to this run."""
@@ -258,6 +272,11 @@ class RunFolder:
             for path in [path for path in folder.glob(".*") if _LEFTOVER.fullmatch(path.name)]:
                 is_folder = path.is_dir() and not path.is_symlink()
                 shutil.rmtree(path, ignore_errors=True) if is_folder else path.unlink(missing_ok=True)
+
+
+def _command_of(name: str) -> str:
+    """The command that makes a file of figures."""
+    return "harness" if name.startswith("harness/") else "evaluate"
 
 
 def _own_folders(run: Path) -> Iterator[Path]:
