@@ -7,11 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from neuron_opsd.comparison.cells import NOT_RUN, status
 from neuron_opsd.comparison.gather import gather
 from neuron_opsd.comparison.plan import Cell, Plan, cell_folder
-from neuron_opsd.comparison.table import Table
+from neuron_opsd.comparison.table import Row, Table
 from neuron_opsd.comparison.write import write_comparison
-from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.results import (
+    Both,
+    Change,
+    Changes,
+    DomainResult,
+    Domains,
+    QuestionResult,
+    Results,
+    Simulated,
+    dump,
+)
+from neuron_opsd.store.run_folder import RESULTS, RunFolder
 
 PLAN = Plan(
     recipes=("base", "neuron_opsd", "random_context", "full_pool"),
@@ -27,35 +39,41 @@ CELLS = [
 NUM = 40
 
 
-def rows(base: float, trained: dict[str, float]) -> list[dict]:
+def rows(base: float, trained: dict[str, float]) -> tuple[QuestionResult, ...]:
     """40 questions of each domain; the first of them are right, in the shares given."""
     made = []
     for domain in ("a", "b"):
         for i in range(NUM):
-            row = {"question_id": f"{domain}{i:02}", "domain": domain}
-            for role, share in (("base", base), ("trained", trained[domain])):
-                right = float(i < share * NUM)
-                row |= {
-                    f"{role}_correct_fraction": right,
-                    f"{role}_majority_correct": right,
-                    f"{role}_vote_share": 0.75,
-                }
-            made.append(row)
-    return made
+            before, after = (float(i < share * NUM) for share in (base, trained[domain]))
+            outcomes = ("A", 0.75, before, before, "A", 0.75, after, after)
+            made.append(QuestionResult(f"{domain}{i:02}", domain, *outcomes))
+    return tuple(made)
 
 
-def save(
-    folder: Path, cell: Cell, *, base: float = 0.5, trained: dict[str, float] | None = None, **more
-) -> None:
-    path = cell_folder(folder, cell)
-    path.mkdir(parents=True)
+def results(train_domain: str, questions: tuple[QuestionResult, ...], *others: str) -> Results:
+    """Of which a comparison reads the settings, the names of the domains and the questions."""
+    change = Change(label="", value=0.0, by_chance=Simulated(0.0, 0.0, 0.0), num_questions=NUM, verdict="")
+    domain = DomainResult(
+        num_questions=NUM, num_with_gold=NUM, num_without_gold=0, num_ties=Both(0, 0), majority_class=None,
+        metrics={}, confidence_kinds={}, answer_distribution=None, changes=Changes(answers_flipped=change),
+    )  # fmt: skip
+    return Results(
+        num_samples=8, temperature=0.6, top_p=1.0, num_bins=15, num_bootstrap=400, level=0.95, seed=0,
+        train_domain=train_domain, num_not_scored=0, in_domain=domain,
+        cross=Domains(domains=dict.fromkeys(others, domain), mean=None),
+        verdicts=(), questions=questions, pool_questions=(), general=None,
+    )  # fmt: skip
+
+
+def save(folder: Path, cell: Cell, *, base: float = 0.5, trained: dict[str, float] | None = None) -> None:
     source = cell.source or "a"
-    results = {
-        "num_samples": 8, "num_bins": 15, "num_bootstrap": 400, "train_domain": source, "in": {},
-        "cross": {"domains": {"b" if source == "a" else "a": {}}},
-        "questions": rows(base, trained or {"a": base, "b": base}),
-    }  # fmt: skip
-    RunFolder(path).write_result("evaluation/results.json", results | more)
+    questions = rows(base, trained or {"a": base, "b": base})
+    finish(cell_folder(folder, cell), results(source, questions, "b" if source == "a" else "a"))
+
+
+def finish(path: Path, found: Results) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    RunFolder(path).write_result(RESULTS, dump(found), is_ordered=True)
     (path / "cell.json").write_text("{}")
 
 
@@ -71,43 +89,43 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def found(folder: Path) -> dict[tuple[str, str, str], dict]:
+def found(folder: Path) -> dict[tuple[str, str, str], Row]:
     table = Table(PLAN, gather(PLAN, CELLS, folder))
-    return {(row["method"], row["place"], row["metric"]): row for row in table.rows()}
+    return {(row.method, row.place, row.metric): row for row in table.rows()}
 
 
 def test_means_in_domain_and_cross_domain(folder: Path) -> None:
     by_key = found(folder)
-    assert by_key["base", "in", "avg"]["value"] == pytest.approx(0.5)
-    assert by_key["neuron_opsd", "in", "avg"]["value"] == pytest.approx(0.9)
-    assert by_key["neuron_opsd", "cross", "avg"]["value"] == pytest.approx(0.6)
-    assert by_key["neuron_opsd", "in", "avg"]["difference"]["value"] == pytest.approx(0.4)
-    assert by_key["neuron_opsd", "in", "ece"]["value"] == pytest.approx(0.15)  # |0.9 - 0.75|
-    assert by_key["random_context", "in", "ece"]["value"] == pytest.approx(0.65)
+    assert by_key["base", "in", "avg"].found.value == pytest.approx(0.5)
+    assert by_key["neuron_opsd", "in", "avg"].found.value == pytest.approx(0.9)
+    assert by_key["neuron_opsd", "cross", "avg"].found.value == pytest.approx(0.6)
+    assert by_key["neuron_opsd", "in", "avg"].difference.value == pytest.approx(0.4)
+    assert by_key["neuron_opsd", "in", "ece"].found.value == pytest.approx(0.15)  # |0.9 - 0.75|
+    assert by_key["random_context", "in", "ece"].found.value == pytest.approx(0.65)
 
 
 def test_marks(folder: Path) -> None:
     by_key = found(folder)
-    assert by_key["neuron_opsd", "in", "avg"]["marks"] == ["best", "better than base"]
-    assert by_key["random_context", "in", "avg"]["marks"] == ["worse than base"]
-    assert by_key["random_context", "cross", "avg"]["marks"] == []  # as base: no difference, p = 1
-    assert by_key["random_context", "cross", "avg"]["p_holm"] == 1.0
-    assert by_key["base", "in", "avg"]["marks"] == []
+    assert by_key["neuron_opsd", "in", "avg"].marks == ("best", "better than base")
+    assert by_key["random_context", "in", "avg"].marks == ("worse than base",)
+    assert by_key["random_context", "cross", "avg"].marks == ()  # as base: no difference, p = 1
+    assert by_key["random_context", "cross", "avg"].p_holm == 1.0
+    assert by_key["base", "in", "avg"].marks == ()
 
 
 def test_holm_is_over_the_recipes_of_a_column(folder: Path) -> None:
     by_key = found(folder)
     first, second = (by_key[name, "in", "avg"] for name in ("neuron_opsd", "random_context"))
-    assert first["p"] == second["p"] == pytest.approx(2 / 401)
-    assert first["p_holm"] == second["p_holm"] == pytest.approx(4 / 401)
+    assert first.p == second.p == pytest.approx(2 / 401)
+    assert first.p_holm == second.p_holm == pytest.approx(4 / 401)
 
 
 def test_the_best_within_noise(tmp_path: Path) -> None:
     save(tmp_path, CELLS[0])
     save(tmp_path, Cell("neuron_opsd", "a", 0), trained={"a": 0.525, "b": 0.5})
     by_key = found(tmp_path)
-    assert by_key["neuron_opsd", "in", "avg"]["marks"] == ["best"]
-    assert by_key["base", "in", "avg"]["marks"] == ["best within noise"]  # one question of forty
+    assert by_key["neuron_opsd", "in", "avg"].marks == ("best",)
+    assert by_key["base", "in", "avg"].marks == ("best within noise",)  # one question of forty
 
 
 def test_the_share_of_demonstrations_of_the_own_template(folder: Path) -> None:
@@ -130,9 +148,9 @@ def test_an_upper_bound_with_gold_answers_is_marked_and_no_candidate(folder: Pat
     for cell in cells[-2:]:
         save(folder, cell, trained={"a": 1.0, "b": 1.0})
     table = Table(plan, gather(plan, cells, folder))
-    rows = {(row["method"], row["place"], row["metric"]): row for row in table.rows()}
-    assert rows[bound, "in", "avg"]["value"] == 1.0
-    assert rows[bound, "in", "avg"]["marks"] == []
+    rows = {(row.method, row.place, row.metric): row for row in table.rows()}
+    assert rows[bound, "in", "avg"].found.value == 1.0
+    assert rows[bound, "in", "avg"].marks == ()
     assert {
         key: row for key, row in rows.items() if key[0] != bound
     } == without  # best, marks and Holm as before
@@ -156,10 +174,9 @@ def test_failed_and_missing_cells_are_named_in_every_table(folder: Path) -> None
 
 
 def test_different_questions_are_not_compared(folder: Path) -> None:
-    cell = RunFolder(cell_folder(folder, Cell("neuron_opsd", "a", 0)))
-    results = cell.read_result("evaluation/results.json")
-    results["questions"] = results["questions"][1:]
-    cell.write_result("evaluation/results.json", results)
+    path = cell_folder(folder, Cell("neuron_opsd", "a", 0))
+    saved = RunFolder(path).load_result(RESULTS, Results)
+    finish(path, replace(saved, questions=saved.questions[1:]))
     with pytest.raises(Exception, match="different questions of a"):
         found(folder)
 
@@ -169,15 +186,8 @@ def test_hostile_names_stay_text_in_every_table(tmp_path: Path) -> None:
     domain = "sums\n\\write18{id}`<script>x</script>`|=cmd\x1b[31m\u202e"
     cells = [Cell("base", None, 0), Cell("neuron_opsd", domain, 0), Cell("random_context", domain, 0)]
     for cell in cells[:2]:
-        path = cell_folder(tmp_path, cell)
-        path.mkdir(parents=True)
-        questions = [row | {"domain": domain} for row in rows(0.5, {"a": 0.9, "b": 0.9})]
-        results = {
-            "num_samples": 8, "num_bins": 15, "num_bootstrap": 50, "train_domain": domain, "in": {},
-            "cross": {"domains": {}}, "questions": questions,
-        }  # fmt: skip
-        RunFolder(path).write_result("evaluation/results.json", results)
-        (path / "cell.json").write_text("{}")
+        questions = tuple(replace(row, domain=domain) for row in rows(0.5, {"a": 0.9, "b": 0.9}))
+        finish(cell_folder(tmp_path, cell), results(domain, questions))
     failed = cell_folder(tmp_path, cells[2])
     failed.mkdir(parents=True)
     (failed / "error.json").write_text(json.dumps({"error": f"=1+1 {domain}"}))
@@ -192,3 +202,16 @@ def test_hostile_names_stay_text_in_every_table(tmp_path: Path) -> None:
     for name in ("table.csv", "grid.csv"):
         with (tmp_path / name).open(newline="") as file:
             assert not [cell for row in csv.reader(file) for cell in row if cell[:1] in tuple("=@+")]
+
+
+def test_a_cell_of_another_versions_results_is_not_finished(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = cell_folder(folder, Cell("neuron_opsd", "a", 0))
+    saved = RunFolder(path).read_result(RESULTS)
+    del saved["cross"]["mean"]
+    RunFolder(path).write_result(RESULTS, saved)
+    assert status(path) == (NOT_RUN, "")
+    assert "results.json is not what this version writes (cross.mean: Field required)" in caplog.text
+    assert "`neuron-opsd evaluate RUN`" in caplog.text
+    assert ("neuron_opsd", "a", "a") not in gather(PLAN, CELLS, folder).answers

@@ -10,6 +10,7 @@ from neuron_opsd.preflight.verdict import (
     same_template_share,
 )
 from neuron_opsd.records import Demonstration, PreflightItem, Question, TeacherContext
+from neuron_opsd.results import PreflightVerdict
 from neuron_opsd.statistics import Correlation
 
 NO_CORRELATION = Correlation("Pearson", 0.1, -0.1, 0.3, 100)
@@ -43,13 +44,13 @@ def item(
     )
 
 
-def judged(items, *, r=NO_CORRELATION, **figures) -> dict:
+def judged(items, *, r=NO_CORRELATION, **figures) -> PreflightVerdict:
     figures = {"pool_diversity": 0.6, "same_template": 0.5, "thinks": False} | figures
     return judge(items, length_correlation=r, seed=0, **figures)
 
 
 def values(items) -> dict[str, float]:
-    return {entry["name"]: entry["value"] for entry in judged(items)["measures"]}
+    return {measure.name: measure.value for measure in judged(items).measures}
 
 
 def test_measures_by_hand() -> None:
@@ -71,7 +72,7 @@ def test_measures_by_hand() -> None:
 
 def test_intervals_cover_and_shrink() -> None:
     few, many = ([item(i, entropies=(4.0, 3.0 + i % 2)) for i in range(n)] for n in (8, 80))
-    ends = [(m["low"], m["value"], m["high"]) for m in (judged(i)["measures"][0] for i in (few, many))]
+    ends = [(m.low, m.value, m.high) for m in (judged(i).measures[0] for i in (few, many))]
     assert all(low < value < high for low, value, high in ends)
     assert ends[1][2] - ends[1][0] < ends[0][2] - ends[0][0]
 
@@ -89,14 +90,14 @@ def test_intervals_cover_and_shrink() -> None:
 )
 def test_two_signs_decide(entropies, divergence, verdict) -> None:
     items = [item(i, entropies=entropies, divergence=divergence) for i in range(12)]
-    assert judged(items)["verdict"] == verdict
+    assert judged(items).verdict == verdict
 
 
 def test_the_other_signs_warn_and_do_not_decide() -> None:
     items = [item(i, student="AAAA", teacher="AAAA") for i in range(12)]
     found = judged(items, r=Correlation("Pearson", -0.9, -0.95, -0.8, 100))
-    assert found["verdict"] == LIKELY
-    text = "; ".join(found["reasons"])
+    assert found.verdict == LIKELY
+    text = "; ".join(found.reasons)
     for part in ("flips no majority answer", "agrees with itself", "r = -0.90"):
         assert part in text
 
@@ -104,14 +105,14 @@ def test_the_other_signs_warn_and_do_not_decide() -> None:
 def test_a_weak_sign_is_called_weak() -> None:
     items = [item(i, entropies=(4.0, 4.0 + (0.5 if i % 2 else -0.7))) for i in range(10)]
     found = judged(items)
-    assert found["verdict"] == LIKELY
-    assert "weak sign" in found["reasons"][0]
+    assert found.verdict == LIKELY
+    assert "weak sign" in found.reasons[0]
 
 
 def test_what_cannot_be_measured_is_none() -> None:
     r = Correlation("Pearson", float("nan"), float("nan"), float("nan"), 2)
-    measures = judged([item()], r=r, pool_diversity=None, same_template=None)["measures"]
-    missing = {entry["name"] for entry in measures if entry["value"] is None}
+    measures = judged([item()], r=r, pool_diversity=None, same_template=None).measures
+    missing = {measure.name for measure in measures if measure.value is None}
     assert missing == {"pool_diversity", "same_template", "length_correlation"}
 
 
@@ -143,35 +144,35 @@ def test_a_teacher_that_cannot_be_read_is_not_worth_learning_from() -> None:
     """Measured: demonstrations cut before their letter made a teacher surer, and unreadable in 15 of 16 samples."""
     cut = [item(number, student="AB-A", teacher="----", divergence=1.0) for number in range(8)]
     found = judged(cut)
-    assert found["verdict"] == UNLIKELY
+    assert found.verdict == UNLIKELY
     assert any(
         "readable in 0%, the student's in 75%" in reason and "max_new_tokens" in reason
-        for reason in found["reasons"]
+        for reason in found.reasons
     )
     assert values(cut)["readable_change"] == pytest.approx(-0.75)
     clearer = [item(number, student="A-B-", teacher="AAAA", divergence=1.0) for number in range(8)]
-    assert judged(clearer)["verdict"] == LIKELY
+    assert judged(clearer).verdict == LIKELY
     worse = [item(number, student="ABCA", teacher="AA--", divergence=1.0) for number in range(8)]
-    assert judged(worse)["verdict"] == LIKELY  # half as readable still: a warning
-    assert any("readable in 50%" in reason for reason in judged(worse)["reasons"])
+    assert judged(worse).verdict == LIKELY  # half as readable still: a warning
+    assert any("readable in 50%" in reason for reason in judged(worse).reasons)
     one_slip = [item(number, teacher="AAAA") for number in range(7)] + [item(7, teacher="AAA-")]
-    assert judged(one_slip)["verdict"] == LIKELY  # one unreadable sample is no evidence
+    assert judged(one_slip).verdict == LIKELY  # one unreadable sample is no evidence
 
 
 def test_the_context_makes_replies_longer_and_fewer_finish() -> None:
     lengths, finished = ((10, 10, 10, 10), (20, 20, 20, 40)), ((True,) * 4, (True, True, False, False))
     items = [item(i, lengths=lengths, finished=finished) for i in range(8)]
     verdict = judged(items)
-    by_name = {entry["name"]: entry for entry in verdict["measures"]}
-    assert (by_name["finished_change"]["value"], by_name["length_ratio"]["value"]) == (-0.5, 2.5)
-    assert (by_name["length_ratio"]["student"], by_name["length_ratio"]["teacher"]) == (10, 25)
-    assert any("50% of the replies finish, without it 100%" in reason for reason in verdict["reasons"])
-    assert "2607.05184" not in " ".join(verdict["reasons"])
-    assert not any("replies finish" in reason for reason in judged([item(i) for i in range(8)])["reasons"])
+    by_name = {measure.name: measure for measure in verdict.measures}
+    assert (by_name["finished_change"].value, by_name["length_ratio"].value) == (-0.5, 2.5)
+    assert (by_name["length_ratio"].student, by_name["length_ratio"].teacher) == (10, 25)
+    assert any("50% of the replies finish, without it 100%" in reason for reason in verdict.reasons)
+    assert "2607.05184" not in " ".join(verdict.reasons)
+    assert not any("replies finish" in reason for reason in judged([item(i) for i in range(8)]).reasons)
 
 
 def test_a_thinking_model_is_told_what_was_reported_and_measured() -> None:
     verdict = judged([item(i, lengths=((8,) * 4, (6,) * 4)) for i in range(4)], thinks=True)
-    assert verdict["thinks"]
-    assert "2607.05184" in verdict["reasons"][-1]
-    assert "100% of the replies finish with it and 100% without, at 6 and 8 tokens" in verdict["reasons"][-1]
+    assert verdict.thinks
+    assert "2607.05184" in verdict.reasons[-1]
+    assert "100% of the replies finish with it and 100% without, at 6 and 8 tokens" in verdict.reasons[-1]
