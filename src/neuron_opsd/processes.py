@@ -1,6 +1,6 @@
-"""The processes of one training, where `accelerate launch` started several; alone, everything here is trivial.
+"""The processes of one training, where `accelerate launch` started several. Alone, everything here is trivial.
 
-The main process holds the run's lock, decides, and writes; the others train beside it. Whatever they must know alike,
+The main process holds the run's lock, decides, and writes. The others train beside it. Whatever they must know alike,
 it tells them.
 """
 

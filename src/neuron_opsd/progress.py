@@ -57,7 +57,7 @@ class Tracker:
         return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
     def rate(self) -> str:
-        """Items and tokens per second since the start, resumed ones left out; slow ones by the minute, never 0.0."""
+        """Items and tokens per second since the start, resumed ones left out. Slow ones by the minute, never 0.0."""
         seconds = max(time.monotonic() - self.started, 1e-9)
         done = self.done - self.resumed_from
         parts = [(done, self.unit, 1)] + ([(self.num_tokens, "tokens", 0)] if self.num_tokens else [])
@@ -71,7 +71,7 @@ class Tracker:
 
 @contextmanager
 def track(description: str, *, total: int, unit: str, done: int = 0) -> Iterator[Tracker]:
-    """Show progress of `total` items while the block runs; `done` of them were finished before."""
+    """Show progress of `total` items while the block runs. `done` of them were finished before."""
     tracker = Tracker(description, total, unit, done)
     if not sys.stderr.isatty() or not logger.isEnabledFor(logging.INFO):
         yield tracker

@@ -4,7 +4,7 @@
     -> metrics
 
 No record before `evaluation` has a place for a gold answer: that is how training stays label-free. (`GoldLabel` is the
-upper bound's alone.) Records are plain frozen dataclasses (no torch); `stage_folder.py` writes them as Parquet and JSON
+upper bound's alone.) Records are plain frozen dataclasses (no torch). `stage_folder.py` writes them as Parquet and JSON
 lines, a column for each field.
 """
 
@@ -19,7 +19,7 @@ class Question:
     """One unlabelled item. `choices` is empty for a free-form question.
 
     `letters` is what its file calls the choices, where that is not A, B, C, ... in order: because a blank choice
-    between them was dropped, or because they have numbers. Prompts never show it; evaluation reads answers with it.
+    between them was dropped, or because they have numbers. Prompts never show it. Evaluation reads answers with it.
     """
 
     question_id: str
@@ -36,7 +36,7 @@ class Rollout:
     """One completion of one question, with its prompt exactly as the model read it.
 
     `choice_order[i]` is the index in `Question.choices` of the i-th choice shown, so shuffled choices can be mapped
-    back; `answer` already is (a letter of the ORIGINAL order, or normalised free text, or None if unparsable).
+    back. `answer` already is (a letter of the ORIGINAL order, or normalised free text, or None if unparsable).
     `token_log_probs` are natural logs under the model at temperature 1, one for each completion token.
     """
 
@@ -71,7 +71,7 @@ class NeuronSets:
     num_chunks: int
     consensus_score: int  # size of the count set: small means high consensus
     consensus_score_per_chunk: float  # mean over chunks of each chunk's own count-set size
-    neurons_per_layer: tuple[int, ...]  # the count set, by layer; sums to consensus_score
+    neurons_per_layer: tuple[int, ...]  # the count set, by layer. Sums to consensus_score
     overlap_set: NDArray[np.int32]  # neuron ids, ascending
 
 
@@ -85,7 +85,7 @@ class SelectedQuestion:
     consensus_score: float
     consensus_score_length_residualised: float
     vote_share: float | None  # None when fewer than two rollouts, or nothing parsable
-    score: float  # the one that ranked it (selection.score); lower is kept first
+    score: float  # the one that ranked it (selection.score). Lower is kept first
     rank: int  # 0 is best, within the domain
     selected: bool
 
@@ -102,7 +102,7 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherContext:
-    """What only the teacher reads before one selected question; demonstrations are nearest first."""
+    """What only the teacher reads before one selected question. Demonstrations are nearest first."""
 
     question_id: str
     demonstrations: tuple[Demonstration, ...]
@@ -125,7 +125,7 @@ class PreflightItem:
     teacher_reply: str
     student_lengths: tuple[int, ...]  # tokens of each sample
     teacher_lengths: tuple[int, ...]
-    student_finished: tuple[bool, ...]  # ended by itself; False: cut
+    student_finished: tuple[bool, ...]  # whether it ended by itself. If not, it was cut
     teacher_finished: tuple[bool, ...]
     num_completion_tokens: int  # of the student's first sample
     student_entropy: float
@@ -138,7 +138,7 @@ class OptionScores:
     """The probability one model gives to each choice of one test question (`evaluation/options.py`)."""
 
     question_id: str
-    probabilities: tuple[float, ...]  # of the choices in their original order; they sum to 1
+    probabilities: tuple[float, ...]  # of the choices in their original order. They sum to 1
     option_mass: (
         float  # what the choices had together before that: small where the model would say something else
     )

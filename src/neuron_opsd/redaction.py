@@ -68,7 +68,7 @@ def secrets_in(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def api_key() -> str | None:
-    """The key of the inference server, without white space around it; None where there is none.
+    """The key of the inference server, without white space around it. None where there is none.
 
     Raises:
         ValueError: it cannot be a header's value. The message does not show it.

@@ -23,14 +23,14 @@ _RESAMPLES_AT_ONCE = 256  # bounds memory: this many resamples times the number 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with the ends of its interval; NaN ends where no interval can be given."""
+    """An estimate with the ends of its interval. NaN ends where no interval can be given."""
 
     value: float
     low: float
     high: float
 
     def covers(self, point: float) -> bool:
-        """Whether the point lies in the closed interval; False when there is no interval."""
+        """Whether the point lies in the closed interval. False when there is no interval."""
         return self.low <= point <= self.high
 
 
@@ -92,7 +92,7 @@ def bootstrap_p_value(draws: NDArray[Any], value: float) -> float:
     """Two-sided, against no difference: twice the smaller share of the draws on either side of 0.
 
     Draws are moved so that their mean is the value, as in `bootstrap_interval`. One draw more on each side keeps it
-    above 0; no spread at 0 gives 1.
+    above 0. No spread at 0 gives 1.
     """
     moved = draws[np.isfinite(draws)]
     moved = moved + (value - moved.mean())
@@ -132,7 +132,7 @@ def paired_mean_difference(
 
 
 def pearson(first: NDArray[Any], second: NDArray[Any]) -> Correlation:
-    """Pearson's r with Fisher's z interval, z = atanh(r) +- q / sqrt(n - 3); NaN for a constant side."""
+    """Pearson's r with Fisher's z interval, z = atanh(r) +- q / sqrt(n - 3). NaN for a constant side."""
     return _correlation("Pearson", np.asarray(first, float), np.asarray(second, float), 1.0)
 
 

@@ -31,7 +31,7 @@ def check_questions(config: Config, *, with_model: bool) -> Iterator[str]:
     """What a run would read from the files of these settings, line by line.
 
     Args:
-        config: The settings; without a model its name is not looked at.
+        config: The settings. Without a model its name is not looked at.
         with_model: Whether a tokenizer is loaded, to render the questions and measure them.
 
     Raises:
@@ -55,7 +55,7 @@ def check_questions(config: Config, *, with_model: bool) -> Iterator[str]:
 
 @contextmanager
 def _without_notices() -> Iterator[None]:
-    """Files are read again here; what that tells is known."""
+    """Files are read again here. What that tells is known."""
     logger = logging.getLogger("neuron_opsd")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -121,7 +121,7 @@ def _describe_answers(config: Config, questions: Sequence[Question]) -> Iterator
 
 
 def _show_some(questions: Sequence[Question], config: Config, *, with_model: bool) -> Iterator[str]:
-    """The first questions as the model will read them; without a model, the messages alone."""
+    """The first questions as the model will read them. Without a model, the messages alone."""
     encoder = ChatEncoder.of(config.model, load_tokenizer(config.model)) if with_model else None
     for question in questions[:NUM_SHOWN]:
         messages = student_messages(

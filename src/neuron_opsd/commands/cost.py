@@ -30,7 +30,7 @@ SHORTEST = 0.05  # seconds that timings.jsonl rounds to 0.0
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds that a stage still takes; None where no rate is known."""
+    """Seconds that a stage still takes. None where no rate is known."""
 
     seconds: float | None
     is_upper_bound: bool = False  # lengths are not known yet: as if every completion ran to max_new_tokens
@@ -39,7 +39,7 @@ class Cost:
 def count_records(
     config: Config, questions: Sequence[Question], general: Sequence[Question], other: Sequence[Question]
 ) -> dict[str, int]:
-    """How many records each stage that the settings make has when it is finished; of training, its completions."""
+    """How many records each stage that the settings make has when it is finished. Training counts completions."""
     pool = sum(question.split == "train" for question in questions)
     test = [question for question in questions if question.split == "test"]
     is_selected = "selection" in stages_made(config)
@@ -122,7 +122,7 @@ class Rates:
         return None
 
     def _length(self, name: str) -> tuple[float, bool] | None:
-        """Tokens sampled for one record, and whether that is an upper bound; None for a stage that samples none."""
+        """Tokens sampled for one record, and whether that is an upper bound. None for a stage that samples none."""
         config = self.config
         limits = dict.fromkeys(SAMPLED, config.evaluation.max_new_tokens) | {
             "rollouts": config.rollouts.max_new_tokens,
@@ -145,7 +145,7 @@ def _is_sound(row: JsonDict) -> bool:
 
 
 def shard_pace(stage: StageFolder) -> float | None:
-    """Seconds a record between the shards of an unfinished stage; the median, so that a pause does not count."""
+    """Seconds a record between the shards of an unfinished stage, as a median, so that a pause does not count."""
     manifest = stage.manifest()
     if not manifest or manifest["complete"]:
         return None

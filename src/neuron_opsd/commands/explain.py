@@ -25,7 +25,7 @@ TEXT_WIDTH = 78
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One score of the question among those of its domain; rank 0 is the lowest value."""
+    """One score of the question among those of its domain. Rank 0 is the lowest value."""
 
     name: str
     value: float
@@ -103,13 +103,13 @@ def explain_question(
         question_id: A question with captured neurons.
         questions: All questions of the run.
         neuron_sets: Those of the pool.
-        rollouts: Those of the pool; several a question give vote shares.
+        rollouts: Those of the pool. Several a question give vote shares.
         selection: Empty before the stage `select`.
         d_ff: Neurons of a layer, to read ids.
         num_neighbours: Nearest questions described.
 
     Raises:
-        RunFolderError: no neurons are known of this id; the message names like ones.
+        RunFolderError: no neurons are known of this id. The message names like ones.
     """
     by_id = {question.question_id: question for question in questions}
     _check_id(question_id, by_id, neuron_sets)
@@ -150,7 +150,7 @@ def _check_id(question_id: str, by_id: Mapping[str, Question], sets: Sequence[Ne
 def _scores(
     sets: Sequence[NeuronSets], rollouts: Sequence[Rollout], chosen: Mapping[str, SelectedQuestion]
 ) -> dict[str, list[float]]:
-    """Every score that the records allow, by name; NaN where one question lacks it."""
+    """Every score that the records allow, by name. NaN where one question lacks it."""
     grouped: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
         grouped.setdefault(rollout.question_id, []).append(rollout)

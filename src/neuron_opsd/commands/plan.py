@@ -45,7 +45,7 @@ def describe_settings(config: Config, recipe: Config, *, shows_all: bool = False
 
 
 def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """By dotted name; a mapping that is itself a setting's value (template arguments) stays whole."""
+    """By dotted name. A mapping that is itself a setting's value (template arguments) stays whole."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         dotted = f"{before}{name}"

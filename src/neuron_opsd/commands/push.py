@@ -15,12 +15,12 @@ from neuron_opsd.store.run_folder import RunFolder
 
 
 def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
-    """Upload the trained model; a repository of that name is made where there is none.
+    """Upload the trained model. A repository of that name is made where there is none.
 
     Args:
         folder: A run whose training is finished.
         repository: OWNER/NAME. The token is read from HF_TOKEN, or from `hf auth login`.
-        public: Whether a new repository can be seen by everyone; one that is there stays as it is.
+        public: Whether a new repository can be seen by everyone. One that is there stays as it is.
 
     Returns:
         The address of the commit.

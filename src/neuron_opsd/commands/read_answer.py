@@ -16,12 +16,12 @@ def read_lines(
     """Each reply with its reading.
 
     Args:
-        lines: A reply each; or a JSON object with `reply` and, where wanted, `choices` and `finish_reason`.
+        lines: A reply each, or a JSON object with `reply` and, where wanted, `choices` and `finish_reason`.
         choices: The choices as they were shown, for lines that bring none.
         prompts: How the answer was asked for, and the user's own pattern.
 
     Raises:
-        DataError: a JSON object of another shape; names the line.
+        DataError: a JSON object of another shape. Names the line.
     """
     for number, line in enumerate(lines, start=1):
         row = _parse(line.rstrip("\r\n"), number)

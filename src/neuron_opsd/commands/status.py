@@ -1,4 +1,4 @@
-"""What a run folder holds, what is outdated and why, and what finishing costs. Only reads; no torch, no lock.
+"""What a run folder holds, what is outdated and why, and what finishing costs. Only reads. No torch, no lock.
 
 print(describe_status(run_status(RunFolder.open("runs/demo"))))
 """
@@ -27,7 +27,7 @@ FINISHED, OUTDATED, READ_AGAIN, UNFINISHED, DAMAGED, MISSING = (
     "damaged",
     "not begun",
 )
-# Another reader reads their stored replies again; of the others, it makes new records.
+# Another reader reads their stored replies again. Of the others, it makes new records.
 SAMPLED = READS_REPLIES - {"preflight", "training"}
 
 
@@ -71,7 +71,7 @@ def run_status(folder: RunFolder, config: Config | None = None, *, verify: bool 
     Args:
         folder: The run.
         config: Other settings than the run's own: what would they make again?
-        verify: Compare checksums; without it, files that are cut short are found, changed ones are not.
+        verify: Compare checksums. Without it, files that are cut short are found, changed ones are not.
 
     Raises:
         NeuronOpsdError: the settings cannot be read, or their questions, model or template are gone.
@@ -139,7 +139,7 @@ def _measure(stage: StageFolder, state: str, why: str, needed: int, rates: Rates
 
 
 def _num_kept(stage: StageFolder, config: Config) -> int:
-    """Records of an interrupted stage; of training, the completions of the steps that are logged."""
+    """Records of an interrupted stage. Training counts the completions of the logged steps."""
     if stage.name == "training":
         return len(read_json_lines(stage.path / "metrics.jsonl")) * config.training.completions_per_step()
     return stage.num_records()

@@ -1,4 +1,4 @@
-"""What is compared: recipes, domains and seeds; one set of questions; the settings of each cell.
+"""What is compared: recipes, domains and seeds, one set of questions, and the settings of each cell.
 
 A cell is a recipe, the domain it trains on (its source) and a seed: one run folder. Every cell is tested on the
 held-out questions of all domains.
@@ -125,7 +125,7 @@ def reads_pool(config: Config) -> bool:
 
 
 def cells_of(plan: Plan, domains: Sequence[str]) -> list[Cell]:
-    """Every cell, seed by seed, so that an unfinished comparison has whole seeds; base first."""
+    """Every cell, seed by seed, so that an unfinished comparison has whole seeds, base first."""
     cells = []
     for seed in plan.seeds:
         for recipe in plan.recipes:
@@ -167,7 +167,7 @@ def list_domains(plan: Plan) -> list[str]:
 
 
 def prepare_questions(plan: Plan, folder: Path) -> tuple[list[Domain], list[str]]:
-    """Write each domain's questions, split once for all cells; equal content is in one domain alone.
+    """Write each domain's questions, split once for all cells. Equal content is in one domain alone.
 
     Returns:
         The domains, and sentences on what a reader must know of the questions.
@@ -206,7 +206,7 @@ def _domains_of(paths: Sequence[str], settings: QuestionSettings) -> list[tuple[
 
 
 def _write_domain(name: str, questions: Sequence[Question], folder: Path) -> Domain:
-    """Three files; their names hold a hash of the content, so a changed set is another one to the cells."""
+    """Three files. Their names hold a hash of the content, so a changed set is another one to the cells."""
     parts = {
         "all": list(questions),
         "pool": [question for question in questions if question.split == "train"],

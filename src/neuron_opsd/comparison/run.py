@@ -1,4 +1,4 @@
-"""`neuron-opsd compare`: from a plan to tables, cell by cell; the same command goes on where it stopped."""
+"""`neuron-opsd compare`: from a plan to tables, cell by cell. The same command goes on where it stopped."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def compare_recipes(folder: Path, given: Mapping[str, Any]) -> str:
 
     Args:
         folder: The comparison's own folder.
-        given: Fields of `Plan`; what is left out is as the folder has it, or the default.
+        given: Fields of `Plan`. What is left out is as the folder has it, or the default.
 
     Returns:
         The Markdown table, or a sentence on why there is none.
@@ -61,7 +61,7 @@ def compare_recipes(folder: Path, given: Mapping[str, Any]) -> str:
 
 
 def plan_of(folder: Path, given: Mapping[str, Any]) -> Plan:
-    """The folder's plan with what is given now; base is always compared with.
+    """The folder's plan with what is given now. Base is always compared with.
 
     Raises:
         ConfigError: what is missing or wrong.
@@ -80,7 +80,7 @@ def plan_of(folder: Path, given: Mapping[str, Any]) -> Plan:
 
 
 def describe_cells(folder: Path, given: Mapping[str, Any]) -> list[str]:
-    """Every cell, its folder and what became of it; nothing is written."""
+    """Every cell, its folder and what became of it. Nothing is written."""
     plan = plan_of(folder, given)
     cells = cells_of(plan, list_domains(plan))
     states = [status(cell_folder(folder, cell))[0] for cell in cells]

@@ -1,7 +1,7 @@
 """Nearest questions by what the model itself makes of their text: the control for retrieval by neurons.
 
 A question's embedding is the mean of the frozen base's last hidden states (after its final norm) over the tokens of its
-text and choices; nearness is cosine. No other model is needed, and no reply is read.
+text and choices. Nearness is cosine. No other model is needed, and no reply is read.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -43,7 +43,7 @@ def nearest_by_embedding(
 def embed(
     questions: Sequence[Question], model: CausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> NDArray[np.float64]:
-    """Unit vectors, (questions, hidden), in the order of the questions; texts of like length share a pass."""
+    """Unit vectors, (questions, hidden), in the order of the questions. Texts of like length share a pass."""
     ids = [torch.tensor(tokenizer(text_of(question)).input_ids) for question in questions]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     rows: dict[int, NDArray[np.float64]] = {}
@@ -56,7 +56,7 @@ def embed(
 
 
 def _mean_states(ids: Sequence[torch.Tensor], model: CausalLM) -> torch.Tensor:
-    """Mean last hidden state of each text, float32, (texts, hidden); the padding is on the right, seen by no token."""
+    """Mean last hidden state of each text, float32, (texts, hidden). The padding is on the right, seen by no token."""
     mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True).to(model.device)
     padded = pad_sequence(list(ids), batch_first=True).to(model.device)
     states = backbone(model)(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state.float()

@@ -15,16 +15,16 @@ def nearest_by_words(
     queries: Sequence[int],
     exclude: Callable[[int], Collection[int]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The nearest other questions by TF-IDF, nearest first; distance = 1 - cosine.
+    """The nearest other questions by TF-IDF, nearest first. Distance = 1 - cosine.
 
     Args:
-        questions: All of them; word frequencies are theirs.
+        questions: All of them. Word frequencies are theirs.
         num_neighbours: At most so many.
         queries: Places whose neighbours are wanted, and the order of the rows.
         exclude: Further places that must not be neighbours of a place.
 
     Returns:
-        (places, distances), both (queries, num_neighbours); where fewer candidates exist, -1 and inf. Of equal
+        (places, distances), both (queries, num_neighbours). Where fewer candidates exist, -1 and inf. Of equal
         distances the lower place comes first.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # an optional package
@@ -50,7 +50,7 @@ def nearest_rows(
     queries: Sequence[int],
     exclude: Callable[[int], Collection[int]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The nearest places to each query, by the distances of all places from it; returns as `nearest_by_words`."""
+    """The nearest places to each query, by the distances of all places from it. Returns as `nearest_by_words`."""
     places = np.full((len(queries), num_neighbours), -1, dtype=np.int64)
     distances = np.full((len(queries), num_neighbours), np.inf)
     for row, query in enumerate(queries):

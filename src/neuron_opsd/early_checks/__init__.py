@@ -35,8 +35,8 @@ def check_early(config: Config, output: Path | None = None, *, until: str = "rep
 
     Args:
         config: The run's settings, resolved.
-        output: The run folder, where it is known; it is not made here.
-        until: The command after whose stage the run stops; what only later ones need is not checked.
+        output: The run folder, where it is known. It is not made here.
+        until: The command after whose stage the run stops. What only later ones need is not checked.
 
     Returns:
         The questions, read.

@@ -26,7 +26,7 @@ def check_model(config: Config, *, until: str = "report") -> PreTrainedModel | N
     """Refuse a model that a later stage could not read, sample from or save.
 
     Returns:
-        The model without its weights; None where it cannot be built so, and what needs it is not checked.
+        The model without its weights. None where it cannot be built so, and what needs it is not checked.
 
     Raises:
         ModelError: what about it, and which models do.
@@ -86,7 +86,7 @@ def _check_neurons(skeleton: PreTrainedModel, config: Config) -> None:
 
 
 def _check_weights(settings: ModelSettings) -> None:
-    """Refuse a model whose safetensors are not there; of a hub model that is not cached, ask the hub once.
+    """Refuse a model whose safetensors are not there. Of a hub model that is not cached, ask the hub once.
 
     Raises:
         ModelError: which file is missing, or that the hub cannot be reached.

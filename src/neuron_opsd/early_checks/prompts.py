@@ -27,7 +27,7 @@ THOUGHT, REPLY = "This is what it thought.", "This is reply number {}."
 
 @dataclass(frozen=True, slots=True)
 class ExamplePrompts:
-    """What both roles read for one question; the teacher's demonstrations have placeholders for replies."""
+    """What both roles read for one question. The teacher's demonstrations have placeholders for replies."""
 
     student_messages: list[Message]
     teacher_messages: list[Message]
@@ -38,7 +38,7 @@ class ExamplePrompts:
 def example_prompts(
     config: Config, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, *, thought: str = ""
 ) -> ExamplePrompts:
-    """Both prompts of a question of the pool; of one with a system message of its own, where there is one."""
+    """Both prompts of a question of the pool, one with a system message of its own if there is one."""
     pool = [question for question in questions if question.split == "train"]
     asked = next((question for question in pool if question.system), pool[0])
     others = [question for question in pool if question is not asked] or [asked]
@@ -81,7 +81,7 @@ def check_prompts(
 
     Raises:
         ModelError: what is missing from which prompt.
-        ConfigError: a template argument that the template does not read; thinking that it does not keep.
+        ConfigError: a template argument that the template does not read, or thinking that it does not keep.
     """
     check_template_args(config, tokenizer)
     prompts = example_prompts(config, questions, tokenizer)

@@ -34,7 +34,7 @@ def check_packages(config: Config) -> None:
     """Refuse a setting whose optional package is not installed.
 
     Raises:
-        ConfigError: names the setting, the package and how to install it; or a vLLM that does not fit torch.
+        ConfigError: names the setting, the package and how to install it, or a vLLM that does not fit torch.
     """
     contexts, training, engine = config.contexts, config.training, config.engine
     # module, extra of ours that brings it, the setting that needs it

@@ -53,7 +53,7 @@ def check_trainer(config: Config) -> None:
 
 
 def _trial(settings: TrainingSettings, given: Mapping[str, Any]) -> str | None:
-    """What is wrong with these values of `training.trainer`; None: a step of training can be taken with them."""
+    """What is wrong with these values of `training.trainer`. None if a step of training can be taken with them."""
     whole = settings.model_copy(update={"trainer": dict(given)})
     tried = settings.model_copy(update={"trainer": {k: v for k, v in given.items() if k not in UNTRIED}})
     if wrong := _wrong_types(given):

@@ -15,7 +15,7 @@ class Sampling:
 
     temperature: float  # 0 is greedy
     top_p: float = 1.0
-    top_k: int | None = None  # the likeliest tokens alone; None: all
+    top_k: int | None = None  # sample from this many of the likeliest tokens. None: from all
     max_new_tokens: int
 
 
@@ -98,5 +98,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what the engine holds; it is not used again."""
+        """Free what the engine holds. It is not used again."""
         ...

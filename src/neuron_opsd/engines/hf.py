@@ -39,13 +39,13 @@ SHARE_OF_FREE_MEMORY = 0.6  # the rest is for prompts while they are read, a lay
 
 
 class HFEngine:
-    """Generates with a transformers model that is already loaded; the model's weights may change between calls.
+    """Generates with a transformers model that is already loaded. The model's weights may change between calls.
 
     Args:
         model: The model, with or without an adapter.
         tokenizer: Says which tokens end a reply.
         batch_size: Completions decoded together, at most.
-        cache_tokens: Tokens whose keys and values are held at once, over all completions; None takes a share of the
+        cache_tokens: Tokens whose keys and values are held at once, over all completions. None takes a share of the
             memory that is free.
     """
 
@@ -77,7 +77,7 @@ class HFEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield (request index, completions) as they finish; longest prompts first (so memory peaks at once).
+        """Yield (request index, completions) as they finish. Longest prompts first (so memory peaks at once).
 
         Raises:
             EngineError: a completion could not be written to its end, in the model's context or in the budget.
@@ -201,7 +201,7 @@ class _RunningBatch:
 
     @torch.inference_mode()
     def admit(self) -> bool:
-        """Read the prompts that fit, each once for all its completions; whether there is anything to write."""
+        """Read the prompts that fit, each once for all its completions. Returns whether there is anything to write."""
         while groups := self._take_fitting():
             self._prefill(groups)
         return bool(self.rows)
@@ -255,7 +255,7 @@ class _RunningBatch:
 
     @torch.inference_mode()
     def step(self) -> list[_Row]:
-        """One more token for every row; the rows that this ended.
+        """Write one more token of every row. Returns the rows that this ended.
 
         Raises:
             NotFiniteError: logits are NaN or infinite.
@@ -297,7 +297,7 @@ class _RunningBatch:
             self.waiting.appendleft([self._leave(lengths.index(min(lengths)), kept)])
 
     def _leave(self, i: int, kept: list[int]) -> _Row:
-        """Take row i out; the last row moves to its place, here as in the cache."""
+        """Take row i out. The last row moves to its place, here as in the cache."""
         row = self.rows[i]
         self.cache.remove(i)
         self.rows[i], kept[i] = self.rows[-1], kept[-1]
@@ -320,7 +320,7 @@ def pad_left(
 
 
 def free_cache_tokens(model: CausalLM) -> int | None:
-    """Tokens whose keys and values fill a share of the memory that is free now; None where that is unknown."""
+    """Tokens whose keys and values fill a share of the memory that is free now. None where that is unknown."""
     free = free_memory(model.device)
     if free is None:
         return None

@@ -26,7 +26,7 @@ def has_room_to_merge(model: CausalLM) -> bool:
 
 @contextmanager
 def merged_adapter(model: CausalLM) -> Iterator[None]:
-    """Merge where that is exact; the original matrices are kept, not computed back."""
+    """Merge where that is exact. The original matrices are kept, not computed back."""
     layers = _mergeable(model)
     weights = [_weight(layer) for layer in layers]
     kept = [weight.data for weight in weights]

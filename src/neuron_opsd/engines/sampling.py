@@ -8,7 +8,7 @@ from neuron_opsd.engines.base import Sampling
 
 
 def draw_uniforms(seed: int, num_steps: int) -> Float[Tensor, " steps"]:
-    """One uniform number in [0, 1) for each token a completion may get; prefixes agree whatever the limit is."""
+    """One uniform number in [0, 1) for each token a completion may get. Prefixes agree whatever the limit is."""
     return torch.rand(num_steps, generator=torch.Generator().manual_seed(seed))
 
 
@@ -35,7 +35,7 @@ def sample_tokens(
 
 
 def _keep_likeliest(logits: Float[Tensor, "rows vocab"], k: int) -> Float[Tensor, "rows vocab"]:
-    """Minus infinity for all but the k likeliest tokens; of equal ones the first, as in `_keep_nucleus`."""
+    """Minus infinity for all but the k likeliest tokens. Of equal ones the first are kept, as in `_keep_nucleus`."""
     outside = logits.argsort(dim=-1, descending=True, stable=True)[:, k:]
     return logits.scatter(1, outside, -torch.inf)
 

@@ -1,7 +1,7 @@
 """Rollouts from a server that speaks OpenAI's completions protocol: vLLM, SGLang, llama.cpp.
 
 Prompts go out as token ids. Token ids come back where the server gives them (vLLM beside the text, llama.cpp beside the
-log-probabilities); where it gives text alone, the text is encoded again, which may split it otherwise than the model
+log-probabilities). Where it gives text alone, the text is encoded again, which may split it otherwise than the model
 did: good enough for rollouts, said in the log and in the record of the engine, and refused for training. So is a server
 that cannot load the student's adapter while it runs.
 """
@@ -42,13 +42,13 @@ SHOWN = 400  # characters of a server's refusal that an error shows
 
 
 class ServerEngine:
-    """Asks a server, `engine.concurrency` completions at a time; each has a seed of its own.
+    """Asks a server, `engine.concurrency` completions at a time. Each has a seed of its own.
 
     Args:
-        settings: `engine.*`; `url` must be set.
+        settings: `engine.*`. `url` must be set.
         tokenizer: Encodes text where the server gives no ids.
         end_ids: Tokens that end a completion.
-        student: The model in training whose weights the server is to follow; None for the served model as it is.
+        student: The model in training whose weights the server is to follow. None for the served model as it is.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ServerEngine:
             )
 
     def identity(self) -> dict[str, str]:
-        """What served, for the record; not where."""
+        """What served, for the record, but not where."""
         version = self._ask("GET", self._root("/version"), allow_missing=True).get("version", "unknown")
         ids = "as sampled" if self.gives_ids else "text encoded again"
         found = {"engine": "server", "model": self.served, "version": str(version), "token_ids": ids}
@@ -139,7 +139,7 @@ class ServerEngine:
                 raise
 
     def close(self) -> None:
-        """Take the adapter back; end the connections."""
+        """Take the adapter back. End the connections."""
         if self.model != self.served:
             with contextlib.suppress(EngineError):
                 self._ask("POST", "/unload_lora_adapter", {"lora_name": self.model})
@@ -220,7 +220,7 @@ class ServerEngine:
     def _ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, allow_missing: bool = False
     ) -> dict[str, Any]:
-        """What the server answers; nothing where it may be missing and is."""
+        """What the server answers. Nothing where it may be missing and is."""
         response = self._response(method, path, body)
         if response.status_code == 404 and allow_missing:
             return {}
@@ -275,7 +275,7 @@ def _shorten(text: str) -> str:
 
 
 def _is_worth_retrying(error: BaseException) -> bool:
-    """A server that starts, restarts or is busy; not one that hangs, which has had its time."""
+    """A server that starts, restarts or is busy, not one that hangs, which has had its time."""
     if isinstance(error, httpx.HTTPStatusError):
         return True
     return isinstance(error, httpx.TransportError) and not isinstance(

@@ -33,7 +33,7 @@ class SharedPromptCache(SlotCache):
 
     Args:
         max_columns: the most tokens that a row can write.
-        max_tokens: the budget, prompts included; None is no limit.
+        max_tokens: the budget, prompts included. None is no limit.
     """
 
     def __init__(self, *, max_columns: int, max_tokens: int | None = None) -> None:
@@ -54,7 +54,7 @@ class SharedPromptCache(SlotCache):
         self._set_starts([*self.starts, *[self.end] * sum(copies)])
 
     def remove(self, row: int) -> None:
-        """Take a row out, and with the last one of a prompt that prompt; the last takes the place of each."""
+        """Take a row out, and with the last one of a prompt that prompt. The last takes the place of each."""
         super().remove(row)
         prompt, self.prompt_of[row] = self.prompt_of[row], self.prompt_of[-1]
         self.prompt_of.pop()

@@ -36,7 +36,7 @@ class SlotCache(Cache):
 
     Args:
         max_columns: the longest that a row can become.
-        max_tokens: the budget; None is no limit.
+        max_tokens: the budget. None is no limit.
     """
 
     def __init__(self, *, max_columns: int, max_tokens: int | None = None) -> None:
@@ -101,7 +101,7 @@ class SlotCache(Cache):
         self.end += 1
 
     def remove(self, row: int) -> None:
-        """Take a row out; the last row moves to its place."""
+        """Take a row out. The last row moves to its place."""
         last = len(self.starts) - 1
         if row != last:
             columns = slice(self.starts[last], self.end)
@@ -190,7 +190,7 @@ class _SlotLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Write one token of every row; what the rows hold is returned as views."""
+        """Write one token of every row. What the rows hold is returned as views."""
         rows, end = len(self.cache.starts), self.cache.end
         self.keys[:rows, :, end] = key_states[:, :, 0]
         self.values[:rows, :, end] = value_states[:, :, 0]

@@ -9,12 +9,12 @@ from neuron_opsd.model.load import CausalLM
 
 
 class StudentFolders:
-    """Writes the student's adapter, or all its weights, into a new folder each time; the one before is removed.
+    """Writes the student's adapter, or all its weights, into a new folder each time. The one before is removed.
 
     Nothing is left when the process ends, however the run went, but by SIGKILL.
 
     Args:
-        root: A folder that the engine can read, too; a temporary one of this machine by default.
+        root: A folder that the engine can read, too. A temporary one of this machine by default.
     """
 
     def __init__(self, root: Path | None = None) -> None:

@@ -1,7 +1,7 @@
-"""Rollouts from vLLM in this process (extra `vllm`; on a CPU `make venv-vllm`).
+"""Rollouts from vLLM in this process (extra `vllm`, on a CPU `make venv-vllm`).
 
-Ids in, ids out. In training the student's LoRA adapter, or all its weights, are handed over whenever they have changed;
-on a GPU the engine sleeps while the trainer works, so that one card serves both.
+Ids in, ids out. In training the student's LoRA adapter, or all its weights, are handed over whenever they have changed.
+On a GPU the engine sleeps while the trainer works, so that one card serves both.
 """
 
 import importlib
@@ -32,7 +32,7 @@ class VLLMEngine:
         settings: `engine.*`.
         model: `model.*`, its name that of the model to serve.
         end_ids: Tokens that end a completion.
-        seed: Of the engine; each completion has a seed of its own.
+        seed: Of the engine. Each completion has a seed of its own.
         student: The model in training that the engine follows: its adapter where it has one, else all its weights.
         adapter: The folder of a published adapter, to sample with throughout.
         lora_rank: The largest rank of an adapter.
@@ -124,7 +124,7 @@ class VLLMEngine:
         """Yield (request index, completions) once all are there: vLLM orders the work itself.
 
         Raises:
-            EngineError: a completion could not be written to its end, which vLLM would cut without a word; or the
+            EngineError: a completion could not be written to its end, which vLLM would cut without a word, or the
                 model's logits are NaN or infinite.
         """
         for request in requests:

@@ -19,7 +19,7 @@ from neuron_opsd.records import Question
 from neuron_opsd.text.prompts import student_messages
 
 NOT_COUNTED = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
-NUM_ENCODED = 8  # of the questions with the most characters; the longest prompt is one of theirs
+NUM_ENCODED = 8  # of the questions with the most characters. The longest prompt is one of theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ def _training(config: Config, model: PretrainedConfig, lengths: RunLengths) -> S
 
 
 def describe_training(config: Config, student_prompt: int, teacher_prompt: int) -> str:
-    """The training of a run whose prompts are known, as a line for the log; or why it is not estimated."""
+    """The training of a run whose prompts are known, as a line for the log, or why it is not estimated."""
     lengths = RunLengths(student_prompt, 0, teacher_prompt, 1, 0)
     try:
         return _training(config, load_model_config(config.model), lengths).describe()

@@ -81,7 +81,7 @@ def fit(
         engine_adapts: As in `too_large`.
 
     Raises:
-        ConfigError: the smallest batches are still too large; says what else there is.
+        ConfigError: the smallest batches are still too large. Says what else there is.
     """
 
     def estimate(config: Config) -> list[StageMemory]:
@@ -103,7 +103,7 @@ def fit(
 
 
 def _smaller(config: Config, stage: StageMemory) -> tuple[tuple[str, str], Any] | None:
-    """The next setting to change for a stage, and its value; None where nothing is left."""
+    """The next setting to change for a stage, and its value. None where nothing is left."""
     training = config.training
     if stage.stage != "training" or stage.is_sampling:
         if stage.stage == "training" and training.by_trl:
@@ -123,7 +123,7 @@ def _smaller(config: Config, stage: StageMemory) -> tuple[tuple[str, str], Any] 
 def _nothing_left(config: Config, stage: StageMemory, limit: int) -> str:
     more = "a lower max_new_tokens"
     if stage.stage == "evaluation" and config.training.method == "lora" and config.training.save == "merged":
-        # Merged weights may have to be float32; an adapter is evaluated on the base in its own dtype.
+        # Merged weights may have to be float32. An adapter is evaluated on the base in its own dtype.
         more = f"training.save=adapter, or {more}"
     if stage.stage == "training":
         more = (

@@ -140,7 +140,7 @@ def _states(student: CausalLM, rows: int, prompt: int, new: int) -> Tensor:
     """The states that predict each completion token, as `predicting_states` gives them."""
     cache = DynamicCache(config=student.config)
     if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
-        # Without a cache, transformers reads positions to see whether rows are packed; here there is nothing to read,
+        # Without a cache, transformers reads positions to see whether rows are packed. Here there is nothing to read,
         # and it would make a mask.
         cache.layers[:] = [_Forgetful() for _ in cache.layers]
     ids = torch.zeros(rows, prompt + new, dtype=torch.long)

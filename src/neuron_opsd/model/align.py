@@ -43,11 +43,11 @@ def predicting_states(
     ids: Int[Tensor, "batch seq"],
     predicting: Bool[Tensor, "batch seq"],
 ) -> Float[Tensor, "tokens hidden"]:
-    """Last hidden states at the predicting places, row by row; no vocabulary logits are made for the others.
+    """Last hidden states at the predicting places, row by row. No vocabulary logits are made for the others.
 
     Args:
         model: What the trainer calls: wrapped (DDP) or not, so that its own hooks run.
-        unwrapped: The same without the wrapper; its backbone's output is what we keep.
+        unwrapped: The same without the wrapper. Its backbone's output is what we keep.
         ids: Token ids, padded on the right.
         predicting: From `pad_right`.
     """

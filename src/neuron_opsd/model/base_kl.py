@@ -38,13 +38,13 @@ def keep_states(model: CausalLM, texts: Texts) -> KeptStates:
 
 @torch.inference_mode()
 def kl_from_base(model: CausalLM, texts: Texts, base: KeptStates) -> list[float]:
-    """For each text KL(trained || base) summed over its completion tokens, in nats; `model` is the trained one."""
+    """For each text KL(trained || base) summed over its completion tokens, in nats. `model` is the trained one."""
     return _kl_sums(model, texts, base, lambda own, kept: forward_kl(kept, own))  # KL(second || first)
 
 
 @torch.inference_mode()
 def kl_to_model(model: CausalLM, texts: Texts, first: KeptStates) -> float:
-    """Mean KL(first || model) of a completion token of all texts, in nats; `model` is the second one."""
+    """Mean KL(first || model) of a completion token of all texts, in nats. `model` is the second one."""
     count = sum(len(completion) for _, completion in texts)
     return sum(_kl_sums(model, texts, first, forward_kl)) / max(count, 1)
 

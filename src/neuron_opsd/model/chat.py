@@ -91,7 +91,7 @@ class ChatEncoder:
         return ids
 
     def render(self, messages: Sequence[Message], *, opens_reply: bool = True) -> str:
-        """The prompt as text, for eyes and checks; `opens_reply` appends the generation prompt."""
+        """The prompt as text, for eyes and checks. `opens_reply` appends the generation prompt."""
         return "".join(piece for piece, _ in self._pieces(messages, opens_reply=opens_reply))
 
     def _pieces(self, messages: Sequence[Message], *, opens_reply: bool) -> list[tuple[str, bool]]:
@@ -133,7 +133,7 @@ class ChatEncoder:
             )
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text as a reply starts with it; a special token's spelling stays text."""
+        """Ids of plain text as a reply starts with it. A special token's spelling stays text."""
         return self._encode_rest(text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -150,7 +150,7 @@ class ChatEncoder:
         """Whether a reply begins with thinking, by what the template writes and by the switch that it has.
 
         Args:
-            system: The system message of the run; some templates read a switch in it (SmolLM3's /no_think).
+            system: The system message of the run. Some templates read a switch in it (SmolLM3's /no_think).
         """
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": _PROBE})
@@ -199,7 +199,7 @@ class ChatEncoder:
 
     @cached_property
     def _template(self) -> str:
-        """The template, of several the one called default; its clock is stopped."""
+        """The template, of several the one called default. Its clock is stopped."""
         template = template_of(self.tokenizer)
         if _CLOCK not in template:
             return template
@@ -213,7 +213,7 @@ class ChatEncoder:
         return self._apply(given, opens_reply=opens_reply)
 
     def _apply(self, messages: Sequence[dict[str, Any]], *, opens_reply: bool = True) -> str:
-        """What the template makes of the messages; the date that it may write is fixed, not today's."""
+        """What the template makes of the messages. The date that it may write is fixed, not today's."""
         with template_limits.explained(self.name, messages):
             text = self.tokenizer.apply_chat_template(
                 list(messages),
@@ -246,7 +246,7 @@ def _in_parts(message: Message) -> dict[str, Any]:
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's chat template; of several, the one called default."""
+    """The tokenizer's chat template. Of several, the one called default."""
     return cast(str, tokenizer.get_chat_template())
 
 

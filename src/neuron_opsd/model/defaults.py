@@ -48,7 +48,7 @@ def thinks(config: Config) -> bool:
 def _training_dtype(config: Config, dtype: torch.dtype) -> str:
     if config.training.dtype != "auto":
         return config.training.dtype
-    # Small steps on all weights round to nothing in bfloat16; float16 has no room for gradients.
+    # Small steps on all weights round to nothing in bfloat16, and float16 has no room for gradients.
     is_float32 = config.training.method == "full" or dtype == torch.float16
     return "float32" if is_float32 else name_of(dtype)
 

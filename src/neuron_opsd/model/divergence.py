@@ -6,7 +6,7 @@
                 and by definition JSD(0) = forward KL, JSD(1) = reverse KL
     sampled     log p_S(y) - log p_T(y) of the sampled token y alone: an unbiased estimate of the reverse KL
 
-Each gives one value a token, in nats; the first three over whatever support both arguments share. Gradients flow into
+Each gives one value a token, in nats. The first three over whatever support both arguments share. Gradients flow into
 the student's side alone, because the teacher's log-probabilities are computed without gradient.
 """
 
@@ -29,14 +29,14 @@ Divergence = Callable[[LogProbs, LogProbs], PerToken]
 def forward_kl(
     student: Float[Tensor, "tokens vocab"], teacher: Float[Tensor, "tokens vocab"], *, clip: float = math.inf
 ) -> PerToken:
-    """KL(teacher || student) of each token; `clip` bounds each vocabulary entry's term from above."""
+    """KL(teacher || student) of each token. `clip` bounds each vocabulary entry's term from above."""
     return _sum_clipped(teacher.exp() * (teacher - student), clip)
 
 
 def reverse_kl(
     student: Float[Tensor, "tokens vocab"], teacher: Float[Tensor, "tokens vocab"], *, clip: float = math.inf
 ) -> PerToken:
-    """KL(student || teacher) of each token; `clip` bounds each vocabulary entry's term from above."""
+    """KL(student || teacher) of each token. `clip` bounds each vocabulary entry's term from above."""
     if clip == math.inf:
         return cast("Tensor", _ReverseKl.apply(student, teacher))
     return _sum_clipped(student.exp() * (student - teacher), clip)
@@ -68,7 +68,7 @@ def jensen_shannon(
     beta: float,
     clip: float = math.inf,
 ) -> PerToken:
-    """JSD(beta) of each token; `beta` is the teacher's weight in the mixture."""
+    """JSD(beta) of each token. `beta` is the teacher's weight in the mixture."""
     if beta in (0.0, 1.0):
         return (forward_kl if beta == 0.0 else reverse_kl)(student, teacher, clip=clip)
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))

@@ -36,7 +36,7 @@ class FeedForward:
     down_projection: nn.Module  # Linear, Conv1D, or an adapter around one
     activation: (
         nn.Module | None
-    )  # the module whose output is `gate`; None if the family calls a function instead
+    )  # the module whose output is `gate`. None if the family calls a function instead
 
     def down_weight(self) -> Float[Tensor, "hidden neurons"]:
         """The weight whose column i neuron i writes to the residual stream, active adapters included."""
@@ -44,7 +44,7 @@ class FeedForward:
 
 
 def unwrap_adapters(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper; its layers still carry, and run, the adapters."""
+    """The transformers model inside a PEFT wrapper. Its layers still carry, and run, the adapters."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
 
 
@@ -70,9 +70,9 @@ def hook_neurons(
 
     Args:
         ffns: From `find_ffns`.
-        activation: `gate` = output of the activation module; `gate_up` = input of the down projection. They
+        activation: `gate` = output of the activation module. `gate_up` = input of the down projection. They
             are the same where the FFN has no up branch.
-        receive: Gets the layer's index and a tensor (..., d_ff) in the model's dtype; OPT flattens batch and
+        receive: Gets the layer's index and a tensor (..., d_ff) in the model's dtype. OPT flattens batch and
             sequence.
     """
 
@@ -117,7 +117,7 @@ def check_architecture(config: PretrainedConfig) -> None:
 
 
 def _ffn_width(config: PretrainedConfig, layer: int) -> int:
-    """d_ff by the configuration; GPT-2 and Bloom leave it unset and mean four times the hidden size."""
+    """d_ff by the configuration. GPT-2 and Bloom leave it unset and mean four times the hidden size."""
     width = next(
         (size for name in WIDTH_NAMES if (size := getattr(config, name, None))), 4 * config.hidden_size
     )
@@ -170,7 +170,7 @@ def _input_width(block: nn.Module, name: str) -> int:
 def _has_opening_map(block: nn.Module, name: str, hidden: int) -> bool:
     """Whether a map beside this one widens the residual stream to its input (or to twice that: gate and up in one).
 
-    An FFN widens it; the gates of Gemma's per-layer inputs, which look alike, narrow it.
+    An FFN widens it. The gates of Gemma's per-layer inputs, which look alike, narrow it.
     """
     parent, _, own = name.rpartition(".")
     width = _input_width(block, name)
@@ -181,7 +181,7 @@ def _has_opening_map(block: nn.Module, name: str, hidden: int) -> bool:
 
 
 def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(in, out) of a linear map, whatever its class; None for anything else."""
+    """(in, out) of a linear map, whatever its class. None for anything else."""
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
         return module.in_features, module.out_features  # pyright: ignore[reportReturnType]
     if type(module).__name__ == "Conv1D":  # GPT-2: the weight is (in, out)

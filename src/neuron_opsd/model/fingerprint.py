@@ -13,7 +13,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def model_fingerprint(name: str) -> str:
-    """A short hash of the model's files; for a hub name, of the name and the commit in the local cache."""
+    """A short hash of the model's files. For a hub name, of the name and the commit in the local cache."""
     folder = Path(resolve_model(name))
     if not folder.is_dir():
         return hashlib.sha256(f"{name}@{hub_commit(name)}".encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """The generation configuration that a model is loaded and published with: the base's, without what cannot be saved.
 
 Bases of the hub have a temperature without do_sample, beams that are not searched, and more of the kind. Loading them
-warns; saving them, after training, is refused.
+warns. Saving them, after training, is refused.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ _NEXT = "Correct it, or download the model again."
 
 
 def unset_invalid(config: GenerationConfig) -> dict[str, object]:
-    """Put every value that transformers would not save back to its default, in place; returns what was unset."""
+    """Put every value that transformers would not save back to its default, in place. Returns what was unset."""
     unset: dict[str, object] = {}
     for name, value in sorted(config.to_diff_dict().items()):
         problem = _problem(config)
@@ -33,7 +33,7 @@ def unset_invalid(config: GenerationConfig) -> dict[str, object]:
 
 
 def load_generation_config(settings: ModelSettings) -> GenerationConfig | None:
-    """The generation configuration of a model that is not loaded; None where it has no such file.
+    """The generation configuration of a model that is not loaded. None where it has no such file.
 
     Raises:
         ModelError: the file holds something else.

@@ -39,7 +39,7 @@ def embedded_gguf(name: str) -> Path:
 
 
 def converted_gguf(path: Path) -> Path:
-    """The folder of safetensors made from a GGUF file; made now if the cache has none.
+    """The folder of safetensors made from a GGUF file. Made now if the cache has none.
 
     The cache key is the file's content, so a changed file is converted anew. The folder appears by rename, whole.
     """

@@ -65,7 +65,7 @@ def is_adapter_folder(name: str) -> bool:
 
 
 def saved_dtype(settings: ModelSettings, name: str | None) -> str | None:
-    """The dtype that a trained model was saved in, and is computed in; None for the base model and an adapter on it.
+    """The dtype that a trained model was saved in, and is computed in. None for the base model and an adapter on it.
 
     A float32 model that is read in bfloat16 would lose again what saving it in float32 has kept.
     """
@@ -87,7 +87,7 @@ def context_of(settings: ModelSettings) -> int | None:
 
 
 def hub_commit(name: str) -> str:
-    """The commit of a hub model in the local cache; `main` where it is not there."""
+    """The commit of a hub model in the local cache. `main` where it is not there."""
     file = _cached_config(name)
     return file.parent.name if file else "main"
 

@@ -1,6 +1,6 @@
 """How much probability a model gives to each of a few short replies: one teacher-forced pass, no sampling.
 
-    P(reply | prompt) = product over its tokens; of a reply with several spellings, the sum over them
+    P(reply | prompt) = product over its tokens. Of a reply with several spellings, the sum over them
 
 So a reply of several tokens needs no rule of its own, and whatever engine sampled the answers changes nothing.
 """
@@ -24,7 +24,7 @@ def reply_log_probs(
     """Log-probability, in nats, of each reply to its prompt.
 
     Args:
-        model: Scored in its own dtype; softmax in float32.
+        model: Scored in its own dtype. Softmax in float32.
         prompts: Token ids.
         replies: For each prompt its replies, each at least one token long.
         batch_size: Rows per forward pass.

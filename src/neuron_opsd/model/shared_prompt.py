@@ -1,7 +1,7 @@
 """Scoring without gradient where several completions follow one prompt: the prompt is read once.
 
 The teacher's prompt carries ten demonstrations and is many times longer than a completion, and each question's rollouts
-share it. It is prefilled once; the completions then read its keys and values, which are expanded to the number of rows
+share it. It is prefilled once. The completions then read its keys and values, which are expanded to the number of rows
 without a copy that would outlive a layer.
 """
 
@@ -29,7 +29,7 @@ def scoring_states(
 
     Args:
         model: The teacher, in eval mode and without a wrapper.
-        prompts: One for each row; equal ones are shared.
+        prompts: One for each row. Equal ones are shared.
         completions: At least one token each.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -61,7 +61,7 @@ def _read_apart(
 
 
 def _prefill(model: CausalLM, prompt: Ids) -> tuple[DynamicCache | None, Tensor]:
-    """The prompt's cache and last state; no cache where the model's layers keep something else than keys and values."""
+    """The prompt's cache and last state. No cache where the model's layers keep something else than keys and values."""
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([prompt], device=model.device)
     states = backbone(model)(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
@@ -92,7 +92,7 @@ def _for_rows(layer: Any, num_rows: int) -> DynamicLayer:
 
 
 class _ReadOnlyLayer(DynamicLayer):
-    """Keys and values of one prompt, read by several rows; what comes after is joined for the moment and not kept."""
+    """Keys and values of one prompt, read by several rows. What comes after is joined for the moment and not kept."""
 
     def __init__(self, prompt: DynamicLayer, num_rows: int) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 
 from neuron_opsd.errors import ModelError
 
-# The largest that is believed; about ten times what the largest models have.
+# The largest that is believed. About ten times what the largest models have.
 LARGEST = {
     "num_hidden_layers": 2_000,
     "hidden_size": 1_000_000,

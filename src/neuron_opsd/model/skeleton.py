@@ -17,7 +17,7 @@ def build_skeleton(settings: ModelSettings) -> PreTrainedModel:
     """The model of the settings on torch's meta device.
 
     Raises:
-        ModelError: its configuration makes no causal language model; says why.
+        ModelError: its configuration makes no causal language model. The message says why.
         NotBuiltError: it may well be one, but its code does not run without contents.
     """
     config = load_model_config(settings)

@@ -1,8 +1,8 @@
 """The teacher's weights: the student's network with other values of the trained parameters (method, section 6).
 
-    ema      teacher <- (1 - rate) teacher + rate student, after each optimiser step; kept in float32, because a rate of
+    ema      teacher <- (1 - rate) teacher + rate student, after each optimiser step. Kept in float32, because a rate of
              0.01 rounds to nothing in bfloat16
-    frozen   the values that training began with; with LoRA the model without its adapter, which begins at zero
+    frozen   the values that training began with. With LoRA the model without its adapter, which begins at zero
     live     the student's own, at every moment
 
 Only trained parameters are kept twice. With LoRA these are the adapter's factors A and B, averaged apart: the product
@@ -63,7 +63,7 @@ class TeacherWeights:
         return weight
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For the checkpoint; empty where nothing is kept twice."""
+        """For the checkpoint. Empty where nothing is kept twice."""
         return self.values
 
     def load_state_dict(self, values: dict[str, Tensor]) -> None:

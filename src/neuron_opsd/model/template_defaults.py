@@ -19,7 +19,7 @@ EXAMPLE: list[Message] = [
 
 
 def with_defaults(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """A copy whose template has these arguments as defaults; the tokenizer itself where the template does not allow it.
+    """A copy whose template has these arguments as defaults. The tokenizer itself where the template does not allow it.
 
     Whether it does is seen by rendering: without arguments, the copy must write what the template writes with them.
     """

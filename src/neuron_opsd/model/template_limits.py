@@ -17,16 +17,16 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from neuron_opsd.errors import ModelError
 from neuron_opsd.text.prompts import Message
 
-MAX_SECONDS = 2.0  # of processor time, so that a busy machine refuses nothing; a template takes milliseconds
+MAX_SECONDS = 2.0  # of processor time, so that a busy machine refuses nothing. A template takes milliseconds
 MAX_BYTES = 2**30  # beyond what the process has
-MAX_OWN_CHARACTERS = 10**6  # beside the messages; a template adds hundreds
+MAX_OWN_CHARACTERS = 10**6  # beside the messages. A template adds hundreds
 ROLES_SHOWN = 3
 OTHER = "Mend it, or give another template with model.chat_template=FILE."
 
 
 @contextmanager
 def explained(name: str, messages: Sequence[Message]) -> Iterator[None]:
-    """Render within the limits; whatever goes wrong is a ModelError that names the template.
+    """Render within the limits. Whatever goes wrong is a ModelError that names the template.
 
     Raises:
         ModelError: the template, its line, what it did, and the next step.
@@ -79,7 +79,7 @@ def _what(error: Exception) -> str:
 
 
 def _line(traceback: TracebackType | None) -> int | None:
-    """The last line of the template itself; Jinja writes it into tracebacks."""
+    """The last line of the template itself. Jinja writes it into tracebacks."""
     line = None
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == "<template>":
@@ -110,7 +110,7 @@ def _limited_time() -> Iterator[None]:
 def _limited_memory() -> Iterator[None]:
     """For the moment of rendering, in which no other thread takes as much."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    statm = Path("/proc/self/statm")  # of Linux; elsewhere memory is not limited
+    statm = Path("/proc/self/statm")  # of Linux. Elsewhere memory is not limited
     if threading.current_thread() is not threading.main_thread() or not statm.exists():
         yield
         return

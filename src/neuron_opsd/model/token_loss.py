@@ -3,7 +3,7 @@
     student and teacher logits -> log-probabilities (loss_temperature) -> support (full, or top-k with a tail bucket)
     -> divergence (pointwise clip) -> times the capped importance ratio, where the rollout is stale
 
-Each arrow is a pure function; `token_loss` puts the chosen ones together once, before training.
+Each arrow is a pure function. `token_loss` puts the chosen ones together once, before training.
 """
 
 import math
@@ -29,7 +29,7 @@ class TokenValues(NamedTuple):
     captured: Tensor
 
 
-TokenLoss = Callable[[Tensor, Tensor, Tensor], TokenValues]  # student, teacher log-probabilities; token ids
+TokenLoss = Callable[[Tensor, Tensor, Tensor], TokenValues]  # student, teacher log-probabilities, token ids
 
 
 def token_loss(settings: TrainingSettings) -> TokenLoss:
@@ -117,10 +117,10 @@ def sum_in_chunks(
         loss: From `token_loss`.
         tokens: The sampled token at each place.
         chunk_tokens: Changes memory, not the result.
-        weights: Of each token's loss; 1 where there are none.
+        weights: Of each token's loss, 1 where there are none.
         sampled_log_probs: The sampler's log-probabilities of `tokens`, where the rollouts are stale.
         max_importance_ratio: Cap of the correction for stale rollouts.
-        head: The tensors inside `student_logits`; those that require a gradient get one.
+        head: The tensors inside `student_logits`. Those that require a gradient get one.
 
     Returns:
         The sum, and without gradient the sums of MEASURED.
@@ -159,7 +159,7 @@ def _sum_with_gradients(
     trained: Sequence[Tensor],
     chunk_tokens: int,
 ) -> tuple[Tensor, Tensor]:
-    """The sums over chunks, with each chunk's gradient taken at once; the first of `rows` are the student's states."""
+    """The sums over chunks, with each chunk's gradient taken at once. The first of `rows` are the student's states."""
     student_hidden, *others = rows
     gradients = [torch.zeros_like(tensor) for tensor in trained]
     totals, sums = [], []

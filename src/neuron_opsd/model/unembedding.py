@@ -18,7 +18,7 @@ ROWS_AT_ONCE = 8192  # of the unembedding, in float32
 
 
 def unembedding_weight(model: CausalLM) -> Float[Tensor, "vocab hidden"]:
-    """The matrix whose row y is e[y]; tied or untied, it is what the model's head multiplies with."""
+    """The matrix whose row y is e[y]. Tied or untied, it is what the model's head multiplies with."""
     return _head(model).weight
 
 
@@ -115,7 +115,7 @@ def _wide_product(hidden: Tensor, matrix: Tensor) -> Tensor:
 
 
 class _HalfFactors(torch.autograd.Function):
-    """A float32 product of factors in half precision; its gradients are in the factors' type, as is usual."""
+    """A float32 product of factors in half precision. Its gradients are in the factors' type, as is usual."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, matrix: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def check_finite(model: PreTrainedModel, name: str) -> None:
 
 
 def base_of_adapter(location: str) -> str | None:
-    """The model that an adapter's folder names as its base; None for a folder of a whole model."""
+    """The model that an adapter's folder names as its base. None for a folder of a whole model."""
     from peft import PeftConfig
 
     if not (Path(location) / "adapter_config.json").is_file():

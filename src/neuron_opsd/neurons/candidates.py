@@ -1,6 +1,6 @@
 """Nearest neighbours in large pools: candidates by a binary index, then measured exactly.
 
-The NUM_BITS neuron ids that tell sets apart best become the bits of a code; faiss's `IndexBinaryFlat` compares
+The NUM_BITS neuron ids that tell sets apart best become the bits of a code. There faiss's `IndexBinaryFlat` compares
 codes by Hamming distance, which counts the shared neurons among these ids exactly. An id in a share p of the
 sets varies a shared count by p^2 (1 - p^2), so ids are chosen by that: neither those that all sets hold nor
 those that hardly any holds. In sets like Qwen3-4B's, 8,192 of 350,000 ids carry 95 % of the variance.
@@ -40,7 +40,7 @@ def shared_with_candidates(
         overlap_sets: Neuron ids of each set.
         frequency: In how many sets each id lies.
         queries: Indices of sets.
-        num_candidates: At most so many a query; the query itself and what is left out do not count.
+        num_candidates: At most so many a query. The query itself and what is left out do not count.
         left_out: Indices that must not be candidates of a query, itself included.
     """
     bits = _informative_ids(frequency, len(overlap_sets))
@@ -113,7 +113,7 @@ def _pad_by_size(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Codes with further bits, which queries leave 0, so that Hamming order comes near Jaccard order.
 
-    Hamming distance alone favours sets with few bits set; the padding makes up for it, and for sizes.
+    Hamming distance alone favours sets with few bits set. The padding makes up for it, and for sizes.
     """
     wanted = 2 * SIZE_WEIGHT * np.asarray(sizes) - num_bits_set
     padding = np.minimum(np.rint(wanted - wanted.min()), NUM_BITS).astype(np.int64)

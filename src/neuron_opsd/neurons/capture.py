@@ -6,8 +6,8 @@
 docs/method.md, sections 2 and 3. Only the backbone runs: no logits, nothing after the last layer's neurons.
 Each layer's activations are reduced to their top entries inside the hook and then forgotten, so memory does
 not grow with the number of layers or questions. Long completions run in pieces over a key-value cache.
-Completions of like length share a batch, padded so that all of them start to be read at the same column;
-records come out in the order the rollouts went in.
+Completions of like length share a batch, padded so that all of them start to be read at the same column.
+Records come out in the order the rollouts went in.
 """
 
 # torch leaves some of its functions without types.
@@ -59,7 +59,7 @@ def capture_neurons(
 
     Args:
         model: A dense causal language model of transformers, with or without PEFT adapters. Its dtype is
-            the forward pass's; contributions are float32 always.
+            the forward pass's. Contributions are float32 always.
         tokenizer: Read only for settings.tokens = answer, to find where the thinking ends.
         rollouts: Read lazily, settings.batch_size * 16 ahead.
         settings: What counts as a neuron of a completion. Shares are scaled to the model: `resolve_sizes`.
@@ -110,7 +110,7 @@ def _split(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, settings: Neuro
 
 
 def answer_start(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[int]) -> int:
-    """Index of the first token after the last mark that closes thinking; 0 where there is none."""
+    """Index of the first token after the last mark that closes thinking, 0 where there is none."""
     pieces = [str(tokenizer.decode([token])) for token in completion_ids]  # a mark may span several tokens
     position, index, offset = 0, 0, answer_offset("".join(pieces))
     while position < offset:
@@ -300,7 +300,7 @@ def _pad(
 
 
 def _piece_bounds(first_state: int, width: int, chunk_tokens: int) -> list[int]:
-    """Columns at which the pass is cut: whole chunks a piece; what precedes them joins the first piece."""
+    """Columns at which the pass is cut: whole chunks a piece. What precedes them joins the first piece."""
     piece = chunk_tokens * max(1, min(MAX_PIECE_CHUNKS, PIECE_TOKENS // chunk_tokens))
     return [0, *range(first_state % piece + piece, width, piece), width]
 

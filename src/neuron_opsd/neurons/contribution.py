@@ -29,7 +29,7 @@ def token_readout(
     """The bracket, w_down[:, i] . e[y]: how strongly neuron i speaks for token y when it is on.
 
     Args:
-        down_weight: The down projection of one layer; column i is what neuron i writes.
+        down_weight: The down projection of one layer. Column i is what neuron i writes.
         token_rows: e[y], the rows of the unembedding for some token ids.
     """
     if down_weight.dtype == token_rows.dtype == torch.bfloat16:

@@ -3,7 +3,7 @@
     distance(A, B) = 1 - |A & B| / |A | B|
 
 Exact, without an N x N matrix. A few thousand neurons lie in a large share of all sets and make most of the
-work; the rest are many and rare. So the common ones become columns of a 0/1 matrix, whose products a matrix
+work. The rest are many and rare. So the common ones become columns of a 0/1 matrix, whose products a matrix
 multiplication counts exactly (in float32, up to 2^24), and the rare ones stay sparse. One block of queries is
 held at a time.
 
@@ -48,10 +48,10 @@ def nearest_neighbours(
 
     Args:
         overlap_sets: Neuron ids of each set, without repeats, in any order.
-        num_neighbours: At most so many; a set never is its own neighbour.
-        queries: Indices of the sets whose neighbours are wanted, and the order of the rows; None for all.
+        num_neighbours: At most so many. A set never is its own neighbour.
+        queries: Indices of the sets whose neighbours are wanted, and the order of the rows. None for all.
         exclude: Further indices that must not be neighbours of set i: `exclude(i)` or `exclude[i]`.
-        num_candidates: None for the exact search; else so many candidates a query are measured exactly.
+        num_candidates: None for the exact search, else so many candidates a query are measured exactly.
 
     Returns:
         (indices, distances), both (queries, num_neighbours). Equal distances: the lower index first. Where
@@ -80,7 +80,7 @@ def nearest_neighbours(
 
 
 def jaccard_distance(shared: NDArray[Any], size: NDArray[Any], other_size: NDArray[Any]) -> Distances:
-    """1 - |A & B| / |A | B| from counts; 1 where both are empty."""
+    """1 - |A & B| / |A | B| from counts, 1 where both are empty."""
     return 1.0 - shared / np.maximum(size + other_size - shared, 1)
 
 
@@ -159,7 +159,7 @@ def _query_blocks(queries: Indices) -> Iterator[Indices]:
 
 
 def _columns(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """The column of each chosen id, in order; -1 for the others."""
+    """The column of each chosen id, in order. -1 for the others."""
     return np.where(chosen, np.cumsum(chosen) - 1, -1).astype(np.int32)
 
 
@@ -183,7 +183,7 @@ def _sparse(overlap_sets: Sets, chosen: NDArray[np.bool_]) -> sparse.csr_array:
 
 
 def _smallest(distances: Distances, count: int) -> Indices:
-    """Indices of the `count` smallest finite distances, ascending; equal ones by index."""
+    """Indices of the `count` smallest finite distances, ascending. Equal ones by index."""
     if count < len(distances):
         bound = np.partition(distances, count - 1)[count - 1]
         found = np.flatnonzero((distances <= bound) & np.isfinite(distances))

@@ -4,7 +4,7 @@
     neuron's entries
 
 over all chunks: count set = every neuron that ever had an entry, NOT cut: its size is the consensus score
-s(x); overlap set = the K neurons of largest best > 0, for Jaccard distance alone.
+s(x), overlap set = the K neurons of largest best > 0, for Jaccard distance alone.
 
 `best` holds -inf for a neuron without an entry. Ties are broken the same way everywhere: the lower neuron
 id is kept first, and of one neuron's equal entries the earlier token's. Both sets come from the same
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from neuron_opsd.config import NeuronSettings
 from neuron_opsd.model.ffn import FeedForward, find_ffns
 
-BLOCK_TOKENS = 32  # entries searched together; changes speed alone
+BLOCK_TOKENS = 32  # entries searched together. Changes speed alone
 NO_ENTRY = float("-inf")
 
 
@@ -32,13 +32,13 @@ class NeuronSizes:
     """What the shares in `NeuronSettings` become in one model."""
 
     num_layers: int
-    d_ff: int  # of the widest layer; a narrower one has ids that no neuron bears
+    d_ff: int  # of the widest layer. A narrower one has ids that no neuron bears
     num_entries: int  # top (token, neuron) entries per chunk and layer
     overlap_size: int  # K, the largest size of an overlap set
 
 
 def resolve_sizes(model_or_ffns: nn.Module | Sequence[FeedForward], settings: NeuronSettings) -> NeuronSizes:
-    """Absolute sizes for this model: 2,004 entries, K = 5,008 in Qwen3-4B; 316 and 659 in SmolLM2-135M."""
+    """Absolute sizes for this model: 2,004 entries, K = 5,008 in Qwen3-4B, 316 and 659 in SmolLM2-135M."""
     ffns = model_or_ffns if isinstance(model_or_ffns, Sequence) else find_ffns(model_or_ffns)
     widths = [ffn.d_ff for ffn in ffns]
     mean = sum(widths) / len(widths)  # the shares are of all neurons, also where layers differ
@@ -48,7 +48,7 @@ def resolve_sizes(model_or_ffns: nn.Module | Sequence[FeedForward], settings: Ne
 
 
 def keep_largest(values: Float[Tensor, "*rows n"], num_kept: int) -> Bool[Tensor, "*rows n"]:
-    """Mask of the `num_kept` largest values of each row; among equal ones the lower index."""
+    """Mask of the `num_kept` largest values of each row. Among equal ones the lower index."""
     if num_kept >= values.shape[-1]:
         return torch.ones_like(values, dtype=torch.bool)
     threshold = values.topk(num_kept, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
@@ -68,7 +68,7 @@ def merge_top_entries(scores: Float[Tensor, "tokens neurons"], num_entries: int)
     """`best` when the chunk keeps its top entries over (token, neuron).
 
     A neuron has an entry exactly when its largest score reaches the num_entries-th largest of all scores,
-    so no sort is needed: one pass takes the largest score of every block of a few tokens; the top entries
+    so no sort is needed: one pass takes the largest score of every block of a few tokens. The top entries
     all lie in the num_entries blocks of largest maximum, and the threshold is selected among those alone.
     Ties at the threshold that could change the result are rare and go the slow way.
     """
@@ -91,7 +91,7 @@ def merge_top_entries(scores: Float[Tensor, "tokens neurons"], num_entries: int)
 
 
 def _in_blocks(scores: Tensor) -> Tensor:
-    """(tokens, neurons) as (blocks, tokens of a block, neurons); the last block is filled up with -inf."""
+    """(tokens, neurons) as (blocks, tokens of a block, neurons). The last block is filled up with -inf."""
     tokens, neurons = scores.shape
     missing = -tokens % BLOCK_TOKENS
     if missing:
@@ -138,7 +138,7 @@ class NeuronSetBuilder:
         return tuple(map(int, self._counted.sum(dim=1).cpu().numpy()))
 
     def mean_chunk_count(self) -> float:
-        """Mean over chunks of each chunk's own count-set size; 0 without chunks."""
+        """Mean over chunks of each chunk's own count-set size, 0 without chunks."""
         return torch.stack(self._chunk_counts).double().mean().item() if self._chunk_counts else 0.0
 
     def overlap_set(self) -> NDArray[np.int32]:
@@ -148,5 +148,5 @@ class NeuronSetBuilder:
 
 
 def top_neurons(best: Float[Tensor, "layers neurons"], num_kept: int) -> Bool[Tensor, "layers neurons"]:
-    """Mask of the `num_kept` neurons of largest best > 0, over all layers; fewer where fewer are positive."""
+    """Mask of the `num_kept` neurons of largest best > 0, over all layers. Fewer where fewer are positive."""
     return keep_largest(best.flatten(), num_kept).view(best.shape) & (best > 0)

@@ -28,7 +28,7 @@ from neuron_opsd.text.replies import read_reply
 
 @dataclass(frozen=True, slots=True)
 class PromptPair:
-    """Both prompts of one sample of one question; the choices stand in the same order in both."""
+    """Both prompts of one sample of one question. The choices stand in the same order in both."""
 
     question_id: str
     choice_order: tuple[int, ...]
@@ -45,7 +45,7 @@ def sample_ids(question_ids: Sequence[str], count: int, *, seed: int) -> list[st
 def answer_prompts(
     prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], engine: Engine, sampling: Sampling
 ) -> list[Completion]:
-    """One completion of each prompt; equal prompts are read once."""
+    """One completion of each prompt. Equal prompts are read once."""
     places: dict[tuple[int, ...], list[int]] = {}
     for place, prompt in enumerate(prompts):
         places.setdefault(prompt, []).append(place)

@@ -1,1 +1,1 @@
-"""Unlabelled questions in, records out; sees no answer."""
+"""Unlabelled questions in, records out. Sees no answer."""

@@ -1,6 +1,6 @@
 """Answer files read early, in a process of their own that hands back counts: a run never holds an answer.
 
-The process is `evaluation/check_answers.py`; it ends before anything is sampled or trained.
+The process is `evaluation/check_answers.py`. It ends before anything is sampled or trained.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ def count_answers(
         is_for_people: Also how often each letter is right, and why rows were left out: for `questions --check`.
 
     Raises:
-        DataError: what evaluation would raise; the message may quote the cells it is about.
+        DataError: what evaluation would raise. The message may quote the cells it is about.
     """
     asked = {
         "answers": list(paths),
@@ -89,7 +89,7 @@ def count_answers(
 def check_answers(
     paths: Sequence[str], questions: Sequence[Question], settings: QuestionSettings, *, name: str
 ) -> None:
-    """Refuse answers that evaluation could not use, before any work; `name` is the setting that lists the files.
+    """Refuse answers that evaluation could not use, before any work. `name` is the setting that lists the files.
 
     Raises:
         DataError: a file that cannot be read, or none of its answers is to one of the questions.

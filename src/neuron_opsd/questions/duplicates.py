@@ -26,7 +26,7 @@ _QUOTED = re.compile(r"(?<!\w)(['\"`])\S.*?\1(?!\w)|“[^”]*”|‘[^’]*’"
 
 
 def near_duplicates(questions: Sequence[Question], *, threshold: float) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, whose question and whose choices both have 5-gram Jaccard >= threshold; ascending.
+    """Pairs (i, j), i < j, whose question and whose choices both have 5-gram Jaccard >= threshold, ascending.
 
     If both parts reach the threshold, so does the Jaccard of their disjoint union. That union is searched by
     prefix filtering (Chaudhuri et al. 2006): with grams sorted rarest first, a pair of Jaccard >= t shares a
@@ -54,7 +54,7 @@ def template_key(question: str) -> str:
     """The opening words in a form that questions of one template share.
 
     Quotations, words with a digit, an inner capital or 20 letters and more (numbers, formulas, identifiers,
-    sequences) become `#`; punctuation and case fall away; runs of `#` become one; `TEMPLATE_WORDS` words are kept.
+    sequences) become `#`. Punctuation and case fall away. Runs of `#` become one. `TEMPLATE_WORDS` words are kept.
     """
     words = [_mask_word(word) for word in _QUOTED.sub(" # ", normalise(question)).split()]
     kept = [word for k, word in enumerate(words) if word and not (word == "#" and k and words[k - 1] == "#")]
@@ -69,7 +69,7 @@ def _mask_word(word: str) -> str:
 
 
 def _grams(text: str) -> set[str]:
-    """All substrings of 5 characters; a shorter text, the empty one too, is its own only gram."""
+    """All substrings of 5 characters. A shorter text, the empty one too, is its own only gram."""
     return {text[k : k + GRAM_LENGTH] for k in range(max(len(text) - GRAM_LENGTH + 1, 1))}
 
 

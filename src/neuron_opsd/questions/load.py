@@ -24,7 +24,7 @@ _ITEMS_SHOWN = 10
 
 
 def load_questions(settings: QuestionSettings) -> list[Question]:
-    """Read the pool and the cross-domain files; return the train questions, then the test questions.
+    """Read the pool and the cross-domain files. Return the train questions, then the test questions.
 
     In-domain questions (all of `settings.path`, or those of `settings.domain`) are split by `test_fraction`.
     The other domains of the file and all of `cross_paths` are evaluated only. Equal content is kept once: the
@@ -57,10 +57,10 @@ def load_questions(settings: QuestionSettings) -> list[Question]:
 def load_general_questions(
     paths: Sequence[str], *, max_questions: int, reading: QuestionSettings, run: Sequence[Question]
 ) -> list[Question]:
-    """Questions of general knowledge, evaluated only: those of the run itself are left out; the first by hash order.
+    """Questions of general knowledge, evaluated only. Those of the run are left out, and the first by hash order kept.
 
     Raises:
-        DataError: as for any question file; or a file that adds no question.
+        DataError: as for any question file, or a file that adds no question.
     """
     files = {path: _read(path, reading) for path in paths}
     _check_ids_across_files(files)
@@ -75,10 +75,10 @@ def load_general_questions(
 
 
 def load_other_questions(path: str, *, reading: QuestionSettings, run: Sequence[Question]) -> list[Question]:
-    """Questions of another domain that only demonstrate; those of the run are left out.
+    """Questions of another domain that only demonstrate. Those of the run are left out.
 
     Raises:
-        DataError: as for any question file; or a file that adds no question.
+        DataError: as for any question file, or a file that adds no question.
     """
     questions = _read(path, reading)
     _check_ids_across_files({"the run": list(run), path: questions})
@@ -131,7 +131,7 @@ def _contents(questions: Iterable[Question]) -> dict[str, Question]:
 def _drop_duplicates(
     questions: Iterable[Question], *, where: str, seen: dict[str, Question]
 ) -> list[Question]:
-    """Keep the first of equal content, here and among those `seen` before; log what went and why."""
+    """Keep the first of equal content, here and among those `seen` before. Log what went and why."""
     seen = dict(seen)
     kept: list[Question] = []
     dropped: list[str] = []

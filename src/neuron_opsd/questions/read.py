@@ -1,7 +1,7 @@
 """One file or data set of unlabelled questions -> `Question` records, each with its place.
 
-Which column is which field is told by `tables/columns.py`; formats and encodings by `tables/read.py`. Columns that
-hold answers are dropped here, before any record exists, so that nothing later can read them; of a Parquet file or a
+`tables/columns.py` tells which column is which field, `tables/read.py` reads formats and encodings. Columns that
+hold answers are dropped here, before any record exists, so that nothing later can read them. Of a Parquet file or a
 data set they are not even loaded. `evaluation/answer_key.py` reads answers on its own.
 """
 
@@ -49,7 +49,7 @@ class QuestionFile:
     path: str
     columns: Columns
     unread: tuple[str, ...]
-    answers: tuple[str, ...]  # columns that look like answers; dropped unread
+    answers: tuple[str, ...]  # columns that look like answers, dropped unread
     num_rows: int
     questions: list[Question] = field(default_factory=list)
     places: list[str] = field(default_factory=list)

@@ -48,7 +48,7 @@ def sample_rollouts(
         shuffle_choices: Whether each rollout sees the choices in an order of its own.
         seed: The run's seed.
         stage: Part of the random state, so that two stages never draw alike.
-        messages_of: What the model reads for a question and an order of its choices; default: the bare question.
+        messages_of: What the model reads for a question and an order of its choices. Default: the bare question.
         max_context: Tokens that the model can read, where known.
         on_finished: Called with (finished prompts, tokens generated) as batches end.
 
@@ -86,7 +86,7 @@ def _bare_messages(question: Question, order: tuple[int, ...], *, prompts: Promp
 def choice_orders(
     question: Question, num_rollouts: int, *, shuffle: bool, seed: int, stage: str
 ) -> list[tuple[int, ...]]:
-    """The order of the choices for each rollout; the identity unless shuffled, or where a choice points at others."""
+    """The order of the choices for each rollout. The identity unless shuffled, or where a choice points at others."""
     identity = tuple(range(len(question.choices)))
     if not shuffle or not identity or has_fixed_order(question.choices):
         return [identity] * num_rollouts

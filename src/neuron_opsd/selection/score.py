@@ -1,4 +1,4 @@
-"""Scores by which questions are ranked; lower is kept first (method, section 4).
+"""Scores by which questions are ranked. Lower is kept first (method, section 4).
 
 Consensus is s(x), the size of the count set. It tracks completion length, so the residual of log s on log tokens within
 the domain is always computed beside it, and the correlation reported.
@@ -20,7 +20,7 @@ READS_NEURONS = ("consensus", "consensus_length_residualised", "consensus_per_ch
 
 
 def length_residuals(sets: Sequence[NeuronSets]) -> list[float]:
-    """Residuals of log s on log completion tokens, by least squares over one domain; unitless.
+    """Residuals of log s on log completion tokens, by least squares over one domain, unitless.
 
     Where all lengths are equal there is no slope, and the residual is log s less its mean. A question of which no
     neuron was read takes no part, and has residual 0.
@@ -35,7 +35,7 @@ def length_residuals(sets: Sequence[NeuronSets]) -> list[float]:
 
 
 def residuals_on_length(values: NDArray[np.float64], num_tokens: Sequence[float]) -> NDArray[np.float64]:
-    """Residuals of values on log completion tokens, by least squares; in the values' unit."""
+    """Residuals of values on log completion tokens, by least squares. In the values' unit."""
     log_tokens = np.log(np.maximum(num_tokens, 1))
     centred = log_tokens - log_tokens.mean()
     spread = float(centred @ centred)
@@ -52,7 +52,7 @@ def ranking_scores(
     seed: int,
     mean_log_probs: Mapping[str, float | None] | None,
 ) -> list[float]:
-    """The score that ranks each question of one domain; lower is kept first.
+    """The score that ranks each question of one domain. Lower is kept first.
 
     A question without a parsable answer ranks last by vote share (its share is 0), one with an empty reply by
     log-probability.

@@ -1,6 +1,6 @@
 """Stage: neuron sets + rollouts -> selected questions. Few neurons = high consensus = probably right (section 4).
 
-Ranks within each domain; ties go to the smaller question id, so file order changes nothing.
+Ranks within each domain. Ties go to the smaller question id, so file order changes nothing.
 """
 
 import logging
@@ -33,10 +33,10 @@ def select_questions(
     Args:
         questions: The pool.
         neuron_sets: One for each question.
-        votes: One for each question; shares count only where two rollouts or more voted.
+        votes: One for each question. Shares count only where two rollouts or more voted.
         settings: `selection.*`.
         seed: The run's seed (for the random control).
-        mean_log_probs: Of a token of each question's first rollout, in nats; None of an empty one. Only the score
+        mean_log_probs: Of a token of each question's first rollout, in nats. None of an empty one. Only the score
             `log_prob` needs them.
         left_out: Questions that are ranked behind all others and never selected (`usable_only`).
 

@@ -1,4 +1,4 @@
-"""Dataclass records as Arrow tables and back; the schema comes from the annotations."""
+"""Dataclass records as Arrow tables and back. The schema comes from the annotations."""
 
 import dataclasses
 import itertools
@@ -27,7 +27,7 @@ def to_table(records: Sequence[Any], record_type: type) -> pa.Table:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """A column; lists of numbers, of which rollouts have thousands each, by NumPy: six times as fast."""
+    """A column. Lists of numbers, often of thousands, go through NumPy, which is six times as fast."""
     if not pa.types.is_list(kind) or not pa.types.is_primitive(kind.value_type):
         return pa.array(values, type=kind)
     ends = np.cumsum([0, *map(len, values)])
@@ -37,7 +37,7 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def write_parquet(table: pa.Table, path: Path, record_type: type) -> None:
-    """Write a table of `to_table`; arrays, which hold ascending ids, as their differences: a third of the size."""
+    """Write a table of `to_table`. Arrays of ascending ids become their differences, a third of the size."""
     hints = typing.get_type_hints(record_type)
     leaves = {
         name: f"{name}.list.element" for name, hint in hints.items() if typing.get_origin(hint) is np.ndarray
@@ -51,7 +51,7 @@ def write_parquet(table: pa.Table, path: Path, record_type: type) -> None:
 
 
 def from_table(table: pa.Table, record_type: type[Record]) -> list[Record]:
-    """Arrow table to dataclass records; the inverse of `to_table`."""
+    """Arrow table to dataclass records. The inverse of `to_table`."""
     hints = typing.get_type_hints(record_type)
     columns = [
         [_restore(value, hints[name]) for value in _python_column(table.column(name), hints[name])]

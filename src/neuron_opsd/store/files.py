@@ -30,7 +30,7 @@ def dump_json(value: Any, *, is_ordered: bool = False) -> str:
 
 
 def read_json(path: Path) -> JsonDict | None:
-    """A JSON object; None if it is missing or damaged (a damaged one is named in the log)."""
+    """A JSON object. None if it is missing or damaged (a damaged one is named in the log)."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
@@ -45,7 +45,7 @@ def read_json(path: Path) -> JsonDict | None:
 
 
 def read_json_lines(path: Path) -> list[JsonDict]:
-    """The whole lines of a JSON-lines file; a damaged one is named, a last one cut by a crash is left out."""
+    """The whole lines of a JSON-lines file. A damaged one is named, a last one cut by a crash is left out."""
     if not path.is_file():
         return []
     rows: list[JsonDict] = []
@@ -162,7 +162,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_full_disk(path: Path) -> Iterator[None]:
-    """Explain a full or read-only disk, wherever in a run it shows; other errors pass."""
+    """Explain a full or read-only disk, wherever in a run it shows. Other errors pass."""
     try:
         yield
     except OSError as error:

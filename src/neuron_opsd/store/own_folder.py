@@ -15,7 +15,7 @@ _TRACE = re.compile(rf"\.DS_Store|\.lock|\.{re.escape(MARK)}\.\d+\.tmp")
 
 
 def claim(folder: Path, kind: str) -> None:
-    """Make a new or empty folder ours; one that is ours already is taken as it is.
+    """Make a new or empty folder ours. One that is ours already is taken as it is.
 
     Raises:
         RunFolderError: as `check_claimable`, or the folder is not writable.
@@ -28,7 +28,7 @@ def claim(folder: Path, kind: str) -> None:
 
 
 def check_claimable(folder: Path, kind: str) -> None:
-    """Refuse what `claim` would refuse; nothing is written.
+    """Refuse what `claim` would refuse. Nothing is written.
 
     Raises:
         RunFolderError: the path is a file, or a folder of somebody else's.

@@ -19,7 +19,7 @@ from neuron_opsd.store.files import (
 
 
 class ShardInbox:
-    """Shards of one stage and fingerprint that wait for the lock's holder; each has its entry beside it.
+    """Shards of one stage and fingerprint that wait for the lock's holder. Each has its entry beside it.
 
     Array tasks write here side by side, so nothing is shared: a shard counts when its entry is there.
     """
@@ -43,12 +43,12 @@ class ShardInbox:
         return write_shard_file(self.path, index, records, record_type)
 
     def enter(self, entry: JsonDict) -> None:
-        """See `StageFolder.enter`; any process may."""
+        """See `StageFolder.enter`. Any process may."""
         with explain_disk_errors(self.path):
             write_text(self.path / f"{entry['file']}.json", dump_json(entry))
 
     def move_to(self, folder: Path, *, known: Container[int]) -> list[JsonDict]:
-        """Move the shards that are not known yet; a run killed midway finds those it moved."""
+        """Move the shards that are not known yet. A run killed midway finds those it moved."""
         entries = [entry for entry in self._entries() if shard_index(entry) not in known]
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):

@@ -51,21 +51,21 @@ class CachedStage:
 
 
 class StageCache:
-    """The folder through which runs share finished stages; with no folder, nothing is shared."""
+    """The folder through which runs share finished stages. With no folder, nothing is shared."""
 
     def __init__(self, root: Path | None) -> None:
         self.root = root
 
     @classmethod
     def at(cls, place: str | None, *, default: Path) -> "StageCache":
-        """The cache in a folder; `off` for none; the default folder where nothing is said."""
+        """The cache in a folder. `off` for none. The default folder where nothing is said."""
         return cls(None if place == OFF else Path(place) if place else default)
 
     def take(self, stage: StageFolder, inputs: dict[str, Any]) -> bool:
         """Put the finished stage made from these inputs into a run, if the cache holds it intact.
 
         Returns:
-            Whether it did; the run's own folder of that stage is replaced then, and only then.
+            Whether it did. The run's own folder of that stage is replaced then, and only then.
         """
         entry = self._entry(stage.name, fingerprint_of(inputs))
         if entry is None or not os.path.lexists(entry):
@@ -91,7 +91,7 @@ class StageCache:
         return True
 
     def publish(self, stage: StageFolder, run: Path) -> None:
-        """Make a run's finished stage available to others; a cache that is not writable costs time alone."""
+        """Make a run's finished stage available to others. A cache that is not writable costs time alone."""
         manifest = stage.manifest()
         entry = (
             self._entry(stage.name, manifest["fingerprint"]) if manifest and manifest["complete"] else None
@@ -115,7 +115,7 @@ class StageCache:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def entries(self) -> list[CachedStage]:
-        """Every finished stage in the cache, in the order of their paths; nothing else that lies there."""
+        """Every finished stage in the cache, in the order of their paths, and nothing else."""
         found = [
             self._describe(path, stage)
             for stage in SHARED
@@ -154,7 +154,7 @@ class StageCache:
         return [path for path in paths if (path / "config.yaml").is_file()]
 
     def free(self, entries: list[CachedStage]) -> int:
-        """Remove entries; the runs that hold links to the same files keep them.
+        """Remove entries. The runs that hold links to the same files keep them.
 
         Returns:
             The bytes that the entries held. A file that a run still links to frees nothing.
@@ -231,7 +231,7 @@ def link_stage(stage: StageFolder, target: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link to a file of records; a synced copy of a file that people edit, or where there can be no link."""
+    """A hard link to a file of records. A synced copy of a file that people edit, or where there can be no link."""
     if source.suffix == ".parquet":
         with contextlib.suppress(OSError):
             os.link(source, target, follow_symlinks=False)

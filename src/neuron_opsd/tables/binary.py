@@ -18,7 +18,7 @@ Named = tuple[Sequence[str], Iterator[Row]]
 
 
 def read_parquet(path: str, file: Path, is_wanted: IsWanted) -> Named:
-    """A Parquet file; columns that are not wanted are not loaded."""
+    """A Parquet file. Columns that are not wanted are not loaded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -35,7 +35,7 @@ def read_parquet(path: str, file: Path, is_wanted: IsWanted) -> Named:
 
 
 def read_excel(path: str, file: Path) -> Named:
-    """The first sheet of an Excel workbook that holds anything; a title above its header is left out."""
+    """The first sheet of an Excel workbook that holds anything. A title above its header is left out."""
     try:
         import openpyxl
     except ImportError:

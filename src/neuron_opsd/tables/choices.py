@@ -1,7 +1,7 @@
 """One cell, or several -> the choices of a question, in whichever of the known shapes they are written.
 
-A list of texts; a dict of letter to text; {text: [...], label: [...]} or a list of {label, text}, as ARC has them; a
-list written as text, in JSON or as Python prints it; lines that begin with A., B., ...; or one cell a choice.
+They are a list of texts, a dict of letter to text, {text: [...], label: [...]} or a list of {label, text} as ARC has
+them, a list written as text (in JSON or as Python prints it), lines that begin with A., B., ..., or one cell a choice.
 """
 
 import ast
@@ -70,7 +70,7 @@ def read_choices(value: Any) -> Choices:
 
 
 def marked_lines(text: str) -> tuple[str, list[str]]:
-    """What stands before lines that begin with A., B., ..., and these lines without their letters; else no lines."""
+    """What stands before lines that begin with A., B., ..., and these lines without their letters, else no lines."""
     parts = _MARKED_LINE.split(text)
     letters = parts[1::2]
     if len(letters) < 2 or letters != list(LETTERS[: len(letters)]):
@@ -131,7 +131,7 @@ def _mark(label: Any) -> str | None:
 
 
 def _without_letters(cells: Sequence[Any]) -> list[str]:
-    """The texts without their letters, where each begins with its own ("A. insulin", "B. glucagon"); else none."""
+    """The texts without their letters, where each begins with its own ("A. insulin", "B. glucagon"), else none."""
     matches = [_MARKED.fullmatch(cell) if isinstance(cell, str) else None for cell in cells]
     filled = {k: match for k, match in enumerate(matches) if match}
     blank = sum(cell is None or (isinstance(cell, str) and not cell.strip()) for cell in cells)

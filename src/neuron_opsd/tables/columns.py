@@ -1,6 +1,6 @@
 """The names of columns -> which column is which field of a question. Case, blanks and punctuation do not matter.
 
-A name that is not known here is given by `questions.fields={question: stem, choices: options}`; `null` says that a
+A name that is not known here is given by `questions.fields={question: stem, choices: options}`. `null` says that a
 field is not read.
 """
 
@@ -79,7 +79,7 @@ def find_columns(names: Sequence[str], fields: Given, *, where: str) -> Columns:
 
     Args:
         names: Of all columns of the table.
-        fields: `questions.fields`; a name that the table lacks gives way to the known names.
+        fields: `questions.fields`. A name that the table lacks gives way to the known names.
         where: The table, for messages.
 
     Raises:
@@ -152,7 +152,7 @@ def _choice_columns(names: Sequence[str], fields: Given, where: str) -> tuple[st
 
 
 def _families(names: Sequence[str], pattern: re.Pattern[str], where: str) -> dict[str, tuple[str, ...]]:
-    """Columns whose names differ in a last letter or number alone, in its order; one column is no family."""
+    """Columns whose names differ in a last letter or number alone, in its order. One column is no family."""
     found: dict[str, dict[int, str]] = {}
     for name in names:
         if (match := pattern.fullmatch(plain(name))) and not (match[1] in ("", None) and match[2].isdigit()):

@@ -1,4 +1,4 @@
-"""CSV and TSV -> rows. The delimiter is told from the header; an empty cell is a missing value."""
+"""CSV and TSV -> rows. The delimiter is told from the header. An empty cell is a missing value."""
 
 import csv
 import io
@@ -90,7 +90,7 @@ def _wrong_number(cells: list[str], header: list[str], delimiter: str) -> str:
 
 
 def check_header(header: list[str], where: str) -> list[str]:
-    """The names of the columns; a column without one is called by its number.
+    """The names of the columns. A column without one is called by its number.
 
     Raises:
         DataError: two columns have one name.

@@ -18,7 +18,7 @@ def read_json(path: str, file: Path) -> Iterator[Row]:
     """The rows of a JSON file, told by what it holds: its name may say .json of lines, or .jsonl of an array.
 
     Raises:
-        DataError: a file that is one JSON value, and is broken; lines that are broken are bad rows.
+        DataError: a file that is one JSON value, and is broken. Lines that are broken are bad rows.
     """
     text = read_text(path, file)
     if text.lstrip(_BLANK).startswith("["):
@@ -43,7 +43,7 @@ def _line_rows(path: str, text: str) -> Iterator[Row]:
 
 
 def _array_rows(path: str, text: str) -> Iterator[Row]:
-    """Each element by itself, so that its line is known; what breaks the array breaks the file."""
+    """Each element by itself, so that its line is known. What breaks the array breaks the file."""
     decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
     place, line, counted = text.index("[") + 1, 1, 0
     while True:
@@ -82,7 +82,7 @@ def _object_rows(path: str, value: Any) -> Iterator[Row]:
 
 
 def _rows_by_key(path: str, value: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Rows by their ids; or columns, where the keys inside are the same numbers 0, 1, ... in each."""
+    """Rows by their ids, or columns, where the keys inside are the same numbers 0, 1, ... in each."""
     inner = list(value.values())
     keys = list(inner[0])
     if keys == [str(number) for number in range(len(keys))] and all(list(part) == keys for part in inner):
@@ -95,7 +95,7 @@ def _rows_by_key(path: str, value: dict[str, dict[str, Any]]) -> list[tuple[str,
 def _row(where: str, read: Any) -> Row:
     try:
         value = read()
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; nesting 10,000 deep
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, or nesting 10,000 deep
         return Row(where, {}, _problem(error))
     if not isinstance(value, dict):
         kind = type(value).__name__

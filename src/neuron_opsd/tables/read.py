@@ -27,7 +27,7 @@ def read_table(path: str, *, is_wanted: IsWanted = lambda name: True) -> Table:
 
     Args:
         path: A file, or owner/name, owner/name:config or owner/name:config:split of the `datasets` library.
-        is_wanted: Whether a column of this name is kept. Others leave nothing but their name; of Parquet files and
+        is_wanted: Whether a column of this name is kept. Others leave nothing but their name. Of Parquet files and
             data sets they are not loaded.
 
     Raises:
@@ -81,7 +81,7 @@ def stem_of(path: str) -> str:
 
 
 def is_file_name(path: str) -> bool:
-    """A suffix of letters, or a path no hub name can have; so a typing error never becomes a hub look-up."""
+    """A suffix of letters, or a path no hub name can have. So a typing error never becomes a hub look-up."""
     return (
         suffix_of(path) in SUFFIXES
         or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[^:/]*){0,2}", path)

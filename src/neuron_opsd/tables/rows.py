@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of one file, without the columns that its reader must not see; `columns` names those too."""
+    """The rows of one file, without the columns that its reader must not see. `columns` names those too."""
 
     path: str
     columns: tuple[str, ...]
@@ -31,7 +31,7 @@ class Table:
 
 
 class BadRowError(Exception):
-    """What is wrong with one row; whoever reads the table adds where, and counts it."""
+    """What is wrong with one row. Whoever reads the table adds where, and counts it."""
 
 
 class LeftOut(NamedTuple):
@@ -47,7 +47,7 @@ def check_bad_rows(
     """Name the rows that are left out.
 
     Raises:
-        DataError: they are more than `max_fraction` of all rows; the first ones and their reasons are named.
+        DataError: they are more than `max_fraction` of all rows. The first ones and their reasons are named.
     """
     if not bad:
         return

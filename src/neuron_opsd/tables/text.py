@@ -1,4 +1,4 @@
-"""The bytes of a file -> its text. UTF-8 is expected; UTF-16 and CP1252, which Excel writes, are read and named."""
+"""The bytes of a file -> its text. UTF-8 is expected. UTF-16 and CP1252, which Excel writes, are read and named."""
 
 import codecs
 import gzip
@@ -21,7 +21,7 @@ def read_text(path: str, file: Path) -> str:
     """The text of a file, decompressed and decoded.
 
     Raises:
-        DataError: it cannot be read, or is in none of the encodings above; names the line.
+        DataError: it cannot be read, or is in none of the encodings above. Names the line.
     """
     try:
         data = gzip.decompress(file.read_bytes()) if file.suffix.lower() == ".gz" else file.read_bytes()

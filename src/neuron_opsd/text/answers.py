@@ -28,7 +28,7 @@ class Vote:
 
     @property
     def share(self) -> float:
-        """Votes / total, in [0, 1]; 0 for an empty group."""
+        """Votes / total, in [0, 1], 0 for an empty group."""
         return self.votes / self.total if self.total else 0.0
 
 
@@ -65,10 +65,10 @@ def map_answer_back(answer: str | None, choice_order: Sequence[int]) -> str | No
 
 
 def answers_match(first: str | None, second: str | None) -> bool:
-    """Whether two canonical answers are the same; None matches nothing, not even None.
+    """Whether two canonical answers are the same. None matches nothing, not even None.
 
     "9 apples" matches "9": where one side is a bare number, the other's only number decides. "1.50 m" matches "1.5 m",
-    and not "1.5 km". Expressions match where math-verify says so; beside an answer that is none, also by their text.
+    and not "1.5 km". Expressions match where math-verify says so. Beside any other answer, texts match too.
     """
     if first is None or second is None:
         return False
@@ -90,7 +90,7 @@ def answers_match(first: str | None, second: str | None) -> bool:
 
 
 def _quantity(answer: str) -> tuple[str, str] | None:
-    """The number and the unit of an answer that is both; "1 000 km" is what the normal form leaves of "1,000 km"."""
+    """The number and the unit of an answer that is both. "1 000 km" is what the normal form leaves of "1,000 km"."""
     found = _QUANTITY.fullmatch(re.sub(r"(?<=\d) (?=\d{3}\b)", "", answer))
     return (number_form(found[1]), found[2].strip()) if found else None
 
@@ -112,11 +112,11 @@ def unify_answers(answers: Sequence[str | None]) -> tuple[str | None, ...]:
 
 
 def majority_answer(answers: Sequence[str | None], *, skip_unparsable: bool) -> Vote:
-    """The plurality answer, equivalent ones counted together; of tied answers the one given first.
+    """The plurality answer, equivalent ones counted together. Of tied answers the one given first.
 
     Args:
         answers: One canonical answer for each rollout, in rollout order.
-        skip_unparsable: True for pseudo-labels (None never wins, though it stays in the total); False for
+        skip_unparsable: True for pseudo-labels (None never wins, though it stays in the total), False for
             evaluation (None is an answer like any other, and wrong if it wins).
     """
     counts: dict[str | None, int] = {}

@@ -18,14 +18,14 @@ RULED_OUT, REFUSED, NOTHING = "only ruled out", "refusal", "no answer"
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The letter that a piece of text names, or why there is none; and whether the piece ends with it."""
+    """The letter that a piece of text names, or why there is none, and whether the piece ends with it."""
 
     letter: str | None
     why_not: str = ""
     is_last: bool = False
 
 
-# What may stand between "the answer is" and the answer. Lower case; the longest first where one begins another.
+# What may stand between "the answer is" and the answer. Lower case. The longest first where one begins another.
 _FILLERS = (
     r"definitely|certainly|clearly|obviously|most likely|most probably|very likely|probably|likely|indeed|"
     r"simply|just|"
@@ -249,7 +249,7 @@ def name_within(piece: str, choices: Sequence[str]) -> Named:
 
 
 def _findable(piece: str, choices: Sequence[str]) -> list[Mention]:
-    """Mentions within a sentence; a bare number among other numbers is no answer yet, nor is a word such as "no"."""
+    """Mentions within a sentence. A bare number among other numbers is no answer yet, nor is a word such as "no"."""
     numbers = {word.form for word in words_of(piece) if word.form[0].isdigit()}
     return [
         m

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-MAX_CHARS = 10_000  # an answer stands at the end; the bound keeps every later step fast
+MAX_CHARS = 10_000  # an answer stands at the end. The bound keeps every later step fast
 
 # A model that does not stop writes the user's next turn, or the next question of an exam. Only the
 # first turn is its own.

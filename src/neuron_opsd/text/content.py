@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 def normalise(text: str) -> str:
-    """Unicode-composed (NFC), white space collapsed; letter case is kept."""
+    """Unicode-composed (NFC), white space collapsed. Letter case is kept."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 

@@ -1,7 +1,7 @@
 """Foreign text in each format that we write: HTML, Markdown, TeX, CSV and the terminal.
 
 A question, a domain, the name of a setting, a model's reply, a server's message: none of them may become markup, a
-formula, a TeX command or an order to the terminal. This module alone escapes; `report/markup.py` builds HTML on it.
+formula, a TeX command or an order to the terminal. This module alone escapes. `report/markup.py` builds HTML on it.
 """
 
 import html
@@ -24,7 +24,7 @@ _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # with these a spreadsheet's f
 
 
 def cleaned(text: object) -> str:
-    """Without controls; line breaks and tabs stay. Each control becomes a mark of replacement."""
+    """Without controls. Line breaks and tabs stay. Each control becomes a mark of replacement."""
     unified = str(text).replace("\r\n", "\n").replace("\r", "\n")
     return _UNSHOWN.sub(REPLACEMENT, unified)
 
@@ -78,7 +78,7 @@ def tex_comment(text: object) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A cell that no spreadsheet computes; numbers stay numbers."""
+    """A cell that no spreadsheet computes. Numbers stay numbers."""
     if not isinstance(value, str):
         return value
     text = one_line(value)

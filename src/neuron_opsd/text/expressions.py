@@ -14,11 +14,11 @@ from typing import Any
 from neuron_opsd.errors import ConfigError
 
 INSTALL = "Install it with pip install neuron-opsd[math]."
-SECONDS = 5  # that one comparison may take; math-verify keeps time by a signal, which only the main thread may ask for
+SECONDS = 5  # that one comparison may take. math-verify keeps time by a signal, which only the main thread may ask for
 
 
 def expression(text: str) -> str | None:
-    """The canonical form of an expression; None for an empty one."""
+    """The canonical form of an expression. None for an empty one."""
     text = text.strip().rstrip(".").strip().removeprefix("$").removesuffix("$").strip()
     return f"${text}$" if text else None
 

@@ -55,7 +55,7 @@ def _free_answer(statement: Statement, answer_format: str) -> str | None:
 
 
 def canonical(text: str, answer_format: str) -> str | None:
-    """Normalised text, or for `math` a number or an expression; None for nothing."""
+    """Normalised text, or for `math` a number or an expression. None for nothing."""
     number_or_text = normalise_answer(text if answer_format == "math" else plain(text))
     if answer_format != "math" or NUMBER.fullmatch(number_or_text):
         return number_or_text or None

@@ -27,7 +27,7 @@ FREE_FORM_INSTRUCTIONS = {
 def question_text(question: Question, *, choice_order: Sequence[int], answer_format: str) -> str:
     """What the user turn says: the question, its choices in the order given, and how to answer.
 
-    With `free` it is the question alone, which then says itself how to answer; choices only serve to read the reply.
+    With `free` it is the question alone, which then says itself how to answer. Choices only serve to read the reply.
     """
     if not question.choices or answer_format == "free":
         return _join(question.question, "", FREE_FORM_INSTRUCTIONS.get(answer_format, ""))

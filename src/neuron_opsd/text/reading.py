@@ -33,7 +33,7 @@ from neuron_opsd.text.thinking import strip_thinking
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read from a reply, and by which pattern; or why nothing was."""
+    """What was read from a reply, and by which pattern, or why nothing was."""
 
     answer: str | None
     kind: str
@@ -65,14 +65,14 @@ def read_answer(
 
     Args:
         reply: What the model wrote, with its thinking.
-        choices: As they were shown; empty for a free-form question.
+        choices: As they were shown. Empty for a free-form question.
         answer_format: `prompts.answer_format`: "choice_text" showed no letters, "letter" and "choice_text" asked for
             nothing but the answer, which a limit may therefore cut.
-        is_finished: Whether the model ended the reply by itself; a cut one has no last word.
+        is_finished: Whether the model ended the reply by itself. A cut one has no last word.
         pattern: A regular expression with one group, which takes the place of the table: its last match is read.
 
     Returns:
-        A letter of the order shown, normalised text, an expression, or None; with the name of the pattern, or why not.
+        A letter of the order shown, normalised text, an expression, or None, with the name of the pattern, or why not.
         A letter beyond the choices is None, never clipped.
     """
     said = strip_thinking(reply).strip()
@@ -139,7 +139,7 @@ def _read_fallbacks(
 
 
 def _read_statements(text: str, choices: Sequence[str], *, by_letter: bool, is_whole: bool) -> Reading | None:
-    """The answer that the reply states, or says; None where it does neither."""
+    """The answer that the reply states, or says. None where it does neither."""
     asserted: list[tuple[Statement, Named]] = []
     hedged: list[tuple[Statement, Named]] = []
     settled = -1  # where a statement ends that is not asserted: "the answer would be C" holds "be C" too
@@ -215,7 +215,7 @@ def _last_stated(text: str, stated: Sequence[tuple[Statement, Named]]) -> Readin
 
 
 def _agreed(said: Sequence[tuple[Statement, Named]]) -> Reading | None:
-    """What all of these say; they do not tell which of them is the last word."""
+    """What all of these say. They do not tell which of them is the last word."""
     letters = {named.letter for _, named in said if named.letter}
     if any(named.why_not == SEVERAL for _, named in said) and not letters:
         return Reading(None, SEVERAL)

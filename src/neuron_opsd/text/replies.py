@@ -7,7 +7,7 @@ from neuron_opsd.text.answers import map_answer_back
 from neuron_opsd.text.reading import Reading, read_answer
 
 # Raise it when `read_answer` reads some reply otherwise than before. Stored samples of older versions are read again by
-# `neuron-opsd evaluate`; what a model was trained on stays as it was.
+# `neuron-opsd evaluate`. What a model was trained on stays as it was.
 READER_VERSION = 6
 
 
@@ -19,7 +19,7 @@ def read_reply(
     prompts: PromptSettings,
     finish_reason: str,
 ) -> Reading:
-    """Read a reply to a question that showed its `choices` in this order; the letter is one of the original order."""
+    """Read a reply to a question that showed its `choices` in this order. The letter is one of the original order."""
     reading = read_answer(
         reply,
         choices=[choices[i] for i in choice_order],

@@ -81,7 +81,7 @@ def _statement(text: str, pattern: Pattern, match: re.Match[str]) -> Statement:
 
 
 def _until_closed(text: str) -> str:
-    """What stands before the brace that closes; nothing where it was cut."""
+    """What stands before the brace that closes. Nothing where it was cut."""
     depth = 0
     for place, char in enumerate(text):
         depth += {"{": 1, "}": -1}.get(char, 0)
@@ -91,7 +91,7 @@ def _until_closed(text: str) -> str:
 
 
 def first_sentence(piece: str) -> str:
-    """Its first sentence; "E. coli" and "3.5" end none."""
+    """Its first sentence. "E. coli" and "3.5" end none."""
     found = _FIRST_SENTENCE.match(piece)
     return found[0] if found else piece
 

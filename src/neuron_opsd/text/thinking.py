@@ -25,7 +25,7 @@ MARKS = (
 
 
 def strip_thinking(reply: str) -> str:
-    """The reply without its thinking; of a block that was cut before it closed, nothing is left."""
+    """The reply without its thinking. Of a block that was cut before it closed, nothing is left."""
     for opening, closing in MARKS:
         if opening in reply or closing in reply:
             reply = _without_blocks(reply, opening, closing)
@@ -47,13 +47,13 @@ def _without_blocks(reply: str, opening: str, closing: str) -> str:
 
 
 def answer_offset(text: str) -> int:
-    """The character after the last closing mark; 0 where there is none."""
+    """The character after the last closing mark, 0 where there is none."""
     ends = [(text.rfind(closing), len(closing)) for _, closing in MARKS]
     return max((start + length for start, length in ends if start >= 0), default=0)
 
 
 def opened_by(prompt_end: str) -> str:
-    """The mark of a block that the end of a prompt opens and leaves open; empty where there is none."""
+    """The mark of a block that the end of a prompt opens and leaves open. Empty where there is none."""
     left_open = (o for o, c in MARKS if prompt_end.rfind(o) > prompt_end.rfind(c))
     return next(left_open, "")
 

@@ -65,7 +65,7 @@ def is_common(choice: str) -> bool:
 
 
 def mentions(text: str, choices: Sequence[str]) -> list[Mention]:
-    """Where choices stand in a text, in its order; a choice within a longer one ("York" in "New York") is not there."""
+    """Where choices stand in a text, in its order. A choice within a longer one ("York" in "New York") is not there."""
     found: list[Mention] = []
     all_words = words_of(text)
     for with_articles in (True, False):

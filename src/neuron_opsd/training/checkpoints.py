@@ -3,7 +3,7 @@
     training/checkpoint-N/      the Trainer's files, the teacher's weights, the held state, metrics.jsonl up to step N
         checksums.json          sha256 of every file, written last
 
-The Trainer writes into a staging folder; what is whole and on the disk is renamed into place. A checkpoint whose files
+The Trainer writes into a staging folder. What is whole and on the disk is renamed into place. A checkpoint whose files
 are not those of its checksums is named in the log, removed, and the one before is used.
 """
 
@@ -48,7 +48,7 @@ def saving(folder: Path) -> Iterator[None]:
             yield
         except Exception as error:
             # tokenizers raises a plain Exception, torch a RuntimeError as it does for so much else (a process of
-            # `accelerate launch` that is gone, say); an error of any other kind is none of ours to explain
+            # `accelerate launch` that is gone, say). An error of any other kind is none of ours to explain
             is_torchs = isinstance(error, RuntimeError) and re.search(TORCH_CANNOT_WRITE, str(error))
             if not is_torchs and not isinstance(error, SafetensorError) and type(error) is not Exception:
                 raise
@@ -118,7 +118,7 @@ def read_held_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """The optimiser steps behind a checkpoint; 0 where there is none."""
+    """The optimiser steps behind a checkpoint, 0 where there is none."""
     return int(checkpoint.name.split("-")[1]) if checkpoint else 0
 
 
@@ -137,7 +137,7 @@ def publish_checkpoint(staged: Path, folder: Path, *, limit: int | None) -> None
 
 
 def last_complete_checkpoint(folder: Path, *, up_to_step: float = math.inf) -> Path | None:
-    """The newest checkpoint, up to a step, that is whole; damaged ones that are newer are named and removed."""
+    """The newest checkpoint, up to a step, that is whole. Damaged ones that are newer are named and removed."""
     for path in reversed([path for path in _by_step(folder) if step_of(path) <= up_to_step]):
         if not (problem := _problem_of(path)):
             return path
@@ -147,7 +147,7 @@ def last_complete_checkpoint(folder: Path, *, up_to_step: float = math.inf) -> P
 
 
 def _problem_of(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint, in words; empty if nothing is."""
+    """What is wrong with a checkpoint, in words. Empty if nothing is."""
     try:
         digests = json.loads((checkpoint / CHECKSUMS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -9,7 +9,7 @@ from typing import Any
 
 from neuron_opsd.store.files import explain_disk_errors, open_to_append, write_atomically
 
-# Summed over a logging interval; every other figure is a mean over its steps.
+# Summed over a logging interval. Every other figure is a mean over its steps.
 COUNTS = ("num_completion_tokens", "num_loss_tokens")
 
 
@@ -38,7 +38,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
 class MetricsFile:
     """metrics.jsonl. Resuming goes on from the rows that the checkpoint holds, whatever became of the file.
 
-    Every process holds the rows; one writes them.
+    Every process holds the rows. One writes them.
     """
 
     def __init__(self, path: Path, *, checkpoint: Path | None, is_writer: bool = True) -> None:

@@ -14,7 +14,7 @@ from neuron_opsd.config import TrainingSettings
 from neuron_opsd.text.answers import Vote, answers_match
 from neuron_opsd.training.items import TrainingItem, is_settled
 
-# The teacher's prompt for an item, given the ids of a completion to show; None where it cannot be shown.
+# The teacher's prompt for an item, given the ids of a completion to show. None where it cannot be shown.
 GroupPrompt = Callable[[TrainingItem, Sequence[int]], tuple[int, ...] | None]
 
 
@@ -31,7 +31,7 @@ def read_own_group(
         items: This process's completions of one step.
         answers: The answer of each, by place.
         votes: Of whole groups, which processes may share.
-        make_prompt: Shows one completion; the first of a group that it can show is shown to all of the group.
+        make_prompt: Shows one completion. The first of a group that it can show is shown to all of the group.
         settings: `training.*`.
     """
     n = settings.num_rollouts

@@ -3,7 +3,7 @@
 Each rail compares the mean of a figure over the last `window_steps` rows of metrics.jsonl with its mean over the first
 `baseline_steps`. Published runs of on-policy self-distillation collapsed this way: answers that shrink or never end,
 entropy that vanishes, answers that can no longer be read. The thresholds are heuristics of ours, wide enough that a run
-that goes well does not meet them; they are settings (`training.guard_rails.*`).
+that goes well does not meet them. They are settings (`training.guard_rails.*`).
 
 `find_stop` is a pure function of the rows, so a resumed run decides as an uninterrupted one.
 """
@@ -104,7 +104,7 @@ def limits(rows: Sequence[Row], settings: GuardRailSettings) -> dict[str, list[f
 
 
 def bounds(rail: Rail, before: float, limit: float) -> tuple[float | None, float | None]:
-    """Lowest and highest value that a figure may have; None where that side is free."""
+    """Lowest and highest value that a figure may have. None where that side is free."""
     if rail.kind == "rise":
         return None, before + limit
     if rail.kind == "fall":
@@ -132,7 +132,7 @@ def _mean(rows: Sequence[Row], name: str) -> float | None:
 
 
 def _step_before(rows: Sequence[Row], count: int) -> int:
-    """The step of the last row before the last `count`; 0 where there is none."""
+    """The step of the last row before the last `count`, 0 where there is none."""
     return rows[-count - 1]["step"] if len(rows) > count else 0
 
 

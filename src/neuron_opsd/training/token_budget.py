@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def tokens_left(max_tokens: int | None, num_generated_before: int) -> int | None:
-    """What training may take once the stages before it are paid for; None without a budget.
+    """What training may take once the stages before it are paid for. None without a budget.
 
     Raises:
         DataError: nothing.

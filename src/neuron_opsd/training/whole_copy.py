@@ -1,9 +1,9 @@
 """One whole copy of a sharded student in every process (FSDP, ZeRO-3), for what shards are bad at.
 
 Sampling and teacher scoring make other numbers of forward passes in each process, while every pass through sharded
-weights needs all processes at once. So the student is copied before it is sharded; sampling, the teacher and publishing
+weights needs all processes at once. So the student is copied before it is sharded. Sampling, the teacher and publishing
 use the copy, and after each optimiser step it takes the trained weights from the shards. The price is one more copy of
-the weights in each process; gradients, optimiser and the student's own weights stay sharded.
+the weights in each process. Gradients, optimiser and the student's own weights stay sharded.
 """
 
 import copy
