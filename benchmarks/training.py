@@ -36,10 +36,11 @@ from neuron_opsd.model.load import load_model
 from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED
+from neuron_opsd.model.trainable import trainable
 from neuron_opsd.model.unembedding import logits_from_hidden
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
-from neuron_opsd.training.train import trainable, training_arguments
+from neuron_opsd.training.train import training_arguments
 
 Step = Callable[[], object]
 NUM_ROLLOUTS = 4

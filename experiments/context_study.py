@@ -43,8 +43,8 @@ from studies import (
 )
 
 from neuron_opsd.config import ContextSettings, ModelSettings, NeuronSettings, PromptSettings
-from neuron_opsd.contexts.build import reply_givers
 from neuron_opsd.contexts.neighbours import find_neighbours
+from neuron_opsd.contexts.replies import reply_givers
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.evaluation.calibration import ece

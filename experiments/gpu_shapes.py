@@ -36,12 +36,13 @@ from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.option_scores import reply_log_probs
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED
+from neuron_opsd.model.trainable import trainable
 from neuron_opsd.model.unembedding import backbone
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import Rollout
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
-from neuron_opsd.training.train import trainable, training_arguments
+from neuron_opsd.training.train import training_arguments
 
 QWEN3 = {
     "vocab_size": 151_936, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,

@@ -79,7 +79,6 @@ def main() -> None:
         base_config=load_model_config(MODEL),
         prompts=held_out,
         num_held_out=len(held_out),
-        model_card=lambda published: "A model of experiments/published_model.py.",
     )
     print("published:", summary)
     forms["as published"] = load_model(MODEL, name=str(arguments.folder / "model"))[0]

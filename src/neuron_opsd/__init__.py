@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
     from neuron_opsd.rollouts.pseudo_label import vote
     from neuron_opsd.rollouts.sample import sample_rollouts
-    from neuron_opsd.run.session import Workbench
+    from neuron_opsd.run.session import Run
     from neuron_opsd.selection.select import select_questions
     from neuron_opsd.store.run_folder import RunFolder
 
@@ -45,11 +45,11 @@ __all__ = [
     "NeuronSets",
     "Question",
     "Rollout",
+    "Run",
     "RunFolder",
     "RunFolderError",
     "SelectedQuestion",
     "TeacherContext",
-    "Workbench",
     "build_contexts",
     "capture_neurons",
     "load_config",
@@ -80,7 +80,7 @@ _MODULES = {
     "store.run_folder": ("RunFolder",),
     "selection.select": ("select_questions",),
     "contexts.build": ("build_contexts",),
-    "run.session": ("Workbench",),
+    "run.session": ("Run",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -196,18 +196,18 @@ def _run_stages(
     runner: "Runner | None" = None,
 ) -> None:
     from neuron_opsd.pipeline import STAGES, run_stages
-    from neuron_opsd.run.session import Workbench
+    from neuron_opsd.run.session import Run
 
     quieten_libraries()
     _refuse_several_processes(until)
     with folder.locked() if processes.is_main() else nullcontext():
         if config is not None and processes.is_main():
             folder.write_config(config)
-        bench = Workbench(folder, runner=runner)
+        session = Run(folder, runner=runner)
         if only:
-            STAGES[until](bench)
+            STAGES[until](session)
         else:
-            run_stages(bench, until=until, stop_if_unlikely=stop_if_unlikely)
+            run_stages(session, until=until, stop_if_unlikely=stop_if_unlikely)
     processes.leave()
     if until == "preflight":
         print_preflight(folder)
@@ -248,11 +248,11 @@ def _sharded_command(name: str, text: str) -> None:
 
 def _make_shares(folder: RunFolder, name: str, share: tuple[int, int], runner: "Runner") -> None:
     from neuron_opsd.pipeline import make_shares
-    from neuron_opsd.run.session import Workbench
+    from neuron_opsd.run.session import Run
 
     quieten_libraries()
     with folder.locked(shared=True):
-        make_shares(Workbench(folder, runner=runner), name, *share)
+        make_shares(Run(folder, runner=runner), name, *share)
 
 
 def _parse_share(text: str) -> tuple[int, int]:

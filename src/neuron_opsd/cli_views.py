@@ -78,11 +78,12 @@ def show(
     question_id: Annotated[str, typer.Argument(help="A selected question. See contexts/records.jsonl.")],
 ) -> None:
     """Print exactly what student and teacher read for one question."""
-    from neuron_opsd.run.session import Workbench
+    from neuron_opsd.contexts.prompts import show_prompts
+    from neuron_opsd.run.session import Run
 
     folder = RunFolder.open(run)
     quieten_libraries()
-    shown = Workbench(folder).show(question_id)
+    shown = show_prompts(Run(folder), question_id)
     for role in ("student", "teacher"):
         show_text(
             f"=== {role} prompt, {shown[f'num_{role}_prompt_tokens']} tokens ===\n{shown[f'{role}_prompt']}"
@@ -112,11 +113,11 @@ def harness(
 
         say(harness_of_cells(run, tasks=tasks))
         return
-    from neuron_opsd.run.session import Workbench
+    from neuron_opsd.run.session import Run
 
     folder = RunFolder.open(run)
     with folder.locked():
-        for line in describe(run_harness(Workbench(folder), tasks=tasks)):
+        for line in describe(run_harness(Run(folder), tasks=tasks)):
             say(line)
 
 
@@ -215,11 +216,11 @@ def export(
 ) -> None:
     """Write the selected questions and their teacher contexts for another trainer."""
     from neuron_opsd.commands.export import export as write
-    from neuron_opsd.run.session import Workbench
+    from neuron_opsd.run.session import Run
 
     folder = RunFolder.open(run)
     quieten_libraries()
-    count = write(Workbench(folder), format_name=format_name, output=output)
+    count = write(Run(folder), format_name=format_name, output=output)
     say(f"{count} questions: {output}")
 
 

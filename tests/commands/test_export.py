@@ -14,7 +14,8 @@ from end_to_end.conftest import question_files, tiny_model_folder  # noqa: F401
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.cli import app
 from neuron_opsd.commands.export import context_text
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.contexts.prompts import both_messages
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
 
 STUDENT = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]
@@ -52,10 +53,10 @@ def test_all_three_formats(run, tmp_path):
     for name, file in files.items():
         done = CliRunner().invoke(app, ["export", str(run), "--format", name, "--output", str(file)])
         assert done.exit_code == 0, done.output
-    bench = Workbench(RunFolder.open(run))
-    ids = bench.selected_ids()
-    student, teacher = bench.both_messages(ids[0], (0, 1, 2, 3))
-    reply = bench.context(ids[0]).demonstrations[0].reply.strip()
+    session = Run(RunFolder.open(run))
+    ids = session.records.selected_ids()
+    student, teacher = both_messages(session, ids[0], (0, 1, 2, 3))
+    reply = session.records.context(ids[0]).demonstrations[0].reply.strip()
 
     trl = [json.loads(line) for line in files["trl"].read_text().splitlines()]
     assert [row["question_id"] for row in trl] == ids
@@ -114,8 +115,8 @@ def test_verl_and_ms_swift_read_theirs(run, tmp_path):
             app, ["export", str(run), "--format", name, "--output", str(tmp_path / file)]
         )
         assert done.exit_code == 0, done.output
-    bench = Workbench(RunFolder.open(run))
-    student, _ = bench.both_messages(bench.selected_ids()[0], (0, 1, 2, 3))
+    session = Run(RunFolder.open(run))
+    student, _ = both_messages(session, session.records.selected_ids()[0], (0, 1, 2, 3))
     command = [sys.executable, str(Path(__file__).parents[1] / "peers_read.py"), str(peers), str(tmp_path)]
     done = subprocess.run(command, input=json.dumps(student), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

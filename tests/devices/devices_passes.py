@@ -13,11 +13,12 @@ from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.base_kl import keep_states, kl_from_base
 from neuron_opsd.model.option_scores import reply_log_probs
 from neuron_opsd.model.teacher_weights import TeacherWeights
+from neuron_opsd.model.trainable import trainable
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import NeuronSets, Rollout
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
-from neuron_opsd.training.train import trainable, training_arguments
+from neuron_opsd.training.train import training_arguments
 
 TOKENIZER = build_tiny_tokenizer()
 CPU = torch.device("cpu")

@@ -17,16 +17,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from end_to_end.conftest import command_for, write_questions
 from end_to_end.test_pipeline import run
 from neuron_opsd.config import NeuronSettings
+from neuron_opsd.contexts.prompts import both_messages
 from neuron_opsd.engines.base import Request, sampling_of
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.load import end_token_ids
 from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.preflight.stage import prompt_pairs
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets, PreflightItem, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.run.inputs import preflight_sampling
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.training.prompts import TrainingPrompts
 
 GOLD = "ABCD"
 SETTINGS = [
@@ -145,15 +148,15 @@ def test_results_tell_before_from_after(made: Path) -> None:
 
 
 def test_a_stage_draws_by_its_own_settings_and_seeds(made: Path, lettered_model_folder: Path) -> None:
-    bench = Workbench(RunFolder.open(made))
-    config, general = bench.config, bench.config.evaluation.for_general()
-    engine = HFEngine(plain_model(lettered_model_folder), bench.tokenizer)
+    session = Run(RunFolder.open(made))
+    config, general = session.config, session.config.evaluation.for_general()
+    engine = HFEngine(plain_model(lettered_model_folder), session.models.tokenizer)
     for stage, purpose, settings, count in (
         ("rollouts", "rollouts", config.rollouts, config.rollouts.num_rollouts),
         ("evaluation/base", "evaluation", config.evaluation, config.evaluation.num_samples),
         ("evaluation/general_base", "general", general, general.num_samples),
     ):
-        rollouts = bench.folder.stage(stage).read(Rollout)
+        rollouts = session.folder.stage(stage).read(Rollout)
         requests = [
             Request(
                 prompt_ids=rollout.prompt_ids,
@@ -191,7 +194,7 @@ def test_training_draws_from_the_selection_alone(made: Path) -> None:
         for record in RunFolder(made).stage("selection").read(SelectedQuestion)
         if record.selected
     }
-    items = Workbench(RunFolder.open(made)).training_items(40)
+    items = TrainingPrompts(Run(RunFolder.open(made))).items(40)
     assert {items[place].question_id for place in range(40)} == selected
     assert len({items[place].seed for place in range(40)}) == 40
 
@@ -201,7 +204,7 @@ def test_a_students_prompt_is_bare_and_a_teachers_has_its_context(made: Path) ->
     questions = {question.question_id: question for question in folder.stage("questions").read(Question)}
     contexts = {context.question_id: context for context in folder.stage("contexts").read(TeacherContext)}
     tokenizer = AutoTokenizer.from_pretrained(made / "model")
-    items = Workbench(folder).training_items(8)
+    items = TrainingPrompts(Run(folder)).items(8)
     for item in (items[place] for place in range(8)):
         student, teacher = (tokenizer.decode(ids) for ids in (item.student_ids, item.teacher_ids))
         asked = [questions[shown.question_id].question for shown in contexts[item.question_id].demonstrations]
@@ -270,7 +273,7 @@ def test_the_preflight_scores_the_student_bare_and_the_teacher_with_its_context(
     folder = RunFolder.open(made)
     model = plain_model(lettered_model_folder)
     pairs = {}
-    for pair in Workbench(folder).preflight_pairs():
+    for pair in prompt_pairs(Run(folder)):
         pairs.setdefault(pair.question_id, pair)  # the first sample is scored
     tokenizer = AutoTokenizer.from_pretrained(lettered_model_folder)
     items = [
@@ -296,47 +299,49 @@ def test_both_roles_answer_the_preflight_with_what_they_read(
     command: list[str], tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run([*command, "--output", str(tmp_path / "run"), "--until", "preflight"], monkeypatch) == 0
-    bench = Workbench(RunFolder.open(tmp_path / "run"))
-    engine = HFEngine(plain_model(tiny_model_folder), bench.tokenizer)
-    first = {pair.question_id: pair for pair in reversed(bench.preflight_pairs())}
-    for item in bench.folder.stage("preflight").read(PreflightItem):
+    session = Run(RunFolder.open(tmp_path / "run"))
+    engine = HFEngine(plain_model(tiny_model_folder), session.models.tokenizer)
+    first = {pair.question_id: pair for pair in reversed(prompt_pairs(session))}
+    for item in session.folder.stage("preflight").read(PreflightItem):
         pair = first[item.question_id]
         requests = [
             Request(prompt_ids=ids, seeds=(pair.seed,)) for ids in (pair.student_ids, pair.teacher_ids)
         ]
-        done = dict(engine.generate(requests, preflight_sampling(bench.config)))
-        student, teacher = (bench.encoder().decode_reply(done[i][0].token_ids) for i in (0, 1))
+        done = dict(engine.generate(requests, preflight_sampling(session.config)))
+        student, teacher = (session.models.encoder().decode_reply(done[i][0].token_ids) for i in (0, 1))
         assert (item.student_reply, item.teacher_reply) == (student, teacher)
         assert student != teacher  # or another prompt would not show
 
 
 def test_samples_of_the_trained_model_depend_on_its_files(made: Path, lettered_model_folder: Path) -> None:
-    inputs = Workbench(RunFolder.open(made)).inputs
+    inputs = Run(RunFolder.open(made)).inputs
     for role, folder in (("base", lettered_model_folder), ("trained", made / "model")):
         for stage in (f"evaluation/{role}", f"evaluation/general_{role}"):
             assert inputs.of(stage)["model"]["files"] == model_fingerprint(str(folder))
 
 
 def test_held_out_prompts_without_room_give_way_to_others(made: Path) -> None:
-    bench = Workbench(RunFolder.open(made))
+    session = Run(RunFolder.open(made))
     used = {
         tuple(
-            bench.encoder().encode(
-                bench.both_messages(name, tuple(range(len(bench.questions_by_id[name].choices))), ())[0]
+            session.models.encoder().encode(
+                both_messages(
+                    session, name, tuple(range(len(session.records.questions_by_id[name].choices))), ()
+                )[0]
             )
         )
-        for name in bench.training_ids()
+        for name in session.records.training_ids()
     }
-    num_held_out, everyone = bench.held_out_prompts(99, max_tokens=None)
+    num_held_out, everyone = TrainingPrompts(session).held_out(99, max_tokens=None)
     assert [ids in used for ids in everyone] == [False] * num_held_out + [True] * len(used)
     limit = len(everyone[0]) - 1
     fitting = [ids for ids in everyone if len(ids) <= limit]
-    assert bench.held_out_prompts(99, max_tokens=limit)[1] == fitting
-    assert bench.held_out_prompts(3, max_tokens=limit) == (
+    assert TrainingPrompts(session).held_out(99, max_tokens=limit)[1] == fitting
+    assert TrainingPrompts(session).held_out(3, max_tokens=limit) == (
         sum(ids not in used for ids in fitting[:3]),
         fitting[:3],
     )
-    assert bench.held_out_prompts(3, max_tokens=1) == (0, [])
+    assert TrainingPrompts(session).held_out(3, max_tokens=1) == (0, [])
 
 
 def test_the_published_model_ends_where_the_base_ends(made: Path, lettered_model_folder: Path) -> None:
@@ -350,18 +355,21 @@ def test_the_published_model_ends_where_the_base_ends(made: Path, lettered_model
 
 def test_a_letter_stands_for_the_choice_that_was_shown_beside_it(made: Path) -> None:
     folder = RunFolder.open(made)
-    bench = Workbench(folder)
+    session = Run(folder)
     questions = {question.question_id: question for question in folder.stage("questions").read(Question)}
     tokenizer = AutoTokenizer.from_pretrained(made / "model")
     letter = tuple(tokenizer.encode("B"))
-    items = bench.training_items(24)
+    items = TrainingPrompts(session).items(24)
     meant = defaultdict(set)
     for place in range(24):
         item = items[place]
         shown = re.search(r"^B\. (\d+)$", tokenizer.decode(item.student_ids), re.MULTILINE)
         assert shown
         own = GOLD[questions[item.question_id].choices.index(shown[1])]
-        assert bench.read_answer(replace(item, completion_ids=letter, finish_reason="stop")) == own
+        assert (
+            TrainingPrompts(session).read_answer(replace(item, completion_ids=letter, finish_reason="stop"))
+            == own
+        )
         meant[item.question_id].add(own)
     assert any(len(letters) > 1 for letters in meant.values())  # each group has an order of its own
 

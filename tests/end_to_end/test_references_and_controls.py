@@ -12,10 +12,10 @@ from end_to_end.tiny_run import SMALL
 from neuron_opsd.commands.export import export
 from neuron_opsd.config import list_recipes, load_config
 from neuron_opsd.config.graph import TRAINED_FROM
-from neuron_opsd.demonstrations import demonstrating_replies
+from neuron_opsd.contexts.replies import demonstrating_replies
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.run.inputs import StageInputs
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
 
 
@@ -87,7 +87,7 @@ def test_permuted_replies_keep_their_distribution_and_lose_their_question(made) 
 
 
 def records_of_ring(folder: Path) -> list[str]:
-    from neuron_opsd.contexts.build import permuted_replies
+    from neuron_opsd.contexts.replies import permuted_replies
 
     rollouts = {r.question_id: r for r in stage_rollouts(folder, "rollouts")}
     permuted = permuted_replies(rollouts, seed=0)
@@ -315,7 +315,7 @@ def test_what_takes_no_vote_takes_any_question(
 def test_what_has_no_contexts_is_not_exported(made, recipe: str, reason: str, tmp_path: Path) -> None:
     folder = made(recipe, "selection.fraction=1.0", until="questions")
     with pytest.raises(ConfigError, match=reason):
-        export(Workbench(RunFolder.open(folder)), format_name="trl", output=tmp_path / "x.jsonl")
+        export(Run(RunFolder.open(folder)), format_name="trl", output=tmp_path / "x.jsonl")
 
 
 @pytest.mark.slow
@@ -326,7 +326,7 @@ def test_own_answers_are_exported(made, lettered_model_folder: Path, tmp_path: P
         "rollouts.shuffle_choices=false",
         *one_letter(lettered_model_folder),
     )
-    count = export(Workbench(RunFolder.open(folder)), format_name="trl", output=tmp_path / "x.jsonl")
+    count = export(Run(RunFolder.open(folder)), format_name="trl", output=tmp_path / "x.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     replies = {row["question_id"]: row["demonstrations"][0]["reply"] for row in records(folder, "contexts")}
     assert count == len(rows) == len(replies)
@@ -354,17 +354,17 @@ def test_a_pool_without_a_usable_reply_is_named(
 @pytest.mark.parametrize("replies", ["own", "permuted"])
 def test_only_usable_replies_demonstrate(made, monkeypatch: pytest.MonkeyPatch, replies: str) -> None:
     folder = made("neuron_opsd", f"contexts.replies={replies}", until="select")
-    bench = Workbench(RunFolder.open(folder))
-    rollouts = list(bench.first_rollouts().values())
+    session = Run(RunFolder.open(folder))
+    rollouts = list(session.records.first_rollouts().values())
     assert not any(rollout.is_usable for rollout in rollouts)
     given = [replace(r, finish_reason="stop", answer="A") if i % 2 else r for i, r in enumerate(rollouts)]
-    monkeypatch.setattr(bench, "first_rollouts", lambda: {r.question_id: r for r in given})
+    monkeypatch.setattr(session.records, "first_rollouts", lambda: {r.question_id: r for r in given})
     usable = {r.question_id for r in given if r.is_usable}
-    assert demonstrating_replies(bench).keys() == {r.question_id for r in given}
-    bench.config = bench.config.model_copy(
-        update={"contexts": bench.config.contexts.model_copy(update={"usable_only": True})}
+    assert demonstrating_replies(session).keys() == {r.question_id for r in given}
+    session.config = session.config.model_copy(
+        update={"contexts": session.config.contexts.model_copy(update={"usable_only": True})}
     )
-    found = demonstrating_replies(bench)
+    found = demonstrating_replies(session)
     assert found.keys() == usable
     assert {rollout.reply for rollout in found.values()} <= {r.reply for r in given if r.is_usable}
 

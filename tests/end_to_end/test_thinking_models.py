@@ -12,9 +12,10 @@ from end_to_end.conftest import command_for
 from end_to_end.test_pipeline import run
 from helpers import SMOLLM3
 from neuron_opsd.config import load_config
+from neuron_opsd.contexts.prompts import show_prompts
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.records import NeuronSets, Rollout, TeacherContext
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
 
 
@@ -30,8 +31,8 @@ def test_every_stage(lettered_model_folder, question_files, tmp_path, monkeypatc
     command = command_for(lettered_model_folder, *question_files)
     given = [f"model.chat_template={file}", "--output", str(folder)]
     assert run([*command, *given], monkeypatch) == 0
-    bench = Workbench(RunFolder.open(folder))
-    assert bench.encoder().thinks()
+    session = Run(RunFolder.open(folder))
+    assert session.models.encoder().thinks()
 
     verdict = json.loads((folder / "preflight" / "verdict.json").read_text())
     names = {entry["name"]: entry for entry in verdict["measures"]}
@@ -40,11 +41,11 @@ def test_every_stage(lettered_model_folder, question_files, tmp_path, monkeypatc
     assert 0 < names["length_ratio"]["student"] <= 4
     assert "2607.05184" in (folder / "report.html").read_text()
 
-    rollouts = {r.question_id: r for r in bench.folder.stage("rollouts").read(Rollout)}
-    sets = bench.folder.stage("neurons").read(NeuronSets)
+    rollouts = {r.question_id: r for r in session.folder.stage("rollouts").read(Rollout)}
+    sets = session.folder.stage("neurons").read(NeuronSets)
     assert all(item.num_completion_tokens == len(rollouts[item.question_id].completion_ids) for item in sets)
-    for context in bench.folder.stage("contexts").read(TeacherContext):
-        shown = bench.show(context.question_id)["teacher_prompt"]
+    for context in session.folder.stage("contexts").read(TeacherContext):
+        shown = show_prompts(session, context.question_id)["teacher_prompt"]
         assert shown.count("<|im_start|>assistant") == len(context.demonstrations) + 1
         after_system = shown.partition("<|im_start|>user")[2]
         assert "<think>" not in after_system  # no thinking in demonstrations, no block left open

@@ -12,7 +12,7 @@ from neuron_opsd.engines import choose, vllm
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.errors import ConfigError, EngineError
 from neuron_opsd.run.runners import ProcessRunner
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=2)
@@ -139,8 +139,8 @@ def test_several_gpus_for_one_model_are_refused_in_workers_that_have_one(tmp_pat
     with pytest.raises(
         ConfigError, match=r"engine.tensor_parallel is 2.* CUDA_VISIBLE_DEVICES=.*--shards K/N"
     ):
-        Workbench(folder, runner=ProcessRunner(2))
-    Workbench(folder)
+        Run(folder, runner=ProcessRunner(2))
+    Run(folder)
 
 
 def test_a_server_is_refused_for_training_all_weights_before_any_work(tmp_path):

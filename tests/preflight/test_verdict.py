@@ -7,9 +7,8 @@ from neuron_opsd.preflight.verdict import (
     UNLIKELY,
     flips_by_chance,
     judge,
-    same_template_share,
 )
-from neuron_opsd.records import Demonstration, PreflightItem, Question, TeacherContext
+from neuron_opsd.records import PreflightItem
 from neuron_opsd.results import PreflightVerdict
 from neuron_opsd.statistics import Correlation
 
@@ -121,23 +120,6 @@ def test_flips_by_chance() -> None:
     # AA against BB: a deal flips unless both halves are A, B in the same order: first answers decide ties.
     shares = flips_by_chance([item(i, student="AA", teacher="BB") for i in range(50)], seed=0)
     assert shares.mean() == pytest.approx(2 / 3, abs=0.03)  # AABB BBAA flip; of ABAB ABBA BABA BAAB two do
-
-
-def test_same_template_share() -> None:
-    texts = {"a": "What is the mass of 3 kg?", "b": "What is the mass of 7 kg?", "c": "Who wrote Hamlet?"}
-    questions = {key: Question(question_id=key, domain="d", question=text) for key, text in texts.items()}
-    shown = tuple(
-        Demonstration(question_id=key, choice_order=(), reply="x", distance=0.5) for key in ("b", "c")
-    )
-    context = TeacherContext(
-        question_id="a",
-        demonstrations=shown,
-        num_demonstrations_dropped=0,
-        num_student_prompt_tokens=1,
-        num_teacher_prompt_tokens=2,
-    )
-    assert same_template_share([context], questions, lambda text: text.split()[0]) == 0.5
-    assert same_template_share([], questions, str) is None
 
 
 def test_a_teacher_that_cannot_be_read_is_not_worth_learning_from() -> None:

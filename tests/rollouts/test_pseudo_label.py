@@ -1,5 +1,6 @@
 from neuron_opsd.records import Rollout
-from neuron_opsd.rollouts.pseudo_label import agreeing_rollouts, likeliest_agreeing, vote
+from neuron_opsd.rollouts.pseudo_label import agreeing_rollouts, likeliest_agreeing, vote, votes_of_groups
+from neuron_opsd.text.answers import Vote
 
 
 def rollout(question: str, index: int, answer: str | None, *log_probs: float) -> Rollout:
@@ -33,3 +34,10 @@ def test_the_likeliest_rollout_of_the_majority() -> None:
     assert [r.rollout_index for r in agreeing_rollouts(ROLLOUTS)["sum"]] == [1, 2]
     chosen = likeliest_agreeing(ROLLOUTS)
     assert {name: r.rollout_index for name, r in chosen.items()} == {"sum": 2, "tied": 0}
+
+
+def test_votes_are_over_whole_groups_in_the_order_of_places() -> None:
+    given = [(1, 5, "B"), (0, 0, "A"), (1, 3, None), (0, 1, "B"), (0, 2, "B"), (1, 4, None)]
+    votes = votes_of_groups(given)
+    assert votes == {1: Vote("B", 1, 3), 0: Vote("B", 2, 3)}
+    assert votes_of_groups([(0, 1, "B"), (0, 0, "A")])[0].answer == "A"  # of tied answers the first sampled

@@ -34,7 +34,6 @@ from neuron_opsd.training.items import (
     loss_places,
     micro_batches,
     padding_fraction,
-    votes_of_groups,
 )
 
 
@@ -48,13 +47,6 @@ class CountingEngine(HFEngine):
     def generate(self, requests, sampling):
         self.asked = [*getattr(self, "asked", []), list(requests)]
         return super().generate(requests, sampling)
-
-
-def test_votes_are_over_whole_groups_in_the_order_of_places():
-    pairs = [(5, "B"), (0, "A"), (3, None), (1, "B"), (2, "B"), (4, None)]
-    votes = votes_of_groups(pairs, 3)
-    assert votes == {0: Vote("B", 2, 3), 1: Vote("B", 1, 3)}
-    assert votes_of_groups([(1, "B"), (0, "A")], 2)[0].answer == "A"  # of tied answers the first sampled
 
 
 def test_disagreeing_completions_alone_carry_loss():

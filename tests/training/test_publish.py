@@ -19,10 +19,10 @@ from helpers import build_tiny_model
 from neuron_opsd.config import ModelSettings, TrainingSettings, load_config
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.load import load_model
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.model.trainable import trainable
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.training.publish import _has_room, publish
-from neuron_opsd.training.train import trainable
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 PROMPTS = [(5, 6, 7), (8, 9, 10, 11)]
@@ -49,7 +49,6 @@ def published(student, folder, base_folder, *, save="merged", prompts=PROMPTS, *
         base_config=AutoConfig.from_pretrained(base_folder),
         prompts=prompts,
         num_held_out=2,
-        model_card=lambda published: f"a card: {published['dtype']}",
         **options,
     )
 
@@ -79,7 +78,6 @@ def test_what_a_bfloat16_student_learned_is_in_the_model_that_is_evaluated(tmp_p
     assert summary["kept_fraction"] > 0.9999
     assert 0 <= summary["kl_lost"] < 1e-4 * summary["kl_learned"]
     assert (summary["num_prompts"], summary["num_held_out"]) == (2, 2)
-    assert (tmp_path / "model" / "README.md").read_text() == "a card: float32"
     ours, _ = load_model(ModelSettings(name=str(base_folder), dtype="bfloat16"), name=str(tmp_path / "model"))
     assert ours.dtype == torch.float32  # what evaluation reads, whatever model.dtype is
     torch.testing.assert_close(logits(ours), expected, rtol=1e-4, atol=1e-4)
@@ -239,25 +237,25 @@ def test_float16_is_refused_for_training(method):
 
 
 def test_the_student_is_freed_before_the_trained_model_is_loaded(tmp_path, base_folder):
-    """A trainer and its student refer to one another: the workbench collects them when it loads the next model."""
-    bench = workbench(tmp_path, base_folder)
-    trained = tiny_train(tmp_path / "run", steps=1, model=bench.take_base_model()[0], method="lora")
+    """A trainer and its student refer to one another: the run collects them when it loads the next model."""
+    run = run_of(tmp_path, base_folder)
+    trained = tiny_train(tmp_path / "run", steps=1, model=run.models.take_base()[0], method="lora")
     weights = [weakref.ref(parameter) for parameter in trained.student.parameters()]
     published(trained.student, tmp_path / "model", base_folder)
     del trained
-    gc.disable()  # what is freed is freed by the workbench, not by chance
+    gc.disable()  # what is freed is freed by the run, not by chance
     try:
-        bench.model(str(tmp_path / "model"))
+        run.models.named(str(tmp_path / "model"))
         assert [ref for ref in weights if ref() is not None] == []
     finally:
         gc.enable()
 
 
-def workbench(tmp_path, base_folder) -> Workbench:
+def run_of(tmp_path, base_folder) -> Run:
     values = {"model.name": str(base_folder), "questions.path": "pool.jsonl", "model.device": "cpu"}
     folder = RunFolder.create(tmp_path / "bench")
     folder.write_config(load_config("neuron_opsd", values=values))
-    return Workbench(folder)
+    return Run(folder)
 
 
 def test_a_model_object_without_a_name_is_trained(tmp_path):

@@ -16,15 +16,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from neuron_opsd.contexts.prompts import both_messages
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.files import explain_disk_errors, write_atomically
 from neuron_opsd.text.prompts import Message
 
 Row = dict[str, Any]
 
 
-def export(bench: Workbench, *, format_name: str, output: Path) -> int:
+def export(run: Run, *, format_name: str, output: Path) -> int:
     """Write every question that training uses, the selected ones best first; returns how many.
 
     Raises:
@@ -41,24 +42,24 @@ def export(bench: Workbench, *, format_name: str, output: Path) -> int:
         raise ConfigError(
             f"--output is {output}, which is not a regular file. Name a new file, or one to replace."
         )
-    _check_has_contexts(bench)
+    _check_has_contexts(run)
     make_row, write = FORMATS[format_name]
-    rows = [make_row(bench, question_id) for question_id in bench.training_ids()]
+    rows = [make_row(run, question_id) for question_id in run.records.training_ids()]
     with explain_disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, lambda path: write(path, rows))
     return len(rows)
 
 
-def _check_has_contexts(bench: Workbench) -> None:
-    if "contexts" in bench.inputs.made:
+def _check_has_contexts(run: Run) -> None:
+    if "contexts" in run.inputs.made:
         return
-    config = bench.config
+    config = run.config
     reason = f"training.objective is {config.training.objective}, which has no teacher"
     if config.training.is_distillation:
         reason = "contexts.retrieval is own_group, whose contexts are sampled at each step of training"
     raise ConfigError(
-        f"{bench.folder.path} is a run of the recipe {config.recipe}: {reason}. There are no contexts to "
+        f"{run.folder.path} is a run of the recipe {config.recipe}: {reason}. There are no contexts to "
         "export. Export a run that makes them before training, such as one of neuron_opsd or canon."
     )
 
@@ -74,8 +75,8 @@ def context_text(student: list[Message], teacher: list[Message]) -> str:
     return "\n\n".join(parts)
 
 
-def _trl_row(bench: Workbench, question_id: str) -> Row:
-    student, teacher = _messages(bench, question_id)
+def _trl_row(run: Run, question_id: str) -> Row:
+    student, teacher = _messages(run, question_id)
     return {
         "prompt": student,
         "privileged_context": context_text(student, teacher),
@@ -83,8 +84,8 @@ def _trl_row(bench: Workbench, question_id: str) -> Row:
     }
 
 
-def _swift_row(bench: Workbench, question_id: str) -> Row:
-    student, teacher = _messages(bench, question_id)
+def _swift_row(run: Run, question_id: str) -> Row:
+    student, teacher = _messages(run, question_id)
     question = student[-1]["content"]
     return {
         "messages": student,
@@ -93,21 +94,21 @@ def _swift_row(bench: Workbench, question_id: str) -> Row:
     }
 
 
-def _verl_row(bench: Workbench, question_id: str) -> Row:
-    student, teacher = _messages(bench, question_id)
+def _verl_row(run: Run, question_id: str) -> Row:
+    student, teacher = _messages(run, question_id)
     return {
-        "data_source": f"neuron_opsd/{bench.questions_by_id[question_id].domain}",
+        "data_source": f"neuron_opsd/{run.records.questions_by_id[question_id].domain}",
         "prompt": student,
-        "ability": bench.questions_by_id[question_id].domain,
+        "ability": run.records.questions_by_id[question_id].domain,
         "reward_model": {"style": "rule", "ground_truth": ""},  # verl asks for the field; there is no answer
         "extra_info": {"split": "train", "index": question_id, "teacher_prompt": teacher},
     }
 
 
-def _messages(bench: Workbench, question_id: str) -> tuple[list[Message], list[Message]]:
+def _messages(run: Run, question_id: str) -> tuple[list[Message], list[Message]]:
     """Both roles' messages, the choices in their original order."""
-    order = tuple(range(len(bench.questions_by_id[question_id].choices)))
-    return bench.both_messages(question_id, order)
+    order = tuple(range(len(run.records.questions_by_id[question_id].choices)))
+    return both_messages(run, question_id, order)
 
 
 def _write_json_lines(path: Path, rows: Iterable[Row]) -> None:
@@ -119,7 +120,7 @@ def _write_parquet(path: Path, rows: list[Row]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-FORMATS: dict[str, tuple[Callable[[Workbench, str], Row], Callable[[Path, list[Row]], None]]] = {
+FORMATS: dict[str, tuple[Callable[[Run, str], Row], Callable[[Path, list[Row]], None]]] = {
     "trl": (_trl_row, _write_json_lines),
     "ms-swift": (_swift_row, _write_json_lines),
     "verl": (_verl_row, _write_parquet),

@@ -26,8 +26,8 @@ from neuron_opsd.evaluation.evaluate import gold_answers
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.locate import saved_dtype
 from neuron_opsd.records import Question
-from neuron_opsd.report_stage import make_report
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.report.stage import make_report
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.files import JsonDict, write_text
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS
 from neuron_opsd.store.stage_folder import fingerprint_of, safe_name
@@ -38,13 +38,11 @@ logger = logging.getLogger(__name__)
 FOLDER = "harness"
 
 
-def run_harness(
-    bench: Workbench, *, tasks: Path | None = None, known: dict[str, JsonDict] | None = None
-) -> JsonDict:
+def run_harness(run: Run, *, tasks: Path | None = None, known: dict[str, JsonDict] | None = None) -> JsonDict:
     """Score both models of a finished run, and write its report; what is there of the same model and tasks is kept.
 
     Args:
-        bench: The run.
+        run: The run.
         tasks: A folder of task files; without one they are made of the run's held-out questions.
         known: Scores by fingerprint that runs share, such as the base model's; new ones are added.
 
@@ -56,23 +54,23 @@ def run_harness(
         DataError: no held-out question has a gold answer.
         RunFolderError: the run is not finished.
     """
-    _check(bench, tasks)
-    folder = tasks or write_tasks(bench, bench.folder.path / FOLDER / "tasks")
+    _check(run, tasks)
+    folder = tasks or write_tasks(run, run.folder.path / FOLDER / "tasks")
     known = {} if known is None else known
-    saved = bench.folder.read_result(HARNESS_RESULTS) or {}
+    saved = run.folder.read_result(HARNESS_RESULTS) or {}
     known |= {saved[role]["fingerprint"]: saved[role] for role in ROLES if role in saved}
     version = importlib.metadata.version("lm-eval")
     results: JsonDict = {"lm_eval": version}
-    for role, name in _models(bench).items():
-        dtype = saved_dtype(bench.config.model, name) or bench.config.model.dtype
+    for role, name in _models(run).items():
+        dtype = saved_dtype(run.config.model, name) or run.config.model.dtype
         of = {"tasks": _digest(folder), "model": model_fingerprint(name), "dtype": dtype}
         mark = fingerprint_of({**of, "lm_eval": version})
         if mark not in known:
             logger.info("harness: the %s model on the tasks of %s", role, folder)
-            known[mark] = {"fingerprint": mark, "tasks": _scores(bench, name, folder)}
+            known[mark] = {"fingerprint": mark, "tasks": _scores(run, name, folder)}
         results[role] = known[mark]
-        bench.folder.write_result(HARNESS_RESULTS, results)
-    make_report(bench)
+        run.folder.write_result(HARNESS_RESULTS, results)
+    make_report(run)
     return results
 
 
@@ -92,33 +90,33 @@ def _is_installed() -> bool:
     return importlib.util.find_spec("lm_eval") is not None
 
 
-def _check(bench: Workbench, tasks: Path | None) -> None:
+def _check(run: Run, tasks: Path | None) -> None:
     check_installed()
     if tasks is not None and not [*tasks.rglob("*.yaml"), *tasks.rglob("*.yml")]:
         raise ConfigError(f"--tasks: {tasks} has no task file (*.yaml).")
-    if bench.folder.read_result(RESULTS) is None:
+    if run.folder.read_result(RESULTS) is None:
         raise RunFolderError(
-            f"{bench.folder.path} is not evaluated yet: the harness looks at finished runs. Run it to its end first."
+            f"{run.folder.path} is not evaluated yet: the harness looks at finished runs. Run it to its end first."
         )
 
 
-def _models(bench: Workbench) -> dict[str, str]:
+def _models(run: Run) -> dict[str, str]:
     """The names of base and trained model; a run that trains nothing has the base alone."""
-    trained = {"trained": str(bench.folder.model_folder)}
-    return {"base": bench.config.model.name} | (trained if bench.config.training.trains else {})
+    trained = {"trained": str(run.folder.model_folder)}
+    return {"base": run.config.model.name} | (trained if run.config.training.trains else {})
 
 
-def _scores(bench: Workbench, name: str, folder: Path) -> JsonDict:
+def _scores(run: Run, name: str, folder: Path) -> JsonDict:
     """Scores of one model on every task of a folder, zero-shot, without a chat template (the harness's own way)."""
     # Optional, and its decorators hide its signatures from type checkers.
     lm_eval: Any = importlib.import_module("lm_eval")
     huggingface: Any = importlib.import_module("lm_eval.models.huggingface")
     own_tasks: Any = importlib.import_module("lm_eval.tasks")
-    model = bench.model(name)
+    model = run.models.named(name)
     lm = huggingface.HFLM(
         pretrained=model,
-        tokenizer=bench.tokenizer,
-        batch_size=bench.config.evaluation.batch_size,
+        tokenizer=run.models.tokenizer,
+        batch_size=run.config.evaluation.batch_size,
         device=str(model.device),
     )
     manager = own_tasks.TaskManager(include_path=str(folder), include_defaults=False)
@@ -141,13 +139,13 @@ def _figures(values: JsonDict) -> dict[str, float]:
     }
 
 
-def write_tasks(bench: Workbench, folder: Path) -> Path:
+def write_tasks(run: Run, folder: Path) -> Path:
     """A task for each domain and kind of question, of the held-out questions that have a gold answer.
 
     Raises:
         DataError: none has.
     """
-    asked = gold_answers(bench.test_questions, bench.config.evaluation, bench.config.questions)
+    asked = gold_answers(run.records.test_questions, run.config.evaluation, run.config.questions)
     if not asked:
         raise DataError(
             "No held-out question has a gold answer, so the harness has no task. Give evaluation.answers, or --tasks."

@@ -15,7 +15,7 @@ from neuron_opsd.model.defaults import resolve
 from neuron_opsd.pipeline import run_stages
 from neuron_opsd.redaction import redact
 from neuron_opsd.results import Results
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.files import read_json
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, RunFolder
 from neuron_opsd.store.stage_folder import fingerprint_of
@@ -69,7 +69,7 @@ def _run(config: Config, path: Path, mark: dict[str, str]) -> None:
     folder.remove_result(HARNESS_RESULTS)  # of the model that was here before
     with folder.locked():
         folder.write_config(config)
-        run_stages(Workbench(folder))
+        run_stages(Run(folder))
         folder.write_json("cell.json", mark)
 
 

@@ -7,7 +7,7 @@ from neuron_opsd.comparison.cells import FINISHED, status
 from neuron_opsd.comparison.plan import cell_folder, cells_of, prepare_questions, read_plan
 from neuron_opsd.comparison.write import write_comparison
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.files import JsonDict
 from neuron_opsd.store.own_folder import require_mark
 from neuron_opsd.store.run_folder import RunFolder
@@ -36,6 +36,6 @@ def harness_of_cells(folder: Path, *, tasks: Path | None = None) -> str:
         known: dict[str, JsonDict] = {}
         for path in finished:
             with RunFolder(path).locked():
-                run_harness(Workbench(RunFolder(path)), tasks=tasks, known=known)
+                run_harness(Run(RunFolder(path)), tasks=tasks, known=known)
         write_comparison(plan, cells, folder, notes)
     return (folder / "table.md").read_text(encoding="utf-8")

@@ -4,31 +4,14 @@ A demonstration is a neighbour's question and the model's OWN zero-shot reply, a
 dropped, farthest first, until the prompt fits the token budget; the count is recorded; the question is never cut.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 from neuron_opsd.config import ContextSettings, PromptSettings
 from neuron_opsd.contexts.neighbours import Neighbours
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
-from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Demonstration, Question, Rollout, TeacherContext
 from neuron_opsd.text.prompts import Message, student_messages, teacher_messages
-
-
-def permuted_replies(rollouts: Mapping[str, Rollout], *, seed: int) -> dict[str, Rollout]:
-    """The control: each question with the reply to another one, along one random ring through all of them.
-
-    How replies look and how often each answer is given stay as they are; what answers what is lost.
-    """
-    givers = reply_givers(rollouts, seed=seed)
-    return {i: replace(rollouts[i], reply=rollouts[giver].reply) for i, giver in givers.items()}
-
-
-def reply_givers(question_ids: Iterable[str], *, seed: int) -> dict[str, str]:
-    """For each question the one whose reply it shows: the next on one random ring through all."""
-    ring = sorted(question_ids, key=lambda question_id: derive_seed(seed, "replies", question_id))
-    return dict(zip(ring, [*ring[1:], *ring[:1]], strict=True))
 
 
 def build_contexts(

@@ -9,10 +9,10 @@ from transformers import PreTrainedModel
 
 from neuron_opsd.config import Config
 from neuron_opsd.errors import RunFolderError
+from neuron_opsd.model.trainable import trainable
 from neuron_opsd.store.files import explain_disk_errors
 from neuron_opsd.store.own_folder import check_claimable
 from neuron_opsd.training.checkpoints import num_kept_checkpoints
-from neuron_opsd.training.train import trainable
 
 ADAM_AND_WEIGHTS = (
     3 * 4

@@ -23,7 +23,7 @@ from neuron_opsd.config import TrainingSettings
 from neuron_opsd.memory.allocations import give_shapes, without_contents
 from neuron_opsd.memory.passes import Lengths, peaks_of_learning, peaks_of_sampling
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.training.train import trainable
+from neuron_opsd.model.trainable import trainable
 
 DEPTHS = (2, 3)
 # A number in 4 bits, a byte for each 64 of them, and a float32 for each 256 of those bytes (2305.14314).

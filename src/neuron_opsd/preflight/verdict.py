@@ -5,14 +5,14 @@ judge for themselves.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuron_opsd.random_state import derive_seed
-from neuron_opsd.records import PreflightItem, Question, TeacherContext
+from neuron_opsd.records import PreflightItem
 from neuron_opsd.results import Measure, PreflightVerdict, defined
 from neuron_opsd.statistics import Correlation, bootstrap_draws, bootstrap_interval
 from neuron_opsd.text.answers import majority_answer
@@ -174,21 +174,6 @@ def flips_by_chance(items: Sequence[PreflightItem], *, seed: int) -> Array:
             state.shuffle(both)
             shares[deal] += _majority(both[:size]) != _majority(both[size:])
     return shares / max(len(items), 1)
-
-
-def same_template_share(
-    contexts: Sequence[TeacherContext],
-    questions: Mapping[str, Question],
-    template_of: Callable[[str], str],
-) -> float | None:
-    """Share of the demonstrations that open like the question they stand before; None where none is shown."""
-    same = [
-        template_of(questions[shown.question_id].question)
-        == template_of(questions[context.question_id].question)
-        for context in contexts
-        for shown in context.demonstrations
-    ]
-    return sum(same) / len(same) if same else None
 
 
 def _warnings(by_name: Mapping[str, Measure]) -> list[str]:

@@ -1,14 +1,17 @@
-"""Votes over rollouts of the frozen model: pseudo-labels and vote shares. No gold answer.
+"""Votes of groups of answers: pseudo-labels and vote shares. No model, no gold answer.
 
 Answers are grouped by equivalence, not by string. An unparsable answer never wins, though it stays in the denominator;
 of tied answers the one sampled first wins.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TypeVar
 
 from neuron_opsd.records import Rollout
 from neuron_opsd.text.answers import Vote, answers_match, majority_answer
+
+Group = TypeVar("Group", bound=Hashable)
 
 
 def group_by_question(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
@@ -19,17 +22,22 @@ def group_by_question(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
     return {key: sorted(group, key=lambda rollout: rollout.rollout_index) for key, group in groups.items()}
 
 
+def votes_of_groups(answers: Iterable[tuple[Group, int, str | None]]) -> dict[Group, Vote]:
+    """The vote of each group, from (group, place in it, answer). Groups in order of appearance."""
+    groups: dict[Group, list[tuple[int, str | None]]] = {}
+    for group, place, answer in answers:
+        groups.setdefault(group, []).append((place, answer))
+    return {
+        group: majority_answer(
+            [answer for _, answer in sorted(given, key=lambda pair: pair[0])], skip_unparsable=True
+        )
+        for group, given in groups.items()
+    }
+
+
 def vote(rollouts: Iterable[Rollout]) -> dict[str, Vote]:
     """The pseudo-label of each question, with its votes; answer None where nothing was parsable."""
-    answers: dict[str, list[tuple[int, str | None]]] = {}  # without the rollouts, which may not fit in memory
-    for rollout in rollouts:
-        answers.setdefault(rollout.question_id, []).append((rollout.rollout_index, rollout.answer))
-    return {
-        key: majority_answer(
-            [answer for _, answer in sorted(group, key=lambda pair: pair[0])], skip_unparsable=True
-        )
-        for key, group in answers.items()
-    }
+    return votes_of_groups((r.question_id, r.rollout_index, r.answer) for r in rollouts)
 
 
 def agreeing_rollouts(
@@ -38,10 +46,7 @@ def agreeing_rollouts(
     """The rollouts that give each question's label, by default its pseudo-label. None if it has no label."""
     groups = group_by_question(rollouts)
     if labels is None:
-        votes = {
-            key: majority_answer([r.answer for r in group], skip_unparsable=True)
-            for key, group in groups.items()
-        }
+        votes = vote(rollout for group in groups.values() for rollout in group)
         labels = {key: vote.answer for key, vote in votes.items() if vote.answer is not None}
     return {
         key: [rollout for rollout in group if answers_match(rollout.answer, labels.get(key))]

@@ -1,7 +1,7 @@
 """Stages that take hours, shard by shard, wherever there are processors.
 
 Any process makes any shard: it needs the run folder and the stage's name, and loads the model by itself. What is in a
-shard is a setting (rollouts.shard_size), so its bytes are the same wherever it is made. `bench.runner` says where; the
+shard is a setting (rollouts.shard_size), so its bytes are the same wherever it is made. `run.runner` says where; the
 process that holds the run's lock enters the shards in the manifest. Tasks of a scheduler's array share the lock and
 leave their shards in the stage's inbox, from which the next run takes them.
 """
@@ -20,7 +20,7 @@ from neuron_opsd.errors import WorkerError
 from neuron_opsd.progress import track
 from neuron_opsd.records import Question
 from neuron_opsd.run.runners import OnProgress
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.files import JsonDict, explain_full_disk
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.store.shard_inbox import ShardInbox
@@ -36,48 +36,42 @@ class ShardedStage(abc.ABC):
     is_readable = True  # whether records.jsonl shows its records
     unit = "completions"
 
-    def __init__(self, bench: Workbench, name: str, *, inbox: ShardInbox | None = None) -> None:
-        self.bench, self.name, self.inbox = bench, name, inbox
+    def __init__(self, run: Run, name: str, *, inbox: ShardInbox | None = None) -> None:
+        self.run, self.name, self.inbox = run, name, inbox
 
     def __reduce__(self) -> tuple[Callable[..., "ShardedStage"], tuple[type, Path, str, ShardInbox | None]]:
         inbox = self.inbox and ShardInbox(self.inbox.path.resolve())
-        return _reopen, (type(self), self.bench.folder.path.resolve(), self.name, inbox)
+        return _reopen, (type(self), self.run.folder.path.resolve(), self.name, inbox)
 
     @property
     def num_threads(self) -> int | None:
         """See `runners.ShardWork`."""
-        return self.bench.config.num_threads
+        return self.run.config.num_threads
 
     @property
     def device(self) -> str:
         """See `runners.ShardWork`."""
-        return self.bench.config.model.device
+        return self.run.config.model.device
 
     @property
     def folder(self) -> StageFolder:
         """Where finished shards are read."""
-        return self.bench.folder.stage(self.name)
+        return self.run.folder.stage(self.name)
 
     @property
     def model_name(self) -> str:
-        """The model that the stage asks."""
-        is_trained = "trained" in self.name and self.bench.config.training.objective != "none"
-        return str(self.bench.folder.model_folder) if is_trained else self.bench.config.model.name
+        """The model that the stage asks: the base model, but in evaluation."""
+        return self.run.config.model.name
 
     @property
     def shard_size(self) -> int:
         """Questions a shard."""
-        return self.bench.config.rollouts.shard_size
+        return self.run.config.rollouts.shard_size
 
     @cached_property
     def inputs(self) -> JsonDict:
         """All that the records depend on."""
-        return self.bench.inputs_of(self.name)
-
-    @property
-    def is_general(self) -> bool:
-        """Whether general questions are asked, and not the run's own."""
-        return self.name.startswith("evaluation/general_")
+        return self.run.inputs_of(self.name)
 
     @property
     @abc.abstractmethod
@@ -100,14 +94,9 @@ class ShardedStage(abc.ABC):
         """What progress counts, of one question."""
         return 1
 
-    @property
-    def reads_context(self) -> bool:
-        """Whether the teacher's context comes before each question."""
-        return self.name == "evaluation/trained" and self.bench.config.evaluation.context
-
     def is_ready(self) -> bool:
         """Whether the stages of the same command whose records this one reads are finished."""
-        before = (self.bench.folder.stage(name) for name in self.bench.inputs.before(self.name))
+        before = (self.run.folder.stage(name) for name in self.run.inputs.before(self.name))
         return all(stage.is_finished() for stage in before if stage.command == self.folder.command)
 
     def read_again(self) -> None:
@@ -135,17 +124,17 @@ class ShardedStage(abc.ABC):
 
 def _reopen(kind: type[ShardedStage], run: Path, name: str, inbox: ShardInbox | None) -> ShardedStage:
     """The stage in another process."""
-    return kind(Workbench(RunFolder.open(run)), name, inbox=inbox)
+    return kind(Run(RunFolder.open(run)), name, inbox=inbox)
 
 
 def make_sharded(work: ShardedStage) -> None:
-    """Make what is missing of a stage, wherever its bench's runner works."""
+    """Make what is missing of a stage, wherever its run's runner works."""
     stage = work.folder
-    with work.bench.stage_run(stage, work.inputs) as run:
-        if run.is_needed:
+    with work.run.stage_work(stage, work.inputs) as done:
+        if done.is_needed:
             work.read_again()
             missing = stage.begin(work.inputs, work.num_shards())
-            run.num_tokens = _make_shards(work, missing, range(work.num_shards()), stage.enter)
+            done.num_tokens = _make_shards(work, missing, range(work.num_shards()), stage.enter)
             stage.finish(work.summary(), work.record_type if work.is_readable else None)
         stage.clear_inboxes()
 
@@ -171,8 +160,8 @@ def _make_shards(
     Returns:
         The tokens that were sampled or read.
     """
-    if not work.bench.runner.is_here:
-        work.bench.release_model()  # the workers need the memory
+    if not work.run.runner.is_here:
+        work.run.models.release()  # the workers need the memory
     total = sum(work.num_items(index) for index in share)
     done = total - sum(work.num_items(index) for index in missing)
     with track(work.name, total=total, unit=work.unit, done=done) as progress:
@@ -181,7 +170,7 @@ def _make_shards(
             progress.advance(items, tokens=tokens)
 
         num_made = 0
-        with closing(work.bench.runner.run(work, missing, on_progress)) as entries:
+        with closing(work.run.runner.run(work, missing, on_progress)) as entries:
             for entry in entries:
                 enter(entry)
                 num_made += 1

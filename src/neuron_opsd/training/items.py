@@ -11,7 +11,7 @@ import torch
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine, Request, Sampling
-from neuron_opsd.text.answers import Vote, answers_match, majority_answer
+from neuron_opsd.text.answers import Vote, answers_match
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +122,6 @@ class StudentRollouts:
             )
             for row in state
         }
-
-
-def votes_of_groups(answers: Iterable[tuple[int, str | None]], num_rollouts: int) -> dict[int, Vote]:
-    """The vote of each group from (place, answer) pairs of all processes."""
-    groups: dict[int, list[str | None]] = {}
-    for place, answer in sorted(answers, key=lambda pair: pair[0]):
-        groups.setdefault(place // num_rollouts, []).append(answer)
-    return {group: majority_answer(given, skip_unparsable=True) for group, given in groups.items()}
 
 
 def is_settled(vote: Vote | None, settings: TrainingSettings) -> bool:

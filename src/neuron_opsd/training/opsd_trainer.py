@@ -28,6 +28,7 @@ from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
 from neuron_opsd.model.unembedding import head_tensors, logits_from_hidden, unembedding_weight
+from neuron_opsd.rollouts.pseudo_label import votes_of_groups
 from neuron_opsd.text.answers import Vote
 from neuron_opsd.training.checkpoints import STAGING, publish_checkpoint, saving, write_own_state
 from neuron_opsd.training.figures import interval_row
@@ -42,7 +43,6 @@ from neuron_opsd.training.items import (
     loss_places,
     micro_batches,
     padding_fraction,
-    votes_of_groups,
 )
 
 ReadAnswer = Callable[[TrainingItem], str | None]  # the canonical answer of a completion; None: unreadable
@@ -135,7 +135,7 @@ class OpsdTrainer(Trainer):
         n = self.settings.num_rollouts
         if self.read_answer:
             everyone = cast(list, gather_object(list(answers.items())))
-            votes = votes_of_groups(everyone, n)
+            votes = votes_of_groups((place // n, place, answer) for place, answer in sorted(everyone))
             figures["parse_rate"] = sum(answer is not None for _, answer in everyone) / len(everyone)
             if n > 1:
                 figures["vote_share"] = sum(vote.share for vote in votes.values()) / len(votes)

@@ -14,7 +14,7 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +52,6 @@ def publish(
     base_config: PretrainedConfig,
     prompts: Sequence[Sequence[int]],
     num_held_out: int,
-    model_card: Callable[[Published], str],
     base_name: str | None = None,
 ) -> Published:
     """Write the trained model as safetensors that plain transformers loads, by rename, whole or not at all.
@@ -65,7 +64,6 @@ def publish(
         base_config: The base model's configuration, untouched by a trainer.
         prompts: Of questions that training did not use, as far as there are any; each leaves room for a reply.
         num_held_out: How many of them it did not use.
-        model_card: Makes the README.md of what was published.
         base_name: The base model's name on the hub, for the adapter's configuration.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -85,7 +83,6 @@ def publish(
             published = _save_merged(student, tokenizer, temporary, base_config, prompts)
             published["num_held_out"] = num_held_out
         tokenizer.save_pretrained(str(temporary))
-        (temporary / "README.md").write_text(model_card(published), encoding="utf-8")
         sync_tree(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import (
     PrinterCallback,
     TrainerCallback,
@@ -18,10 +17,11 @@ from transformers import (
 from neuron_opsd import processes
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine
-from neuron_opsd.errors import ConfigError, ModelError, NotFiniteError, TrainingError
-from neuron_opsd.model.device import name_of, stay_on
+from neuron_opsd.errors import ConfigError, NotFiniteError, TrainingError
+from neuron_opsd.model.device import stay_on
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.teacher_weights import TeacherWeights
+from neuron_opsd.model.trainable import trainable
 from neuron_opsd.training.checkpoints import (
     TeacherCallback,
     last_complete_checkpoint,
@@ -191,37 +191,6 @@ def how_it_ended(
         "best_step": best_step,
         "limits": limits(metrics.rows, settings.guard_rails),
     }
-
-
-def trainable(model: CausalLM, settings: TrainingSettings, *, seed: int) -> CausalLM:
-    """The model with what is to be trained: an adapter on all linear layers, or all weights.
-
-    Raises:
-        ModelError: weights in float16, or full training of weights that are not float32.
-    """
-    if model.dtype == torch.float16:
-        raise ModelError(
-            "The model to train is in float16, where gradients of a step round to zero. Set training.dtype=float32 or "
-            "bfloat16."
-        )
-    if settings.method == "full":
-        if model.dtype != torch.float32:
-            raise ModelError(
-                f"training.method is full, but training.dtype is {name_of(model.dtype)}: small steps "
-                "round to nothing there. Set training.dtype=float32 and training.trainer={bf16: true}."
-            )
-        return model.requires_grad_(True)
-    if getattr(model, "is_loaded_in_4bit", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    torch.manual_seed(seed)
-    lora = LoraConfig(
-        r=settings.lora.rank,
-        lora_alpha=settings.lora.alpha,
-        lora_dropout=settings.lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, lora)  # pyright: ignore[reportReturnType]
 
 
 def training_arguments(

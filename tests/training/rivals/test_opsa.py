@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from helpers import build_tiny_model, build_tiny_tokenizer
-from neuron_opsd.baselines import opsa
-from neuron_opsd.baselines.opsa import UnlikelyTokenTrainer, advantages, least_likely
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.store.files import read_json_lines
 from neuron_opsd.training.items import LazyItems, TrainingItem
+from neuron_opsd.training.rivals import opsa
+from neuron_opsd.training.rivals.opsa import UnlikelyTokenTrainer, advantages, least_likely
 from neuron_opsd.training.train import train
 
 TOKENIZER = build_tiny_tokenizer()

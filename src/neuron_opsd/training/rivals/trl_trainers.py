@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
-from neuron_opsd.baselines.rewards import Reward
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.model.device import stay_on
 from neuron_opsd.model.load import CausalLM
+from neuron_opsd.training.rivals.rewards import Reward
 from neuron_opsd.training.train import trainer_options
 
 IGNORED = -100  # the label of a token without loss

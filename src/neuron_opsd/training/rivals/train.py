@@ -8,28 +8,30 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from neuron_opsd import processes
-from neuron_opsd.baselines.rewards import MajorityReward, Reward, SelfCertaintyReward
-from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
 from neuron_opsd.config import USES_GOLD, TrainingSettings
 from neuron_opsd.config.graph import GOLD_LABELS
 from neuron_opsd.errors import DataError, TrainingError
 from neuron_opsd.model.finite import all_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids
+from neuron_opsd.model.trainable import trainable
 from neuron_opsd.records import GoldLabel, Rollout
 from neuron_opsd.rollouts.pseudo_label import agreeing_rollouts
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.text.prompts import Message, student_messages
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.items import TrainingItem
+from neuron_opsd.training.prompts import TrainingPrompts
+from neuron_opsd.training.rivals.rewards import MajorityReward, Reward, SelfCertaintyReward
+from neuron_opsd.training.rivals.trl_trainers import fine_tune, reinforce
 from neuron_opsd.training.schedule import question_order
 from neuron_opsd.training.token_budget import TokenBudget
-from neuron_opsd.training.train import Trained, trainable
+from neuron_opsd.training.train import Trained
 
 logger = logging.getLogger(__name__)
 
 
 def train_rival(
-    bench: Workbench,
+    run: Run,
     folder: Path,
     num_steps: int,
     callbacks: Sequence[TrainerCallback] = (),
@@ -41,23 +43,23 @@ def train_rival(
     Raises:
         DataError: nothing to learn from, or a question that TRL would encode otherwise than we do.
     """
-    config = bench.config
+    config = run.config
     metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=None, is_writer=processes.is_main())
     budget = TokenBudget(metrics.rows, token_budget)
     set_seed(config.seed)
-    model, tokenizer = bench.take_base_model()
+    model, tokenizer = run.models.take_base()
     student = trainable(model, config.training, seed=config.seed)
     how: dict[str, Any] = {"folder": folder / "trl", "num_steps": num_steps, "seed": config.seed}
     if config.training.objective in ("majority_sft", "gold_sft"):
         texts = agreeing_texts(
-            bench.folder.stage("rollouts").read(Rollout), config.training, gold=_gold_labels(bench)
+            run.folder.stage("rollouts").read(Rollout), config.training, gold=_gold_labels(run)
         )
         tokens = sum(len(completion) for _, completion in texts) / len(texts)
         rows = _LossRows(metrics, tokens_a_step=round(tokens * config.training.batch_size))
         fine_tune(student, tokenizer, texts, config.training, callbacks=[rows, budget, *callbacks], **how)
     else:
-        prompts = prompts_in_order(bench, num_steps)
-        reward = make_reward(bench, student, prompts, metrics)
+        prompts = prompts_in_order(run, num_steps)
+        reward = make_reward(run, student, prompts, metrics)
         reinforce(
             student, tokenizer, prompts, reward, config.training,
             template_args=config.model.template_args, callbacks=[budget, *callbacks], **how,
@@ -68,11 +70,11 @@ def train_rival(
     return Trained(student, summary), tokenizer
 
 
-def _gold_labels(bench: Workbench) -> dict[str, str] | None:
+def _gold_labels(run: Run) -> dict[str, str] | None:
     """USES GOLD ANSWERS: those that evaluation wrote for the upper bound; None for every other recipe."""
-    if not bench.config.training.uses_gold():
+    if not run.config.training.uses_gold():
         return None
-    return {label.question_id: label.answer for label in bench.folder.stage(GOLD_LABELS).read(GoldLabel)}
+    return {label.question_id: label.answer for label in run.folder.stage(GOLD_LABELS).read(GoldLabel)}
 
 
 def agreeing_texts(
@@ -104,18 +106,20 @@ def agreeing_texts(
     return kept
 
 
-def prompts_in_order(bench: Workbench, num_steps: int) -> list[dict[str, Any]]:
+def prompts_in_order(run: Run, num_steps: int) -> list[dict[str, Any]]:
     """The prompts of every step in order, both as messages, for TRL, and as the ids that we would read.
 
     Raises:
         DataError: TRL's encoding of a prompt is another one; ours takes a special token's spelling as text.
     """
-    config, questions = bench.config, bench.questions_by_id
+    config, questions, training_prompts = run.config, run.records.questions_by_id, TrainingPrompts(run)
     encoded: dict[tuple[str, tuple[int, ...]], list[int]] = {}  # a budget of tokens may need many passes
-    order = question_order(bench.training_ids(), num_steps * config.training.batch_size, seed=config.seed)
+    order = question_order(
+        run.records.training_ids(), num_steps * config.training.batch_size, seed=config.seed
+    )
     rows = []
     for group, question_id in enumerate(order):
-        choices = bench.training_choices(question_id, group)
+        choices = training_prompts.choices(question_id, group)
         messages = student_messages(
             questions[question_id],
             choice_order=choices,
@@ -123,21 +127,21 @@ def prompts_in_order(bench: Workbench, num_steps: int) -> list[dict[str, Any]]:
             system=config.prompts.system,
         )
         if (question_id, choices) not in encoded:
-            encoded[question_id, choices] = _encode_as_trl(bench, question_id, messages)
+            encoded[question_id, choices] = _encode_as_trl(run, question_id, messages)
         ids = encoded[question_id, choices]
         rows.append({"prompt": messages, "prompt_ids": ids, "group": group, "question_id": question_id})
     return rows
 
 
-def _encode_as_trl(bench: Workbench, question_id: str, messages: list[Message]) -> list[int]:
+def _encode_as_trl(run: Run, question_id: str, messages: list[Message]) -> list[int]:
     """The ids of a prompt.
 
     Raises:
         DataError: TRL's encoding of it is another one.
     """
-    ids = bench.encoder().encode(messages)
-    theirs: Any = bench.tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_dict=True, **bench.config.model.template_args
+    ids = run.models.encoder().encode(messages)
+    theirs: Any = run.models.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True, **run.config.model.template_args
     )
     if list(theirs["input_ids"]) != ids:
         raise DataError(
@@ -148,11 +152,11 @@ def _encode_as_trl(bench: Workbench, question_id: str, messages: list[Message]) 
 
 
 def make_reward(
-    bench: Workbench, student: CausalLM, prompts: Sequence[dict[str, Any]], metrics: MetricsFile
+    run: Run, student: CausalLM, prompts: Sequence[dict[str, Any]], metrics: MetricsFile
 ) -> Reward:
     """The reward of `training.objective`."""
-    settings = bench.config.training
-    end_ids = end_token_ids(student, bench.tokenizer)
+    settings, training_prompts = run.config.training, TrainingPrompts(run)
+    end_ids = end_token_ids(student, run.models.tokenizer)
 
     def read_answer(group: int, completion_ids: Sequence[int]) -> str | None:
         item = TrainingItem(
@@ -164,7 +168,7 @@ def make_reward(
             finish_reason="length" if end_ids.isdisjoint(completion_ids) else "stop",
             place=group * settings.num_rollouts,
         )
-        return bench.read_answer(item)
+        return training_prompts.read_answer(item)
 
     given: dict[str, Any] = {"num_rollouts": settings.num_rollouts, "on_row": metrics.append}
     if settings.truncated == "mask":  # by TRL's own rule
@@ -172,8 +176,8 @@ def make_reward(
         ends = config.eos_token_id if config else None
         given["end_ids"] = [
             *(ends if isinstance(ends, list) else [ends]),
-            bench.tokenizer.eos_token_id,
-            bench.tokenizer.pad_token_id,
+            run.models.tokenizer.eos_token_id,
+            run.models.tokenizer.pad_token_id,
         ]
     if settings.objective == "self_certainty":
         sizes = {"chunk_tokens": settings.loss_chunk_tokens, "micro_batch_size": settings.micro_batch_size}

@@ -12,17 +12,17 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from helpers import build_tiny_model, build_tiny_tokenizer
-from neuron_opsd.baselines.rewards import MajorityReward, SelfCertaintyReward, self_certainty
-from neuron_opsd.baselines.train import agreeing_texts, make_reward
-from neuron_opsd.baselines.trl_trainers import fine_tune, reinforce
 from neuron_opsd.config import LoraSettings, TrainingSettings, load_config
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.trainable import trainable
 from neuron_opsd.records import Rollout
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.training.figures import MetricsFile
-from neuron_opsd.training.train import trainable
+from neuron_opsd.training.rivals.rewards import MajorityReward, SelfCertaintyReward, self_certainty
+from neuron_opsd.training.rivals.train import agreeing_texts, make_reward
+from neuron_opsd.training.rivals.trl_trainers import fine_tune, reinforce
 
 TOKENIZER = build_tiny_tokenizer()
 ENCODER = ChatEncoder(TOKENIZER)
@@ -118,9 +118,7 @@ def test_completions_are_cut_by_trls_own_rule(tmp_path: Path) -> None:
     }
     folder = RunFolder.create(tmp_path / "run")
     folder.write_config(load_config("ttrl", values=values))
-    reward = make_reward(
-        Workbench(folder), model, [], MetricsFile(tmp_path / "metrics.jsonl", checkpoint=None)
-    )
+    reward = make_reward(Run(folder), model, [], MetricsFile(tmp_path / "metrics.jsonl", checkpoint=None))
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=reward,  # pyright: ignore[reportArgumentType]

@@ -8,11 +8,11 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from neuron_opsd.baselines.votes import Answer, agreements, votes_of_groups
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.unembedding import logits_from_hidden
 from neuron_opsd.text.answers import Vote
+from neuron_opsd.training.rivals.votes import Answer, agreements, votes_of_whole_groups
 
 ReadAnswer = Callable[[int, Sequence[int]], Answer]  # (group, completion ids)
 Relabel = Callable[[dict[int, Vote]], dict[int, Vote]]
@@ -54,7 +54,7 @@ class Reward:
         """A reward for each completion; `group` and `prompt_ids` are columns of the data set."""
         own = [(g, self.read_answer(g, ids)) for g, ids in zip(group, completion_ids, strict=True)]
         everyone = cast(list[tuple[int, Answer]], gather_object(own))
-        votes = votes_of_groups(everyone, self.num_rollouts)
+        votes = votes_of_whole_groups(everyone, self.num_rollouts)
         rewards = self.values(own, self.relabel(votes), prompt_ids, completion_ids)
         lengths = gather_object([len(ids) for ids in completion_ids])
         total = sum(gather_object(rewards))

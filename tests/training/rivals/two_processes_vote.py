@@ -8,7 +8,7 @@ import torch
 from test_rivals_train import run_grpo
 
 from neuron_opsd import processes
-from neuron_opsd.baselines.rewards import MajorityReward
+from neuron_opsd.training.rivals.rewards import MajorityReward
 
 torch.set_num_threads(1)
 

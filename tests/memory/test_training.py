@@ -16,8 +16,8 @@ from neuron_opsd.memory.allocations import Allocations
 from neuron_opsd.memory.count import MemoryEstimate, by_depth, estimate_memory
 from neuron_opsd.memory.passes import Lengths, peaks_of_learning, peaks_of_sampling
 from neuron_opsd.progress import Tracker
-from neuron_opsd.run.session import Workbench
-from neuron_opsd.training.train import trainable
+from neuron_opsd.training.progress import ProgressCallback
+from neuron_opsd.model.trainable import trainable
 
 LENGTHS = Lengths(student_prompt=10, teacher_prompt=20, sampling_rows=4)
 
@@ -149,7 +149,7 @@ def test_after_two_steps_the_time_left_is_known_within_a_half(tmp_path):
     shares = []
     for attempt in range(3):
         tracker = _TimedTracker("train", 14, "steps")
-        callback = Workbench.progress_callback(tracker)
+        callback = ProgressCallback(tracker)
         tiny_train(tmp_path / f"{attempt}", steps=14, max_new_tokens=40, callbacks=[callback])
         estimated, at = tracker.told
         shares.append(estimated / (time.monotonic() - at))

@@ -1,24 +1,24 @@
-"""The preflight: whether the teacher is worth learning from, told before training."""
+"""Stage: contexts -> `PreflightItem` and the verdict: whether the teacher is worth learning from."""
 
 import logging
 from typing import Any
 
 import numpy as np
 
+from neuron_opsd.contexts.prompts import both_messages
+from neuron_opsd.contexts.templates import same_template_share
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.errors import UnlikelyToHelpError
 from neuron_opsd.neurons.overlap import nearest_neighbours
-from neuron_opsd.preflight.probe import PromptPair, answer_prompts, score_under_both
-from neuron_opsd.preflight.probe import make_item as make_preflight_item
-from neuron_opsd.preflight.verdict import UNLIKELY, same_template_share
-from neuron_opsd.preflight.verdict import judge as judge_preflight
+from neuron_opsd.preflight.probe import PromptPair, answer_prompts, make_item, sample_ids, score_under_both
+from neuron_opsd.preflight.verdict import UNLIKELY, judge
 from neuron_opsd.progress import track
-from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets, PreflightItem, TeacherContext
 from neuron_opsd.results import PreflightVerdict, dump, load
+from neuron_opsd.rollouts.sample import choice_orders
 from neuron_opsd.run.inputs import preflight_sampling
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.statistics import pearson
 from neuron_opsd.store.run_folder import TEACHER_GAP
 
@@ -28,70 +28,95 @@ PREFLIGHT_SHARD = 8  # questions a file: what a kill can lose
 DIVERSITY_SAMPLE = 200  # questions whose pairwise distances the preflight averages
 
 
-def make_preflight(bench: Workbench) -> None:
+def make_preflight(run: Run) -> None:
     """Whether the teacher is worth learning from, told by a sample of the selected questions and no label."""
-    stage, config = bench.folder.stage("preflight"), bench.config
+    stage, config = run.folder.stage("preflight"), run.config
     if not config.preflight.num_questions:
         logger.info("preflight: skipped, because preflight.num_questions is 0")
         return
-    sampling, inputs = preflight_sampling(config), bench.inputs_of("preflight")
-    with bench.stage_run(stage, inputs, outdates=[TEACHER_GAP]) as run:
-        if run.is_needed:
-            pairs, step = bench.preflight_pairs(), PREFLIGHT_SHARD * config.preflight.num_samples
+    sampling, inputs = preflight_sampling(config), run.inputs_of("preflight")
+    with run.stage_work(stage, inputs, outdates=[TEACHER_GAP]) as work:
+        if work.is_needed:
+            pairs, step = prompt_pairs(run), PREFLIGHT_SHARD * config.preflight.num_samples
             shards = [pairs[start : start + step] for start in range(0, len(pairs), step)]
             missing = stage.begin(inputs, len(shards))
             done = len(pairs) - sum(len(shards[index]) for index in missing)
             with track("preflight", total=len(pairs), unit="samples", done=done) as progress:
                 for index in missing:
-                    items, num_tokens = _look_ahead(bench, shards[index], sampling)
+                    items, num_tokens = _look_ahead(run, shards[index], sampling)
                     stage.add_shard(items, PreflightItem, index)
                     progress.advance(len(shards[index]), tokens=num_tokens)
-            run.num_tokens = progress.num_tokens
-            thinks = bench.encoder().thinks(system=config.prompts.system)
-            verdict = judge_preflight(
-                stage.read(PreflightItem), thinks=thinks, **_pool_figures(bench), seed=config.seed
+            work.num_tokens = progress.num_tokens
+            thinks = run.models.encoder().thinks(system=config.prompts.system)
+            verdict = judge(
+                stage.read(PreflightItem), thinks=thinks, **_pool_figures(run), seed=config.seed
             )
-            bench.folder.write_json("preflight/verdict.json", dump(verdict))
+            run.folder.write_json("preflight/verdict.json", dump(verdict))
             stage.finish(dump(verdict), PreflightItem, files=[stage.path / "verdict.json"])
     verdict = load(PreflightVerdict, stage.summary())
     logger.info("preflight: %s, because %s", verdict.verdict, "; ".join(verdict.reasons))
 
 
-def stop_where_unlikely(bench: Workbench) -> None:
+def prompt_pairs(run: Run) -> list[PromptPair]:
+    """Both prompts of each sample of the questions that the preflight looks at, question by question."""
+    settings, seed = run.config.preflight, run.config.seed
+    encoder, teacher_encoder = run.models.encoder(), run.models.encoder(teacher=True)
+    pairs: list[PromptPair] = []
+    for question_id in sample_ids(run.records.training_ids(), settings.num_questions, seed=seed):
+        orders = choice_orders(
+            run.records.questions_by_id[question_id],
+            settings.num_samples,
+            shuffle=run.config.rollouts.shuffle_choices,
+            seed=seed,
+            stage="preflight",
+        )
+        for index, order in enumerate(orders):
+            student, teacher = both_messages(run, question_id, order)
+            pairs.append(
+                PromptPair(
+                    question_id=question_id,
+                    choice_order=order,
+                    student_ids=tuple(encoder.encode(student)),
+                    teacher_ids=tuple(teacher_encoder.encode(teacher)),
+                    seed=derive_seed(seed, "preflight", question_id, index),
+                )
+            )
+    return pairs
+
+
+def stop_where_unlikely(run: Run) -> None:
     """Stop a run whose preflight is against it.
 
     Raises:
         UnlikelyToHelpError: the verdict, its reasons and what can be done.
     """
-    verdict = load(PreflightVerdict, bench.folder.stage("preflight").summary())
+    verdict = load(PreflightVerdict, run.folder.stage("preflight").summary())
     if verdict.verdict == UNLIKELY:
         raise UnlikelyToHelpError(
             f"stopped before training: {UNLIKELY}, because {'; '.join(verdict.reasons)}. Everything so far is kept "
-            f"in {bench.folder.path}. Run the same command without --stop-if-unlikely to train all the same."
+            f"in {run.folder.path}. Run the same command without --stop-if-unlikely to train all the same."
         )
 
 
-def _look_ahead(
-    bench: Workbench, pairs: list[PromptPair], sampling: Sampling
-) -> tuple[list[PreflightItem], int]:
+def _look_ahead(run: Run, pairs: list[PromptPair], sampling: Sampling) -> tuple[list[PreflightItem], int]:
     """Both roles' answers to some questions, the student's first scored under both prompts; and the tokens sampled."""
-    config, step = bench.config, bench.config.preflight.num_samples
-    engine = bench.engine(config.model.name, batch_size=config.rollouts.batch_size)
+    config, step = run.config, run.config.preflight.num_samples
+    engine = run.models.engine(config.model.name, batch_size=config.rollouts.batch_size)
     seeds = [pair.seed for pair in pairs]
     student = answer_prompts([pair.student_ids for pair in pairs], seeds, engine, sampling)
     teacher = answer_prompts([pair.teacher_ids for pair in pairs], seeds, engine, sampling)
     scores = score_under_both(
-        bench.base_model()[0],
+        run.models.base()[0],
         pairs[::step],
         [completion.token_ids for completion in student[::step]],
         chunk_tokens=config.training.loss_chunk_tokens,
     )
-    items, encoders = [], (bench.encoder(), bench.encoder(teacher=True))
+    items, encoders = [], (run.models.encoder(), run.models.encoder(teacher=True))
     for start, sums in zip(range(0, len(pairs), step), scores, strict=True):
         own = slice(start, start + step)
-        question = bench.questions_by_id[pairs[start].question_id]
+        question = run.records.questions_by_id[pairs[start].question_id]
         items.append(
-            make_preflight_item(
+            make_item(
                 question, pairs[own], student[own], teacher[own], sums, encoders,
                 prompts=config.prompts,
             )
@@ -99,15 +124,15 @@ def _look_ahead(
     return items, sum(len(completion.token_ids) for completion in (*student, *teacher))
 
 
-def _pool_figures(bench: Workbench) -> dict[str, Any]:
+def _pool_figures(run: Run) -> dict[str, Any]:
     """What the stages before already know of the pool, for the preflight."""
-    sets = bench.folder.stage("neurons").read(NeuronSets)
-    some = sorted(sets, key=lambda item: derive_seed(bench.config.seed, "diversity", item.question_id))
+    sets = run.folder.stage("neurons").read(NeuronSets)
+    some = sorted(sets, key=lambda item: derive_seed(run.config.seed, "diversity", item.question_id))
     some = [item.overlap_set for item in some[:DIVERSITY_SAMPLE]]
-    contexts = bench.folder.stage("contexts").read(TeacherContext)
+    contexts = run.folder.stage("contexts").read(TeacherContext)
     return {
         "pool_diversity": float(nearest_neighbours(some, len(some) - 1)[1].mean()) if len(some) > 1 else None,
-        "same_template": same_template_share(contexts, bench.shown_by_id, template_key),
+        "same_template": same_template_share(contexts, run.records.shown_by_id),
         "length_correlation": pearson(
             np.array([float(item.consensus_score) for item in sets]),
             np.array([float(item.num_completion_tokens) for item in sets]),

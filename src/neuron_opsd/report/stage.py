@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from neuron_opsd.contexts.prompts import show_prompts
 from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.model.generation import unset_in_published
 from neuron_opsd.model.template_defaults import describe_use
@@ -13,7 +14,7 @@ from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.report.inputs import ReadReplies
 from neuron_opsd.report.readings import read_stored
 from neuron_opsd.results import Harness, PreflightVerdict, Results, TeacherGap, load
-from neuron_opsd.run.session import Workbench
+from neuron_opsd.run.session import Run
 from neuron_opsd.store.files import read_json_lines
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, PAGE, RESULTS, TEACHER_GAP
 
@@ -28,22 +29,22 @@ STORED_REPLIES = {
 }
 
 
-def make_report(bench: Workbench) -> None:
+def make_report(run: Run) -> None:
     """The page and its Markdown twin, of whatever stages are there."""
-    inputs = dataclasses.replace(_report_inputs(bench), replies=list(_read_replies(bench)))
-    write_report(inputs, bench.folder.path)
+    inputs = dataclasses.replace(_report_inputs(run), replies=list(_read_replies(run)))
+    write_report(inputs, run.folder.path)
     for name in (PAGE, "report.md"):
-        bench.folder.seal(name)
+        run.folder.seal(name)
 
 
-def _read_replies(bench: Workbench) -> Iterator[ReadReplies]:
+def _read_replies(run: Run) -> Iterator[ReadReplies]:
     """Every stored reply as today's reader reads it; a stage at a time, for they are many."""
-    folder, prompts = bench.folder, bench.config.prompts
+    folder, prompts = run.folder, run.config.prompts
     for name, where in STORED_REPLIES.items():
         if not (folder.stage(name).manifest() or {}).get("complete"):
             continue
         try:
-            asked = bench.inputs.general_questions if "general" in name else bench.questions
+            asked = run.inputs.general_questions if "general" in name else run.records.questions
         except DataError as error:
             logger.warning("report: the replies of %s are left out: %s", name, error)
             continue
@@ -53,11 +54,11 @@ def _read_replies(bench: Workbench) -> Iterator[ReadReplies]:
         yield read_stored(where, stored, known, prompts, is_trained_on=name == "rollouts")
 
 
-def _report_inputs(bench: Workbench) -> ReportInputs:
-    folder = bench.folder
+def _report_inputs(run: Run) -> ReportInputs:
+    folder = run.folder
 
     def records(name: str, record_type: type) -> list[Any]:
-        if bench.is_current(name):
+        if run.is_current(name):
             return folder.stage(name).read(record_type)
         if folder.stage(name).manifest() is not None:
             logger.warning("report: %s is unfinished or outdated and left out", name)
@@ -65,9 +66,9 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
 
     contexts = records("contexts", TeacherContext)
     # Where no contexts are made (most rivals), a finished training's figures alone are known to be of these settings.
-    has_figures = bool(contexts) or ("contexts" not in bench.inputs.made and bench.is_current("training"))
+    has_figures = bool(contexts) or ("contexts" not in run.inputs.made and run.is_current("training"))
     return ReportInputs(
-        config=bench.config.model_dump(mode="json"),
+        config=run.config.model_dump(mode="json"),
         environment=folder.read_json("environment.json") or {},
         questions=records("questions", Question),
         rollouts=records("rollouts", Rollout),
@@ -76,47 +77,41 @@ def _report_inputs(bench: Workbench) -> ReportInputs:
         contexts=contexts,
         contexts_summary=folder.stage("contexts").summary() if contexts else {},
         training_metrics=read_json_lines(folder.path / "training" / "metrics.jsonl") if has_figures else [],
-        training_summary=folder.stage("training").summary() if bench.is_current("training") else None,
+        training_summary=folder.stage("training").summary() if run.is_current("training") else None,
         results=folder.load_result(RESULTS, Results),
         harness=folder.load_result(HARNESS_RESULTS, Harness),
         timings=folder.timings(),
-        preflight=_preflight_of(bench),
-        prompts_example=_example_of(bench, contexts[0].question_id) if contexts else None,
+        preflight=_preflight_of(run),
+        prompts_example=_example_of(run, contexts[0].question_id) if contexts else None,
     )
 
 
-def _example_of(bench: Workbench, question_id: str) -> dict[str, Any] | None:
+def _example_of(run: Run, question_id: str) -> dict[str, Any] | None:
     """Both prompts of one question; None where the model that they are encoded for is gone."""
     try:
-        return bench.show(question_id)
+        return show_prompts(run, question_id)
     except (ModelError, DataError) as error:
         logger.warning("report: no prompts are shown: %s", error)
         return None
 
 
-def _preflight_of(bench: Workbench) -> PreflightVerdict | None:
+def _preflight_of(run: Run) -> PreflightVerdict | None:
     """The label-free verdict, and beneath its measures those that needed answers, where there were any."""
-    if not bench.is_current("preflight"):
+    if not run.is_current("preflight"):
         return None
-    verdict = load(PreflightVerdict, bench.folder.stage("preflight").summary())
-    gap = bench.folder.load_result(TEACHER_GAP, TeacherGap)
+    verdict = load(PreflightVerdict, run.folder.stage("preflight").summary())
+    gap = run.folder.load_result(TEACHER_GAP, TeacherGap)
     return dataclasses.replace(verdict, measures=(*verdict.measures, *gap.measures)) if gap else verdict
 
 
-def card_of(bench: Workbench, training_summary: dict[str, Any] | None = None) -> str:
-    """The card of the published model, and what who uses it must know.
-
-    Of a model whose training is not finished yet, with the summary that it will have.
-    """
-    model = bench.config.model
-    sentences = [describe_use(bench.tokenizer, model.template_args)]
+def card_of(run: Run) -> str:
+    """The card of the published model, and what who uses it must know."""
+    model = run.config.model
+    sentences = [describe_use(run.models.tokenizer, model.template_args)]
     if unset := unset_in_published(model):
         values = ", ".join(f"{name}={value}" for name, value in unset.items())
         sentences.append(
             f"The base's generation configuration cannot be saved as it is; left out here: {values}. Give them to "
             "generate() if you want them."
         )
-    inputs = dataclasses.replace(_report_inputs(bench), usage=[text for text in sentences if text])
-    return model_card(
-        inputs if training_summary is None else dataclasses.replace(inputs, training_summary=training_summary)
-    )
+    return model_card(dataclasses.replace(_report_inputs(run), usage=[text for text in sentences if text]))

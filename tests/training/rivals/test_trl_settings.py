@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from helpers import build_tiny_model, build_tiny_tokenizer
-from neuron_opsd.baselines.trl_trainers import reinforce
 from neuron_opsd.config import TrainingSettings
-from neuron_opsd.training.train import trainable
+from neuron_opsd.model.trainable import trainable
+from neuron_opsd.training.rivals.trl_trainers import reinforce
 
 trl = pytest.importorskip("trl")
 

@@ -1,0 +1,157 @@
+"""What both models are asked in evaluation, shard by shard: sampled completions, and the probabilities of options."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from neuron_opsd.config import EvaluationSettings
+from neuron_opsd.config.graph import ROLES
+from neuron_opsd.contexts.prompts import teacher_messages_of
+from neuron_opsd.evaluation.options import score_options
+from neuron_opsd.records import OptionScores, Question, Rollout
+from neuron_opsd.rollouts.pseudo_label import group_by_question
+from neuron_opsd.rollouts.sample import MessagesOf
+from neuron_opsd.rollouts.stage import SampledStage
+from neuron_opsd.run.runners import OnProgress
+from neuron_opsd.run.session import Run
+from neuron_opsd.run.shards import ShardedStage
+from neuron_opsd.store.files import JsonDict
+from neuron_opsd.store.stage_folder import StageFolder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which model is asked which questions: the test questions, or the general ones."""
+
+    role: str  # "base" or "trained"
+    is_general: bool
+
+    @property
+    def samples(self) -> str:
+        """The stage of its completions."""
+        return f"evaluation/{'general_' if self.is_general else ''}{self.role}"
+
+    @property
+    def options(self) -> str:
+        """The stage of its probabilities of options."""
+        return f"{self.samples}_options"
+
+
+_ASKED = [Asked(role, is_general) for role in ROLES for is_general in (False, True)]
+# A worker opens a stage by its name.
+ASKED_OF = {name: asked for asked in _ASKED for name in (asked.samples, asked.options)}
+
+
+class AskedStage(ShardedStage):
+    """A stage of evaluation: one model, some questions."""
+
+    @property
+    def asked(self) -> Asked:
+        """What it asks."""
+        return ASKED_OF[self.name]
+
+    @property
+    def model_name(self) -> str:
+        """See `ShardedStage`. A run without training asks the base model twice."""
+        is_trained = self.asked.role == "trained" and self.run.config.training.trains
+        return str(self.run.folder.model_folder) if is_trained else self.run.config.model.name
+
+    @property
+    def asked_questions(self) -> Sequence[Question]:
+        """All questions that it samples."""
+        return self.run.inputs.general_questions if self.asked.is_general else self.run.records.test_questions
+
+    @property
+    def reads_context(self) -> bool:
+        """Whether the teacher's context comes before each question."""
+        is_second = self.asked == Asked("trained", is_general=False)
+        return is_second and self.run.config.evaluation.context
+
+
+class EvaluationSamples(AskedStage, SampledStage):
+    """One model's completions. Base and trained draw alike, which narrows their paired difference."""
+
+    @property
+    def purpose(self) -> str:
+        """See `SampledStage`."""
+        return "general" if self.asked.is_general else "evaluation"
+
+    @property
+    def settings(self) -> EvaluationSettings:
+        """See `SampledStage`."""
+        settings = self.run.config.evaluation
+        return settings.for_general() if self.asked.is_general else settings
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """See `ShardedStage`."""
+        return self.asked_questions
+
+    def num_per_question(self) -> int:
+        """See `ShardedStage`."""
+        return self.settings.num_samples
+
+    @cached_property
+    def messages_of(self) -> MessagesOf | None:
+        """See `SampledStage`."""
+        if not self.reads_context:
+            return None
+        return teacher_messages_of(self.run, "evaluation/contexts", self.questions)
+
+
+class OptionStage(AskedStage):
+    """The probability that one model gives to each choice of the questions it was asked, in the orders it has seen."""
+
+    record_type = OptionScores
+    unit = "questions"
+
+    @cached_property
+    def questions(self) -> Sequence[Question]:
+        """See `ShardedStage`."""
+        return [question for question in self.asked_questions if question.choices]
+
+    @property
+    def samples(self) -> StageFolder:
+        """The same model's completions."""
+        return self.run.folder.stage(self.asked.samples)
+
+    @cached_property
+    def rollouts(self) -> Mapping[str, Sequence[Rollout]]:
+        """These by question."""
+        return group_by_question(self.samples.read(Rollout))
+
+    def make_shard(self, index: int, on_progress: OnProgress) -> list[OptionScores]:
+        """See `ShardedStage`."""
+        run, questions = self.run, self.shard_questions(index)
+        scores = score_options(
+            questions,
+            self.rollouts,
+            run.models.named(self.model_name),
+            run.models.encoder(),
+            prompts=run.config.prompts,
+            batch_size=run.config.evaluation.batch_size,
+        )
+        on_progress(len(questions), 0)
+        return scores
+
+    def summary(self) -> JsonDict:
+        """See `ShardedStage`."""
+        left_out = len(self.asked_questions) - self.folder.num_records()
+        if left_out:
+            logger.info("%s: %d questions have no options that can be scored", self.name, left_out)
+        return {"num_not_scored": left_out}
+
+
+def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
+    """What both models are asked, one model after the other."""
+    settings, is_trained = run.config.evaluation, run.config.training.trains
+    has_general = is_trained and bool(run.inputs.general_questions)
+    for role in ROLES if is_trained or settings.context else ("base",):
+        for asked in [Asked(role, is_general) for is_general in ((False, True) if has_general else (False,))]:
+            samples = EvaluationSamples(run, asked.samples)
+            yield samples
+            if settings.option_probability and not samples.reads_context:
+                yield OptionStage(run, asked.options)

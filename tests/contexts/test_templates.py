@@ -1,0 +1,21 @@
+"""Whether demonstrations are of their question's own template."""
+
+from neuron_opsd.contexts.templates import same_template_share
+from neuron_opsd.records import Demonstration, Question, TeacherContext
+
+
+def test_same_template_share() -> None:
+    texts = {"a": "What is the mass of 3 kg?", "b": "What is the mass of 7 kg?", "c": "Who wrote Hamlet?"}
+    questions = {key: Question(question_id=key, domain="d", question=text) for key, text in texts.items()}
+    shown = tuple(
+        Demonstration(question_id=key, choice_order=(), reply="x", distance=0.5) for key in ("b", "c")
+    )
+    context = TeacherContext(
+        question_id="a",
+        demonstrations=shown,
+        num_demonstrations_dropped=0,
+        num_student_prompt_tokens=1,
+        num_teacher_prompt_tokens=2,
+    )
+    assert same_template_share([context], questions) == 0.5
+    assert same_template_share([], questions) is None
