@@ -11,7 +11,7 @@ from pathlib import Path
 
 from neuron_opsd import cli
 from neuron_opsd.engines.base import Engine
-from neuron_opsd.run import session
+from neuron_opsd.run import models
 
 
 class Recorded:
@@ -38,13 +38,13 @@ class Recorded:
 
 
 def main() -> None:
-    file, plain = Path(sys.argv.pop(1)), session.other_engine
+    file, plain = Path(sys.argv.pop(1)), models.other_engine
 
     def recorded(*args, student=None, **kwargs):
         engine = plain(*args, student=student, **kwargs)
         return engine if student is None else Recorded(engine, file)
 
-    session.other_engine = recorded
+    models.other_engine = recorded
     cli.main()
 
 

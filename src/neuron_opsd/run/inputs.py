@@ -251,7 +251,7 @@ class StageInputs:
         return self._sampled_by(role, self.general_questions, self.config.evaluation.for_general())
 
     def _sampled_by(self, role: str, asked: Sequence[Question], settings: EvaluationSettings) -> JsonDict:
-        is_base = role == "base" or self.config.training.objective == "none"
+        is_base = role == "base" or not self.config.training.trains
         model = self.config.model.name if is_base else str(self.folder.model_folder)
         how = {"num_samples": settings.num_samples, **_shuffled(asked, settings.shuffle_choices)}
         return {
@@ -330,7 +330,7 @@ class StageInputs:
         pool = [question for question in self.questions if question.split == "train"]
         read = self._records(*(name for name in ("rollouts", "selection", GOLD_LABELS) if name in self.made))
         asked = self._asked(pool, self.config.model.name)
-        if settings.objective == "distillation":  # on contexts that training makes
+        if settings.is_distillation:  # on contexts that training makes
             asked |= {**self._shown(), "seed": self.config.seed}
         order = _shuffled(pool, self.config.rollouts.shuffle_choices)
         shuffle = {f"rollouts.{name}": value for name, value in order.items()}

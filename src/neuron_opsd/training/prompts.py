@@ -103,10 +103,7 @@ class TrainingPrompts:
             len(self.run.models.encoder().encode(both_messages(self.run, name, order, ())[0]))
             for name, order in choices.items()
         )
-        if (
-            self.run.config.contexts.retrieval != "own_group"
-            or self.run.config.training.objective != "distillation"
-        ):
+        if self.run.config.contexts.retrieval != "own_group" or not self.run.config.training.is_distillation:
             return longest, longest
         whole = 2 * longest + self.run.config.training.max_new_tokens
         return longest, min(whole, self.run.inputs.context_settings.max_prompt_tokens)

@@ -50,7 +50,7 @@ def train_rival(
     model, tokenizer = run.models.take_base()
     student = trainable(model, config.training, seed=config.seed)
     how: dict[str, Any] = {"folder": folder / "trl", "num_steps": num_steps, "seed": config.seed}
-    if config.training.objective in ("majority_sft", "gold_sft"):
+    if config.training.fine_tunes:
         texts = agreeing_texts(
             run.folder.stage("rollouts").read(Rollout), config.training, gold=_gold_labels(run)
         )
