@@ -32,22 +32,30 @@ STAGES_BEFORE: dict[str, tuple[str, ...]] = {
 # Their inputs hold the trained weights, which appear while a run goes on.
 OF_THE_TRAINED_MODEL = tuple(name for name, before in STAGES_BEFORE.items() if "training" in before)
 
-COMMANDS = (
-    "questions",
-    "rollouts",
-    "neurons",
-    "select",
-    "contexts",
-    "preflight",
-    "train",
-    "evaluate",
-    "report",
-)
+# The commands in the order of a run, each with the folders of the stages it makes; the last is the one that it is for.
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "questions": ("questions",),
+    "rollouts": ("rollouts",),
+    "neurons": ("neurons",),
+    "select": ("selection",),
+    "contexts": ("demonstrations", "contexts"),
+    "preflight": ("preflight",),
+    "train": (GOLD_LABELS, "training"),
+    "evaluate": ("evaluation",),
+    "report": ("report",),
+}
+_COMMAND_OF = {folder: command for command, folders in COMMANDS.items() for folder in folders}
+
+
+def command_of(stage: str) -> str:
+    """The command that makes a stage."""
+    return _COMMAND_OF[stage.split("/")[0]]
 
 
 def reaches(until: str, command: str) -> bool:
     """Whether a run that stops after one command's stage comes to another's."""
-    return COMMANDS.index(command) <= COMMANDS.index(until)
+    order = list(COMMANDS)
+    return order.index(command) <= order.index(until)
 
 
 def stages_made(config: Config) -> frozenset[str]:
@@ -89,8 +97,5 @@ def reads_neurons(config: Config) -> bool:
 
 def stages_of(config: Config) -> tuple[str, ...]:
     """The stages, by command, that a run of these settings needs."""
-    made = stages_made(config)
-    folders = {"select": "selection", "train": "training"}
-    optional = ("rollouts", "neurons", "select", "contexts", "preflight", "train")
-    needed = (command for command in optional if folders.get(command, command) in made)
-    return ("questions", *needed, "evaluate", "report")
+    needed = {*stages_made(config), "evaluation", "report"}
+    return tuple(command for command, folders in COMMANDS.items() if folders[-1] in needed)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from neuron_opsd.config.graph import command_of
 from neuron_opsd.errors import RunFolderError
 from neuron_opsd.store.arrow import Record, iterate_file, readable
 from neuron_opsd.store.files import (
@@ -41,15 +42,7 @@ class StageFolder:
     @property
     def command(self) -> str:
         """The command that makes this stage."""
-        stage = self.name.split("/")[0]
-        renamed = {
-            "selection": "select",
-            "training": "train",
-            "evaluation": "evaluate",
-            "demonstrations": "contexts",
-            "gold_labels": "train",
-        }
-        return renamed.get(stage, stage)
+        return command_of(self.name)
 
     def manifest(self) -> JsonDict | None:
         """The manifest, or None where the stage has not begun (or its manifest is damaged: the log names it)."""
