@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 import torch
-from training_runs import TOKENIZER, make_item
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import build_tiny_model
@@ -16,6 +15,7 @@ from neuron_opsd.memory.count import estimate_memory
 from neuron_opsd.memory.passes import Lengths
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.train import train
+from training.training_runs import TOKENIZER, make_item
 
 SHAPES = {
     "deep, lora": {

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import settings, tiny_train
 
 from helpers import build_tiny_model
 from neuron_opsd.memory import count
 from neuron_opsd.memory.allocations import Allocations
 from neuron_opsd.memory.count import MemoryEstimate, by_depth, estimate_memory
 from neuron_opsd.memory.passes import Lengths, peaks_of_learning, peaks_of_sampling
+from neuron_opsd.model.trainable import trainable
 from neuron_opsd.progress import Tracker
 from neuron_opsd.training.progress import ProgressCallback
-from neuron_opsd.model.trainable import trainable
+from training.training_runs import settings, tiny_train
 
 LENGTHS = Lengths(student_prompt=10, teacher_prompt=20, sampling_rows=4)
 

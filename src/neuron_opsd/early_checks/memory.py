@@ -18,7 +18,6 @@ from neuron_opsd.memory.estimate import (
     run_lengths,
 )
 from neuron_opsd.memory.fit import fit, parse_size, refuse_too_large, too_large
-from neuron_opsd.memory.count import in_words
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.device import device_of
 from neuron_opsd.model.load import load_model_config, load_tokenizer

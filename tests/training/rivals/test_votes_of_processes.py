@@ -23,7 +23,7 @@ def rewarded(folder: Path, num_processes: int) -> list[dict]:
         "CUDA_VISIBLE_DEVICES": "",
     }
     environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")])
+        filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH")])
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
     command += ["--master-port", str(random.randint(20_000, 40_000)), str(HERE / "two_processes_vote.py")]
