@@ -76,7 +76,7 @@ def template(value: Any) -> Change:
 
 NORM = "model.norm.weight"
 SIZE = "must be a whole number from 1 to"
-NO_FILE = "is no file, but a folder, a pipe, a device, or a link to nothing"
+NO_FILE = "is a folder, a pipe, a device or a broken link, not a file"
 CASES: dict[str, tuple[Change, str]] = {
     # sizes that transformers takes, and that take for ever or fail somewhere else
     "layers, negative": (config(num_hidden_layers=-2), f"num_hidden_layers is -2. It {SIZE} 2,000"),
@@ -98,7 +98,7 @@ CASES: dict[str, tuple[Change, str]] = {
     # other entries
     "an encoder": (config(is_encoder_decoder=True), "is an encoder-decoder"),
     "padding beyond the vocabulary": (config(pad_token_id=10**6), "cannot be built.*[Pp]adding_idx"),
-    "text_config, text": (config(text_config="x"), "text_config is 'x', which is no object"),
+    "text_config, text": (config(text_config="x"), "text_config is 'x', which is not an object"),
     "activation": (config(hidden_act="nonsense"), "cannot be built.*nonsense"),
     "no JSON": (text("config.json", "{"), "cannot be loaded"),
     "a list": (text("config.json", "[]"), "cannot be loaded"),
@@ -164,7 +164,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "tokenizer, gone": (lambda folder: (folder / "tokenizer.json").unlink(), "cannot be loaded"),
     "tokenizer, cut": (text("tokenizer.json", '{"version": "1.0", '), "cannot be loaded"),
-    "template, a number": (template(3), "is 3, which is no text"),
+    "template, a number": (template(3), "is 3, which is not text"),
     "template, two": (
         template([{"name": "a", "template": "x"}]),
         "templates a, and none of them is called default",

@@ -131,7 +131,7 @@ def _check_shown(messages: Sequence[Message], prompt: str, role: str) -> None:
 
 
 def _check_repeatable(encoder: ChatEncoder, prompts: ExamplePrompts) -> None:
-    """Refuse a template that draws at random, or writes where an object lies: no run could be repeated."""
+    """Refuse a template that draws at random, or writes an object's address: no run could be repeated."""
     address = _ADDRESS.search(prompts.student)
     if address or encoder.render(prompts.student_messages) != prompts.student:
         what = f"writes {address[0]!r}" if address else "gives two prompts for one question"

@@ -22,7 +22,7 @@ def check_files(config: Config) -> None:
     for name in ("answers", "general_answers"):
         for path in getattr(config.evaluation, name):
             if is_file_name(path) and not os.path.isfile(path):
-                what = "is no file" if os.path.exists(path) else "does not exist"
+                what = "is not a file" if os.path.exists(path) else "does not exist"
                 raise DataError(f"evaluation.{name}: {path} {what}. Leave it out if you have none.")
     if config.training.uses_gold() and not config.evaluation.answers:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""How far the student's next-token distributions lie from the teacher's: pure functions of log-probabilities.
+"""How far the student's next-token distributions are from the teacher's: pure functions of log-probabilities.
 
     forward KL  KL(teacher || student) = sum_v p_T (log p_T - log p_S)
     reverse KL  KL(student || teacher) = sum_v p_S (log p_S - log p_T)          the paper's

@@ -1,4 +1,4 @@
-"""What a model is, as a hash: equal weights, settings and tokenizer give the same, wherever the folder lies."""
+"""What a model is, as a hash: equal weights, settings and tokenizer give the same, wherever the folder is."""
 
 import contextlib
 import hashlib

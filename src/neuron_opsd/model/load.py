@@ -153,7 +153,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         )
     if not isinstance(template, str | dict):
         raise ModelError(
-            f"The chat template of {name} is {template!r}, which is no text. Set model.chat_template to a Jinja file."
+            f"The chat template of {name} is {template!r}, which is not text. Set model.chat_template to a Jinja file."
         )
     if not isinstance(limit, int | float) or limit <= 0:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Where a model's files lie, and what they say without being loaded. No torch here: `status` answers at once."""
+"""Where a model's files are, and what they say without being loaded. No torch here: `status` answers at once."""
 
 import re
 from pathlib import Path
@@ -46,7 +46,7 @@ def _check_entries(folder: Path) -> None:
     for path in folder.iterdir():
         if path.suffix in SUFFIXES and not path.is_file():
             raise ModelError(
-                f"{path} is no file, but a folder, a pipe, a device, or a link to nothing. Remove it, or copy the "
+                f"{path} is a folder, a pipe, a device or a broken link, not a file. Remove it, or copy the "
                 "model again."
             )
 

@@ -31,7 +31,7 @@ def check_sizes(config: PretrainedConfig, name: str) -> None:
     """
     text = config.get_text_config()
     if not isinstance(text, PretrainedConfig):
-        raise ModelError(f"config.json of {name}: text_config is {text!r}, which is no object. {_NEXT}")
+        raise ModelError(f"config.json of {name}: text_config is {text!r}, which is not an object. {_NEXT}")
     if config.is_encoder_decoder:
         raise ModelError(
             f"{name} is an encoder-decoder (model type '{config.model_type}', is_encoder_decoder in config.json). Use "

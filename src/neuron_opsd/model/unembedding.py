@@ -35,7 +35,7 @@ def last_place(device: torch.device | str) -> Tensor:
     """For a model's `logits_to_keep`: the last place alone, as an index.
 
     The number 1 makes a strided view. torch multiplies that in half precision on a CPU with a transposed copy of the
-    whole unembedding for each row: 16 s for four rows of a 1.5B model, and .09 s with rows that lie together.
+    whole unembedding for each row: 16 s for four rows of a 1.5B model, and .09 s with rows that are adjacent.
     """
     return torch.tensor([-1], device=device)
 

@@ -57,7 +57,7 @@ def load_whole(location: str, *, trust_remote_code: bool, **options: Any) -> Pre
     if said or found["error_msgs"]:
         raise ModelError(
             f"The model in {location} is incomplete. It {'. It '.join([*said, *found['error_msgs']])}. Its weights "
-            "would be random or left out. Download it again, or see to its config.json."
+            "would be random or left out. Download it again, or check its config.json."
         )
     if unknown:
         _warn_once(
@@ -69,7 +69,7 @@ def load_whole(location: str, *, trust_remote_code: bool, **options: Any) -> Pre
 @cache
 def _warn_once(message: str) -> None:
     """The same files are looked at before a run and read in each of its stages."""
-    logger.warning("%s Left out. If they belong to the model, see to its config.json.", message)
+    logger.warning("%s They are left out. If they belong to the model, check its config.json.", message)
 
 
 def _shapes(mismatched: tuple[str, Any, Any]) -> str:
@@ -83,7 +83,7 @@ def _list(keys: list[str]) -> str:
 
 
 def check_finite(model: PreTrainedModel, name: str) -> None:
-    """Refuse weights that are no finite numbers. Those found finite are remembered by the model's fingerprint.
+    """Refuse weights that are not finite. Those found finite are remembered by the model's fingerprint.
 
     Raises:
         ModelError: names the first such weight.

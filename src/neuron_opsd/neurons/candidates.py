@@ -38,7 +38,7 @@ def shared_with_candidates(
 
     Args:
         overlap_sets: Neuron ids of each set.
-        frequency: In how many sets each id lies.
+        frequency: In how many sets each id is.
         queries: Indices of sets.
         num_candidates: At most so many a query. The query itself and what is left out do not count.
         left_out: Indices that must not be candidates of a query, itself included.

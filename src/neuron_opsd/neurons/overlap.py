@@ -2,7 +2,7 @@
 
     distance(A, B) = 1 - |A & B| / |A | B|
 
-Exact, without an N x N matrix. A few thousand neurons lie in a large share of all sets and make most of the
+Exact, without an N x N matrix. A few thousand neurons are in a large share of all sets and make most of the
 work. The rest are many and rare. So the common ones become columns of a 0/1 matrix, whose products a matrix
 multiplication counts exactly (in float32, up to 2^24), and the rare ones stay sparse. One block of queries is
 held at a time.
@@ -125,7 +125,7 @@ def _approximate(
 
 
 def _frequency(overlap_sets: Sets) -> NDArray[np.int64]:
-    """In how many sets each id lies."""
+    """In how many sets each id is."""
     frequency = np.zeros(
         1 + max((int(ids.max()) for ids in overlap_sets if len(ids)), default=0), dtype=np.int64
     )

@@ -79,7 +79,7 @@ def count_answers(
         raise DataError(
             f"The process that reads {', '.join(map(str, paths))} ended with status {done.returncode}: "
             f"{said[0][-SHOWN:]}. Status -9 means that memory ran out: free some. "
-            "Otherwise run `neuron-opsd env`, and see to what it finds."
+            "Otherwise run `neuron-opsd env`, and fix what it finds."
         ) from None
     if "error" in found:
         raise DataError(found["error"])
