@@ -1,7 +1,7 @@
 """Neuron-OPSD (arXiv 2607.02460): better at a field from its unlabelled questions alone.
 
 The public API, by name. A name is imported when it is first used, so `import neuron_opsd` costs nothing and loads no
-torch. `examples/python_api.py` uses most of it; the command line is `neuron-opsd`.
+torch. `examples/python_api.py` uses most of it. The command line is `neuron-opsd`.
 """
 
 import importlib

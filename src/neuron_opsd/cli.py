@@ -50,7 +50,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main() -> None:
-    """Run the command line; expected errors end with status 2 and their message alone."""
+    """Run the command line. Expected errors end with status 2 and their message alone."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that wait should sleep: on cores shared with another job, spinning made a forward pass 10 times slower.
@@ -109,7 +109,7 @@ def _setup(
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
     if not verbose:
         warnings.filterwarnings("ignore", category=FutureWarning)
-        # transformers configures its own handlers and bars on import; this variable is read then.
+        # transformers configures its own handlers and bars on import. This variable is read then.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -271,7 +271,7 @@ def questions(
     answers: option.CheckedAnswers = None,
     model: option.Model = None,
 ) -> None:
-    """Read, de-duplicate and split the questions of a run; or --check a file before any run, without weights."""
+    """Read, de-duplicate and split the questions of a run, or --check a file before any run, without weights."""
     given = arguments or []
     if check is None:
         if len(given) != 1 or answers or model:
@@ -331,7 +331,7 @@ def compare(
 
 
 def _print_plan(config: Config, recipe: Config, output: Path | None, until: str, *, shows_all: bool) -> None:
-    """What is read, the settings, and the work; nothing is written."""
+    """What is read, the settings, and the work. Nothing is written."""
     from neuron_opsd.commands.cost import describe_work
     from neuron_opsd.commands.plan import describe_prompts, describe_settings
     from neuron_opsd.early_checks import check_early

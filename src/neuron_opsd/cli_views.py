@@ -1,4 +1,4 @@
-"""The commands that look at a run, or hand on what it holds; `cli` takes them in beside those that work."""
+"""The commands that look at a run, or hand on what it holds. `cli` takes them in beside those that work."""
 
 import dataclasses
 import json
@@ -103,7 +103,7 @@ def harness(
         ),
     ] = None,
 ) -> None:
-    """Score base and trained model with lm-evaluation-harness, offline; of a comparison, every finished cell."""
+    """Score base and trained model with lm-evaluation-harness, offline. Of a comparison, score every finished cell."""
     from neuron_opsd.commands.harness import check_installed, describe, run_harness
 
     quieten_libraries()

@@ -3,7 +3,7 @@
     questions -> rollouts -> neurons -> select -> contexts -> preflight -> train -> evaluate -> report
 
 A stage reads the records of those before it, calls its pure functions and saves. One that is finished and was made from
-the same inputs is skipped; an interrupted one resumes. Each is in `stage.py` of its folder.
+the same inputs is skipped. An interrupted one resumes. Each is in `stage.py` of its folder.
 
 GOLD ANSWERS are opened by the calls that are marked so below, and by nothing else.
 """
@@ -48,7 +48,7 @@ def make_trained_model(run: Run) -> None:
     if not run.config.training.trains:
         logger.info("train: nothing to do, because training.objective is none")
         return
-    if run.config.training.uses_gold():
+    if run.config.training.uses_gold:
         make_gold_labels(run)  # GOLD ANSWERS of the pool: the upper bound alone
     make_training(run)
     # A kill can leave a model without its card. One with results stays: evaluation wrote it.

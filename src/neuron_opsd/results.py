@@ -39,7 +39,7 @@ class Both(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with the ends of its interval; no ends where there are too few questions for one."""
+    """A value with the ends of its interval. No ends where there are too few questions for one."""
 
     value: float | None
     low: float | None
@@ -66,7 +66,7 @@ class Simulated:
 class MetricResult:
     """One metric before and after training, the paired difference, and what it shows.
 
-    `unreliable` are the roles whose value cannot be relied on; `caution` says why in a sentence. Binned calibration
+    `unreliable` are the roles whose value cannot be relied on. `caution` says why in a sentence. Binned calibration
     errors have `perfectly_calibrated`: what a perfectly calibrated model would show at this number of questions.
     """
 
@@ -89,7 +89,7 @@ class MetricResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """One bin of a reliability diagram; mean confidence and accuracy are None where it is empty."""
+    """One bin of a reliability diagram. Mean confidence and accuracy are None where it is empty."""
 
     low: float
     high: float
@@ -203,7 +203,7 @@ class Domains:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KlFromBase:
-    """KL(trained || base), a mean over tokens of the base model's own completions; nats a token."""
+    """KL(trained || base), a mean over tokens of the base model's own completions. Nats a token."""
 
     label: str
     value: float
@@ -228,7 +228,7 @@ class GeneralResult(Domains):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One model on one question; the last two are None where it has no gold answer."""
+    """One model on one question. The last two are None where it has no gold answer."""
 
     answer: str | None  # the majority's
     vote_share: float
@@ -305,7 +305,7 @@ class HarnessScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harness:
-    """`harness/results.json`; a run that trains nothing has the base model alone."""
+    """`harness/results.json`. A run that trains nothing has the base model alone."""
 
     lm_eval: str  # its version
     base: HarnessScores
@@ -314,7 +314,7 @@ class Harness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure(Estimate):
-    """One measure of the preflight, with what it says in `note`; some have the figures of both roles."""
+    """One measure of the preflight, with what it says in `note`. Some have the figures of both roles."""
 
     name: str
     label: str
@@ -345,7 +345,7 @@ class PreflightVerdict:
 
 
 def defined(value: float) -> float | None:
-    """A Python float; None where it is not finite."""
+    """A Python float. None where it is not finite."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -358,7 +358,7 @@ def load(kind: type[T], saved: Mapping[str, Any]) -> T:
     """The inverse of `dump`.
 
     Raises:
-        ValueError: the values are no such result; the message names the first that is wrong or missing.
+        ValueError: the values are no such result. The message names the first that is wrong or missing.
     """
     try:
         return _adapter(kind).validate_python(saved)

@@ -4,7 +4,7 @@
     ms-swift  JSON lines: messages, teacher_prompt          `swift rlhf --rlhf_type gkd` with a teacher's own prompt
     verl      Parquet: prompt, data_source, ability, reward_model, extra_info.teacher_prompt
 
-TRL and ms-swift give the teacher one user turn, so the demonstrations become text above the question; verl's column
+TRL and ms-swift give the teacher one user turn, so the demonstrations become text above the question. verl's column
 keeps them as the chat turns that our own teacher reads.
 """
 
@@ -26,11 +26,11 @@ Row = dict[str, Any]
 
 
 def export(run: Run, *, format_name: str, output: Path) -> int:
-    """Write every question that training uses, the selected ones best first; returns how many.
+    """Write every question that training uses, the selected ones best first. Returns how many.
 
     Raises:
         ConfigError: no such format, or a run whose contexts are not made before training, or not at all.
-        RunFolderError: selection or contexts are not finished; the file cannot be written.
+        RunFolderError: selection or contexts are not finished, or the file cannot be written.
     """
     if format_name not in FORMATS:
         raise ConfigError(f"--format is {format_name!r}. It must be one of {', '.join(FORMATS)}.")
@@ -100,7 +100,7 @@ def _verl_row(run: Run, question_id: str) -> Row:
         "data_source": f"neuron_opsd/{run.records.questions_by_id[question_id].domain}",
         "prompt": student,
         "ability": run.records.questions_by_id[question_id].domain,
-        "reward_model": {"style": "rule", "ground_truth": ""},  # verl asks for the field; there is no answer
+        "reward_model": {"style": "rule", "ground_truth": ""},  # verl asks for the field. There is no answer
         "extra_info": {"split": "train", "index": question_id, "teacher_prompt": teacher},
     }
 

@@ -4,7 +4,7 @@
     RUN/harness/results.json                      of both models and every task, each with its fingerprint
 
 The default tasks are worded as the harness words MMLU, not as this package does: an independent look at the same
-questions. Choices are scored by the likelihood of their letter; free-form questions are answered greedily, and must be
+questions. Choices are scored by the likelihood of their letter. Free-form questions are answered greedily, and must be
 the gold answer but for case and punctuation. A folder with tasks of one's own may stand in their place.
 """
 
@@ -39,12 +39,12 @@ FOLDER = "harness"
 
 
 def run_harness(run: Run, *, tasks: Path | None = None, known: dict[str, JsonDict] | None = None) -> JsonDict:
-    """Score both models of a finished run, and write its report; what is there of the same model and tasks is kept.
+    """Score both models of a finished run, and write its report. What is there of the same model and tasks is kept.
 
     Args:
         run: The run.
-        tasks: A folder of task files; without one they are made of the run's held-out questions.
-        known: Scores by fingerprint that runs share, such as the base model's; new ones are added.
+        tasks: A folder of task files. Without one they are made of the run's held-out questions.
+        known: Scores by fingerprint that runs share, such as the base model's. New ones are added.
 
     Returns:
         {role: {"fingerprint", "tasks": {task: {"num_questions", metric: value, ...}}}, "lm_eval": version}.
@@ -101,7 +101,7 @@ def _check(run: Run, tasks: Path | None) -> None:
 
 
 def _models(run: Run) -> dict[str, str]:
-    """The names of base and trained model; a run that trains nothing has the base alone."""
+    """The names of base and trained model. A run that trains nothing has the base alone."""
     trained = {"trained": str(run.folder.model_folder)}
     return {"base": run.config.model.name} | (trained if run.config.training.trains else {})
 
@@ -130,7 +130,7 @@ def _scores(run: Run, name: str, folder: Path) -> JsonDict:
 
 
 def _figures(values: JsonDict) -> dict[str, float]:
-    """The metrics of one task by their bare names ("acc,none" is acc); standard errors are left out."""
+    """The metrics of one task by their bare names ("acc,none" is acc). Standard errors are left out."""
     numbers = {name.split(",")[0]: value for name, value in values.items() if isinstance(value, int | float)}
     return {
         name: float(value)

@@ -1,4 +1,4 @@
-"""Runs the cells of a comparison, one after another; one that fails is named and does not stop the others."""
+"""Runs the cells of a comparison, one after another. One that fails is named and does not stop the others."""
 
 import gc
 import logging
@@ -33,7 +33,7 @@ def run_cells(
     *,
     on_cell: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run what is not finished; `on_cell` is called after each, so that the tables are those of what is there."""
+    """Run what is not finished. `on_cell` is called after each, so that the tables are those of what is there."""
     digests = answers_digest(plan)
     for number, cell in enumerate(cells, 1):
         where = (
@@ -80,7 +80,7 @@ def _note_failure(path: Path, where: str, error: Exception) -> None:
 
 
 def status(path: Path) -> tuple[str, str]:
-    """(finished, failed or not run; the error)."""
+    """(finished, failed or not run) and the error."""
     error = read_json(path / "error.json") if path.is_dir() else None
     if error is not None:
         return FAILED, str(error.get("error"))

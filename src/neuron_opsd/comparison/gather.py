@@ -21,7 +21,7 @@ Key = tuple[str, str | None, str]  # method, source, target
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """One model on the questions of one domain that have a gold answer; rows by question id."""
+    """One model on the questions of one domain that have a gold answer, with rows by question id."""
 
     question_ids: list[str]
     correct_fraction: Array
@@ -38,7 +38,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the cells were evaluated; those of one comparison agree."""
+    """How the cells were evaluated. Those of one comparison agree."""
 
     num_samples: int
     num_bins: int
@@ -92,7 +92,7 @@ class Gathered:
 
 
 def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
-    """Read the results of every finished cell; the base model's are in each."""
+    """Read the results of every finished cell. The base model's are in each."""
     found = Gathered()
     for cell in cells:
         path = cell_folder(folder, cell)
@@ -143,7 +143,7 @@ def _read_answers(questions: Iterable[QuestionResult], target: str, role: Role) 
 
 
 def _template_share(path: Path, method: str, source: str) -> TemplateShare | None:
-    """The figures of a cell's contexts, before its training or before test questions; None where it has none."""
+    """The figures of a cell's contexts, before its training or before test questions. None where it has none."""
     for stage in ("contexts", "evaluation/contexts"):
         summary = _summary(path, stage)
         value, by_chance = (summary.get(f"same_template_{name}") for name in ("fraction", "by_chance"))
@@ -153,7 +153,7 @@ def _template_share(path: Path, method: str, source: str) -> TemplateShare | Non
 
 
 def _add_harness(found: Gathered, cell: Cell, harness: Harness) -> None:
-    """A cell's own scores; the base model's once."""
+    """A cell's own scores, and the base model's once."""
     found.harness.setdefault((BASE, None), [harness.base])
     if harness.trained:
         found.harness.setdefault((cell.recipe, cell.source), []).append(harness.trained)

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on every finished cell of a comparison; its figures go into the tables."""
+"""lm-evaluation-harness on every finished cell of a comparison. Its figures go into the tables."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from neuron_opsd.store.run_folder import RunFolder
 
 
 def harness_of_cells(folder: Path, *, tasks: Path | None = None) -> str:
-    """Score the base model once and each cell's, and write the tables; what is scored already is kept.
+    """Score the base model once and each cell's, and write the tables. What is scored already is kept.
 
     Raises:
         RunFolderError: no comparison, or none of its cells is finished.

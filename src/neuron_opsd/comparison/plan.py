@@ -100,7 +100,7 @@ class Plan:
 
     def uses_gold(self, recipe: str) -> bool:
         """Whether a recipe is an upper bound, trained on gold answers."""
-        return self.config(recipe, seed=self.seeds[0]).training.uses_gold()
+        return self.config(recipe, seed=self.seeds[0]).training.uses_gold
 
 
 def label_of(recipe: str) -> str:

@@ -1,7 +1,7 @@
 """Answers of finished cells -> the figures of a comparison, each with its interval and its honest marks.
 
 Everything is paired over questions: one set of bootstrap resamples for each test domain serves every recipe, source and
-seed, so a difference is taken on the same questions. A figure of several seeds is the mean of each seed's; the interval
+seed, so a difference is taken on the same questions. A figure of several seeds is the mean of each seed's. The interval
 is over questions, and does not cover what another seed would change (the spread over seeds stands beside it).
 """
 
@@ -49,7 +49,7 @@ class Figure:
         return Figure(self.value - other.value, self.draws - other.draws, fewest)
 
     def estimate(self) -> Estimate:
-        """Value and interval; no interval for too few questions."""
+        """Value and interval. No interval for too few questions."""
         interval = bootstrap_interval(self.value, self.draws)
         if self.num_questions < MIN_QUESTIONS or not np.isfinite(interval.low):
             return Estimate(self.value, None, None)
@@ -140,18 +140,18 @@ class Table:
         return Figure(float(np.mean(values)), draws, len(ones), tuple(values))
 
     def places_of(self, method: str, place: str) -> list[tuple[str | None, str]]:
-        """The (source, target) pairs over which a method's figure is a mean; a base has no source."""
+        """The (source, target) pairs over which a method's figure is a mean. A base has no source."""
         pairs = [(source, target) for name, source, target in self.found.answers if name == method]
         if place == "in":
             return [(s, t) for s, t in pairs if s is None or s == t]
         return [(s, t) for s, t in pairs if (s is None or s != t) and len(self.targets) > 1]
 
     def mean(self, method: str, place: str, metric: str) -> Figure | None:
-        """Over domains, each pair counted once; None where nothing is finished."""
+        """Over domains, each pair counted once. None where nothing is finished."""
         return _mean([self.figures[(method, s, t, metric)] for s, t in self.places_of(method, place)])
 
     def difference(self, method: str, other: str, place: str, metric: str) -> Figure | None:
-        """Method minus other on the same test domains, seeds and questions; trained on the same source, if trained."""
+        """Method minus other on the same test domains, seeds and questions, trained on the same source."""
         changes = []
         for source, target in self.places_of(method, place):
             own, theirs = (method, source, target), (other, None, target)
@@ -219,7 +219,7 @@ class Table:
         return (max if metric.is_better_high else min)(there, key=lambda method: there[method])
 
     def _best_marks(self, method: str, best: str | None, place: Place, metric: Metric) -> list[str]:
-        """Whether a method is the best, or not shown to be another; an upper bound has no marks."""
+        """Whether a method is the best, or not shown to be another. An upper bound has no marks."""
         if method in self.bounds or best is None:
             return []
         if best == method:
@@ -231,7 +231,7 @@ class Table:
         return ["best within noise"] if is_near else []
 
     def label(self, method: str) -> str:
-        """A recipe's name; an upper bound's with its mark."""
+        """A recipe's name, with its mark if it is an upper bound."""
         return label_of(method) + (f" ({USES_GOLD})" if method in self.bounds else "")
 
     def note(self, method: str) -> str:

@@ -2,13 +2,13 @@
 
 COMPARE/comparison.json   the plan: recipes, model, questions, seeds, steps, overrides
 COMPARE/questions/        each domain's questions, split once for all cells
-COMPARE/cells/RECIPE/SOURCE/seed-N/   one run; cell.json when it is finished, error.json when it failed
+COMPARE/cells/RECIPE/SOURCE/seed-N/   one run, cell.json when it is finished, error.json when it failed
 COMPARE/table.csv         a row for each recipe, place and metric, with its difference from base
 COMPARE/grid.csv          a row for each recipe, source, target and metric
 COMPARE/templates.csv     by recipe and source: the share of demonstrations of the question's own template
 COMPARE/harness.csv       by recipe, source, task and metric: what lm-evaluation-harness found (`neuron-opsd harness`)
 COMPARE/table.md, table.tex
-COMPARE/timings.csv       wall time of each cell's stages; these alone differ between equal comparisons
+COMPARE/timings.csv       wall time of each cell's stages. These alone differ between equal comparisons
 COMPARE/report.html, report.md
 """
 
@@ -33,7 +33,7 @@ CsvRow = Mapping[str, object]
 
 
 def write_comparison(plan: Plan, cells: Sequence[Cell], folder: Path, notes: Sequence[str]) -> bool:
-    """Write every table of what is finished by now; False where nothing is."""
+    """Write every table of what is finished by now. False where nothing is."""
     _write_timings(cells, folder)
     found = gather(plan, cells, folder)
     if not found.answers:

@@ -68,7 +68,7 @@ def stages_made(config: Config) -> frozenset[str]:
         made |= {*TRAINED_FROM, "preflight"} - _unread(config)
     if config.training.fine_tunes:
         made |= {"rollouts"}
-    if config.training.uses_gold():
+    if config.training.uses_gold:
         made |= {GOLD_LABELS}
     if config.evaluation.context:
         made |= {"rollouts", "demonstrations", "evaluation/contexts"}

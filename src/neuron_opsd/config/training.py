@@ -57,7 +57,6 @@ class GuardRailSettings(Section):
 Objective = Literal[
     "distillation", "majority_sft", "majority_reward", "self_certainty", "unlikely_tokens", "gold_sft", "none"
 ]
-BY_TRL: tuple[Objective, ...] = ("majority_sft", "majority_reward", "self_certainty", "gold_sft")
 
 
 class TrainingSettings(Section):
@@ -278,6 +277,7 @@ class TrainingSettings(Section):
         """Whether TRL trains, and not a trainer of ours."""
         return self.fine_tunes or self.compares_groups
 
+    @property
     def uses_gold(self) -> bool:
         """Whether training reads gold answers: not label-free, an upper bound."""
         return self.objective == "gold_sft"

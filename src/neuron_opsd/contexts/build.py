@@ -1,7 +1,7 @@
 """Stage: selected questions + neighbours -> teacher contexts: what only the teacher reads (method, section 5).
 
 A demonstration is a neighbour's question and the model's OWN zero-shot reply, as earlier chat turns. Demonstrations are
-dropped, farthest first, until the prompt fits the token budget; the count is recorded; the question is never cut.
+dropped, farthest first, until the prompt fits the token budget. The count is recorded. The question is never cut.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def build_contexts(
         neighbours: For each, (id, distance) of its neighbours, nearest first.
         questions: The pool by id.
         rollouts: The reply that each question demonstrates with, by id.
-        encoder: The chat template; budgets are counted in its tokens.
+        encoder: The chat template. Budgets are counted in its tokens.
         settings: `contexts.*`.
         prompts: Wording.
 
@@ -55,7 +55,7 @@ def context_messages(
     settings: ContextSettings,
     prompts: PromptSettings,
 ) -> list[Message]:
-    """The teacher's messages; `demonstrations` are nearest first, the reading order is `contexts.order`."""
+    """The teacher's messages. `demonstrations` are nearest first, the reading order is `contexts.order`."""
     shown = list(demonstrations) if settings.order == "nearest_first" else list(reversed(demonstrations))
     return teacher_messages(
         question,

@@ -16,7 +16,7 @@ def both_messages(
     choice_order: tuple[int, ...],
     demonstrations: Sequence[Demonstration] | None = None,
 ) -> tuple[list[Message], list[Message]]:
-    """The student's and the teacher's messages for one question; by default with its context's demonstrations."""
+    """The student's and the teacher's messages for one question. By default with its context's demonstrations."""
     question, prompts = run.records.questions_by_id[question_id], run.config.prompts
     student = student_messages(
         question, choice_order=choice_order, answer_format=prompts.answer_format, system=prompts.system

@@ -28,7 +28,7 @@ def demonstrating_replies(run: Run) -> dict[str, Rollout]:
 def permuted_replies(rollouts: Mapping[str, Rollout], *, seed: int) -> dict[str, Rollout]:
     """The control: each question with the reply to another one, along one random ring through all of them.
 
-    How replies look and how often each answer is given stay as they are; what answers what is lost.
+    How replies look and how often each answer is given stay as they are. What answers what is lost.
     """
     givers = reply_givers(rollouts, seed=seed)
     return {i: replace(rollouts[i], reply=rollouts[giver].reply) for i, giver in givers.items()}

@@ -38,7 +38,7 @@ def template_shares(
 def same_template_share(
     contexts: Sequence[TeacherContext], questions: Mapping[str, Question]
 ) -> float | None:
-    """Share of the demonstrations that open like the question they stand before; None where none is shown."""
+    """Share of the demonstrations that open like the question they stand before. None where none is shown."""
     same = [
         template_key(questions[shown.question_id].question)
         == template_key(questions[context.question_id].question)

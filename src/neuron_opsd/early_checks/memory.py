@@ -25,11 +25,11 @@ from neuron_opsd.records import Question
 
 logger = logging.getLogger(__name__)
 
-SMALL_MODEL = 20_000_000  # parameters; below, the estimate would take longer than it is worth
+SMALL_MODEL = 20_000_000  # parameters. Below, the estimate would take longer than it is worth
 
 
 def check_memory(config: Config, questions: Sequence[Question], until: str = "report") -> None:
-    """Refuse a model that is larger than what is free; warn where a stage may be, and name the settings that help.
+    """Refuse a model that is larger than what is free. Warn where a stage may be, and name the settings that help.
 
     Raises:
         ConfigError: the weights alone do not fit.
@@ -83,7 +83,7 @@ def describe_memory(config: Config, questions: Sequence[Question], until: str = 
 def stage_memory(
     config: Config, questions: Sequence[Question], until: str = "report"
 ) -> list[StageMemory] | str:
-    """The estimate; where an architecture cannot be counted, the reason."""
+    """The estimate, or the reason why the architecture cannot be counted."""
     try:
         return estimate_run(config, load_model_config(config.model), _lengths(config, questions), until)
     except NOT_COUNTED as error:

@@ -24,7 +24,7 @@ def check_files(config: Config) -> None:
             if is_file_name(path) and not os.path.isfile(path):
                 what = "is not a file" if os.path.exists(path) else "does not exist"
                 raise DataError(f"evaluation.{name}: {path} {what}. Leave it out if you have none.")
-    if config.training.uses_gold() and not config.evaluation.answers:
+    if config.training.uses_gold and not config.evaluation.answers:
         raise ConfigError(
             f"training.objective is gold_sft ({USES_GOLD}), which needs the pool's gold answers. Give --answers FILE."
         )

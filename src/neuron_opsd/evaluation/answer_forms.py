@@ -87,10 +87,10 @@ def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: i
         text: The answer.
         offered: The choices.
         is_number: Whether the cell is a number, or of a file that cannot tell numbers from texts.
-        answer_base: Where numbers count from; None: not known.
+        answer_base: Where numbers count from. None: not known.
 
     Raises:
-        BadRowError: none, or several; says what is allowed.
+        BadRowError: none, or several. Says what is allowed.
     """
     same_text = [i for i, choice in enumerate(offered.texts) if choice.strip() == text]
     if text in offered.marks and not text.isalpha() and same_text in ([], [offered.marks.index(text)]):
@@ -123,7 +123,7 @@ def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: i
 def _choice_at(
     number: int, same_text: list[int], offered: Offered, *, is_number: bool, answer_base: int | None
 ) -> int | None:
-    """The choice at an index; None where the number can only be a text."""
+    """The choice at an index. None where the number can only be a text."""
     by_base = {
         base: offered.places.index(number - base) for base in (0, 1) if number - base in offered.places
     }
@@ -154,7 +154,7 @@ def _shown(index: int, offered: Offered) -> str:
 
 
 def _similar_texts(text: str, choices: tuple[str, ...], *, has_letter: bool) -> list[int]:
-    """Choices with this text but for case, articles and punctuation; the "A." of "A. blue" is no article."""
+    """Choices with this text but for case, articles and punctuation. The "A." of "A. blue" is no article."""
     canonical = str.casefold if has_letter else normalise_answer
     return [i for i, choice in enumerate(choices) if canonical(choice.strip()) == canonical(text)]
 

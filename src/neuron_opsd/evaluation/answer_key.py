@@ -2,7 +2,7 @@
 
 A file, of any format that questions have, holds an answer (`answer`, `answerKey`, `cop`, ...) and either an id or the
 question's own fields, so that a labelled question file can be its own answer file. It may cover all, some or none of
-the questions. What an answer may say is in `answer_forms.py`; letters mean the choices as the file orders them.
+the questions. What an answer may say is in `answer_forms.py`. Letters mean the choices as the file orders them.
 """
 
 import logging
@@ -31,7 +31,7 @@ from neuron_opsd.text.expressions import expression, looks_like_expression
 
 logger = logging.getLogger(__name__)
 
-# The first of these that a file has, and fills; letters and texts before numbers.
+# The first of these that a file has, and fills. Letters and texts before numbers.
 ANSWER_NAMES = (
     *("answer", "answers", "answerkey", "correctanswer", "rightanswer", "correct", "correctoption", "gold"),
     *("goldanswer", "label", "target", "cop", "answeridx", "answerindex", "answerid", "correctindex", "key"),
@@ -84,10 +84,10 @@ def read_answers(
     """Read gold answers for these questions.
 
     Args:
-        paths: Answer files or data sets; none gives an empty key.
+        paths: Answer files or data sets. None gives an empty key.
         questions: The questions to be scored. Answers to other questions are counted and left out.
         fields: Names of columns by field, as `questions.fields`.
-        answer_base: Where numbers that name a choice count from, 0 or 1; None: such numbers are refused.
+        answer_base: Where numbers that name a choice count from, 0 or 1. None: such numbers are refused.
         max_bad_fraction: Of the rows of a file that may be left out because they cannot be read.
 
     Raises:
@@ -162,7 +162,7 @@ class _Known:
             self._by_text.setdefault(normalise(question.question), []).append(question)
 
     def find(self, row: Row, columns: Columns) -> Question | None:
-        """The question that a row answers; None where it is not among these."""
+        """The question that a row answers. None where it is not among these."""
         value = row.values.get(columns.question_id) if columns.question_id else None
         if not is_blank(value) and (isinstance(value, bool) or not isinstance(value, str | int | float)):
             raise BadRowError(
@@ -206,7 +206,7 @@ def _canonical(
 def _add(
     answers: dict[str, str], given_at: dict[str, str], question: Question, answer: str, where: str
 ) -> None:
-    """Keep an answer; of two that differ keep neither."""
+    """Keep an answer. Of two that differ keep neither."""
     first = given_at.setdefault(question.question_id, where)
     known = answers.get(question.question_id)
     if first == where:
@@ -220,5 +220,5 @@ def _add(
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a cell gives no answer; NaN is blank too."""
+    """Whether a cell gives no answer. NaN is blank too."""
     return value is None or value != value or value == [] or (isinstance(value, str) and not value.strip())

@@ -1,7 +1,7 @@
 """Evaluation: questions, rollouts of base and trained model, gold answers -> the numbers of `results.json`.
 
-docs/method.md, section 7; docs/evaluation.md shows the shape of the results. Confidence is of two kinds
-(`metrics.KINDS`), each with its own answer. Intervals are paired bootstraps over questions; a cross-domain
+docs/method.md, section 7. docs/evaluation.md shows the shape of the results. Confidence is of two kinds
+(`metrics.KINDS`), each with its own answer. Intervals are paired bootstraps over questions. A cross-domain
 mean resamples each domain on its own. Every question of a comparison has rollouts of both models.
 """
 
@@ -68,13 +68,13 @@ def compare(
     """Compare the trained model with the base model.
 
     Args:
-        questions: The test questions of all domains; those without rollouts of both models are counted and
+        questions: The test questions of all domains. Those without rollouts of both models are counted and
             left out.
         base: Rollouts of the base model.
         trained: Rollouts of the trained model.
         key: Gold answers, for all, some or none of the questions (`load_answer_key`).
         settings: The evaluation section of the configuration.
-        train_domain: The domain trained on; all others are cross-domain.
+        train_domain: The domain trained on. All others are cross-domain.
         seed: Of the bootstrap, the permutations and the simulations.
         options: The choices' probabilities under base and trained model, where they were scored.
         pool_questions: Of `score_pool`, to stand beside.
@@ -113,7 +113,7 @@ def compare_domains(
     seed: int,
     options: Options,
 ) -> Compared:
-    """Both models on each domain of the questions; see `compare`."""
+    """Both models on each domain of the questions, see `compare`."""
     before, after = group_rollouts(base), group_rollouts(trained)
     _check_known(before, questions, "base rollouts")
     _check_known(after, questions, "trained rollouts")
@@ -166,7 +166,7 @@ def _measure(
 def _bootstrap_all(
     votes: Both[Votes], settings: EvaluationSettings, seed: list[int]
 ) -> tuple[dict[str, float], Draws]:
-    """Values and draws of every metric, keyed "role:metric"; both roles share their resamples."""
+    """Values and draws of every metric, keyed "role:metric". Both roles share their resamples."""
     free = {
         f"{role}:{n}": f for role, v in votes.items() for n, f in metrics.label_free_statistics(v).items()
     }

@@ -1,8 +1,8 @@
 """Calibration measures: pure functions of confidences in [0, 1] and whether each answer was right.
 
-Every measure takes optional `weights` over the items: none counts each once; shape (items,) gives one value;
-shape (resamples, items) gives one value per resample, which is how `benchmark.py` gets intervals from one
-bootstrap. The confidence is whatever the caller says it is; here mostly the vote share (votes of the majority
+Every measure takes optional `weights` over the items: none counts each once. Shape (items,) gives one value.
+Shape (resamples, items) gives one value per resample, which is how `benchmark.py` gets intervals from one
+bootstrap. The confidence is whatever the caller says it is. Here mostly the vote share (votes of the majority
 answer / k).
 
 Bins are (low, high] with 0 in the first, as in Guo et al. (1706.04599). torchmetrics uses [low, high) and
@@ -30,7 +30,7 @@ def ece(confidence: Array, correct: Array, *, num_bins: int = 15, weights: Array
 def adaptive_ece(
     confidence: Array, correct: Array, *, num_bins: int = 15, weights: Array | None = None
 ) -> Array:
-    """ECE with bins of equal mass; equal confidences stay together, so the items' order has no part."""
+    """ECE with bins of equal mass. Equal confidences stay together, so the items' order has no part."""
     return _grouped_gap(confidence, correct, equal_mass_bins(confidence, num_bins), weights)
 
 
@@ -51,8 +51,8 @@ def brier(confidence: Array, correct: Array, *, weights: Array | None = None) ->
 def brier_decomposition(confidence: Array, correct: Array) -> BrierParts:
     """Murphy's parts over distinct confidences: brier = reliability - resolution + uncertainty, exactly.
 
-    reliability: mean squared gap between a confidence and the accuracy at it (0 is best); resolution:
-    variance of those accuracies (large is good); uncertainty: variance of correctness, which no confidence
+    reliability: mean squared gap between a confidence and the accuracy at it (0 is best), resolution:
+    variance of those accuracies (large is good), uncertainty: variance of correctness, which no confidence
     can change.
     """
     _, groups = np.unique(confidence, return_inverse=True)
@@ -73,7 +73,7 @@ def negative_log_likelihood(
 ) -> Array:
     """Mean of -log(probability given to what happened), with confidences clipped to [margin, 1 - margin].
 
-    A vote share of 1 that is wrong would be infinite; for k votes the caller passes margin = 1 / (2 k).
+    A vote share of 1 that is wrong would be infinite. For k votes the caller passes margin = 1 / (2 k).
     """
     stated = np.clip(confidence, margin, 1 - margin)
     return _mean(-np.log(np.where(correct > 0.5, stated, 1 - stated)), weights)
@@ -85,7 +85,7 @@ def overconfidence(confidence: Array, correct: Array, *, weights: Array | None =
 
 
 def auroc(confidence: Array, correct: Array, *, weights: Array | None = None) -> Array:
-    """Chance that a right answer has more confidence than a wrong one, ties half; NaN if all are alike."""
+    """Chance that a right answer has more confidence than a wrong one, ties half. NaN if all are alike."""
     weights = _weights(confidence, weights)
     _, groups = np.unique(confidence, return_inverse=True)  # ascending confidence
     right = _sum_by_group(correct, groups, weights)
@@ -193,7 +193,7 @@ def _mean(values: Array, weights: Array | None) -> Array:
 
 
 def _sum_by_group(values: Array, groups: NDArray[np.int64], weights: Array) -> Array:
-    """Weighted sums of each non-empty group, by ascending group; shape weights.shape[:-1] + (groups,)."""
+    """Weighted sums of each non-empty group, by ascending group, shape weights.shape[:-1] + (groups,)."""
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
     return np.add.reduceat(weights[..., order] * values[order], starts, axis=-1)

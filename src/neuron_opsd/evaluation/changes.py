@@ -13,7 +13,7 @@ NUM_PERMUTATIONS = 400  # for what sampling alone would change
 
 
 def answer_distribution(votes: Both[Votes]) -> AnswerShares | None:
-    """Share of each letter among all samples, and in the key; None where no question has choices."""
+    """Share of each letter among all samples, and in the key. None where no question has choices."""
     base = votes.base
     if not base.is_choice.any():
         return None
@@ -32,7 +32,7 @@ def _letter_shares(votes: Votes, letters: list[str]) -> dict[str, float]:
 
 
 def measure_changes(base: Votes, trained: Votes, seed: list[int]) -> Changes:
-    """What changed, needing no gold answer; beside each, what sampling the same model twice would show."""
+    """What changed, needing no gold answer. Beside each, what sampling the same model twice would show."""
     flipped = answers_flipped(base, trained)
     by_chance = resampled_flips(base, trained, num_permutations=NUM_PERMUTATIONS, seed=[*seed, 4])
     return Changes(
@@ -42,7 +42,7 @@ def measure_changes(base: Votes, trained: Votes, seed: list[int]) -> Changes:
 
 
 def _answer_shift(base: Votes, trained: Votes, seed: list[int]) -> Change | None:
-    """How far the shares of the letters moved; None where no question has choices."""
+    """How far the shares of the letters moved. None where no question has choices."""
     letters = metrics.answer_letters(base, trained)
     rows = metrics.answer_rows(base, letters), metrics.answer_rows(trained, letters)
     if not len(rows[0]):

@@ -40,7 +40,7 @@ def _question(values: dict[str, Any]) -> Question:
 
 
 def _counts(key: AnswerKey, questions: list[Question], *, is_for_people: bool) -> dict[str, Any]:
-    """Counts of rows and questions; what people ask for with `questions --check` is never sent to a run."""
+    """Counts of rows and questions. What people ask for with `questions --check` is never sent to a run."""
     tested = {question.question_id for question in questions if question.split == "test"}
     counts: dict[str, Any] = {
         "num_rows": key.num_rows,

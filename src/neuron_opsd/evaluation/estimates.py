@@ -24,7 +24,7 @@ def beyond_majority(value: float, draws: Array, num_items: int) -> Judged:
 def estimate(
     value: float, draws: Array, num_items: int, low: float = -math.inf, high: float = math.inf
 ) -> Estimate:
-    """Value and interval ends, kept inside the metric's range; no ends below metrics.MIN_QUESTIONS."""
+    """Value and interval ends, kept inside the metric's range. No ends below metrics.MIN_QUESTIONS."""
     interval = bootstrap_interval(value, draws)
     if num_items < metrics.MIN_QUESTIONS:
         return Estimate(defined(value), None, None)
@@ -32,7 +32,7 @@ def estimate(
 
 
 def mean_of(results: Mapping[str, DomainResult], draws: Mapping[str, Draws]) -> MeanResult | None:
-    """Mean over domains, each counted once; its draws are means of the domains' independent draws.
+    """Mean over domains, each counted once. Its draws are means of the domains' independent draws.
 
     None without domains.
     """

@@ -32,7 +32,7 @@ def evaluate(
 ) -> Results:
     """Compare the trained model with the base on the test questions.
 
-    Gold answers come from `settings.answers`; without any, the comparison holds what can be said without labels. Where
+    Gold answers come from `settings.answers`. Without any, the comparison holds what can be said without labels. Where
     they cover questions of the `pool`, whose training is over, `pool_questions` scores its zero-shot rollouts.
     """
     key = _load(settings.answers, [*questions, *pool], reading)
@@ -62,7 +62,7 @@ def teacher_gap(
     reading: QuestionSettings,
     seed: int,
 ) -> TeacherGap | None:
-    """What the context does to accuracy, for people to read; it decides nothing. None without an answer to any item."""
+    """What the context does to accuracy, for people to read. It decides nothing. None without an answer to any item."""
     asked = {item.question_id for item in items}
     about = [question for question in questions if question.question_id in asked]
     key = _load(settings.answers, about, reading) if about else {}
@@ -98,7 +98,7 @@ def gold_answers(
 
 
 def _load(paths: Sequence[str], questions: Sequence[Question], reading: QuestionSettings) -> dict[str, str]:
-    """The gold answers in these files, read as the settings say; none where there is no file."""
+    """The gold answers in these files, read as the settings say. None where there is no file."""
     if not paths:
         return {}
     return load_answer_key(

@@ -47,7 +47,7 @@ def compare_general(
 
 
 def measure_kl(divergences: Sequence[BaseDivergence], *, num_resamples: int, seed: int) -> KlFromBase:
-    """The mean over tokens with its interval over questions; no ends below MIN_QUESTIONS."""
+    """The mean over tokens with its interval over questions. No ends below MIN_QUESTIONS."""
     sums = np.array([item.kl for item in divergences], dtype=np.float64)
     tokens = np.array([item.num_tokens for item in divergences], dtype=np.float64)
     draws = bootstrap_draws(

@@ -14,11 +14,11 @@ WHEN: dict[Role, str] = {"base": "before training", "trained": "after training"}
 HARDLY_OPTIONS = "the model hardly begins its answers with an option"
 Caution = tuple[
     tuple[Role, ...], str
-]  # the roles that it holds for, and a sentence; neither where all is well
+]  # the roles that it holds for, and a sentence. Neither where all is well
 
 
 def describe_kinds(votes: Both[Votes], num_bins: int) -> dict[str, ConfidenceResult]:
-    """The kinds that any question has; docs/evaluation.md shows an entry."""
+    """The kinds that any question has. docs/evaluation.md shows an entry."""
     return {
         name: _describe(kind, votes, num_bins)
         for name, kind in KINDS.items()

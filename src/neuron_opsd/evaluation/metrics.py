@@ -23,12 +23,12 @@ LABEL_FREE = (
     "vote_share", "option_confidence", "option_mass", "answer_entropy", "parse_rate", "completion_tokens",
     "truncated_fraction",
 )  # fmt: skip
-OPTION_MARGIN = 1e-6  # of the log-likelihood; a probability of 1 that is wrong would be infinite
+OPTION_MARGIN = 1e-6  # of the log-likelihood. A probability of 1 that is wrong would be infinite
 
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceKind:
-    """What a confidence is, and which columns of the votes hold it; metrics of a kind share a prefix."""
+    """What a confidence is, and which columns of the votes hold it. Metrics of a kind share a prefix."""
 
     label: str
     rule: str
@@ -48,7 +48,7 @@ class ConfidenceKind:
         return getattr(votes, self.confidence)[rows], getattr(votes, self.correct)[rows]
 
     def margin(self, votes: Votes) -> float:
-        """How close to 0 and 1 the log-likelihood takes this confidence; half a vote for shares."""
+        """How close to 0 and 1 the log-likelihood takes this confidence. Half a vote for shares."""
         return OPTION_MARGIN if self.prefix else float(1 / (2 * votes.num_samples.max()))
 
 
@@ -149,7 +149,7 @@ def gold_statistics(votes: Votes, *, num_bins: int) -> dict[str, Statistic]:
         if scored.any():
             found = _calibration_statistics(kind, votes, num_bins)
             statistics |= {kind.prefix + name: _of_rows(f, scored) for name, f in found.items()}
-    if votes.is_choice[rows].all():  # classes are letters; free-form answers have none
+    if votes.is_choice[rows].all():  # classes are letters. Free-form answers have none
         gold = np.array([answer for answer, has in zip(votes.gold, rows, strict=True) if has], dtype=str)
         statistics["balanced_accuracy"] = lambda w: balanced_accuracy(gold, correct, w)
     return statistics
@@ -176,7 +176,7 @@ def _calibration_statistics(kind: ConfidenceKind, votes: Votes, num_bins: int) -
 
 
 def _of_rows(statistic: Statistic, rows: NDArray[np.bool_]) -> Statistic:
-    """A statistic over some of the items; a resample that drew none of them gives NaN."""
+    """A statistic over some of the items. A resample that drew none of them gives NaN."""
     if rows.all():
         return statistic
 
@@ -189,7 +189,7 @@ def _of_rows(statistic: Statistic, rows: NDArray[np.bool_]) -> Statistic:
 
 
 def balanced_accuracy(gold: NDArray[np.str_], correct: Array, weights: Array) -> Array:
-    """Mean over the gold classes of the accuracy within each; always one letter scores 1 / classes."""
+    """Mean over the gold classes of the accuracy within each. Always one letter scores 1 / classes."""
     classes, codes = np.unique(gold, return_inverse=True)
     member = (codes[:, None] == np.arange(classes.size)).astype(np.float64)
     sizes = weights @ member
@@ -209,7 +209,7 @@ def majority_class(votes: Votes) -> MajorityClass | None:
 
 
 def answer_rows(votes: Votes, letters: list[str]) -> Array:
-    """Share of each question's samples giving each letter; shape (choice questions, letters + unparsable)."""
+    """Share of each question's samples giving each letter. Shape (choice questions, letters + unparsable)."""
     rows = [given for given, is_choice in zip(votes.answers, votes.is_choice, strict=True) if is_choice]
     known = [*letters, None]
     shares = [[sum(answer == name for answer in given) / len(given) for name in known] for given in rows]

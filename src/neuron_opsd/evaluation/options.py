@@ -3,13 +3,13 @@
 Rules, the same for every engine, because the options are scored teacher-forced and not sampled:
 
 - What is scored is the start of the reply. Where letters are shown (`reasoned`, `letter`) it is the letter, under the
-  wording that asks for the letter alone; else (`choice_text`, `free`) the choice's text, its initial small or capital.
+  wording that asks for the letter alone, else (`choice_text`, `free`) the choice's text, its initial small or capital.
 - Where the prompt itself opens a block of thinking, it is closed before the option: an empty thought, as those models
   read it with thinking off.
-- A reply of several tokens counts with the product over its tokens; spellings of one choice are added up.
+- A reply of several tokens counts with the product over its tokens. Spellings of one choice are added up.
 - The choices' probabilities are divided by their sum (the option mass, reported), then averaged over the orders of the
   choices that the question's own samples saw, so a preference for a position averages out as it does in the votes.
-- The answer is the likeliest choice, of equal ones the first; the confidence is its probability.
+- The answer is the likeliest choice, of equal ones the first. The confidence is its probability.
 - Free-form questions, and those whose longest choice does not fit the model's context, are left out.
 """
 
@@ -99,7 +99,7 @@ def _prompt(question: Question, order: Order, encoder: ChatEncoder, prompts: Pro
 
 
 def _replies(question: Question, order: Order, encoder: ChatEncoder, answer_format: str) -> list[list[Ids]]:
-    """Token ids of `reply_texts`; spellings that encode alike count once."""
+    """Token ids of `reply_texts`. Spellings that encode alike count once."""
     return [
         list(dict.fromkeys(tuple(encoder.encode_text(text)) for text in spellings))
         for spellings in reply_texts(question, order, answer_format)

@@ -78,7 +78,7 @@ def make_teacher_gap(run: Run) -> None:
 
 
 def make_gold_labels(run: Run) -> None:
-    """GOLD ANSWERS: the pool's, for the upper bound; no other recipe has this stage."""
+    """GOLD ANSWERS: the pool's, for the upper bound. No other recipe has this stage."""
     logger.warning("train: %s. The model is not label-free.", USES_GOLD)
 
     def make() -> tuple[list[GoldLabel], JsonDict]:
@@ -136,7 +136,7 @@ def _general_samples(run: Run, names: Container[str]) -> GeneralSamples:
 def _option_scores(
     run: Run, names: Container[str], roles: tuple[str, ...], *, is_general: bool
 ) -> tuple[list[OptionScores], list[OptionScores]]:
-    """Of what two models were asked; none where `names`, the stages of this run, has none."""
+    """Of what two models were asked. None where `names`, the stages of this run, has none."""
     stages = [Asked(role, is_general).options for role in roles]
     one, other = (run.folder.stage(name).read(OptionScores) if name in names else [] for name in stages)
     return one, other

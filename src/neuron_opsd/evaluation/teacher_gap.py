@@ -17,7 +17,7 @@ Answers = Sequence[str | None]
 def measure_gap(
     items: Sequence[PreflightItem], key: Mapping[str, str], settings: EvaluationSettings, *, seed: int
 ) -> TeacherGap | None:
-    """Measures as in the preflight's verdict, over the items that have a gold answer; None where none has."""
+    """Measures as in the preflight's verdict, over the items that have a gold answer. None where none has."""
     scored = [item for item in items if item.question_id in key]
     if not scored:
         return None

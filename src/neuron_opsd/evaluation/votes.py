@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """One model's samples on one set of questions; every array and list has a row for each question.
+    """One model's samples on one set of questions. Every array and list has a row for each question.
 
     `gold`, `correct_fraction` and `majority_correct` mean something only where `has_gold` is true.
     """
@@ -43,7 +43,7 @@ class Votes:
     num_ties: int  # questions whose vote was tied
     has_options: NDArray[
         np.bool_
-    ]  # the choices' probabilities are known; the next three mean something only there
+    ]  # the choices' probabilities are known. The next three mean something only there
     option_confidence: Array  # the likeliest choice's
     option_mass: Array
     option_correct: Array
@@ -66,7 +66,7 @@ def count_votes(
     answer_key: Mapping[str, str],
     options: Mapping[str, OptionScores] | None = None,
 ) -> Votes:
-    """Tally these questions, each of which has rollouts in `groups`; `options` may cover some of them."""
+    """Tally these questions, each of which has rollouts in `groups`. `options` may cover some of them."""
     options = options or {}
     questions = sorted(questions, key=lambda question: question.question_id)
     gold = [answer_key.get(question.question_id) for question in questions]
@@ -109,7 +109,7 @@ def count_votes(
 
 
 def likeliest_option(score: OptionScores) -> str:
-    """Its letter; of equally likely choices the first."""
+    """Its letter. Of equally likely choices the first."""
     return LETTERS[score.probabilities.index(max(score.probabilities))]
 
 

@@ -32,7 +32,7 @@ BYTES_OF_4_BITS = 0.5 + (1 + 4 / 256) / 64
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes. The first three are there throughout; sampling and learning follow one another, so the larger counts."""
+    """Bytes. The first three are there throughout. Sampling and learning follow one another, so the larger counts."""
 
     weights: int
     teacher: int
@@ -191,7 +191,7 @@ def _cut(config: PretrainedConfig, depth: int) -> PretrainedConfig:
 
 
 def _bytes_of_weights(model: CausalLM, *, is_4bit: bool) -> tuple[int, int]:
-    """Bytes of all weights; and of the largest matrix once it is unpacked from 4 bits, as it is when it multiplies."""
+    """Bytes of all weights, and of the largest matrix once it is unpacked from 4 bits, as it is when it multiplies."""
     if not is_4bit:
         return sum(p.numel() * p.element_size() for p in model.parameters()), 0
     head = model.get_output_embeddings()

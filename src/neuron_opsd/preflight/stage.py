@@ -97,7 +97,7 @@ def stop_where_unlikely(run: Run) -> None:
 
 
 def _look_ahead(run: Run, pairs: list[PromptPair], sampling: Sampling) -> tuple[list[PreflightItem], int]:
-    """Both roles' answers to some questions, the student's first scored under both prompts; and the tokens sampled."""
+    """Both roles' answers to some questions, the student's first scored under both prompts, and the tokens sampled."""
     config, step = run.config, run.config.preflight.num_samples
     engine = run.models.engine(config.model.name, batch_size=config.rollouts.batch_size)
     seeds = [pair.seed for pair in pairs]

@@ -1,6 +1,6 @@
 """Preflight records -> measures with intervals -> "likely / unlikely to help, because ..." (docs/preflight.md).
 
-The thresholds are heuristics from four published domains; each measure is shown with its interval, so that readers can
+The thresholds are heuristics from four published domains. Each measure is shown with its interval, so that readers can
 judge for themselves.
 """
 
@@ -22,7 +22,7 @@ Answers = Sequence[str | None]
 
 ROLES = ("student", "teacher")
 LIKELY, UNLIKELY = "likely to help", "unlikely to help"
-# Published domains that gained: -.017 and -.010 nats a token; that did not: -.002 and +.001 (docs/preflight.md).
+# Published domains that gained: -.017 and -.010 nats a token. Those that did not: -.002 and +.001 (docs/preflight.md).
 MAX_ENTROPY_CHANGE = -0.005
 MIN_DIVERGENCE = 0.005  # nats a token: below it the teacher says what the student says
 MIN_READABLE = (
@@ -35,7 +35,7 @@ NUM_DEALS = 200
 
 
 def judge(items: Sequence[PreflightItem], *, thinks: bool, seed: int, **figures: Any) -> PreflightVerdict:
-    """The verdict, its reasons, and every measure; `thinks` of the model, `figures` are those of `measure`."""
+    """The verdict, its reasons, and every measure. `thinks` of the model, `figures` are those of `measure`."""
     measures = measure(items, seed=seed, **figures)
     verdict, reasons = weigh(measures, thinks=thinks)
     return PreflightVerdict(
@@ -228,7 +228,7 @@ def _per_token(
     student: float | None = None,
     teacher: float | None = None,
 ) -> Measure:
-    """A mean over tokens; its interval resamples questions, because tokens of one completion hang together."""
+    """A mean over tokens. Its interval resamples questions, because tokens of one completion hang together."""
     draws = bootstrap_draws(
         lambda weights: {name: weights @ sums / (weights @ tokens)},
         num_items=len(sums), num_resamples=NUM_RESAMPLES, seed=seed,

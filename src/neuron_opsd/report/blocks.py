@@ -1,6 +1,6 @@
 """The parts of a report, independent of how it is written.
 
-Made by `content.py`; rendered by `html.py` and `markdown.py`. Every text here is plain; escaping is the
+Made by `content.py`. Rendered by `html.py` and `markdown.py`. Every text here is plain. Escaping is the
 renderers' work, so nothing can be escaped twice or not at all.
 """
 
@@ -49,7 +49,7 @@ TEXT_COLUMNS = ("Verdict", "Note", "Remark")  # wherever they stand
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The first column holds row headers; `num_text_columns` columns from the left are text."""
+    """The first column holds row headers. `num_text_columns` columns from the left are text."""
 
     caption: str
     columns: Sequence[str]
@@ -65,7 +65,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing with its caption; `description` says in words what it shows, for those who cannot see it.
+    """A drawing with its caption. `description` says in words what it shows, for those who cannot see it.
 
     `data` are its numbers (of many points: a summary), shown on demand beside it.
     """
@@ -80,7 +80,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures side by side where there is room; with a label they are folded under it."""
+    """Figures side by side where there is room. With a label they are folded under it."""
 
     items: Sequence[Figure]
     label: str = ""
@@ -97,7 +97,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Browser:
-    """The questions browser; only the page can hold it."""
+    """The questions browser. Only the page can hold it."""
 
     num_questions: int
     domains: Sequence[str]

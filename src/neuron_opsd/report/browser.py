@@ -1,7 +1,7 @@
 """The questions browser's data: each question with its prompts, replies, neighbours and outcome, packed.
 
 A teacher's prompt is not stored but made of parts: most of it are other questions' prompts and replies, which
-are there already. page.js puts the turns together; what differs from those parts is stored with the neighbour.
+are there already. page.js puts the turns together. What differs from those parts is stored with the neighbour.
 """
 
 import base64
@@ -26,7 +26,7 @@ REPLY_LIMITS = (160, 4000)  # characters of one reply, at least and at most
 
 
 def questions_browser(inputs: ReportInputs) -> Browser:
-    """All questions, selected ones first, then by id; replies as long as the page can hold."""
+    """All questions, selected ones first, then by id. Replies as long as the page can hold."""
     low, high = REPLY_LIMITS
     limit = max(low, min(high, REPLY_BUDGET // max(len(inputs.rollouts), 1)))
     while True:
@@ -79,7 +79,7 @@ class _Parts:
         self.outcomes = {row.question_id: row for row in inputs.results.questions} if inputs.results else {}
 
     def row(self, question: Question, selected: SelectedQuestion | None) -> Row:
-        """Everything about one question; what is not known is left out."""
+        """Everything about one question. What is not known is left out."""
         name = question.question_id
         row: Row = {"id": name, "domain": question.domain, "split": question.split, "text": question.question}
         if question.choices:
@@ -104,7 +104,7 @@ class _Parts:
         }
 
     def _neighbour(self, shown: Demonstration) -> list[Any]:
-        """Id and distance; its two turns as well where they are not those of its own row."""
+        """Id and distance. Its two turns as well where they are not those of its own row."""
         entry: list[Any] = [shown.question_id, _finite(shown.distance)]
         if shown.question_id not in self.questions:
             return entry

@@ -1,4 +1,4 @@
-"""Many methods and runs beside one another, as the report shows them; `comparison/` fills it in."""
+"""Many methods and runs beside one another, as the report shows them. `comparison/` fills it in."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

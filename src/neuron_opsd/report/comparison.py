@@ -21,7 +21,7 @@ MAIN = ("avg", "ece")  # their grids are open, those of other metrics folded
 
 
 def comparison_section(inputs: ReportInputs) -> list[Block]:
-    """Everything about the methods; nothing where there is no comparison."""
+    """Everything about the methods. Nothing where there is no comparison."""
     comparison = inputs.comparison
     if not comparison:
         return []
@@ -45,7 +45,7 @@ def comparison_section(inputs: ReportInputs) -> list[Block]:
 
 
 def _methods_table(comparison: Comparison) -> Table:
-    """A row for each method and place; the number in front is that of the scatter."""
+    """A row for each method and place. The number in front is that of the scatter."""
     means = {(mean.method, mean.place): mean.metrics for mean in comparison.means}
     rows = [
         [

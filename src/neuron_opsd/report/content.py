@@ -70,7 +70,7 @@ def _summary(inputs: ReportInputs) -> list[Block]:
 
 
 def _grouped(verdicts: Sequence[str]) -> list[Block]:
-    """Sentences of one place under one heading; each begins "Kind (place): ", others stand by themselves."""
+    """Sentences of one place under one heading. Each begins "Kind (place): ", others stand by themselves."""
     groups: dict[str, list[str]] = {}
     for verdict in verdicts:
         where, _, sentence = verdict.partition("): ")

@@ -26,7 +26,7 @@ def reliability(
     class_: str,
     is_unreliable: bool = False,
 ) -> Figure:
-    """Accuracy against confidence by bin; dots on the diagonal are calibrated, below it overconfident.
+    """Accuracy against confidence by bin. Dots on the diagonal are calibrated, below it overconfident.
 
     Dot area grows with the number of questions in the bin.
 
@@ -36,7 +36,7 @@ def reliability(
         what: Whose: model and domain, in words.
         confidence: The kind of confidence, always named.
         class_: `base` or `trained`, for the colour.
-        is_unreliable: Said in the caption; the text beside it says why.
+        is_unreliable: Said in the caption. The text beside it says why.
     """
     x, y = (
         svg.x_axis(f"Confidence ({confidence})", 0, 1),

@@ -143,7 +143,7 @@ def _table(table: Table) -> Html:
 def _scroller(table: Table) -> Html:
     """A table that scrolls on its own.
 
-    A phone shows each row as a small list; the roles keep it a table for screen readers.
+    A phone shows each row as a small list. The roles keep it a table for screen readers.
     """
     heads = [
         tag("th", name, scope="col", role="columnheader", class_=None if table.is_text(index) else "number")

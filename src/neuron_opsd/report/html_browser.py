@@ -1,4 +1,4 @@
-"""The questions browser as markup: fields, an empty list and the packed data; page.js fills the list."""
+"""The questions browser as markup: fields, an empty list and the packed data. page.js fills the list."""
 
 from collections.abc import Sequence
 

@@ -35,7 +35,7 @@ def document(inputs: ReportInputs, sections: Sequence[Section]) -> str:
 
 
 def render(block: Block) -> str:
-    """One block; the questions browser is for the page alone."""
+    """One block. The questions browser is for the page alone."""
     match block:
         case Heading(text):
             return f"### {markdown_text(text)}"

@@ -28,7 +28,7 @@ def escape(text: object) -> Html:
 
 
 def join(*children: object) -> Html:
-    """Children one after another; lists are flattened, None is nothing."""
+    """Children one after another. Lists are flattened, None is nothing."""
     parts: list[str] = []
     for child in children:
         if isinstance(child, list | tuple):
@@ -39,7 +39,7 @@ def join(*children: object) -> Html:
 
 
 def tag(name: str, /, *children: object, **attributes: Any) -> Html:
-    """An element. `class_` is class, other underscores are hyphens; None and False leave an attribute out."""
+    """An element. `class_` is class, other underscores are hyphens. None and False leave an attribute out."""
     written = ""
     for key, value in attributes.items():
         if value is None or value is False:

@@ -28,7 +28,7 @@ def model_card(inputs: ReportInputs) -> str:
 
 
 def _is_distilled(inputs: ReportInputs) -> bool:
-    """Whether the model is the method's, or an ablation's; else it is a rival's, trained for comparison."""
+    """Whether the model is the method's, or an ablation's, else it is a rival's, trained for comparison."""
     is_own = str(inputs.setting("contexts.retrieval")).startswith("own_")
     return inputs.setting("training.objective", "distillation") == "distillation" and not is_own
 

@@ -17,7 +17,7 @@ MAX_DENSE = 500  # questions up to which all eigenvalues are as cheap as two
 
 
 def pool_map(sets: Sequence[NeuronSets], selected: Collection[str]) -> Figure | None:
-    """Overlap sets in the plane, the selected questions in colour; None where no two of them differ."""
+    """Overlap sets in the plane, the selected questions in colour. None where no two of them differ."""
     step = -(-len(sets) // MAX_DOTS)
     drawn_sets = sets[::step]
     points, shares = plane_of([one.overlap_set for one in drawn_sets])

@@ -6,7 +6,7 @@ from neuron_opsd.report.inputs import ReportInputs
 
 
 def preflight_section(inputs: ReportInputs) -> list[Block]:
-    """The verdict, its reasons and every measure; nothing where there was no preflight."""
+    """The verdict, its reasons and every measure. Nothing where there was no preflight."""
     preflight = inputs.preflight
     if not preflight:
         return []

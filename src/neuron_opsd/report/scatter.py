@@ -12,7 +12,7 @@ Point = tuple[str, Estimate, Estimate]  # label, accuracy, calibration error
 
 
 def before_and_after(name: str, found: Sequence[tuple[str, MetricResult, MetricResult]]) -> Figure:
-    """A line for each domain from the base model to the trained one; up and left is better.
+    """A line for each domain from the base model to the trained one. Up and left is better.
 
     Args:
         name: Of the drawing, unique on the page.
@@ -43,7 +43,7 @@ def before_and_after(name: str, found: Sequence[tuple[str, MetricResult, MetricR
 
 
 def methods(name: str, points: Sequence[tuple[int, Point]], *, where: str, labels: tuple[str, str]) -> Figure:
-    """A numbered dot for each method; the numbers are those of the methods' table."""
+    """A numbered dot for each method. The numbers are those of the methods' table."""
     x, y = _axes([point for _, point in points], labels)
     marks: list[Html] = []
     for index, (_, accuracy, error) in points:

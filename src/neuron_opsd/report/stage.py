@@ -38,7 +38,7 @@ def make_report(run: Run) -> None:
 
 
 def _read_replies(run: Run) -> Iterator[ReadReplies]:
-    """Every stored reply as today's reader reads it; a stage at a time, for they are many."""
+    """Every stored reply as today's reader reads it. A stage at a time, for they are many."""
     folder, prompts = run.folder, run.config.prompts
     for name, where in STORED_REPLIES.items():
         if not (folder.stage(name).manifest() or {}).get("complete"):
@@ -87,7 +87,7 @@ def _report_inputs(run: Run) -> ReportInputs:
 
 
 def _example_of(run: Run, question_id: str) -> dict[str, Any] | None:
-    """Both prompts of one question; None where the model that they are encoded for is gone."""
+    """Both prompts of one question. None where the model that they are encoded for is gone."""
     try:
         return show_prompts(run, question_id)
     except (ModelError, DataError) as error:

@@ -169,7 +169,7 @@ def _evaluation(inputs: ReportInputs) -> str:
 
 
 def _on_what(inputs: ReportInputs) -> str:
-    """That the published model was evaluated, as it was saved; nothing where training published none."""
+    """That the published model was evaluated, as it was saved. Nothing where training published none."""
     published = (inputs.training_summary or {}).get("published")
     if not published:
         return ""
@@ -189,7 +189,7 @@ HEADLINES_WITHOUT_GOLD = {
 
 
 def headline(results: Results) -> Paragraph:
-    """What training did, in one sentence for each place; more follows as numbers."""
+    """What training did, in one sentence for each place. More follows as numbers."""
     places = (
         (f"In the trained domain, {results.train_domain}", results.in_domain),
         ("In the other domains", results.cross.mean),
@@ -236,7 +236,7 @@ def calibration_in_words(rules: Mapping[str, str]) -> list[Block]:
 
 
 def how_training_ended(inputs: ReportInputs) -> Paragraph | None:
-    """A notice where a guard rail stopped training; nothing where it ran to its end."""
+    """A notice where a guard rail stopped training. Nothing where it ran to its end."""
     summary = inputs.training_summary or {}
     reason = summary.get("stopped_because")
     if not reason:

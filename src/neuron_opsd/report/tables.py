@@ -48,7 +48,7 @@ def number(value: float | None, *, signed: bool = False, digits: int | None = No
 
 
 def interval_text(found: Estimate, *, is_fine: bool = False, digits: int | None = None) -> str:
-    """A value with its interval, where there is one; `is_fine`: small ones with four decimals (nats a token)."""
+    """A value with its interval, where there is one. `is_fine`: small ones with four decimals (nats a token)."""
     if found.value is None:
         return NOT_DEFINED
     digits = digits or (4 if is_fine and 0 < abs(found.value) < 0.1 else _digits(found.value))
@@ -95,7 +95,7 @@ def metrics_table(
     Args:
         caption: Of the table.
         block: Of the results.
-        names: Which metrics; by default all but those of MORE_METRICS.
+        names: Which metrics. By default all but those of MORE_METRICS.
         folded: Shown on demand.
     """
     shown = [
@@ -309,7 +309,7 @@ def domain_blocks(results: Results) -> list[tuple[str, DomainResult]]:
 
 
 def general_blocks(results: Results) -> list[tuple[str, DomainResult]]:
-    """The sets of general questions; where they had fewer samples, the name says so."""
+    """The sets of general questions. Where they had fewer samples, the name says so."""
     general = results.general
     if general is None:
         return []

@@ -10,7 +10,7 @@ from neuron_opsd.report.blocks import Block, Figures, Table
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.parts import missing, present
 
-# Training numbers that get a curve, in this order; others follow. Times differ between equal runs: no curve.
+# Training numbers that get a curve, in this order, others follow. Times differ between equal runs: no curve.
 CURVES = {
     "loss": "Loss",
     "divergence": "Divergence (nats per token)",
@@ -34,7 +34,7 @@ _TIME_WORDS = ("second", "time", "per_sec", "memory", "date")
 
 
 def training_section(inputs: ReportInputs) -> list[Block]:
-    """Curves with their guard rails; the step at which one stopped training is marked."""
+    """Curves with their guard rails. The step at which one stopped training is marked."""
     rows = inputs.training_metrics
     if not rows:
         return [missing("No training yet.", "train")]

@@ -16,8 +16,8 @@ def write_report(inputs: ReportInputs, folder: Path) -> None:
     """Write the page and its Markdown twin.
 
     Args:
-        inputs: What the run has so far; missing parts are named in the report.
-        folder: Where report.html and report.md go; made if missing.
+        inputs: What the run has so far. Missing parts are named in the report.
+        folder: Where report.html and report.md go. Made if missing.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

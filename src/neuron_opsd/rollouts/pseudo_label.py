@@ -1,7 +1,7 @@
 """Votes of groups of answers: pseudo-labels and vote shares. No model, no gold answer.
 
-Answers are grouped by equivalence, not by string. An unparsable answer never wins, though it stays in the denominator;
-of tied answers the one sampled first wins.
+Answers are grouped by equivalence, not by string. An unparsable answer never wins, though it stays in the denominator.
+Of tied answers the one sampled first wins.
 """
 
 import math
@@ -15,7 +15,7 @@ Group = TypeVar("Group", bound=Hashable)
 
 
 def group_by_question(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
-    """Rollouts of each question, in rollout order; questions in order of appearance."""
+    """Rollouts of each question, in rollout order. Questions in order of appearance."""
     groups: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
         groups.setdefault(rollout.question_id, []).append(rollout)
@@ -36,7 +36,7 @@ def votes_of_groups(answers: Iterable[tuple[Group, int, str | None]]) -> dict[Gr
 
 
 def vote(rollouts: Iterable[Rollout]) -> dict[str, Vote]:
-    """The pseudo-label of each question, with its votes; answer None where nothing was parsable."""
+    """The pseudo-label of each question, with its votes. Answer None where nothing was parsable."""
     return votes_of_groups((r.question_id, r.rollout_index, r.answer) for r in rollouts)
 
 

@@ -36,7 +36,7 @@ class SampledStage(ShardedStage):
 
     @cached_property
     def messages_of(self) -> MessagesOf | None:
-        """What is read for a question; None for the bare one."""
+        """What is read for a question. None for the bare one."""
         return None
 
     def make_shard(self, index: int, on_progress: OnProgress) -> list[Rollout]:
@@ -59,7 +59,7 @@ class SampledStage(ShardedStage):
         )
 
     def read_again(self) -> None:
-        """See `ShardedStage`. Replies stay as they were sampled; a shard that is damaged is sampled again."""
+        """See `ShardedStage`. Replies stay as they were sampled. A shard that is damaged is sampled again."""
         before = self.folder.manifest()
         if (
             before is None

@@ -1,7 +1,7 @@
 """What each stage depends on, from the settings alone: no stage need have run, and no weights are loaded.
 
 The hash of these inputs is a stage's fingerprint. They name everything that changes a record, each as its setting is
-called, so that a change can be told in words; an earlier stage is named by its fingerprint (`records`). Left out are
+called, so that a change can be told in words. An earlier stage is named by its fingerprint (`records`). Left out are
 sizes of batches, gradient checkpointing, checkpoint intervals, the device and the versions of environment.json: they
 act through rounding alone (which can tip a sampled token), and would make every other machine begin again.
 """
@@ -47,18 +47,18 @@ CODE_VERSIONS: dict[str, int] = {
     ),  # 2: private-use characters of a question stay in its prompt
     "neurons": 2,  # 2: tokens=answer reads nothing of a reply that was cut inside its thinking
     "selection": 2,  # 2: what was not read is not ranked by neurons
-    # 2: no reply that was cut while thinking; 3: own_majority by mean log-probability
+    # 2: no reply that was cut while thinking, 3: own_majority by mean log-probability
     **dict.fromkeys(("contexts", "evaluation/contexts"), 3),
     GOLD_LABELS: 2,  # 2: answers are read as people write them
-    "preflight": 4,  # 2: readable answers count; 3: lengths and ends; 4: float32 logits
-    "training": 2,  # 2: float32 logits; merged in float32
+    "preflight": 4,  # 2: readable answers count, 3: lengths and ends, 4: float32 logits
+    "training": 2,  # 2: float32 logits. Merged in float32
     # 2: private-use characters of a question stay in its prompt
     **dict.fromkeys((f"evaluation/{asked}{role}" for asked in ("", "general_") for role in ROLES), 2),
     "evaluation/general_kl": 2,  # 2: float32 logits
-    # 2: float32 logits; a block of thinking that the prompt opens is closed before the option
+    # 2: float32 logits. A block of thinking that the prompt opens is closed before the option
     **dict.fromkeys((name for name in STAGES_BEFORE if name.endswith("_options")), 2),
 }
-# Stages whose records hold answers that were read out of replies; `text/replies.py` has the reader's own version.
+# Stages whose records hold answers that were read out of replies. `text/replies.py` has the reader's own version.
 READS_REPLIES = frozenset(
     {
         *("rollouts", "demonstrations", "preflight", "training"),
@@ -131,7 +131,7 @@ class StageInputs:
 
     @cached_property
     def questions(self) -> list[Question]:
-        """The questions as the settings name them; those of the run where their file has gone."""
+        """The questions as the settings name them. Those of the run where their file has gone."""
         try:
             return load_questions(self.config.questions)
         except DataError as error:
@@ -198,7 +198,7 @@ class StageInputs:
         } | {setting: value for setting, value in given.items() if value}
 
     def _model_files(self, name: str) -> tuple[str, str | None]:
-        """Hashes of a model's files and of the template given; of a base model that is gone, as the run has them."""
+        """Hashes of a model's files and of the template given. Of a base model that is gone, as the run has them."""
         try:
             return model_fingerprint(name), _template_digest(self.config.model.chat_template)
         except ModelError as error:
@@ -359,7 +359,7 @@ class StageInputs:
         return {**self._records("contexts"), **roles, **self._engine()}
 
     def _engine(self) -> JsonDict:
-        """Another engine draws other samples; where a server stands changes nothing."""
+        """Another engine draws other samples. Where a server stands changes nothing."""
         engine = self.config.engine
         return (
             {}
@@ -397,13 +397,13 @@ def _template_digest(path: str | None) -> str | None:
 
 
 def _shuffled(asked: Sequence[Question], shuffle: bool) -> JsonDict:
-    """Whether choices are shuffled; a question whose choice points at others keeps its order."""
+    """Whether choices are shuffled. A question whose choice points at others keeps its order."""
     keeps_order = shuffle and any(has_fixed_order(question.choices) for question in asked)
     return {"shuffle_choices": shuffle} | ({"all of the above": "keeps its order"} if keeps_order else {})
 
 
 def _sampling(settings: RolloutSettings | EvaluationSettings) -> JsonDict:
-    """How a section samples; what it does not set is left out."""
+    """How a section samples. What it does not set is left out."""
     return {
         name: value for name, value in dataclasses.asdict(sampling_of(settings)).items() if value is not None
     }

@@ -57,7 +57,7 @@ class Models:
         """The frozen model for training, which changes it. So it is forgotten here."""
         model, training = self.config.model, self.config.training
         if training.quantization != "none" or training.dtype != model.dtype:
-            self.release()  # neurons are read from whole matrices in their own dtype; training has its own copy
+            self.release()  # neurons are read from whole matrices in their own dtype. Training has its own copy
             dtype = getattr(torch, training.dtype)
             return load_model(model, dtype=dtype, quantization=training.quantization)
         taken = self.base()
@@ -111,7 +111,7 @@ class Models:
         return engine
 
     def engine_identity(self, name: str) -> dict[str, str]:
-        """Name and version of the engine on a model, for the record; no model is loaded."""
+        """Name and version of the engine on a model, for the record. No model is loaded."""
         if self._is_sampled_here(name):
             return HFEngine.identity()
         if self.config.engine.name == "vllm":
@@ -126,7 +126,7 @@ class Models:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer; where that model is gone, the one published with the trained model."""
+        """The base model's tokenizer. Where that model is gone, the one published with the trained model."""
         try:
             return load_tokenizer(self.config.model)
         except ModelError as error:
@@ -138,7 +138,7 @@ class Models:
             return load_tokenizer(own, name=str(published))
 
     def encoder(self, *, teacher: bool = False) -> ChatEncoder:
-        """The one door from messages to token ids; the teacher's prompt may have template arguments of its own."""
+        """The one door from messages to token ids. The teacher's prompt may have template arguments of its own."""
         return ChatEncoder.of(self.config.model, self.tokenizer, teacher=teacher)
 
     def _is_sampled_here(self, name: str) -> bool:

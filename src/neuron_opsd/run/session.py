@@ -64,7 +64,7 @@ class Run:
         """What a stage depends on, once those that it reads are there.
 
         Raises:
-            RunFolderError: one of them is missing, unfinished or made from other settings; says which, and why.
+            RunFolderError: one of them is missing, unfinished or made from other settings. Says which, and why.
         """
         for before in self.inputs.before(name):
             self.folder.stage(before).require(self.inputs.of(before))
@@ -107,7 +107,7 @@ class Run:
         *,
         outdates: Sequence[str] = (RESULTS, TEACHER_GAP, HARNESS_RESULTS),
     ) -> Iterator[StageWork]:
-        """Skip a finished stage, or take it from the shared cache; time, announce and share one that has work to do.
+        """Skip a finished stage, or take it from the shared cache. Time, announce and share one that has work to do.
 
         Args:
             stage: The stage's folder.

@@ -1,7 +1,7 @@
 """Stages that take hours, shard by shard, wherever there are processors.
 
 Any process makes any shard: it needs the run folder and the stage's name, and loads the model by itself. What is in a
-shard is a setting (rollouts.shard_size), so its bytes are the same wherever it is made. `run.runner` says where; the
+shard is a setting (rollouts.shard_size), so its bytes are the same wherever it is made. `run.runner` says where, the
 process that holds the run's lock enters the shards in the manifest. Tasks of a scheduler's array share the lock and
 leave their shards in the stage's inbox, from which the next run takes them.
 """
@@ -76,7 +76,7 @@ class ShardedStage(abc.ABC):
     @property
     @abc.abstractmethod
     def questions(self) -> Sequence[Question]:
-        """The questions, in the order of the shards; read once, they are many."""
+        """The questions, in the order of the shards. Read once, for they are many."""
 
     def num_shards(self) -> int:
         """How many shards all questions make."""

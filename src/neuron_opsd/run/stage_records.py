@@ -61,7 +61,7 @@ class StageRecords:
         return frozenset(i for i, rollout in self.first_rollouts().items() if not rollout.is_usable)
 
     def training_ids(self) -> list[str]:
-        """The questions that training may use: those kept; of them, those with an own answer where that is shown."""
+        """The questions that training may use: those kept. Of them, those with an own answer where that is shown."""
         if self.config.contexts.retrieval == "own_majority" and "contexts" in self.inputs.made:
             return [context.question_id for context in self.folder.stage("contexts").read(TeacherContext)]
         return self.kept_ids()

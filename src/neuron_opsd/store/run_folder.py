@@ -55,7 +55,7 @@ MODEL_CARD = "model/README.md"
 RESULTS = "evaluation/results.json"
 TEACHER_GAP = "evaluation/teacher_gap.json"
 HARNESS_RESULTS = "harness/results.json"  # of `neuron-opsd harness`
-SUMS = "SHA256SUMS"  # of the files of figures, the model card and report.md; `sha256sum -c` reads it
+SUMS = "SHA256SUMS"  # of the files of figures, the model card and report.md. `sha256sum -c` reads it
 PAGE, PAGE_SUM = "report.html", "report.html.sha256"  # apart: equal runs differ in the page's footer
 _OWN_FOLDERS = sorted({name.split("/")[0] for name in STAGES_BEFORE} | {"harness", "model"})
 # Names that our own writing gives what is not whole yet: of `files`, of the cache, of checkpoints, of the model.
@@ -73,7 +73,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path) -> "RunFolder":
-        """Make the folder, or take an existing run whose settings become these; stages that this outdates are remade.
+        """Make the folder, or take an existing run whose settings become these. Stages that this outdates are remade.
 
         The settings are written by `write_config`, under the lock: a run that another process holds is not touched.
 
@@ -84,7 +84,7 @@ class RunFolder:
         return cls(path)
 
     def write_config(self, config: Config) -> None:
-        """Make these the run's settings; call it under the lock."""
+        """Make these the run's settings. Call it under the lock."""
         # Absolute, so that the run can be looked at from anywhere.
         text = yaml.safe_dump(with_absolute_paths(config).as_tree(), sort_keys=False)
         with explain_disk_errors(self.path):
@@ -150,7 +150,7 @@ class RunFolder:
             write_text(self.path / name, dump_json(value, is_ordered=is_ordered))
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run; None if there is none, or a damaged one (the log names it)."""
+        """Read a JSON file of the run. None if there is none, or a damaged one (the log names it)."""
         return read_json(self.path / name)
 
     def write_result(self, name: str, value: Any, *, is_ordered: bool = False) -> None:
@@ -159,7 +159,7 @@ class RunFolder:
         self.seal(name)
 
     def read_result(self, name: str) -> Any:
-        """Read a file of figures; None if there is none, or one that was changed (the log names it)."""
+        """Read a file of figures. None if there is none, or one that was changed (the log names it)."""
         if (self.path / name).is_file() and self._sums(SUMS).get(name) != file_digest(self.path / name):
             logger.warning(
                 "%s was changed after it was written, so it is left out. Make it again: `neuron-opsd %s RUN`.",
@@ -170,7 +170,7 @@ class RunFolder:
         return self.read_json(name)
 
     def load_result(self, name: str, kind: type[Result]) -> Result | None:
-        """A file of figures as what it holds; None as in `read_result`, or where another version wrote it."""
+        """A file of figures as what it holds. None as in `read_result`, or where another version wrote it."""
         saved = self.read_result(name)
         try:
             return None if saved is None else load(kind, saved)
@@ -231,7 +231,7 @@ class RunFolder:
             shared: Hold it beside others that share it too, and write to inboxes alone.
 
         Raises:
-            RunFolderError: another process holds it; the message names it.
+            RunFolderError: another process holds it. The message names it.
         """
         with self._open_lock(shared=shared), explain_full_disk(self.path):
             if not shared:  # the others may be writing
@@ -267,7 +267,7 @@ class RunFolder:
             yield
 
     def _remove_leftovers(self) -> None:
-        """Remove what a killed process left half-written; under the lock nobody else is writing."""
+        """Remove what a killed process left half-written. Under the lock nobody else is writing."""
         for folder in (self.path, *_own_folders(self.path)):
             for path in [path for path in folder.glob(".*") if _LEFTOVER.fullmatch(path.name)]:
                 is_folder = path.is_dir() and not path.is_symlink()
@@ -280,7 +280,7 @@ def _command_of(name: str) -> str:
 
 
 def _own_folders(run: Path) -> Iterator[Path]:
-    """The folders of stages, and what lies in them; what else a person keeps in a run is not ours to clear."""
+    """The folders of stages, and what lies in them. What else a person keeps in a run is not ours to clear."""
     for name in _OWN_FOLDERS:
         if not (run / name).is_symlink():
             yield from (Path(folder) for folder, _, _ in os.walk(run / name))

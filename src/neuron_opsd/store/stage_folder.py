@@ -1,6 +1,6 @@
 """The records of one stage on disk: a manifest and Parquet shards.
 
-A stage's fingerprint covers all that it depends on. A stage whose fingerprint changed is remade, and says why; one that
+A stage's fingerprint covers all that it depends on. A stage whose fingerprint changed is remade, and says why. One that
 was interrupted goes on with the shards that are missing.
 """
 
@@ -105,7 +105,7 @@ class StageFolder:
         return [file["file"] for file in (*manifest["shards"], *manifest["files"])]
 
     def wrong_files(self, *, at_a_glance: bool = False) -> list[str]:
-        """The files that are missing or not as the manifest has them; at a glance: missing or cut short."""
+        """The files that are missing or not as the manifest has them. At a glance: missing or cut short."""
         manifest = self._manifest_or_raise()
         files = [*manifest["shards"], *manifest["files"]]
         is_right = self._looks_whole if at_a_glance else self._is_intact
@@ -138,7 +138,7 @@ class StageFolder:
         self.enter(self.write_shard(index, records, record_type))
 
     def write_shard(self, index: int, records: Sequence[Any], record_type: type) -> JsonDict:
-        """Write the file of one shard; any process may.
+        """Write the file of one shard. Any process may.
 
         Returns:
             Its entry, for `enter`.
@@ -146,7 +146,7 @@ class StageFolder:
         return write_shard_file(self.path, index, records, record_type)
 
     def enter(self, entry: JsonDict) -> None:
-        """Enter a written shard in the manifest; the process that holds the run's lock alone may."""
+        """Enter a written shard in the manifest. The process that holds the run's lock alone may."""
         manifest = self._manifest_or_raise()
         others = [shard for shard in manifest["shards"] if shard["file"] != entry["file"]]
         with explain_disk_errors(self.path):
@@ -161,7 +161,7 @@ class StageFolder:
         return ShardInbox(self._inboxes / fingerprint_of(inputs))
 
     def clear_inboxes(self) -> None:
-        """Remove what was left there, for these inputs and others; call it under the lock."""
+        """Remove what was left there, for these inputs and others. Call it under the lock."""
         shutil.rmtree(self._inboxes, ignore_errors=True)
 
     def finish(
@@ -302,13 +302,13 @@ def without_reader(inputs: JsonDict) -> JsonDict:
 
 
 def safe_name(text: str) -> str:
-    """A readable name that is safe in a path; what had to be replaced is told apart by a hash."""
+    """A readable name that is safe in a path. What had to be replaced is told apart by a hash."""
     safe = re.sub(r"[^\w.-]+", "_", text).strip("._") or "_"
     return safe if safe == text else f"{safe}-{fingerprint_of({'text': text})[:6]}"
 
 
 def describe_change(old: JsonDict, new: JsonDict) -> str:
-    """Which inputs differ, in words: "rollouts.temperature was 0.6 and is 0.7"; of hashes, that they differ."""
+    """Which inputs differ, in words: "rollouts.temperature was 0.6 and is 0.7". Of hashes, that they differ."""
     before, after = _flatten(old), _flatten(new)
     changed = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     # What was set tells more than what follows from it.
@@ -334,6 +334,6 @@ def _flatten(tree: JsonDict, prefix: str = "") -> JsonDict:
 
 
 def add_only_shard(stage: StageFolder, inputs: dict[str, Any], records: list[Any], kind: type) -> None:
-    """The shard of a stage that has one; a run killed just after writing it has it already."""
+    """The shard of a stage that has one. A run killed just after writing it has it already."""
     if stage.begin(inputs):
         stage.add_shard(records, kind)

@@ -1,7 +1,7 @@
 """What one optimiser step trains on: its questions, the student's completions of them, and which of those carry loss.
 
 A place of the schedule is one completion: with `num_rollouts` n, places n*i ... n*i+n-1 are one group, the completions
-of one question. Completion ids stay as they were sampled; nothing is decoded and encoded again.
+of one question. Completion ids stay as they were sampled. Nothing is decoded and encoded again.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +27,7 @@ class TrainingItem:
     log_probs: tuple[float, ...] = ()  # of the sampler, at temperature 1
     place: int = 0
     has_loss: bool = True
-    loss_mask: tuple[bool, ...] = ()  # which of its tokens carry loss, where it does; empty: all
+    loss_mask: tuple[bool, ...] = ()  # which of its tokens carry loss, where it does. Empty: all
 
     @property
     def num_tokens(self) -> int:
@@ -78,7 +78,7 @@ class StudentRollouts:
         return [*step_items, *(self.items[place] for place in later if place < len(self.items))]
 
     def _sample(self, items: Sequence[TrainingItem]) -> list[TrainingItem]:
-        """One completion of each item from the current student; a question's prompt is read once for its group."""
+        """One completion of each item from the current student. A question's prompt is read once for its group."""
         groups: dict[tuple[int, tuple[int, ...]], list[TrainingItem]] = {}
         for item in items:
             groups.setdefault((item.place // self.settings.num_rollouts, item.student_ids), []).append(item)
@@ -100,7 +100,7 @@ class StudentRollouts:
         ]
 
     def state(self) -> list[dict]:
-        """What a checkpoint needs of the completions whose step has not come; prompts are encoded again."""
+        """What a checkpoint needs of the completions whose step has not come. Prompts are encoded again."""
         return [
             {
                 "place": place,

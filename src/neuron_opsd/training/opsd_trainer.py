@@ -1,12 +1,12 @@
 """On-policy distillation on `transformers.Trainer` (method, section 6).
 
-Each optimiser step: the student samples completions of each question (bare prompt); the same token ids are scored by
-the student, and without gradient by the teacher (same network, teacher weights, context + question); the divergence is
+Each optimiser step: the student samples completions of each question (bare prompt). The same token ids are scored by
+the student, and without gradient by the teacher (same network, teacher weights, context + question). The divergence is
 summed over the tokens that carry loss and divided by their number in the whole step, over all micro-batches and
 processes.
 
 Sampling happens in `get_batch_samples`, which receives the whole optimiser step, so accumulation is exact: 1 x 8 is
-8 x 1. Accelerate, trackers, schedules and checkpoints are the Trainer's own; `checkpoints.py` makes those whole.
+8 x 1. Accelerate, trackers, schedules and checkpoints are the Trainer's own. `checkpoints.py` makes those whole.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,16 +45,16 @@ from neuron_opsd.training.items import (
     padding_fraction,
 )
 
-ReadAnswer = Callable[[TrainingItem], str | None]  # the canonical answer of a completion; None: unreadable
+ReadAnswer = Callable[[TrainingItem], str | None]  # the canonical answer of a completion. None: unreadable
 
 
 def _as_list(items: list[Any]) -> Any:
-    """A batch is the list of its items; they are padded only after they are sampled."""
+    """A batch is the list of its items. They are padded only after they are sampled."""
     return items
 
 
 class OpsdTrainer(Trainer):
-    """The loss and the sampling; everything else is the Trainer's."""
+    """The loss and the sampling. Everything else is the Trainer's."""
 
     def __init__(
         self,
@@ -181,11 +181,11 @@ class OpsdTrainer(Trainer):
             texts = [item.student_ids + item.completion_ids for item in inputs]
             texts += [item.teacher_ids + item.completion_ids for item in inputs]
             raise not_finite(self.unwrapped, texts, what="The training loss and its logits")
-        # DDP averages gradients over processes; the count is of all of them.
+        # DDP averages gradients over processes. The count is of all of them.
         return total / num_items_in_batch * self.args.world_size
 
     def teacher_states(self, items: list[TrainingItem]) -> Tensor | None:
-        """The states by which the teacher predicts each completion token; None where there is no teacher."""
+        """The states by which the teacher predicts each completion token. None where there is no teacher."""
         with torch.no_grad(), self.teacher.applied():
             # eval(): the teacher never has dropout
             self.reader.eval()
@@ -197,7 +197,7 @@ class OpsdTrainer(Trainer):
         return hidden
 
     def token_weights(self, items: list[TrainingItem], hidden: Tensor) -> Tensor | None:
-        """A factor for the loss of each token that carries it, of which `hidden` are the states; None: 1 for each."""
+        """A factor for the loss of each token that carries it, of which `hidden` are the states. None: 1 for each."""
         return None
 
     def _summed_loss(
@@ -251,7 +251,7 @@ class OpsdTrainer(Trainer):
         self.open_step = {}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the interval's figures; hand the row to metrics.jsonl without wall times."""
+        """Add the interval's figures. Hand the row to metrics.jsonl without wall times."""
         if "loss" in logs:
             self._close_step()
             logs |= interval_row(self.interval)
@@ -264,7 +264,7 @@ class OpsdTrainer(Trainer):
         return str(Path(str(self.args.output_dir)) / STAGING)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """The Trainer's own files, then ours; then the rename that makes them count."""
+        """The Trainer's own files, then ours, then the rename that makes them count."""
         folder = Path(str(self.args.output_dir))
         staged = folder / STAGING / f"checkpoint-{self.state.global_step}"
         held = self.held_state()  # every process takes part

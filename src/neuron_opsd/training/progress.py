@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows steps as they end, with the divergence; and how long the rest takes, where that is known."""
+    """Shows steps as they end, with the divergence, and how long the rest takes, where that is known."""
 
     def __init__(self, tracker: Tracker, *, tells_rest: bool = True) -> None:
         self.tracker, self.has_told = tracker, not tells_rest

@@ -53,7 +53,7 @@ class TrainingPrompts:
         return LazyItems(num_items, make_item)
 
     def group_prompt(self, item: TrainingItem, completion_ids: Sequence[int]) -> tuple[int, ...] | None:
-        """The teacher's prompt with one completion of the item's own group; None: it is empty, or does not fit."""
+        """The teacher's prompt with one completion of the item's own group. None if it is empty, or does not fit."""
         choices = self.choices(item.question_id, item.place // self.run.config.training.num_rollouts)
         reply = self.run.models.encoder().decode_reply(completion_ids)
         shown = Demonstration(question_id=item.question_id, choice_order=choices, reply=reply, distance=0.0)
@@ -94,7 +94,7 @@ class TrainingPrompts:
         )
 
     def _longest_without_contexts(self) -> tuple[int, int]:
-        """The teacher reads the question too; where it reads an answer of the group, the question twice."""
+        """The teacher reads the question too. Where it reads an answer of the group, the question twice."""
         choices = {
             name: tuple(range(len(self.run.records.questions_by_id[name].choices)))
             for name in self.run.records.training_ids()

@@ -35,7 +35,7 @@ from neuron_opsd.training.checkpoints import saving
 
 logger = logging.getLogger(__name__)
 
-NUM_PROMPTS = 16  # held-out questions; with replies this short, seconds for a small model
+NUM_PROMPTS = 16  # held-out questions. With replies this short, seconds for a small model
 REPLY_TOKENS = 64
 MAX_LOST = 0.01  # of what was learned, for a dtype narrower than float32
 MAX_SHARE = 0.8  # of a card's free memory, for float32 weights: the measurement needs some, too
@@ -57,12 +57,12 @@ def publish(
     """Write the trained model as safetensors that plain transformers loads, by rename, whole or not at all.
 
     Args:
-        student: The trained model, with its adapter if it has one; merging changes it in place.
+        student: The trained model, with its adapter if it has one. Merging changes it in place.
         tokenizer: Saved beside it with the chat template.
-        folder: The folder to make; one that is there is replaced.
+        folder: The folder to make. One that is there is replaced.
         save: "merged" (the adapter lies beside it, in a folder of its own), or "adapter" for the adapter alone.
         base_config: The base model's configuration, untouched by a trainer.
-        prompts: Of questions that training did not use, as far as there are any; each leaves room for a reply.
+        prompts: Of questions that training did not use, as far as there are any. Each leaves room for a reply.
         num_held_out: How many of them it did not use.
         base_name: The base model's name on the hub, for the adapter's configuration.
     """
@@ -94,7 +94,7 @@ def _save_adapter(student: PeftModel, folder: Path, base_name: str | None) -> No
         config.base_model_name_or_path = base_name or config.base_model_name_or_path
         # PEFT holds names in a set, and would write them in an order that differs from process to process.
         config.target_modules = sorted(config.target_modules)  # pyright: ignore[reportAttributeAccessIssue]
-    # Embeddings are not trained; "auto", the default, would look the base model up on the hub.
+    # Embeddings are not trained. "auto", the default, would look the base model up on the hub.
     student.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's own card says nothing of this training
 
@@ -171,7 +171,7 @@ def _replies(
 
 
 def _kept(lost: float, learned: float) -> float | None:
-    """The share of what was learned that is left, at least 0; None where these texts show nothing learned."""
+    """The share of what was learned that is left, at least 0. None where these texts show nothing learned."""
     return max(0.0, 1 - lost / learned) if learned > 0 else None
 
 

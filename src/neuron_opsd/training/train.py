@@ -1,4 +1,4 @@
-"""Stage: teacher contexts -> a trained student. Sets the trainer up and resumes it; `publish.py` makes the files."""
+"""Stage: teacher contexts -> a trained student. Sets the trainer up and resumes it. `publish.py` makes the files."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ from neuron_opsd.training.whole_copy import WholeCopy
 
 logger = logging.getLogger(__name__)
 
-# Settings of TrainingArguments that our own sections decide; setting them twice would be a contradiction.
+# Settings of TrainingArguments that our own sections decide. Setting them twice would be a contradiction.
 OWNED = {
     "output_dir": "--output",
     "max_steps": "training.num_steps",
@@ -83,7 +83,7 @@ def train(
     """Distil, resuming from the last complete checkpoint in `folder`.
 
     Args:
-        model: The frozen model; it is changed in place (or wrapped by an adapter).
+        model: The frozen model. It is changed in place (or wrapped by an adapter).
         make_engine: Builds the engine that samples from the student.
         items: `num_steps * settings.completions_per_step()` places of the schedule.
         settings: `training.*`.
@@ -92,8 +92,8 @@ def train(
         seed: The run's seed.
         token_budget: Ends training with the step at which tokens generated and trained on reach it.
         trainer_type: What a step does.
-        read_answer: The answer in a completion, for votes and the parse rate; without it there are none.
-        group_prompt: Makes the teacher's prompt of a completion of the step's own group; without it, items have theirs.
+        read_answer: The answer in a completion, for votes and the parse rate. Without it there are none.
+        group_prompt: Makes the teacher's prompt of a completion of the step's own group. Without it, items have theirs.
         callbacks: Further Trainer callbacks, such as progress.
         on_first_batch: Called with the first item once sampled, for the log.
 
@@ -152,7 +152,7 @@ def _run(
     is_stopped: bool,
     is_spent: bool,
 ) -> None:
-    """Train from the checkpoint on, or from the start; what is at its end already (killed there) is only loaded."""
+    """Train from the checkpoint on, or from the start. What is at its end already (killed there) is only loaded."""
     if checkpoint is None:
         trainer.train()
         return
@@ -167,7 +167,7 @@ def _run(
 def _go_back(
     trainer: OpsdTrainer, folder: Path, stop: Stop, metrics: MetricsFile, settings: TrainingSettings
 ) -> dict[str, Any]:
-    """Load the newest checkpoint from before the trouble; the summary says so."""
+    """Load the newest checkpoint from before the trouble. The summary says so."""
     best = last_complete_checkpoint(folder, up_to_step=stop.last_healthy_step)
     if best is None:
         raise TrainingError(

@@ -1,6 +1,6 @@
 """What a runner and the work it is given agree on. A runner knows no stage, and the work no runner.
 
-The worker that makes a shard writes its file; the process that holds the run's lock alone enters it in the manifest. So
+The worker that makes a shard writes its file. The process that holds the run's lock alone enters it in the manifest. So
 a shard that two workers make (one was thought dead) does no harm: both write the same bytes, by rename.
 """
 
@@ -26,7 +26,7 @@ class ShardWork(Protocol):
 
     @property
     def device(self) -> str:
-        """The device that the settings ask for; `auto` lets a runner spread workers over the GPUs."""
+        """The device that the settings ask for. `auto` lets a runner spread workers over the GPUs."""
         ...
 
     def use_threads(self, num_threads: int) -> None:

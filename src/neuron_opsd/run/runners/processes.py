@@ -156,7 +156,7 @@ def _serve(pipe: Connection, pickled: bytes, num_threads: int, gpu: str | None) 
 
     @cache
     def open_work() -> ShardWork:
-        work = pickle.loads(pickled)  # from our own parent; imports torch
+        work = pickle.loads(pickled)  # from our own parent. Imports torch
         work.use_threads(num_threads)
         return work
 
@@ -194,6 +194,6 @@ def _visible_gpus() -> list[str]:
     """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    count = torch.cuda.device_count()  # asks the driver; starts no CUDA in this process
+    count = torch.cuda.device_count()  # asks the driver. Starts no CUDA in this process
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return named[:count] if named else [str(i) for i in range(count)]

@@ -1,6 +1,6 @@
 """A Ray cluster: the shards are rows of a Ray Data set, and a pool of actors, each with a model of its own, maps them.
 
-RAY_ADDRESS names the cluster; without it a cluster of this machine is started and ended. The run folder and the model
+RAY_ADDRESS names the cluster. Without it a cluster of this machine is started and ended. The run folder and the model
 must lie where every machine finds them under the same path. An actor or a machine that dies is replaced, and its shard
 is made again: same composition, same bytes.
 """
@@ -18,7 +18,7 @@ from neuron_opsd.run.runners.base import Entry, OnProgress, ShardWork
 
 logger = logging.getLogger(__name__)
 
-MAX_RETRIES = 3  # of one shard whose actor died; endless ones would hide a shard that always kills its actor
+MAX_RETRIES = 3  # of one shard whose actor died. Endless ones would hide a shard that always kills its actor
 LOCAL_STORE_BYTES = 100_000_000  # shard numbers and manifest entries are all that travels
 
 
@@ -159,7 +159,7 @@ def _check_room(resources: dict[str, float], options: dict[str, Any], num_actors
 
 
 def _import_ray() -> Any:
-    os.environ.setdefault("RAY_usage_stats_enabled", "0")  # read on import; nothing is reported to anyone
+    os.environ.setdefault("RAY_usage_stats_enabled", "0")  # read on import. Nothing is reported to anyone
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray

@@ -5,7 +5,7 @@ when they were sampled, with the advantage
 
     A = -1/2 - (H - Hmin) / (2 (Hmax - Hmin))          in [-1, -1/2]
 
-H is the entropy of the model's distribution at the token, in nats; Hmin and Hmax are those of the chosen tokens of the
+H is the entropy of the model's distribution at the token, in nats. Hmin and Hmax are those of the chosen tokens of the
 same completion, so that how a step is cut into micro-batches changes nothing. Sampling, checkpoints, guard rails and
 several processes are those of distillation.
 """
@@ -43,7 +43,7 @@ class UnlikelyTokenTrainer(OpsdTrainer):
         """There is no teacher."""
 
     def token_weights(self, items: list[TrainingItem], hidden: Tensor) -> Tensor:
-        """-A of each chosen token; its entropy takes one more product with the head."""
+        """-A of each chosen token. Its entropy takes one more product with the head."""
         with torch.no_grad():
             found = [
                 entropy(torch.log_softmax(logits_from_hidden(self.unwrapped, part), dim=-1))
@@ -54,7 +54,7 @@ class UnlikelyTokenTrainer(OpsdTrainer):
 
 
 def least_likely(log_probs: Sequence[float], fraction: float) -> tuple[bool, ...]:
-    """Whether each token is among the `fraction` of smallest log-probability: at least one; of equal ones the first."""
+    """Whether each token is among the `fraction` of smallest log-probability: at least one. Of equal ones the first."""
     count = max(1, math.floor(fraction * len(log_probs) + 0.5))
     chosen = set(sorted(range(len(log_probs)), key=lambda place: log_probs[place])[:count])
     return tuple(place in chosen for place in range(len(log_probs)))

@@ -51,7 +51,7 @@ class Reward:
         trainer_state: Any,
         **kwargs: Any,
     ) -> list[float]:
-        """A reward for each completion; `group` and `prompt_ids` are columns of the data set."""
+        """A reward for each completion. `group` and `prompt_ids` are columns of the data set."""
         own = [(g, self.read_answer(g, ids)) for g, ids in zip(group, completion_ids, strict=True)]
         everyone = cast(list[tuple[int, Answer]], gather_object(own))
         votes = votes_of_whole_groups(everyone, self.num_rollouts)

@@ -38,7 +38,7 @@ def train_rival(
     *,
     token_budget: int | None = None,
 ) -> tuple[Trained, PreTrainedTokenizerBase]:
-    """Train by `training.objective`, from the beginning; metrics.jsonl has a row for each step.
+    """Train by `training.objective`, from the beginning. metrics.jsonl has a row for each step.
 
     Raises:
         DataError: nothing to learn from, or a question that TRL would encode otherwise than we do.
@@ -66,13 +66,13 @@ def train_rival(
         )  # fmt: skip
     summary = {"stopped_because": None, "stop_step": None, "best_step": budget.last_step(num_steps)}
     summary |= {"limits": {}}
-    summary |= {"mark": USES_GOLD} if config.training.uses_gold() else {}
+    summary |= {"mark": USES_GOLD} if config.training.uses_gold else {}
     return Trained(student, summary), tokenizer
 
 
 def _gold_labels(run: Run) -> dict[str, str] | None:
-    """USES GOLD ANSWERS: those that evaluation wrote for the upper bound; None for every other recipe."""
-    if not run.config.training.uses_gold():
+    """USES GOLD ANSWERS: those that evaluation wrote for the upper bound. None for every other recipe."""
+    if not run.config.training.uses_gold:
         return None
     return {label.question_id: label.answer for label in run.folder.stage(GOLD_LABELS).read(GoldLabel)}
 
@@ -110,7 +110,7 @@ def prompts_in_order(run: Run, num_steps: int) -> list[dict[str, Any]]:
     """The prompts of every step in order, both as messages, for TRL, and as the ids that we would read.
 
     Raises:
-        DataError: TRL's encoding of a prompt is another one; ours takes a special token's spelling as text.
+        DataError: TRL's encoding of a prompt is another one. Ours takes a special token's spelling as text.
     """
     config, questions, training_prompts = run.config, run.records.questions_by_id, TrainingPrompts(run)
     encoded: dict[tuple[str, tuple[int, ...]], list[int]] = {}  # a budget of tokens may need many passes

@@ -38,7 +38,7 @@ def fine_tune(
         student: What is trained.
         tokenizer: For padding.
         texts: (prompt ids, completion ids).
-        settings: `training.*`; `batch_size` texts a step.
+        settings: `training.*`. `batch_size` texts a step.
         folder: TRL's own files.
         num_steps: Optimiser steps.
         seed: Of the order.

@@ -1,6 +1,6 @@
 """Pseudo-labels of groups of answers: grouped by equivalence, not by string. No model, no gold answer.
 
-An answer that cannot be read never wins and stays in the denominator; of tied answers the one given first wins; a group
+An answer that cannot be read never wins and stays in the denominator. Of tied answers the one given first wins. A group
 in which nothing can be read has no pseudo-label, and rewards nobody.
 """
 
