@@ -1,6 +1,10 @@
 """Every test: one torch thread, no hub, and the shapes written in signatures checked by jaxtyping + beartype."""
 
+import functools
+import gc
+import importlib.metadata
 import os
+from pathlib import Path
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -11,20 +15,28 @@ os.environ.update(
     NEURON_OPSD_STAGES="off",  # a test computes; those of the cache name one
 )
 
+import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
-install_import_hook(
-    ["neuron_opsd.model", "neuron_opsd.neurons", "neuron_opsd.statistics"], "beartype.beartype"
-)
+SOURCE = Path(__file__).parents[1] / "src"
 
-import torch  # noqa: E402
 
-torch.set_num_threads(1)
+def modules_with_shapes() -> list[str]:
+    """Those that write shapes in signatures: in the others a check of each call finds no shape and costs time."""
+    paths = [
+        path
+        for room in ("model", "neurons")
+        for path in sorted((SOURCE / "neuron_opsd" / room).glob("*.py"))
+        if "jaxtyping" in path.read_text(encoding="utf-8")
+    ]
+    return [".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in paths]
 
-import pytest  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
 
-from helpers import build_tiny_model, build_tiny_tokenizer  # noqa: E402
+install_import_hook(modules_with_shapes(), "beartype.beartype")
+
+# Which packages are installed stays as it is; each stage of each run writes it down.
+importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 # Each run of the tests draws the same examples; HYPOTHESIS_PROFILE=search draws new ones.
 settings.register_profile(
@@ -37,14 +49,27 @@ settings.register_profile(
 settings.register_profile("search", settings.get_profile("fixed"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
+gc.disable()  # while the tests are collected: what they import stays
 
+
+def pytest_collection_finish() -> None:
+    """Leave the imports out of garbage collection: accelerate collects at the start and the end of each training."""
+    gc.freeze()
+    gc.enable()
+
+
+# torch comes with the first test that needs it: the process that only hands out tests does without.
 @pytest.fixture(scope="session")
 def tiny_model():
     """A tiny random llama; read only: a test that trains builds its own."""
+    from helpers import build_tiny_model
+
     return build_tiny_model()
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """Byte-level, with a ChatML template."""
+    from helpers import build_tiny_tokenizer
+
     return build_tiny_tokenizer()

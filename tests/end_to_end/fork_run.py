@@ -4,6 +4,9 @@
 """
 
 import contextlib
+import functools
+import gc
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -38,6 +41,7 @@ _forkserver.set_forkserver_preload(
     [
         "neuron_opsd.cli",
         "neuron_opsd.pipeline",
+        "neuron_opsd.early_checks",
         "transformers.models.llama.modeling_llama",
         "peft.tuners.lora",
     ]
@@ -47,12 +51,14 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFL
 
 
 class ForkedRun:
-    """`neuron-opsd ARGUMENTS` in a process; what it says goes to `log`."""
+    """`neuron-opsd ARGUMENTS` in a process; what it says goes to `log`. `first` is code that it runs before."""
 
-    def __init__(self, arguments: list[str], log: Path, *, max_file_bytes: int | None = None) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, *, max_file_bytes: int | None = None, first: str = ""
+    ) -> None:
         self.log = log
         # The server's environment is that of the test which started it, with whatever that test had patched.
-        given = (arguments, str(log), max_file_bytes, dict(os.environ))
+        given = (arguments, str(log), max_file_bytes, dict(os.environ), first)
         self.process = _forkserver.Process(target=_run_cli, args=given)
         self.process.start()
 
@@ -77,17 +83,22 @@ class ForkedRun:
         return self.wait()
 
 
-def _run_cli(arguments: list[str], log: str, max_file_bytes: int | None, environment: dict[str, str]) -> None:
+def _run_cli(
+    arguments: list[str], log: str, max_file_bytes: int | None, environment: dict[str, str], first: str
+) -> None:
     from neuron_opsd import cli
 
     os.environ.clear()
     os.environ.update(environment)
+    exec(first, {})
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the fork server ignores it
     torch.set_num_threads(1)
+    gc.freeze()  # what the server imported stays
+    importlib.metadata.version = functools.cache(importlib.metadata.version)  # as in conftest.py
     if max_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     sys.argv = ["neuron-opsd", *arguments]

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-# Every Python process of a run reads this as it starts. It notes who opens the answers, and whether training was over.
+from end_to_end.fork_run import ForkedRun
+
+# Every Python process of a run begins with this. It notes who opens the answers, and whether training was over.
 HOOK = """
 import json, os, sys
 
@@ -25,7 +25,9 @@ sys.addaudithook(note)
 
 
 @pytest.fixture
-def opened_by(command: list[str], question_files: list[Path], tmp_path: Path):
+def opened_by(
+    command: list[str], question_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
     rows = [json.loads(line) for file in question_files for line in file.read_text().splitlines()]
@@ -36,14 +38,13 @@ def opened_by(command: list[str], question_files: list[Path], tmp_path: Path):
         """Who opened the answers in a run with these options, in order."""
         folder, log = tmp_path / "run", tmp_path / "opened.jsonl"
         path = os.pathsep.join([str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        asked = [sys.executable, "-m", "neuron_opsd.cli", *command, "--answers", str(answers), *extra]
-        process = subprocess.Popen(
-            [*asked, "--output", str(folder)],
-            env=os.environ | {"PYTHONPATH": path, "OPENED": str(log), "MODEL": str(folder / "model")},
-        )
-        assert process.wait(300) == 0
+        for name, value in {"PYTHONPATH": path, "OPENED": log, "MODEL": folder / "model"}.items():
+            monkeypatch.setenv(name, str(value))
+        asked = [*command, "--answers", str(answers), *extra, "--output", str(folder)]
+        process = ForkedRun(asked, tmp_path / "log", first=HOOK)
+        assert process.wait() == 0, process.log.read_text()
         noted = [json.loads(line) for line in log.read_text().splitlines()]
-        return [row | {"is_run": row["pid"] == process.pid} for row in noted]
+        return [row | {"is_run": row["pid"] == process.process.pid} for row in noted]
 
     return run
 

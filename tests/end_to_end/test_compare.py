@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_compare_two_domains(
     }
     text = (folder / "table.md").read_text()
     assert "failed: 2 of 2 cells (DataError: " in text
-    assert "needs 82 prompt tokens, more than contexts.max_prompt_tokens=1" in text
+    assert re.search(r"needs \d+ prompt tokens, more than contexts\.max_prompt_tokens=1", text)
     assert "1 optimiser steps" in text
     # Every question is "sums: what is # + #?": a template of one in each domain.
     assert "| random_context | sums | 100% | 100% |" in text

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from end_to_end.fork_run import ForkedRun
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.store.run_folder import RunFolder
 
@@ -19,10 +20,10 @@ CONFIGS = importlib.resources.files("neuron_opsd") / "recipes" / "accelerate"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *words],
-        env={**ENVIRONMENT, **environment},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -91,16 +92,14 @@ def assert_alike(found: dict, expected: dict) -> None:
         assert (found[name] - value).norm() <= 1e-6 * value.norm(), name
 
 
-def test_other_stages_refuse_several_processes_and_say_what_to_do(
-    tmp_path, tiny_model_folder, question_files
-):
-    done = call(
-        "neuron_opsd.cli", "run", "neuron_opsd", *SMALL, "--model", str(tiny_model_folder), "--questions",
-        str(question_files[0]), "--output", str(tmp_path / "run"), WORLD_SIZE="2", RANK="0",
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "only `train` shares its work" in done.stderr
-    assert "accelerate launch -m neuron_opsd.cli train RUN" in " ".join(done.stderr.split())
+def test_other_stages_refuse_several_processes_and_say_what_to_do(command, tmp_path, monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    one = ForkedRun([*command, "--output", str(tmp_path / "run")], tmp_path / "log")
+    assert one.wait() == 2
+    said = " ".join(one.log.read_text().split())
+    assert "only `train` shares its work" in said
+    assert "accelerate launch -m neuron_opsd.cli train RUN" in said
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero3"])

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from end_to_end.conftest import write_questions
+from end_to_end.fork_run import WholeRun
 from end_to_end.test_pipeline import run
 from neuron_opsd.records import Rollout
 from neuron_opsd.store.run_folder import RunFolder
@@ -56,12 +57,10 @@ def test_general_questions_are_compared_and_the_kl_is_exact(
 
 
 def test_a_general_set_leaves_training_alone(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: WholeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     general = write_questions(tmp_path / "general.jsonl", "general", 4)
-    until = ["--until", "train", "--output"]
-    assert run([*command, *until, str(tmp_path / "without")], monkeypatch) == 0
-    more = [f"evaluation.general_paths=[{general}]"]
-    assert run([*command, *until, str(tmp_path / "with"), *more], monkeypatch) == 0
+    more = [f"evaluation.general_paths=[{general}]", "--until", "train", "--output", str(tmp_path / "run")]
+    assert run([*whole_run.command, *more], monkeypatch) == 0
     for file in ("questions/part-00000.parquet", "training/metrics.jsonl", "model/model.safetensors"):
-        assert (tmp_path / "with" / file).read_bytes() == (tmp_path / "without" / file).read_bytes()
+        assert (tmp_path / "run" / file).read_bytes() == (whole_run.folder / file).read_bytes()

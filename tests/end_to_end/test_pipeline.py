@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from end_to_end.fork_run import NEVER_EQUAL, artefacts
+from end_to_end.fork_run import NEVER_EQUAL, WholeRun, artefacts
 from neuron_opsd import cli
 from neuron_opsd.config.graph import STAGES_BEFORE
 from neuron_opsd.model.fingerprint import model_fingerprint
@@ -27,23 +28,32 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     return int(stop.value.code or 0)
 
 
+@pytest.fixture
+def copied(whole_run: WholeRun, tmp_path: Path) -> Path:
+    """A finished run of one's own."""
+    shutil.copytree(whole_run.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
 def test_equal_runs_give_equal_bytes_and_a_model_others_load(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole_run: WholeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("first", "second"):
-        assert run([*command, "--output", str(tmp_path / name)], monkeypatch) == 0
-    first, second = (artefacts(tmp_path / name, without=NEVER_EQUAL) for name in ("first", "second"))
+    """Of the two runs, one had a process of its own."""
+    assert run([*whole_run.command, "--output", str(tmp_path / "run")], monkeypatch) == 0
+    first, second = (
+        artefacts(folder, without=NEVER_EQUAL) for folder in (whole_run.folder, tmp_path / "run")
+    )
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
-    assert len(first["training/metrics.jsonl"].splitlines()) == 3
+    assert len(first["training/metrics.jsonl"].splitlines()) == 6
     assert "report.html" in capsys.readouterr().out
 
-    published = tmp_path / "first" / "model"
+    published = tmp_path / "run" / "model"
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(published),
         AutoTokenizer.from_pretrained(published),
     )
-    base = AutoModelForCausalLM.from_pretrained(command[3])
+    base = AutoModelForCausalLM.from_pretrained(whole_run.command[3])
     ids = torch.tensor([tokenizer("2 + 2").input_ids])
     assert not torch.equal(model(ids).logits, base(ids).logits)  # trained, not copied
     assert tokenizer.chat_template
@@ -51,56 +61,52 @@ def test_equal_runs_give_equal_bytes_and_a_model_others_load(
 
 
 def test_answers_change_nothing_before_evaluation(
-    command: list[str], question_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: WholeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [json.loads(line) for file in question_files for line in file.read_text().splitlines()]
-    key = tmp_path / "answers.jsonl"
-    made = {}
-    for name, letter in (("true", "A"), ("poisoned", "D"), ("absent", None)):
-        extra = []
-        if letter:
-            key.write_text(
-                "".join(
-                    json.dumps({"question_id": row["question_id"], "answer": letter}) + "\n" for row in rows
-                )
-            )
-            extra = ["--answers", str(key)]
-        assert run([*command, *extra, "--output", str(tmp_path / name)], monkeypatch) == 0
-        made[name] = artefacts(tmp_path / name, without=NEVER_EQUAL | KNOWS_ANSWERS)
-    assert made["true"] == made["poisoned"] == made["absent"]
-    results = [
-        json.loads((tmp_path / name / "evaluation/results.json").read_text()) for name in ("true", "poisoned")
-    ]
-    pool = (tmp_path / "true" / "rollouts" / "records.jsonl").read_text().splitlines()
-    scored = [result["pool_questions"] for result in results]  # the pool's own answers too, for the figures
-    assert len(scored[0]) == len({json.loads(line)["question_id"] for line in pool})
-    # The key was read, afterwards.
-    assert [result["in"]["majority_class"]["answer"] for result in results] == ["A", "D"]
+    """A run with poisoned answers has the bytes of one without answers; true ones then change its results alone."""
+    files = [Path(whole_run.command[place]) for place in (5, 7)]
+    ids = [json.loads(line)["question_id"] for file in files for line in file.read_text().splitlines()]
+    key, folder = tmp_path / "answers.jsonl", tmp_path / "run"
+    without, majority = NEVER_EQUAL | KNOWS_ANSWERS, []
+    for letter in "DA":
+        key.write_text("".join(json.dumps({"question_id": one, "answer": letter}) + "\n" for one in ids))
+        line = [*whole_run.command, "--answers", str(key), "--output", str(folder)]
+        assert run(line, monkeypatch) == 0
+        assert artefacts(folder, without=without) == artefacts(whole_run.folder, without=without)
+        results = json.loads((folder / "evaluation/results.json").read_text())
+        majority.append(results["in"]["majority_class"]["answer"])
+    pool = (folder / "rollouts" / "records.jsonl").read_text().splitlines()
+    scored = results["pool_questions"]  # the pool's own answers too, for the figures
+    assert len(scored) == len({json.loads(line)["question_id"] for line in pool})
+    assert majority == ["D", "A"]  # the key was read, afterwards
 
 
 def test_answer_column_in_the_question_file_changes_nothing(
-    command: list[str], question_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: WholeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, labelled = tmp_path / "plain", tmp_path / "labelled"
-    assert run([*command, "--output", str(plain), "--until", "contexts"], monkeypatch) == 0
-    pool = question_files[0]
-    rows = [json.loads(line) | {"answer": "B"} for line in pool.read_text().splitlines()]
+    command, pool = [*whole_run.command], tmp_path / "sums.jsonl"
+    rows = [json.loads(line) | {"answer": "B"} for line in Path(command[5]).read_text().splitlines()]
     pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert run([*command, "--output", str(labelled), "--until", "contexts"], monkeypatch) == 0
-    assert artefacts(plain, without=NEVER_EQUAL) == artefacts(labelled, without=NEVER_EQUAL)
+    command[5] = str(pool)
+    assert run([*command, "--output", str(tmp_path / "run"), "--until", "contexts"], monkeypatch) == 0
+    labelled, plain = (
+        artefacts(folder, without=NEVER_EQUAL | {"config.yaml"})  # it names the file
+        for folder in (tmp_path / "run", whole_run.folder)
+    )
+    assert "contexts/records.jsonl" in labelled
+    assert labelled.items() <= plain.items()
 
 
 def test_stages_one_by_one_resume_and_show(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole_run: WholeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, steps = tmp_path / "whole", tmp_path / "steps"
-    assert run([*command, "--output", str(whole), "--until", "contexts"], monkeypatch) == 0
-    assert run([*command, "--output", str(steps), "--until", "rollouts"], monkeypatch) == 0
+    steps = tmp_path / "steps"
+    assert run([*whole_run.command, "--output", str(steps), "--until", "rollouts"], monkeypatch) == 0
     lost = steps / "rollouts" / "part-00001.parquet"
     lost.write_bytes(lost.read_bytes()[:100])  # as a crash may leave it
     for stage in ("rollouts", "neurons", "select", "contexts"):
         assert run([stage, str(steps)], monkeypatch) == 0
-    assert artefacts(whole, without=NEVER_EQUAL) == artefacts(steps, without=NEVER_EQUAL)
+    assert artefacts(steps).items() <= artefacts(whole_run.folder).items()
 
     before = (steps / "rollouts" / "part-00000.parquet").stat().st_mtime_ns
     assert run(["rollouts", str(steps)], monkeypatch) == 0
@@ -128,20 +134,13 @@ def test_stages_one_by_one_resume_and_show(
 
 
 def test_another_selection_reuses_rollouts_and_neurons(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: WholeRun, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "run"
-    assert run([*command, "--output", str(folder), "--until", "contexts"], monkeypatch) == 0
-    times = {
-        name: (folder / name / "manifest.json").stat().st_mtime_ns
-        for name in ("rollouts", "neurons", "selection")
-    }
-    assert (
-        run([*command, "--output", str(folder), "--until", "contexts", "selection.score=random"], monkeypatch)
-        == 0
-    )
-    after = {name: (folder / name / "manifest.json").stat().st_mtime_ns for name in times}
-    assert {name for name in times if times[name] != after[name]} == {"selection"}
+    manifests = {name: copied / name / "manifest.json" for name in ("rollouts", "neurons", "selection")}
+    times = {name: file.stat().st_mtime_ns for name, file in manifests.items()}
+    line = [*whole_run.command, "--output", str(copied), "--until", "contexts", "selection.score=random"]
+    assert run(line, monkeypatch) == 0
+    assert {name for name in times if times[name] != manifests[name].stat().st_mtime_ns} == {"selection"}
 
 
 def test_dry_run_writes_nothing(
@@ -206,56 +205,45 @@ def test_the_teacher_prompt_leaves_room_in_the_model(
 
 
 def test_results_of_an_outdated_model_are_not_reported(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: WholeRun, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "run"
-    assert run([*command, "--output", str(folder)], monkeypatch) == 0
-    assert (folder / "evaluation" / "results.json").exists()
-    assert (
-        run([*command, "--output", str(folder), "--until", "select", "selection.fraction=0.7"], monkeypatch)
-        == 0
-    )
-    assert not (folder / "evaluation" / "results.json").exists()
-    assert run(["report", str(folder)], monkeypatch) == 0
-    text = (folder / "report.md").read_text()
-    kept = (folder / "selection" / "records.jsonl").read_text().count('"selected": true')
+    line = [*whole_run.command, "--output", str(copied), "--until", "select", "selection.fraction=0.7"]
+    assert "Training: 6 steps" in (copied / "report.md").read_text()
+    assert run(line, monkeypatch) == 0
+    assert not (copied / "evaluation" / "results.json").exists()
+    assert run(["report", str(copied)], monkeypatch) == 0
+    text = (copied / "report.md").read_text()
+    kept = (copied / "selection" / "records.jsonl").read_text().count('"selected": true')
     assert f"Selection: {kept} of" in text
-    assert "Training: 3 steps" not in text  # of the selection of before
+    assert "Training: 6 steps" not in text  # of the selection of before
 
 
 def test_a_stage_too_early_names_the_command_to_run(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
-    assert run([*command, "--output", str(folder), "--until", "neurons"], monkeypatch) == 0
-    assert run(["contexts", str(folder)], monkeypatch) == 2
+    shutil.rmtree(copied / "selection")
+    assert run(["contexts", str(copied)], monkeypatch) == 2
     assert "neuron-opsd select RUN" in capsys.readouterr().err
 
 
 def test_a_kill_between_the_last_step_and_publishing(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: WholeRun, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "run"
-    assert run([*command, "--output", str(folder), "--until", "train"], monkeypatch) == 0
-    before = artefacts(folder, without=NEVER_EQUAL)
-    shutil.rmtree(folder / "model")
-    stage = RunFolder(folder).stage("training")
+    shutil.rmtree(copied / "model")
+    stage = RunFolder(copied).stage("training")
     stage.begin((stage.manifest() or {})["inputs"])
-    assert run([*command, "--output", str(folder), "--until", "train"], monkeypatch) == 0
-    assert artefacts(folder, without=NEVER_EQUAL) == before
+    assert run([*whole_run.command, "--output", str(copied)], monkeypatch) == 0
+    assert artefacts(copied) == artefacts(whole_run.folder)
 
 
 def test_a_kill_between_the_last_shard_and_the_end_of_its_stage(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: WholeRun, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "run"
-    assert run([*command, "--output", str(folder), "--until", "contexts"], monkeypatch) == 0
-    before = artefacts(folder, without=NEVER_EQUAL)
     for name in ("questions", "rollouts", "neurons", "selection", "contexts"):
-        stage = RunFolder(folder).stage(name)
+        stage = RunFolder(copied).stage(name)
         assert stage.begin((stage.manifest() or {})["inputs"]) == []  # all shards there, not complete
-    assert run([*command, "--output", str(folder), "--until", "contexts"], monkeypatch) == 0
-    assert artefacts(folder, without=NEVER_EQUAL) == before
+    assert run([*whole_run.command, "--output", str(copied)], monkeypatch) == 0
+    assert artefacts(copied) == artefacts(whole_run.folder)
 
 
 def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -296,13 +284,13 @@ def test_the_preflight_tells_and_stops(
 
 
 def test_a_preflight_of_a_finished_run_leaves_its_results(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "run"
-    assert run([*command, "--output", str(folder), "preflight.num_questions=0"], monkeypatch) == 0
-    before = (folder / "evaluation" / "results.json").read_bytes()
-    config = (folder / "config.yaml").read_text().replace("num_questions: 0", "num_questions: 3")
-    (folder / "config.yaml").write_text(config)
-    assert run(["preflight", str(folder)], monkeypatch) == 0
-    assert len((folder / "preflight" / "records.jsonl").read_text().splitlines()) == 3
-    assert (folder / "evaluation" / "results.json").read_bytes() == before
+    shutil.rmtree(copied / "preflight")
+    before = (copied / "evaluation" / "results.json").read_bytes()
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    config["preflight"]["num_questions"] = 3
+    (copied / "config.yaml").write_text(yaml.safe_dump(config))
+    assert run(["preflight", str(copied)], monkeypatch) == 0
+    assert len((copied / "preflight" / "records.jsonl").read_text().splitlines()) == 3
+    assert (copied / "evaluation" / "results.json").read_bytes() == before

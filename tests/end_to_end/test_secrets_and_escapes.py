@@ -116,10 +116,10 @@ def test_a_password_that_is_a_word_changes_no_reply_and_no_setting(
 
 
 def test_a_long_text_is_looked_through_in_no_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for long in ("a" * 200_000, "a." * 100_000, "a://" * 50_000):
         assert redact(long) == long
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("status", [401, 500])

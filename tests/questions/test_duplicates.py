@@ -88,9 +88,9 @@ def test_two_thousand_templated_questions_take_seconds():
     ) * 3
     questions = [ask(f"{template} Density: {k * 7919 % 10007}", f"Sr{k}Ni", f"Sr{k}Co") for k in range(2000)]
     questions.append(ask(f"{template} Density: 0", "Sr0Ni", "Sr0Co"))
-    start = time.perf_counter()
+    start = time.process_time()
     assert near_duplicates(questions, threshold=0.95) == [(0, 2000)]
-    assert time.perf_counter() - start < 20  # about 2 seconds here
+    assert time.process_time() - start < 20  # about 2 seconds here
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def test_gpt_oss_turns_between_its_channels():
 
 @families
 def test_thousands_of_marks_take_no_time(opening, closing):
-    start = time.monotonic()
+    start = time.process_time()
     assert strip_thinking(opening * 8000) == ""
     assert strip_thinking(f"{closing}x" + f"{opening}y" * 8000).startswith("x")
     assert strip_thinking(f"{opening}y{closing}" * 8000 + "z") == "z"
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
