@@ -39,6 +39,7 @@ NOT_OURS = {
 }
 
 
+@cache
 def commands() -> dict[str, set[str]]:
     """The options of each command; of the program itself under ''."""
     program: Any = typer.main.get_command(cli.app)
@@ -128,11 +129,17 @@ def _leads_somewhere(link: str, page: Path) -> bool:
     return not anchor or anchor in slugs
 
 
+@cache
 def _is_file(name: str) -> bool:
     is_placeholder = name in NOT_OURS or re.match(r"/|[A-Z]+/", name)
     if is_placeholder or any((folder / name).is_file() for folder in (ROOT, SOURCE)):
         return True
-    return "/" not in name and any(any((ROOT / folder).rglob(name)) for folder in FOLDERS.split("|"))
+    return "/" not in name and name in names_of_files()
+
+
+@cache
+def names_of_files() -> frozenset[str]:
+    return frozenset(path.name for folder in FOLDERS.split("|") for path in (ROOT / folder).rglob("*"))
 
 
 def _is_in_repository(name: str) -> bool:

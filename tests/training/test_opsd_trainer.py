@@ -115,29 +115,6 @@ def test_whole_run_is_the_plain_loop_by_hand(tmp_path, teacher):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_accumulation_of_1x8_is_8x1(tmp_path, method):
-    """Unequal prompts and completions, so a mean over micro-batches would differ from the mean over tokens."""
-    options = {"steps": 3, "method": method, "learning_rate": 0.05, "max_new_tokens": 40}
-    options["trainer"] = {"optim": "sgd"}
-    whole = run(tmp_path / "whole", micro_batch_size=8, **options)
-    for size in (1, 2):
-        split = run(tmp_path / str(size), micro_batch_size=size, **options)
-        for (name, a), b in zip(weights(whole).items(), weights(split).values(), strict=True):
-            difference = (a - b).norm() / a.norm().clamp(min=1e-12)
-            assert difference < 1e-5, name
-        for first, second in zip(rows(tmp_path / "whole"), rows(tmp_path / str(size)), strict=True):
-            assert first["num_completion_tokens"] == second["num_completion_tokens"]
-            assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
-            assert first["divergence"] == pytest.approx(second["divergence"], rel=1e-4)
-            assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-3)
-    start = build_tiny_model().state_dict()
-    if method == "full":
-        assert any(
-            not torch.allclose(value, start[name], atol=1e-4) for name, value in weights(whole).items()
-        )
-
-
 def test_twice_is_the_same_bits(tmp_path):
     assert_same_bits(run(tmp_path / "a", steps=3), run(tmp_path / "b", steps=3))
     assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
@@ -218,13 +195,14 @@ def test_student_learns_what_the_context_told_the_teacher(tmp_path, method):
 
     rate = 3e-3 if method == "full" else 2e-2
     options = {"item": with_hint, "method": method, "teacher": "frozen", "save_steps": 100, "spread": 0.15}
-    run(tmp_path / "learns", steps=60, learning_rate=rate, **options)
+    run(tmp_path / "learns", steps=40, learning_rate=rate, **options)
     values = [row["divergence"] for row in rows(tmp_path / "learns")]
     assert sum(values[-10:]) < 0.7 * sum(values[:10])
     assert sum(values[-10:]) > 0
-    run(tmp_path / "idle", steps=20, learning_rate=1e-9, **options)
-    idle = [row["divergence"] for row in rows(tmp_path / "idle")]
-    assert sum(idle[-10:]) > 0.85 * sum(idle[:10])
+    if method == "full":
+        run(tmp_path / "idle", steps=20, learning_rate=1e-9, **options)
+        idle = [row["divergence"] for row in rows(tmp_path / "idle")]
+        assert sum(idle[-10:]) > 0.85 * sum(idle[:10])
 
 
 def test_first_batch_is_shown_with_its_sample(tmp_path):

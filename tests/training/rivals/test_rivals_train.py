@@ -87,6 +87,7 @@ def test_ttrl_makes_the_model_agree_with_itself(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert rows[0]["num_completion_tokens"] == 32
     assert rows[-1]["vote_share"] > rows[0]["vote_share"] + 0.2
+    assert json.loads(json.dumps(rows)) == rows
 
 
 def test_completions_that_were_cut_teach_nothing_where_they_are_masked(tmp_path: Path) -> None:
@@ -254,8 +255,3 @@ def test_lmsi_leaves_out_what_was_cut_and_refuses_to_learn_from_nothing() -> Non
     assert agreeing_texts(cut, settings())
     with pytest.raises(DataError, match="nothing to learn from"):
         agreeing_texts(cut, settings(truncated="mask"))
-
-
-def test_metrics_rows_are_json(tmp_path: Path) -> None:
-    _, _, rows, _ = run_grpo(tmp_path, majority())
-    assert json.loads(json.dumps(rows)) == rows
