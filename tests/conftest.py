@@ -33,7 +33,7 @@ def modules_with_shapes() -> list[str]:
     return [".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in paths]
 
 
-install_import_hook(modules_with_shapes(), "beartype.beartype")
+install_import_hook(modules_with_shapes(), "shapes.check")
 
 # Which packages are installed stays as it is; each stage of each run writes it down.
 importlib.metadata.version = functools.cache(importlib.metadata.version)

@@ -13,7 +13,7 @@ from neuron_opsd.errors import ConfigError
 from neuron_opsd.memory import count
 from neuron_opsd.memory.allocations import Allocations
 from neuron_opsd.memory.count import by_depth
-from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
+from neuron_opsd.memory.estimate import RunLengths, StageMemory, _evaluation, _neurons, estimate_run
 from neuron_opsd.memory.fit import _smaller, fit, parse_size, refuse_too_large
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import Rollout
@@ -73,7 +73,7 @@ def test_neurons_within_a_quarter_of_what_real_tensors_take(tiny_tokenizer, chan
     rollouts = [_rollout(i, LENGTHS.pool_prompt, 100, model.config.vocab_size) for i in range(16)]
     with Allocations(model) as allocations:
         list(capture_neurons(model, tiny_tokenizer, rollouts, NeuronSettings()))
-    assert by_stage(config, model.config)["neurons"].working == pytest.approx(allocations.peak, rel=0.25)
+    assert _neurons(config, model.config, LENGTHS).working == pytest.approx(allocations.peak, rel=0.25)
 
 
 def _rollout(number: int, prompt: int, new: int, vocab: int) -> Rollout:
@@ -130,7 +130,7 @@ def test_only_stages_of_the_recipe_that_the_run_reaches_are_estimated():
 
 def test_the_trained_model_may_be_read_in_float32():
     merged, adapter = (
-        by_stage(settings(f"training.save={save}", dtype="bfloat16"), small())["evaluation"].weights
+        _evaluation(settings(f"training.save={save}", dtype="bfloat16"), small(), LENGTHS).weights
         for save in ("merged", "adapter")
     )
     assert merged == 2 * adapter
