@@ -34,6 +34,7 @@ from neuron_opsd.training.prompts import TrainingPrompts
 GOLD = "ABCD"
 SETTINGS = [
     "rollouts.num_rollouts=2",
+    "rollouts.temperature=2.0",  # both replies to a question differ
     "neurons.overlap_size=40",  # enough neurons that a wrong neighbour shows
     "training.learning_rate=0.003",
     "preflight.num_questions=4",
@@ -243,11 +244,15 @@ def test_demonstrations_are_the_neuron_nearest_questions_with_their_first_reply(
     sets = {
         item.question_id: set(item.overlap_set.tolist()) for item in folder.stage("neurons").read(NeuronSets)
     }
-    replies = {
-        rollout.question_id: rollout.reply
-        for rollout in folder.stage("rollouts").read(Rollout)
-        if rollout.rollout_index == 0
-    }
+    replies, last = (
+        {
+            rollout.question_id: rollout.reply
+            for rollout in folder.stage("rollouts").read(Rollout)
+            if rollout.rollout_index == index
+        }
+        for index in (0, 1)
+    )
+    differing = 0
     for context in folder.stage("contexts").read(TeacherContext):
         own = sets[context.question_id]
         others = [
@@ -265,6 +270,8 @@ def test_demonstrations_are_the_neuron_nearest_questions_with_their_first_reply(
             theirs = sets[one.question_id]
             assert one.distance == pytest.approx(1 - len(own & theirs) / len(own | theirs), abs=1e-6)
             assert one.reply == replies[one.question_id]
+            differing += one.reply != last[one.question_id]
+    assert differing  # or another rollout's would not show
 
 
 def test_the_preflight_scores_the_student_bare_and_the_teacher_with_its_context(
