@@ -35,7 +35,9 @@ def test_a_workers_error_names_its_shard(tmp_path: Path) -> None:
 
 
 def test_a_workers_death_names_shard_and_signal(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match=r"shard 2 died \(SIGKILL; often the machine ran out of memory\)"):
+    with pytest.raises(
+        WorkerError, match=r"shard 2 died \(SIGKILL, often because the machine ran out of memory\)"
+    ):
         list(ProcessRunner(2).run(ToyWork(tmp_path, dies=2), [0, 1, 2], lambda *_: None))
     assert multiprocessing.active_children() == []
 

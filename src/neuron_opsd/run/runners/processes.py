@@ -105,7 +105,7 @@ class _Worker:
             self.process.join(10)
             raise WorkerError(
                 f"{self.work_name}: the process that made shard {self.shard} died ({_cause(self.process.exitcode)}). "
-                "Finished shards are kept, and the same command resumes; with fewer --num-processes each has more."
+                "Finished shards are kept, and the same command resumes. Use fewer --num-processes."
             ) from None
         if kind == "error":
             raise type(value)(f"{self.work_name}, shard {self.shard}: {value}")
@@ -125,7 +125,7 @@ class _Worker:
 def _cause(exitcode: int | None) -> str:
     if exitcode is None or exitcode >= 0:
         return f"exit status {exitcode}"
-    hint = "; often the machine ran out of memory" if exitcode == -signal.SIGKILL else ""
+    hint = ", often because the machine ran out of memory" if exitcode == -signal.SIGKILL else ""
     return f"{signal.Signals(-exitcode).name}{hint}"
 
 

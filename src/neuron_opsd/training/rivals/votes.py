@@ -21,7 +21,7 @@ def votes_of_whole_groups(everyone: Sequence[tuple[int, Answer]], num_rollouts: 
     """
     for group, count in Counter(group for group, _ in everyone).items():
         if count != num_rollouts:
-            raise ValueError(f"group {group} has {count} answers of {num_rollouts}; a vote needs all of them")
+            raise ValueError(f"group {group} has {count} answers of {num_rollouts}. A vote needs all of them")
     return votes_of_groups((group, place, answer) for place, (group, answer) in enumerate(everyone))
 
 
