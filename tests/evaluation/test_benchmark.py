@@ -18,7 +18,7 @@ from neuron_opsd.evaluation.votes import (
 )
 from neuron_opsd.evaluation.wording import verdict_of
 from neuron_opsd.records import Question, Rollout
-from neuron_opsd.results import Estimate, dump
+from neuron_opsd.results import Estimate, Results, dump, load
 from neuron_opsd.text.answers import majority_answer
 
 SETTINGS = EvaluationSettings(num_samples=4, num_bootstrap=200)
@@ -155,6 +155,15 @@ def test_results_are_json_and_do_not_depend_on_order():
     out, mean = first["cross"]["domains"]["out"]["metrics"], first["cross"]["mean"]["metrics"]
     assert mean["avg"]["base"]["value"] == out["avg"]["base"]["value"]
     assert len(first["questions"]) == 70
+
+
+def test_results_come_back_from_json_as_they_were():
+    questions, base, key = made_up(30, 0.5, seed=1)
+    more, more_base, _ = made_up(12, 0.4, seed=3, domain="out")  # without answers
+    found = benchmark.compare(
+        questions + more, base + more_base, base + more_base, key, SETTINGS, train_domain="in", seed=0
+    )
+    assert load(Results, json.loads(json.dumps(dump(found), allow_nan=False))) == found
 
 
 def test_another_seed_moves_intervals_not_values():
