@@ -1,12 +1,13 @@
 """Whether demonstrations are of their question's own template."""
 
 from neuron_opsd.contexts.templates import same_template_share
-from neuron_opsd.records import Demonstration, Question, TeacherContext
+from neuron_opsd.questions.duplicates import template_key
+from neuron_opsd.records import Demonstration, TeacherContext
 
 
 def test_same_template_share() -> None:
     texts = {"a": "What is the mass of 3 kg?", "b": "What is the mass of 7 kg?", "c": "Who wrote Hamlet?"}
-    questions = {key: Question(question_id=key, domain="d", question=text) for key, text in texts.items()}
+    keys = {key: template_key(text) for key, text in texts.items()}
     shown = tuple(
         Demonstration(question_id=key, choice_order=(), reply="x", distance=0.5) for key in ("b", "c")
     )
@@ -17,5 +18,5 @@ def test_same_template_share() -> None:
         num_student_prompt_tokens=1,
         num_teacher_prompt_tokens=2,
     )
-    assert same_template_share([context], questions) == 0.5
-    assert same_template_share([], questions) is None
+    assert same_template_share([context], keys) == 0.5
+    assert same_template_share([], keys) is None

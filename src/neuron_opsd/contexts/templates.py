@@ -18,30 +18,31 @@ def template_shares(
 
     Of one template are questions that open with the same words once numbers and names are masked (`template_key`).
     """
-    candidates = {
-        question.question_id: question for question in run.inputs.other_questions or run.records.pool
-    }
-    known = candidates | {question.question_id: question for question in queries}
-    counts = Counter(template_key(question.question) for question in candidates.values())
+    candidates = run.inputs.other_questions or run.records.pool
+    keys = {question.question_id: template_key(question.question) for question in [*candidates, *queries]}
+    counts = Counter(keys[question.question_id] for question in candidates)
+    candidate_ids = {question.question_id for question in candidates}
     by_chance = []
     for query in queries:
-        is_candidate = query.question_id in candidates
-        others = len(candidates) - is_candidate
+        is_candidate = query.question_id in candidate_ids
+        others = len(candidate_ids) - is_candidate
         if others:
-            by_chance.append((counts[template_key(query.question)] - is_candidate) / others)
+            by_chance.append((counts[keys[query.question_id]] - is_candidate) / others)
     return {
-        "same_template_fraction": same_template_share(contexts, known),
+        "same_template_fraction": same_template_share(contexts, keys),
         "same_template_by_chance": sum(by_chance) / len(by_chance) if by_chance else None,
     }
 
 
-def same_template_share(
-    contexts: Sequence[TeacherContext], questions: Mapping[str, Question]
-) -> float | None:
-    """Share of the demonstrations that open like the question they stand before. None where none is shown."""
+def same_template_share(contexts: Sequence[TeacherContext], keys: Mapping[str, str]) -> float | None:
+    """Share of the demonstrations that open like the question they stand before. None where none is shown.
+
+    Args:
+        contexts: What the teacher reads.
+        keys: `template_key` of every question in them, by id.
+    """
     same = [
-        template_key(questions[shown.question_id].question)
-        == template_key(questions[context.question_id].question)
+        keys[shown.question_id] == keys[context.question_id]
         for context in contexts
         for shown in context.demonstrations
     ]

@@ -13,6 +13,7 @@ from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.preflight.probe import PromptPair, answer_prompts, make_item, sample_ids, score_under_both
 from neuron_opsd.preflight.verdict import UNLIKELY, judge
 from neuron_opsd.progress import track
+from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import NeuronSets, PreflightItem, TeacherContext
 from neuron_opsd.results import PreflightVerdict, dump, load
@@ -128,9 +129,10 @@ def _pool_figures(run: Run) -> dict[str, Any]:
     some = sorted(sets, key=lambda item: derive_seed(run.config.seed, "diversity", item.question_id))
     some = [item.overlap_set for item in some[:DIVERSITY_SAMPLE]]
     contexts = run.folder.stage("contexts").read(TeacherContext)
+    keys = {i: template_key(question.question) for i, question in run.records.shown_by_id.items()}
     return {
         "pool_diversity": float(nearest_neighbours(some, len(some) - 1)[1].mean()) if len(some) > 1 else None,
-        "same_template": same_template_share(contexts, run.records.shown_by_id),
+        "same_template": same_template_share(contexts, keys),
         "length_correlation": pearson(
             np.array([float(item.consensus_score) for item in sets]),
             np.array([float(item.num_completion_tokens) for item in sets]),

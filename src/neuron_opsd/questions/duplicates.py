@@ -43,9 +43,10 @@ def near_duplicates(questions: Sequence[Question], *, threshold: float) -> list[
     prefixes = _prefixes(tagged, threshold)
     pairs: list[tuple[int, int]] = []
     for i in range(len(questions)):
-        candidates = _later_rows_sharing(prefixes, i, num_rows=len(questions))
+        candidates = _later_rows_sharing(prefixes, i)
         for part in parts:
-            candidates = candidates[part.jaccard(i, candidates) >= threshold]
+            if candidates.size:
+                candidates = candidates[part.jaccard(i, candidates) >= threshold]
         pairs.extend((i, int(j)) for j in candidates)
     return pairs
 
@@ -80,15 +81,16 @@ class _GramRows:
         ids: dict[str, int] = {}
         rows = [[ids.setdefault(gram, len(ids)) for gram in grams] for grams in sets]
         self._sizes = np.array([len(row) for row in rows], dtype=np.int64)
-        self._num_grams = len(ids)
         self._matrix = _zero_one_matrix(rows, num_columns=len(ids))
+        self._row = np.zeros(len(ids), dtype=np.int32)  # one row, dense; zero between calls
 
     def jaccard(self, row: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
         """Jaccard of one row with each of `others`."""
-        dense = np.zeros(self._num_grams, dtype=np.int32)
         start, stop = self._matrix.indptr[row : row + 2]
-        dense[self._matrix.indices[start:stop]] = 1
-        shared = np.asarray(self._matrix[others] @ dense, dtype=np.int64)
+        grams = self._matrix.indices[start:stop]
+        self._row[grams] = 1
+        shared = np.asarray(self._matrix[others] @ self._row, dtype=np.int64)
+        self._row[grams] = 0
         union = self._sizes[row] + self._sizes[others] - shared
         return shared / union
 
@@ -107,16 +109,14 @@ def _prefixes(sets: Sequence[set[str]], threshold: float) -> tuple[csr_array, cs
     return matrix, matrix.T.tocsr()
 
 
-def _later_rows_sharing(
-    prefixes: tuple[csr_array, csr_array], row: int, *, num_rows: int
-) -> NDArray[np.int64]:
-    """Rows after `row` that share a prefix gram with it."""
+def _later_rows_sharing(prefixes: tuple[csr_array, csr_array], row: int) -> NDArray[np.int64]:
+    """Rows after `row` that share a prefix gram with it, ascending."""
     matrix, inverted = prefixes
-    found = np.zeros(num_rows, dtype=bool)
-    for gram in matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]:
-        found[inverted.indices[inverted.indptr[gram] : inverted.indptr[gram + 1]]] = True
-    found[: row + 1] = False
-    return np.flatnonzero(found)
+    grams = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+    rows = np.concatenate(
+        [inverted.indices[inverted.indptr[gram] : inverted.indptr[gram + 1]] for gram in grams]
+    )
+    return np.unique(rows[rows > row])
 
 
 def _zero_one_matrix(rows: Sequence[Sequence[int]], *, num_columns: int) -> csr_array:
