@@ -3,16 +3,17 @@
     questions -> rollouts -> neurons -> select -> contexts -> preflight -> train -> evaluate -> report
 
 A stage reads the records of those before it, calls its pure functions and saves. One that is finished and was made from
-the same inputs is skipped. An interrupted one resumes. Each is in `stage.py` of its folder.
+the same inputs is skipped. An interrupted one resumes. All but the questions have a `stage.py` in their folder.
 
-GOLD ANSWERS are opened by the calls that are marked so below, and by nothing else.
+GOLD ANSWERS: of the stages, only the calls that are marked so below open them. Before a run a process of its own counts
+them (`evaluation/check_answers.py`). After it `neuron-opsd harness` makes tasks of them.
 """
 
 import logging
 from collections.abc import Callable
 
 from neuron_opsd import processes
-from neuron_opsd.config.graph import stages_of
+from neuron_opsd.config.graph import commands_of
 from neuron_opsd.contexts.stage import make_contexts
 from neuron_opsd.evaluation.samples import stages_of_evaluation
 from neuron_opsd.evaluation.stage import make_evaluation, make_gold_labels, make_teacher_gap
@@ -51,7 +52,7 @@ def make_trained_model(run: Run) -> None:
     if run.config.training.uses_gold:
         make_gold_labels(run)  # GOLD ANSWERS of the pool: the upper bound alone
     make_training(run)
-    # A kill can leave a model without its card. One with results stays: evaluation wrote it.
+    # A new model has no card yet, nor has one whose making was killed. A card with results stays as it is.
     if processes.is_main() and not (run.folder.path / MODEL_CARD).is_file():
         write_model_card(run)
 
@@ -89,7 +90,7 @@ def run_stages(run: Run, *, until: str = "report", stop_if_unlikely: bool = Fals
     Raises:
         UnlikelyToHelpError: the preflight says so, and `stop_if_unlikely` asks to stop then.
     """
-    needed = stages_of(run.config)
+    needed = commands_of(run.config)
     for name, make in STAGES.items():
         if name in needed:
             make(run)

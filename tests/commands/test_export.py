@@ -54,7 +54,7 @@ def test_all_three_formats(run, tmp_path):
         done = CliRunner().invoke(app, ["export", str(run), "--format", name, "--output", str(file)])
         assert done.exit_code == 0, done.output
     session = Run(RunFolder.open(run))
-    ids = session.records.selected_ids()
+    ids = session.records.kept_ids()
     student, teacher = both_messages(session, ids[0], (0, 1, 2, 3))
     reply = session.records.context(ids[0]).demonstrations[0].reply.strip()
 
@@ -116,7 +116,7 @@ def test_verl_and_ms_swift_read_theirs(run, tmp_path):
         )
         assert done.exit_code == 0, done.output
     session = Run(RunFolder.open(run))
-    student, _ = both_messages(session, session.records.selected_ids()[0], (0, 1, 2, 3))
+    student, _ = both_messages(session, session.records.kept_ids()[0], (0, 1, 2, 3))
     command = [sys.executable, str(Path(__file__).parents[1] / "peers_read.py"), str(peers), str(tmp_path)]
     done = subprocess.run(command, input=json.dumps(student), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -54,3 +54,13 @@ def test_every_damaged_file_is_named_and_remade(whole_run: WholeRun, tmp_path: P
         ] == []
         assert all(name in said for name in names if "manifest" in name)
         assert differences(whole_run.folder, folder) == [], names
+
+
+def test_a_model_whose_card_a_kill_left_missing_gets_it_with_train(
+    whole_run: WholeRun, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log"
+    shutil.copytree(whole_run.folder, folder)
+    (folder / "model" / "README.md").unlink()
+    assert ForkedRun(["train", str(folder)], log).wait() == 0, log.read_text()
+    assert differences(whole_run.folder, folder) == []

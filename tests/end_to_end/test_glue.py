@@ -332,9 +332,9 @@ def test_held_out_prompts_without_room_give_way_to_others(made: Path) -> None:
     used = {
         tuple(
             session.models.encoder().encode(
-                both_messages(
-                    session, name, tuple(range(len(session.records.questions_by_id[name].choices))), ()
-                )[0]
+                both_messages(session, name, tuple(range(len(session.records.pool_by_id[name].choices))), ())[
+                    0
+                ]
             )
         )
         for name in session.records.training_ids()

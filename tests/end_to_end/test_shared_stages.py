@@ -38,6 +38,11 @@ def test_another_selection_reuses_rollouts_and_neurons(
     for stage in taken:
         assert files(first / stage) == files(second / stage)
     assert files(first / "selection") != files(second / "selection")
+    caplog.clear()
+    run(command, first, cache, monkeypatch, "selection.fraction=0.6")
+    messages = [record.message for record in caplog.records]
+    assert "selection: recomputed, because selection.fraction was 0.4 and is 0.6" in messages
+    assert any(text.startswith("selection: taken from the cache") for text in messages)
 
 
 def test_another_temperature_reuses_questions_alone(

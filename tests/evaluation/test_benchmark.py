@@ -12,13 +12,13 @@ from neuron_opsd.evaluation.votes import (
     _majority_codes,
     answers_flipped,
     count_votes,
-    group_rollouts,
     resampled_flips,
     unify_answers,
 )
 from neuron_opsd.evaluation.wording import verdict_of
 from neuron_opsd.records import Question, Rollout
 from neuron_opsd.results import Estimate, Results, dump, load
+from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.text.answers import majority_answer
 
 SETTINGS = EvaluationSettings(num_samples=4, num_bootstrap=200)
@@ -116,7 +116,7 @@ def test_the_log_likelihood_leaves_half_a_vote_of_doubt():
 def test_ties_go_to_the_answer_given_first_whatever_the_order_of_records():
     votes = rollouts_of("q1", ["B", "A", "A", "B"])
     random.Random(0).shuffle(votes)
-    counted = count_votes([question("q1")], group_rollouts(votes), {})
+    counted = count_votes([question("q1")], group_by_question(votes), {})
     assert counted.majority == ["B"]
     assert counted.num_ties == 1
 
@@ -189,7 +189,7 @@ def test_a_real_gain_is_shown_and_no_change_is_not():
 
 def test_being_surer_of_the_same_answers_is_told_from_better_answers():
     questions, base, key = made_up(60, 0.5, seed=1)
-    votes = count_votes(questions, group_rollouts(base), key)
+    votes = count_votes(questions, group_by_question(base), key)
     surer = [
         r for q, m in zip(questions, votes.majority, strict=True) for r in rollouts_of(q.question_id, [m] * 8)
     ]
@@ -315,7 +315,7 @@ def test_sampling_alone_flips_about_as_many_answers_as_two_samples_of_one_model(
             )
         ]
 
-    before, after = (count_votes(questions, group_rollouts(sample()), {}) for _ in range(2))
+    before, after = (count_votes(questions, group_by_question(sample()), {}) for _ in range(2))
     by_chance = resampled_flips(before, after, num_permutations=300, seed=0)
     low, high = np.quantile(by_chance, [0.001, 0.999])
     assert low <= answers_flipped(before, after).mean() <= high

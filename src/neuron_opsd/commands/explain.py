@@ -13,7 +13,7 @@ from neuron_opsd.errors import RunFolderError
 from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion
-from neuron_opsd.rollouts.pseudo_label import vote
+from neuron_opsd.rollouts.pseudo_label import group_by_question, vote
 from neuron_opsd.selection.score import length_residuals
 from neuron_opsd.store.run_folder import RunFolder
 
@@ -151,10 +151,8 @@ def _scores(
     sets: Sequence[NeuronSets], rollouts: Sequence[Rollout], chosen: Mapping[str, SelectedQuestion]
 ) -> dict[str, list[float]]:
     """Every score that the records allow, by name. NaN where one question lacks it."""
-    grouped: dict[str, list[Rollout]] = {}
-    for rollout in rollouts:
-        grouped.setdefault(rollout.question_id, []).append(rollout)
-    groups = [sorted(grouped[item.question_id], key=lambda r: r.rollout_index) for item in sets]
+    grouped = group_by_question(rollouts)
+    groups = [grouped[item.question_id] for item in sets]
     scores = {
         "s(x), neurons in the count set": [float(item.consensus_score) for item in sets],
         "s(x), length-residualised": length_residuals(sets),

@@ -97,9 +97,9 @@ def _swift_row(run: Run, question_id: str) -> Row:
 def _verl_row(run: Run, question_id: str) -> Row:
     student, teacher = _messages(run, question_id)
     return {
-        "data_source": f"neuron_opsd/{run.records.questions_by_id[question_id].domain}",
+        "data_source": f"neuron_opsd/{run.records.pool_by_id[question_id].domain}",
         "prompt": student,
-        "ability": run.records.questions_by_id[question_id].domain,
+        "ability": run.records.pool_by_id[question_id].domain,
         "reward_model": {"style": "rule", "ground_truth": ""},  # verl asks for the field. There is no answer
         "extra_info": {"split": "train", "index": question_id, "teacher_prompt": teacher},
     }
@@ -107,7 +107,7 @@ def _verl_row(run: Run, question_id: str) -> Row:
 
 def _messages(run: Run, question_id: str) -> tuple[list[Message], list[Message]]:
     """Both roles' messages, the choices in their original order."""
-    order = tuple(range(len(run.records.questions_by_id[question_id].choices)))
+    order = tuple(range(len(run.records.pool_by_id[question_id].choices)))
     return both_messages(run, question_id, order)
 
 

@@ -28,7 +28,7 @@ FINISHED, OUTDATED, READ_AGAIN, UNFINISHED, DAMAGED, MISSING = (
     "not begun",
 )
 # Another reader reads their stored replies again. Of the others, it makes new records.
-SAMPLED = READS_REPLIES - {"preflight", "training"}
+HAS_REPLIES = READS_REPLIES - {"preflight", "training"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _judge(
     if manifest["inputs"] != expected:
         is_same_sample = without_reader(manifest["inputs"]) == without_reader(expected)
         is_whole = manifest["complete"] and not stage.wrong_files(at_a_glance=not verify)
-        state = READ_AGAIN if is_same_sample and is_whole and stage.name in SAMPLED else OUTDATED
+        state = READ_AGAIN if is_same_sample and is_whole and stage.name in HAS_REPLIES else OUTDATED
         return state, describe_change(manifest["inputs"], expected)
     if not manifest["complete"]:
         return UNFINISHED, "interrupted, or running"

@@ -95,7 +95,7 @@ def reads_neurons(config: Config) -> bool:
     return config.contexts.retrieval == "neuron_overlap"
 
 
-def stages_of(config: Config) -> tuple[str, ...]:
-    """The stages, by command, that a run of these settings needs."""
+def commands_of(config: Config) -> tuple[str, ...]:
+    """The commands whose stages a run of these settings needs, in order."""
     needed = {*stages_made(config), "evaluation", "report"}
     return tuple(command for command, folders in COMMANDS.items() if folders[-1] in needed)

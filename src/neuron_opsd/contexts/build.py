@@ -1,4 +1,4 @@
-"""Stage: selected questions + neighbours -> teacher contexts: what only the teacher reads (method, section 5).
+"""Selected questions + neighbours -> teacher contexts: what only the teacher reads (method, section 5).
 
 A demonstration is a neighbour's question and the model's OWN zero-shot reply, as earlier chat turns. Demonstrations are
 dropped, farthest first, until the prompt fits the token budget. The count is recorded. The question is never cut.

@@ -17,7 +17,7 @@ def both_messages(
     demonstrations: Sequence[Demonstration] | None = None,
 ) -> tuple[list[Message], list[Message]]:
     """The student's and the teacher's messages for one question. By default with its context's demonstrations."""
-    question, prompts = run.records.questions_by_id[question_id], run.config.prompts
+    question, prompts = run.records.pool_by_id[question_id], run.config.prompts
     student = student_messages(
         question, choice_order=choice_order, answer_format=prompts.answer_format, system=prompts.system
     )
@@ -53,7 +53,7 @@ def teacher_messages_of(run: Run, stage: str, questions: Sequence[Question]) -> 
 def show_prompts(run: Run, question_id: str) -> dict[str, Any]:
     """Exactly what student and teacher read for one selected question, and how long it is."""
     context = run.records.context(question_id)
-    identity = tuple(range(len(run.records.questions_by_id[question_id].choices)))
+    identity = tuple(range(len(run.records.pool_by_id[question_id].choices)))
     encoder = run.models.encoder()
     messages = both_messages(run, question_id, identity)
     student, teacher = encoder.encode(messages[0]), run.models.encoder(teacher=True).encode(messages[1])

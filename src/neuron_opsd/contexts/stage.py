@@ -25,7 +25,7 @@ def make_contexts(run: Run) -> None:
     make_other_replies(run)
 
     def make() -> tuple[list[TeacherContext], JsonDict]:
-        kept = [run.records.questions_by_id[question_id] for question_id in run.records.kept_ids()]
+        kept = [run.records.pool_by_id[question_id] for question_id in run.records.kept_ids()]
         has_neurons = "neurons" in run.inputs.made
         sets = run.folder.stage("neurons").read(NeuronSets) if has_neurons else []
         contexts, summary = contexts_of(run, kept, {item.question_id: item.overlap_set for item in sets})
@@ -48,16 +48,16 @@ def make_other_replies(run: Run) -> None:
 def contexts_of(
     run: Run, queries: Sequence[Question], overlap_sets: Mapping[str, NDArray[Any]]
 ) -> tuple[list[TeacherContext], JsonDict]:
-    """What the teacher reads before each question, of the pool or not, and the figures of the stage.
+    """What the teacher reads before each question, and the stage's summary.
 
-    A question to which nothing can be shown has no context.
+    The questions may be of the pool or not. One to which nothing can be shown has no context.
     """
     settings, replies = run.inputs.context_settings, demonstrating_replies(run)
     neighbours = find_neighbours(
         queries,
         run.inputs.other_questions or run.records.pool,
         {question_id: rollout.reply for question_id, rollout in replies.items()},
-        run.config.contexts,
+        settings,
         overlap_sets=overlap_sets,
         base_model=run.models.base,
         seed=run.config.seed,

@@ -24,7 +24,7 @@ from neuron_opsd.evaluation.kinds import (
     perfect_values,
     rests_on_options,
 )
-from neuron_opsd.evaluation.votes import Votes, count_votes, group_rollouts
+from neuron_opsd.evaluation.votes import Votes, count_votes
 from neuron_opsd.evaluation.wording import verdict_of, verdict_sentences
 from neuron_opsd.records import OptionScores, Question, Rollout
 from neuron_opsd.results import (
@@ -38,6 +38,7 @@ from neuron_opsd.results import (
     QuestionResult,
     Results,
 )
+from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.statistics import LEVEL, Draws, bootstrap_draws
 
 Options = tuple[Sequence[OptionScores], Sequence[OptionScores]]  # of base and trained model
@@ -114,7 +115,7 @@ def compare_domains(
     options: Options,
 ) -> Compared:
     """Both models on each domain of the questions, see `compare`."""
-    before, after = group_rollouts(base), group_rollouts(trained)
+    before, after = group_by_question(base), group_by_question(trained)
     _check_known(before, questions, "base rollouts")
     _check_known(after, questions, "trained rollouts")
     options_before, options_after = _scored_by_both(options)

@@ -1,6 +1,7 @@
-"""The stage's one entry: gold answers are opened here, after all training is done, and go no further than results.
+"""The door to gold answers: what the stage, the upper bound and `neuron-opsd harness` get of them.
 
-One reference is no exception by oversight: the upper bound is trained on `gold_labels`, and says so wherever it stands.
+The stage opens them after all training is done. The upper bound alone is trained on them, as `gold_labels`, and says so
+wherever it is shown.
 """
 
 from collections.abc import Sequence

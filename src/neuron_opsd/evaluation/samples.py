@@ -17,7 +17,6 @@ from neuron_opsd.run.runners import OnProgress
 from neuron_opsd.run.session import Run
 from neuron_opsd.run.shards import ShardedStage
 from neuron_opsd.store.files import JsonDict
-from neuron_opsd.store.stage_folder import StageFolder
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class AskedStage(ShardedStage):
 
     @property
     def model_name(self) -> str:
-        """See `ShardedStage`. A run without training asks the base model twice."""
+        """See `ShardedStage`. Without training, the second model is the base model."""
         is_trained = self.asked.role == "trained" and self.run.config.training.trains
         return str(self.run.folder.model_folder) if is_trained else self.run.config.model.name
 
@@ -67,8 +66,7 @@ class AskedStage(ShardedStage):
     @property
     def reads_context(self) -> bool:
         """Whether the teacher's context comes before each question."""
-        is_second = self.asked == Asked("trained", is_general=False)
-        return is_second and self.run.config.evaluation.context
+        return self.run.config.evaluation.context and self.asked == Asked("trained", is_general=False)
 
 
 class EvaluationSamples(AskedStage, SampledStage):
@@ -113,15 +111,10 @@ class OptionStage(AskedStage):
         """See `ShardedStage`."""
         return [question for question in self.asked_questions if question.choices]
 
-    @property
-    def samples(self) -> StageFolder:
-        """The same model's completions."""
-        return self.run.folder.stage(self.asked.samples)
-
     @cached_property
     def rollouts(self) -> Mapping[str, Sequence[Rollout]]:
-        """These by question."""
-        return group_by_question(self.samples.read(Rollout))
+        """The same model's completions, by question."""
+        return group_by_question(self.run.folder.stage(self.asked.samples).read(Rollout))
 
     def make_shard(self, index: int, on_progress: OnProgress) -> list[OptionScores]:
         """See `ShardedStage`."""
@@ -150,7 +143,8 @@ def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
     settings, is_trained = run.config.evaluation, run.config.training.trains
     has_general = is_trained and bool(run.inputs.general_questions)
     for role in ROLES if is_trained or settings.context else ("base",):
-        for asked in [Asked(role, is_general) for is_general in ((False, True) if has_general else (False,))]:
+        for is_general in (False, True) if has_general else (False,):
+            asked = Asked(role, is_general)
             samples = EvaluationSamples(run, asked.samples)
             yield samples
             if settings.option_probability and not samples.reads_context:

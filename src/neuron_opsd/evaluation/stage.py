@@ -1,7 +1,7 @@
 """Stage: test questions, both models, gold answers if there are any -> results.json.
 
-GOLD ANSWERS are opened by three functions: `make_evaluation`, `make_teacher_gap`, and `make_gold_labels` for the upper
-bound alone. `pipeline.py` alone calls them.
+Three functions open GOLD ANSWERS: `make_evaluation`, `make_teacher_gap`, and `make_gold_labels` for the upper bound
+alone. `pipeline.py` calls them, and nothing else does.
 """
 
 import logging

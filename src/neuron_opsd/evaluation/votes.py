@@ -52,14 +52,6 @@ class Votes:
         return len(self.question_ids)
 
 
-def group_rollouts(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
-    """Rollouts by question id, each group in rollout order."""
-    groups: dict[str, list[Rollout]] = {}
-    for rollout in rollouts:
-        groups.setdefault(rollout.question_id, []).append(rollout)
-    return {key: sorted(group, key=lambda r: r.rollout_index) for key, group in groups.items()}
-
-
 def count_votes(
     questions: Sequence[Question],
     groups: Mapping[str, Sequence[Rollout]],

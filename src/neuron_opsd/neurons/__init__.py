@@ -1,1 +1,1 @@
-"""Stage "neurons": which neurons a model used for its own answer, and whose answers used the same ones."""
+"""Which neurons a model used for its own answer, and whose answers used the same ones."""

@@ -1,4 +1,4 @@
-"""Stage "neurons": rollouts -> neuron sets, by one teacher-forced forward pass.
+"""Rollouts -> neuron sets, by one teacher-forced forward pass.
 
     for sets in capture_neurons(model, tokenizer, rollouts, NeuronSettings()):
         print(sets.question_id, sets.consensus_score, sets.overlap_set)

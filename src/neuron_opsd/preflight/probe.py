@@ -1,4 +1,4 @@
-"""Stage: contexts -> preflight: is the teacher worth learning from? Label-free (docs/preflight.md).
+"""What the preflight asks and measures: is the teacher worth learning from? Label-free (docs/preflight.md).
 
 A sample of the selected questions is answered by the frozen model with its context (teacher) and without (student), and
 the student's first completion is scored under both prompts, as training will do:

@@ -35,7 +35,7 @@ def make_preflight(run: Run) -> None:
     if not config.preflight.num_questions:
         logger.info("preflight: skipped, because preflight.num_questions is 0")
         return
-    sampling, inputs = preflight_sampling(config), run.inputs_of("preflight")
+    sampling, inputs = preflight_sampling(config), run.ready_inputs("preflight")
     with run.stage_work(stage, inputs, outdates=[TEACHER_GAP]) as work:
         if work.is_needed:
             pairs, step = prompt_pairs(run), PREFLIGHT_SHARD * config.preflight.num_samples
@@ -63,7 +63,7 @@ def prompt_pairs(run: Run) -> list[PromptPair]:
     pairs: list[PromptPair] = []
     for question_id in sample_ids(run.records.training_ids(), settings.num_questions, seed=seed):
         orders = choice_orders(
-            run.records.questions_by_id[question_id],
+            run.records.pool_by_id[question_id],
             settings.num_samples,
             shuffle=run.config.rollouts.shuffle_choices,
             seed=seed,
@@ -113,7 +113,7 @@ def _look_ahead(run: Run, pairs: list[PromptPair], sampling: Sampling) -> tuple[
     items, encoders = [], (run.models.encoder(), run.models.encoder(teacher=True))
     for start, sums in zip(range(0, len(pairs), step), scores, strict=True):
         own = slice(start, start + step)
-        question = run.records.questions_by_id[pairs[start].question_id]
+        question = run.records.pool_by_id[pairs[start].question_id]
         items.append(
             make_item(
                 question, pairs[own], student[own], teacher[own], sums, encoders,

@@ -116,7 +116,7 @@ def _later_rows_sharing(prefixes: tuple[csr_array, csr_array], row: int) -> NDAr
     rows = np.concatenate(
         [inverted.indices[inverted.indptr[gram] : inverted.indptr[gram + 1]] for gram in grams]
     )
-    return np.unique(rows[rows > row])
+    return np.unique(rows[rows > row]).astype(np.int64)
 
 
 def _zero_one_matrix(rows: Sequence[Sequence[int]], *, num_columns: int) -> csr_array:

@@ -1,4 +1,4 @@
-"""Stage: questions -> rollouts. The frozen model answers every question zero-shot (method, section 1).
+"""Questions -> rollouts. The frozen model answers every question zero-shot (method, section 1).
 
 Evaluation samples through the same function, with its own settings.
 """

@@ -60,7 +60,7 @@ class Run:
         if self.config.num_threads:
             torch.set_num_threads(self.config.num_threads)
 
-    def inputs_of(self, name: str) -> JsonDict:
+    def ready_inputs(self, name: str) -> JsonDict:
         """What a stage depends on, once those that it reads are there.
 
         Raises:
@@ -91,7 +91,7 @@ class Run:
             record_type: Of its records.
             make: Makes the records and the summary. Called where there is work to do.
         """
-        stage, inputs = self.folder.stage(name), self.inputs_of(name)
+        stage, inputs = self.folder.stage(name), self.ready_inputs(name)
         with self.stage_work(stage, inputs) as work:
             if work.is_needed:
                 records, summary = make()
@@ -107,32 +107,38 @@ class Run:
         *,
         outdates: Sequence[str] = (RESULTS, TEACHER_GAP, HARNESS_RESULTS),
     ) -> Iterator[StageWork]:
-        """Skip a finished stage, or take it from the shared cache. Time, announce and share one that has work to do.
+        """Skip a finished stage, or take it from the shared cache. One that has work to do is timed, and shared after.
 
         Args:
             stage: The stage's folder.
             inputs: What its records depend on.
             outdates: Results that no longer belong to this run once the stage is made again.
         """
-        work = StageWork(is_needed=processes.from_main(not stage.is_finished(inputs)))
-        started = time.monotonic()
-        if work.is_needed and processes.is_main():
-            self.folder.write_json("environment.json", describe_environment())
-            for results in outdates:  # evaluation writes them again
-                self.folder.remove_result(results)
-        is_taken = processes.from_main(
-            work.is_needed and processes.is_main() and self.cache.take(stage, inputs)
-        )
-        work.is_needed = work.is_needed and not is_taken
+        is_needed = processes.from_main(not stage.is_finished(inputs))
+        if is_needed and processes.is_main():
+            self._prepare(stage, inputs, outdates)
+        is_taken = processes.from_main(is_needed and processes.is_main() and self.cache.take(stage, inputs))
+        work, started = StageWork(is_needed=is_needed and not is_taken), time.monotonic()
         yield work
         if not processes.is_main():
             return
         self.cache.publish(stage, self.folder.path)
-        if not work.is_needed:
+        if work.is_needed:
+            self._note(stage, work, seconds=time.monotonic() - started)
+        else:
             how = f"taken from the cache {self.cache.root}" if is_taken else "finished before"
             logger.info("%s: %s, nothing to do", stage.name, how)
-            return
-        seconds = time.monotonic() - started
+
+    def _prepare(self, stage: StageFolder, inputs: JsonDict, outdates: Sequence[str]) -> None:
+        """Say why a stage is made again, and remove the results that no longer belong to this run."""
+        if why := stage.why_again(inputs):
+            logger.info("%s: recomputed, because %s", stage.name, why)
+        self.folder.write_json("environment.json", describe_environment())
+        for results in outdates:
+            self.folder.remove_result(results)
+
+    def _note(self, stage: StageFolder, work: StageWork, *, seconds: float) -> None:
+        """Log what a stage did, and add it to timings.jsonl."""
         count = stage.num_records()
         row = {
             "stage": stage.name,

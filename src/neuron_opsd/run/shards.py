@@ -71,7 +71,7 @@ class ShardedStage(abc.ABC):
     @cached_property
     def inputs(self) -> JsonDict:
         """All that the records depend on."""
-        return self.run.inputs_of(self.name)
+        return self.run.ready_inputs(self.name)
 
     @property
     @abc.abstractmethod
@@ -87,11 +87,11 @@ class ShardedStage(abc.ABC):
         return self.questions[index * self.shard_size : (index + 1) * self.shard_size]
 
     def num_items(self, index: int) -> int:
-        """What progress counts, of one shard."""
+        """Items of one shard, as progress counts them (`unit`)."""
         return len(self.shard_questions(index)) * self.num_per_question()
 
     def num_per_question(self) -> int:
-        """What progress counts, of one question."""
+        """Items of one question, as progress counts them."""
         return 1
 
     def is_ready(self) -> bool:
@@ -100,7 +100,7 @@ class ShardedStage(abc.ABC):
         return all(stage.is_finished() for stage in before if stage.command == self.folder.command)
 
     def read_again(self) -> None:
-        """Leave what is stored where `begin` finds it, if only its answers are to be read anew. Most have none."""
+        """Put stored replies, read again, into the inbox, if only the reader changed. Most stages store none."""
         return
 
     def use_threads(self, num_threads: int) -> None:
@@ -127,55 +127,55 @@ def _reopen(kind: type[ShardedStage], run: Path, name: str, inbox: ShardInbox | 
     return kind(Run(RunFolder.open(run)), name, inbox=inbox)
 
 
-def make_sharded(work: ShardedStage) -> None:
+def make_sharded(stage: ShardedStage) -> None:
     """Make what is missing of a stage, wherever its run's runner works."""
-    stage = work.folder
-    with work.run.stage_work(stage, work.inputs) as done:
-        if done.is_needed:
-            work.read_again()
-            missing = stage.begin(work.inputs, work.num_shards())
-            done.num_tokens = _make_shards(work, missing, range(work.num_shards()), stage.enter)
-            stage.finish(work.summary(), work.record_type if work.is_readable else None)
-        stage.clear_inboxes()
+    folder = stage.folder
+    with stage.run.stage_work(folder, stage.inputs) as work:
+        if work.is_needed:
+            stage.read_again()
+            missing = folder.begin(stage.inputs, stage.num_shards())
+            work.num_tokens = _make_shards(stage, missing, range(stage.num_shards()), folder.enter)
+            folder.finish(stage.summary(), stage.record_type if stage.is_readable else None)
+        folder.clear_inboxes()
 
 
-def make_share(work: ShardedStage, part: int, num_parts: int) -> None:
+def make_share(stage: ShardedStage, part: int, num_parts: int) -> None:
     """One array task's share of a stage: every `num_parts`-th shard, into the stage's inbox."""
-    stage = work.folder
-    if stage.is_finished(work.inputs):
-        logger.info("%s: finished before, nothing to do", work.name)
+    folder = stage.folder
+    if folder.is_finished(stage.inputs):
+        logger.info("%s: finished before, nothing to do", stage.name)
         return
-    work.read_again()
-    work.inbox = inbox = stage.inbox(work.inputs)
-    share = range(part, work.num_shards(), num_parts)
-    _make_shards(work, inbox.missing(share), share, inbox.enter)
-    logger.info("%s: %d shards of part %d/%d in %s", work.name, len(share), part, num_parts, inbox.path)
+    stage.read_again()
+    stage.inbox = inbox = folder.inbox(stage.inputs)
+    share = range(part, stage.num_shards(), num_parts)
+    _make_shards(stage, inbox.missing(share), share, inbox.enter)
+    logger.info("%s: %d shards of part %d/%d in %s", stage.name, len(share), part, num_parts, inbox.path)
 
 
 def _make_shards(
-    work: ShardedStage, missing: Sequence[int], share: Sequence[int], enter: Callable[[JsonDict], None]
+    stage: ShardedStage, missing: Sequence[int], share: Sequence[int], enter: Callable[[JsonDict], None]
 ) -> int:
     """Run the missing shards of a share.
 
     Returns:
         The tokens that were sampled or read.
     """
-    if not work.run.runner.is_here:
-        work.run.models.release()  # the workers need the memory
-    total = sum(work.num_items(index) for index in share)
-    done = total - sum(work.num_items(index) for index in missing)
-    with track(work.name, total=total, unit=work.unit, done=done) as progress:
+    if not stage.run.runner.is_here:
+        stage.run.models.release()  # the workers need the memory
+    total = sum(stage.num_items(index) for index in share)
+    num_done = total - sum(stage.num_items(index) for index in missing)
+    with track(stage.name, total=total, unit=stage.unit, done=num_done) as progress:
 
         def on_progress(items: int, tokens: int) -> None:
             progress.advance(items, tokens=tokens)
 
         num_made = 0
-        with closing(work.run.runner.run(work, missing, on_progress)) as entries:
+        with closing(stage.run.runner.run(stage, missing, on_progress)) as entries:
             for entry in entries:
                 enter(entry)
                 num_made += 1
     if num_made != len(missing):  # a finished stage is trusted to be whole
         raise WorkerError(
-            f"{work.name}: {num_made} of {len(missing)} shards were made. Run it again. It resumes."
+            f"{stage.name}: {num_made} of {len(missing)} shards were made. Run it again. It resumes."
         )
     return progress.num_tokens

@@ -22,7 +22,7 @@ class StageRecords:
         return self.folder.stage("questions").read(Question)
 
     @cached_property
-    def questions_by_id(self) -> dict[str, Question]:
+    def pool_by_id(self) -> dict[str, Question]:
         """The pool by id."""
         return {question.question_id: question for question in self.pool}
 
@@ -49,16 +49,12 @@ class StageRecords:
     def shown_by_id(self) -> dict[str, Question]:
         """Every question that a demonstration may show, and those of the pool, by id."""
         others = {question.question_id: question for question in self.inputs.other_questions}
-        return self.questions_by_id | others
+        return self.pool_by_id | others
 
     def first_rollouts(self) -> dict[str, Rollout]:
         """The rollout of each pool question that gives the neuron signal and demonstrates."""
         rollouts = self.folder.stage("rollouts").iterate(Rollout)
         return {rollout.question_id: rollout for rollout in rollouts if rollout.rollout_index == 0}
-
-    def unusable_ids(self) -> frozenset[str]:
-        """The pool questions whose first rollout was cut or gives no readable answer."""
-        return frozenset(i for i, rollout in self.first_rollouts().items() if not rollout.is_usable)
 
     def training_ids(self) -> list[str]:
         """The questions that training may use: those kept. Of them, those with an own answer where that is shown."""
@@ -67,19 +63,12 @@ class StageRecords:
         return self.kept_ids()
 
     def kept_ids(self) -> list[str]:
-        """The selected questions, or the pool where nothing is selected."""
-        if "selection" in self.inputs.made:
-            return self.selected_ids()
-        return [question.question_id for question in self.pool]
-
-    def selected_ids(self) -> list[str]:
-        """The questions that training keeps, best first."""
+        """The selected questions, best first; the pool where nothing is selected."""
+        if "selection" not in self.inputs.made:
+            return [question.question_id for question in self.pool]
         records = self.folder.stage("selection").read(SelectedQuestion)
-        return [
-            record.question_id
-            for record in sorted(records, key=lambda r: (r.domain, r.rank))
-            if record.selected
-        ]
+        ranked = sorted(records, key=lambda record: (record.domain, record.rank))
+        return [record.question_id for record in ranked if record.selected]
 
     def context(self, question_id: str) -> TeacherContext:
         """The teacher context of one selected question.

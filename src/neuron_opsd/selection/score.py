@@ -6,6 +6,7 @@ the domain is always computed beside it, and the correlation reported.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,9 @@ def ranking_scores(
         return [derive_seed(seed, "selection", item.question_id) / 2**63 for item in sets]
     if settings.score == "consensus_per_chunk":
         return [item.consensus_score_per_chunk for item in sets]
-    return [float(item.consensus_score) for item in sets]
+    if settings.score == "consensus":
+        return [float(item.consensus_score) for item in sets]
+    assert_never(settings.score)
 
 
 def num_kept(num_questions: int, fraction: float) -> int:

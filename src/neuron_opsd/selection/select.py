@@ -1,4 +1,4 @@
-"""Stage: neuron sets + rollouts -> selected questions. Few neurons = high consensus = probably right (section 4).
+"""Neuron sets + rollouts -> selected questions. Few neurons = high consensus = probably right (section 4).
 
 Ranks within each domain. Ties go to the smaller question id, so file order changes nothing.
 """

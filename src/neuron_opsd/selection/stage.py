@@ -1,4 +1,4 @@
-"""Stage: neuron sets, votes -> `SelectedQuestion`: the fifth of each domain with the fewest neurons."""
+"""Stage: neuron sets, votes -> `SelectedQuestion`: each question with its scores, its rank, and whether it is kept."""
 
 from neuron_opsd.records import NeuronSets, Rollout, SelectedQuestion
 from neuron_opsd.rollouts.pseudo_label import vote

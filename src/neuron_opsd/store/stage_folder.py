@@ -111,6 +111,13 @@ class StageFolder:
         is_right = self._looks_whole if at_a_glance else self._is_intact
         return [file["file"] for file in files if not is_right(file)]
 
+    def why_again(self, inputs: JsonDict) -> str | None:
+        """What differs between the inputs of the records that are there and these. None if nothing does."""
+        manifest = self.manifest()
+        if manifest is None or manifest["fingerprint"] == fingerprint_of(inputs):
+            return None
+        return describe_change(manifest["inputs"], inputs)
+
     def begin(self, inputs: JsonDict, num_shards: int = 1) -> list[int]:
         """Make the stage ready to be (re)made from these inputs, keeping intact shards made from the same.
 
@@ -119,7 +126,6 @@ class StageFolder:
         """
         manifest = self.manifest()
         if manifest and manifest["fingerprint"] != fingerprint_of(inputs):
-            logger.info("%s: recomputed, because %s", self.name, describe_change(manifest["inputs"], inputs))
             manifest = None
         with explain_disk_errors(self.path):
             if manifest is None:

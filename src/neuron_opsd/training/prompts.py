@@ -74,7 +74,7 @@ class TrainingPrompts:
             (question.question_id for question in self.run.records.pool),
             key=lambda name: (name in used, derive_seed(self.run.config.seed, "publish", name)),
         )
-        orders = ((name, tuple(range(len(self.run.records.questions_by_id[name].choices)))) for name in drawn)
+        orders = ((name, tuple(range(len(self.run.records.pool_by_id[name].choices)))) for name in drawn)
         prompts = (
             (name, tuple(self.run.models.encoder().encode(both_messages(self.run, name, order, ())[0])))
             for name, order in orders
@@ -96,7 +96,7 @@ class TrainingPrompts:
     def _longest_without_contexts(self) -> tuple[int, int]:
         """The teacher reads the question too. Where it reads an answer of the group, the question twice."""
         choices = {
-            name: tuple(range(len(self.run.records.questions_by_id[name].choices)))
+            name: tuple(range(len(self.run.records.pool_by_id[name].choices)))
             for name in self.run.records.training_ids()
         }
         longest = max(
@@ -111,7 +111,7 @@ class TrainingPrompts:
     def choices(self, question_id: str, group: int) -> tuple[int, ...]:
         """The order of the choices for the completions of one group of the schedule."""
         return choice_orders(
-            self.run.records.questions_by_id[question_id],
+            self.run.records.pool_by_id[question_id],
             1,
             shuffle=self.run.config.rollouts.shuffle_choices,
             seed=self.run.config.seed,
@@ -122,7 +122,7 @@ class TrainingPrompts:
         """The answer in a completion of training, by the rules of the rollouts: for votes, never for a loss."""
         return read_reply(
             self.run.models.encoder().decode_reply(item.completion_ids),
-            choices=self.run.records.questions_by_id[item.question_id].choices,
+            choices=self.run.records.pool_by_id[item.question_id].choices,
             choice_order=self.choices(item.question_id, item.place // self.run.config.training.num_rollouts),
             prompts=self.run.config.prompts,
             finish_reason=item.finish_reason,

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def make_training(run: Run) -> None:
     """Train the student, and publish it in RUN/model."""
     stage, settings = run.folder.stage("training"), run.config.training
-    inputs = run.inputs_of("training")
+    inputs = run.ready_inputs("training")
     with run.stage_work(stage, inputs) as work:
         if not work.is_needed:
             return
@@ -143,6 +143,6 @@ def _publish(run: Run, trained: Trained, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _model_files(run: Run) -> list[Path]:
-    """The published model, save the card, which evaluation writes again."""
+    """The published model's files. The card is left out, because evaluation writes it again."""
     files = run.folder.model_folder.rglob("*")
-    return sorted(path for path in files if path.is_file() and path.name != "README.md")
+    return sorted(path for path in files if path.is_file() and path != run.folder.path / MODEL_CARD)

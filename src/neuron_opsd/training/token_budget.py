@@ -20,7 +20,7 @@ def tokens_left(max_tokens: int | None, num_generated_before: int) -> int | None
     """What training may take once the stages before it are paid for. None without a budget.
 
     Raises:
-        DataError: nothing.
+        DataError: none are left.
     """
     if max_tokens is not None and num_generated_before >= max_tokens:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Stage: teacher contexts -> a trained student. Sets the trainer up and resumes it. `publish.py` makes the files."""
+"""Prompts -> a trained student. Sets the trainer up and resumes it. `publish.py` makes the files."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -112,7 +112,7 @@ def prompts_in_order(run: Run, num_steps: int) -> list[dict[str, Any]]:
     Raises:
         DataError: TRL's encoding of a prompt is another one. Ours takes a special token's spelling as text.
     """
-    config, questions, training_prompts = run.config, run.records.questions_by_id, TrainingPrompts(run)
+    config, questions, training_prompts = run.config, run.records.pool_by_id, TrainingPrompts(run)
     encoded: dict[tuple[str, tuple[int, ...]], list[int]] = {}  # a budget of tokens may need many passes
     order = question_order(
         run.records.training_ids(), num_steps * config.training.batch_size, seed=config.seed
