@@ -124,9 +124,7 @@ class StageFolder:
         Returns:
             The indices of the shards that are missing.
         """
-        manifest = self.manifest()
-        if manifest and manifest["fingerprint"] != fingerprint_of(inputs):
-            manifest = None
+        manifest = None if self.why_again(inputs) else self.manifest()
         with explain_disk_errors(self.path):
             if manifest is None:
                 shutil.rmtree(self.path, ignore_errors=True)
