@@ -20,7 +20,6 @@ from neuron_opsd.config import (
     ContextSettings,
     EvaluationSettings,
     RolloutSettings,
-    SelectionSettings,
 )
 from neuron_opsd.config.graph import GOLD_LABELS, OF_THE_TRAINED_MODEL, ROLES, STAGES_BEFORE, stages_made
 from neuron_opsd.config.model import TEMPLATE_DATE
@@ -34,7 +33,6 @@ from neuron_opsd.store.files import JsonDict, file_digest
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.store.stage_folder import READER, fingerprint_of, without_reader
 from neuron_opsd.tables.read import is_file_name
-from neuron_opsd.text.fixed_order import has_fixed_order
 from neuron_opsd.text.replies import READER_VERSION
 
 logger = logging.getLogger(__name__)
@@ -111,9 +109,9 @@ class StageInputs:
         before, pattern = self.folder.stage(name).manifest(), self.config.prompts.answer_pattern
         is_kept = not name.startswith("evaluation/") and before and (before["complete"] or name == "training")
         if before and is_kept and without_reader(before["inputs"]) == inputs:
-            reader = before["inputs"].get(READER, {"version": 1})
+            reader = before["inputs"][READER]
             if reader.get("pattern") == pattern:
-                return {READER: reader} if READER in before["inputs"] else {}
+                return {READER: reader}
         return {READER: {"version": READER_VERSION, **({"pattern": pattern} if pattern else {})}}
 
     def before(self, name: str) -> tuple[str, ...]:
@@ -231,7 +229,7 @@ class StageInputs:
 
     def _zero_shot(self, asked: Sequence[Question], num_rollouts: int) -> JsonDict:
         settings = self.config.rollouts
-        how = {"num_rollouts": num_rollouts, **_shuffled(asked, settings.shuffle_choices)}
+        how = {"num_rollouts": num_rollouts, "shuffle_choices": settings.shuffle_choices}
         return {
             "rollouts": {
                 **_sampling(settings),
@@ -253,7 +251,7 @@ class StageInputs:
     def _sampled_by(self, role: str, asked: Sequence[Question], settings: EvaluationSettings) -> JsonDict:
         is_base = role == "base" or not self.config.training.trains
         model = self.config.model.name if is_base else str(self.folder.model_folder)
-        how = {"num_samples": settings.num_samples, **_shuffled(asked, settings.shuffle_choices)}
+        how = {"num_samples": settings.num_samples, "shuffle_choices": settings.shuffle_choices}
         return {
             "evaluation": {**_sampling(settings), **how},
             "rollouts": {"shard_size": self.config.rollouts.shard_size},
@@ -285,8 +283,7 @@ class StageInputs:
     def _selection(self) -> JsonDict:
         settings = self.config.selection
         return {
-            "selection": settings.model_dump(mode="json", exclude=_unset(settings)),
-            **({"votes": "grouped by equivalence"} if self.config.rollouts.num_rollouts > 1 else {}),
+            "selection": settings.model_dump(mode="json"),
             **self._records("neurons", "rollouts"),
             "seed": self.config.seed if settings.score == "random" else None,
         }
@@ -303,7 +300,7 @@ class StageInputs:
         settings = self.context_settings
         is_drawn = settings.retrieval in ("random", "other_domain") or settings.replies == "permuted"
         return {
-            "contexts": settings.model_dump(mode="json", exclude={"other_path"} | _unset(settings)),
+            "contexts": settings.model_dump(mode="json", exclude={"other_path"}),
             "prompts": self.config.prompts.model_dump(mode="json", exclude={"answer_pattern"}),
             **self._records(*(name for name in ("demonstrations",) if name in self.made)),
             "model": self._model(teacher=True),
@@ -332,8 +329,7 @@ class StageInputs:
         asked = self._asked(pool, self.config.model.name)
         if settings.is_distillation:  # on contexts that training makes
             asked |= {**self._shown(), "seed": self.config.seed}
-        order = _shuffled(pool, self.config.rollouts.shuffle_choices)
-        shuffle = {f"rollouts.{name}": value for name, value in order.items()}
+        shuffle = {"rollouts.shuffle_choices": self.config.rollouts.shuffle_choices}
         return {"training": named, **read, **shuffle, **asked}
 
     def _gold_labels(self) -> JsonDict:
@@ -396,12 +392,6 @@ def _template_digest(path: str | None) -> str | None:
     return file_digest(file)[:16]
 
 
-def _shuffled(asked: Sequence[Question], shuffle: bool) -> JsonDict:
-    """Whether choices are shuffled. A question whose choice points at others keeps its order."""
-    keeps_order = shuffle and any(has_fixed_order(question.choices) for question in asked)
-    return {"shuffle_choices": shuffle} | ({"all of the above": "keeps its order"} if keeps_order else {})
-
-
 def _sampling(settings: RolloutSettings | EvaluationSettings) -> JsonDict:
     """How a section samples. What it does not set is left out."""
     return {
@@ -421,8 +411,3 @@ def _digest_of_asked(questions: Sequence[Question]) -> str:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _unset(settings: SelectionSettings | ContextSettings) -> set[str]:
-    """A setting that came later: where it is off, records are as they were, and finished stages stay current."""
-    return set() if settings.usable_only else {"usable_only"}
