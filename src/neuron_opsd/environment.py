@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -24,13 +25,15 @@ VLLM_PAIRS = {
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Version of each package, or "not installed"."""
-    versions: dict[str, str] = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+    return {package: _installed_version(package) for package in packages}
+
+
+@cache  # every stage records them, and a package's metadata takes milliseconds to parse
+def _installed_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def vllm_problem(versions: Mapping[str, str]) -> str | None:

@@ -193,7 +193,7 @@ def card(monkeypatch):
         monkeypatch.setattr(early, "load_model_config", lambda settings: small())
         monkeypatch.setattr(early, "free_memory", lambda device: free)
         monkeypatch.setattr(early, "_lengths", lambda config, questions: LENGTHS)
-        monkeypatch.setattr(early, "SMALL_MODEL", 0)
+        monkeypatch.setattr("neuron_opsd.memory.estimate.SMALL_MODEL", 0)
 
     return make
 

@@ -3,8 +3,6 @@
 import logging
 from collections.abc import Sequence
 
-from transformers import PretrainedConfig
-
 from neuron_opsd.config import Config
 from neuron_opsd.environment import free_memory
 from neuron_opsd.errors import ConfigError
@@ -14,6 +12,7 @@ from neuron_opsd.memory.estimate import (
     RunLengths,
     StageMemory,
     estimate_run,
+    is_small,
     not_estimated,
     run_lengths,
 )
@@ -25,8 +24,6 @@ from neuron_opsd.records import Question
 
 logger = logging.getLogger(__name__)
 
-SMALL_MODEL = 20_000_000  # parameters. Below, the estimate would take longer than it is worth
-
 
 def check_memory(config: Config, questions: Sequence[Question], until: str = "report") -> None:
     """Refuse a model that is larger than what is free. Warn where a stage may be, and name the settings that help.
@@ -35,7 +32,7 @@ def check_memory(config: Config, questions: Sequence[Question], until: str = "re
         ConfigError: the weights alone do not fit.
     """
     model, limit = load_model_config(config.model), free_memory(device_of(config.model))
-    if limit is None or config.model.device_map or _num_parameters(model) < SMALL_MODEL:
+    if limit is None or config.model.device_map or is_small(model):
         return
     stages = stage_memory(config, questions, until)
     if isinstance(stages, str):
@@ -93,9 +90,3 @@ def stage_memory(
 def _lengths(config: Config, questions: Sequence[Question]) -> RunLengths:
     encoder = ChatEncoder.of(config.model, load_tokenizer(config.model))
     return run_lengths(config, questions, encoder)
-
-
-def _num_parameters(model: PretrainedConfig) -> int:
-    """About."""
-    text = model.get_text_config()
-    return text.hidden_size * (text.vocab_size + 12 * text.hidden_size * text.num_hidden_layers)

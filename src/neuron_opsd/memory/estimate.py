@@ -19,6 +19,7 @@ from neuron_opsd.records import Question
 from neuron_opsd.text.prompts import student_messages
 
 NOT_COUNTED = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
+SMALL_MODEL = 20_000_000  # parameters. Below, the estimate would take longer than it is worth
 NUM_ENCODED = 8  # of the questions with the most characters. The longest prompt is one of theirs
 
 
@@ -215,11 +216,19 @@ def _training(config: Config, model: PretrainedConfig, lengths: RunLengths) -> S
 
 def describe_training(config: Config, student_prompt: int, teacher_prompt: int) -> str:
     """The training of a run whose prompts are known, as a line for the log, or why it is not estimated."""
-    lengths = RunLengths(student_prompt, 0, teacher_prompt, 1, 0)
+    lengths, model = RunLengths(student_prompt, 0, teacher_prompt, 1, 0), load_model_config(config.model)
+    if is_small(model):
+        return f"memory is not estimated: the model has less than {SMALL_MODEL / 1e6:.0f} million parameters"
     try:
-        return _training(config, load_model_config(config.model), lengths).describe()
+        return _training(config, model, lengths).describe()
     except NOT_COUNTED as error:
         return not_estimated(error)
+
+
+def is_small(model: PretrainedConfig) -> bool:
+    """Whether a model has so few parameters that its memory is not worth an estimate. They are counted roughly."""
+    text = model.get_text_config()
+    return text.hidden_size * (text.vocab_size + 12 * text.hidden_size * text.num_hidden_layers) < SMALL_MODEL
 
 
 def not_estimated(error: Exception) -> str:
