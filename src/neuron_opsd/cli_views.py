@@ -239,7 +239,7 @@ def push(
 @views.command()
 def env() -> None:
     """Print versions and devices, for a bug report."""
-    from neuron_opsd.environment import describe_environment
+    from neuron_opsd.model.environment import describe_environment
 
     say(json.dumps(describe_environment(), indent=2))
 

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 
 from neuron_opsd.config import Config
-from neuron_opsd.environment import free_memory
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.memory.count import in_words
 from neuron_opsd.memory.estimate import (
@@ -19,6 +18,7 @@ from neuron_opsd.memory.estimate import (
 from neuron_opsd.memory.fit import fit, parse_size, refuse_too_large, too_large
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.device import device_of
+from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.load import load_model_config, load_tokenizer
 from neuron_opsd.records import Question
 

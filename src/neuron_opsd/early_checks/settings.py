@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from neuron_opsd.config import USES_GOLD, Config
 from neuron_opsd.config.graph import stages_made
-from neuron_opsd.environment import PACKAGES, installed_versions, vllm_problem
 from neuron_opsd.errors import ConfigError, DataError
+from neuron_opsd.model.environment import PACKAGES, installed_versions, vllm_problem
 from neuron_opsd.tables.read import is_file_name
 from neuron_opsd.text.expressions import INSTALL, is_installed
 

@@ -27,7 +27,7 @@ from neuron_opsd.engines.merged import has_room_to_merge, merged_adapter
 from neuron_opsd.engines.sampling import draw_uniforms, sample_tokens
 from neuron_opsd.engines.shared_prompts import SharedPromptCache, can_share_prompts
 from neuron_opsd.engines.slot_cache import SlotCache, attention_states
-from neuron_opsd.environment import free_memory
+from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 from neuron_opsd.model.unembedding import last_place

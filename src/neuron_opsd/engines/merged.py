@@ -14,7 +14,7 @@ from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
-from neuron_opsd.environment import free_memory
+from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.load import CausalLM
 
 

@@ -11,9 +11,9 @@ import torch
 
 from neuron_opsd import processes
 from neuron_opsd.config import EngineSettings
-from neuron_opsd.environment import describe_environment
 from neuron_opsd.errors import ConfigError, DataError, ModelError
 from neuron_opsd.model.defaults import resolve
+from neuron_opsd.model.environment import describe_environment
 from neuron_opsd.run.inputs import StageInputs
 from neuron_opsd.run.models import Models
 from neuron_opsd.run.runners import InProcessRunner, Runner

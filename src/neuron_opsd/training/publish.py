@@ -25,9 +25,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
-from neuron_opsd.environment import free_memory
 from neuron_opsd.model.base_kl import Texts, keep_states, kl_to_model
 from neuron_opsd.model.device import name_of
+from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.model.locate import ADAPTER_FOLDER
 from neuron_opsd.store.files import sync_tree

@@ -7,10 +7,10 @@ import pytest
 
 from neuron_opsd.config import load_config
 from neuron_opsd.early_checks import settings as early
-from neuron_opsd.environment import VLLM_PAIRS, describe_environment, vllm_problem
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.model.environment import VLLM_PAIRS, describe_environment, vllm_problem
 
-DOCS = Path(__file__).parents[1] / "docs" / "engines.md"
+DOCS = Path(__file__).parents[2] / "docs" / "engines.md"
 
 
 @pytest.mark.parametrize(
