@@ -37,6 +37,8 @@ def test_stored_answers_are_compared_in_the_original_order_of_the_choices() -> N
     read = read_stored("rollouts", replies, QUESTIONS, PROMPTS)
     assert (read.num_replies, read.num_changed, read.kinds.total()) == (3, 2, 1)
     assert list(read.examples.values()) == ["Nothing to say."]
+    today = read_stored("rollouts", replies, QUESTIONS, PROMPTS, is_read_today=True)
+    assert (today.num_replies, today.num_changed) == (3, 1)  # what has an answer is not read again
 
 
 def test_unread_replies_are_counted_by_kind_with_an_example() -> None:

@@ -21,12 +21,19 @@ def read_stored(
     prompts: PromptSettings,
     *,
     is_trained_on: bool = False,
+    is_read_today: bool = False,
 ) -> ReadReplies:
-    """Read stored replies with today's reader, and compare with the answers stored beside them."""
+    """Read stored replies with today's reader, and compare with the answers stored beside them.
+
+    With `is_read_today` that reader made the answers, so only replies without one are read again, for their kind.
+    """
     kinds: Counter[str] = Counter()
     examples: dict[str, str] = {}
     num_replies = num_changed = 0
     for rollout in rollouts:
+        num_replies += 1
+        if is_read_today and rollout.answer is not None:
+            continue
         reading = read_reply(
             rollout.reply,
             choices=questions[rollout.question_id].choices,
@@ -34,7 +41,6 @@ def read_stored(
             prompts=prompts,
             finish_reason=rollout.finish_reason,
         )
-        num_replies += 1
         num_changed += reading.answer != rollout.answer
         if reading.answer is None:
             kinds[reading.kind] += 1

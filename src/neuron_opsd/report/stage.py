@@ -17,6 +17,7 @@ from neuron_opsd.results import Harness, PreflightVerdict, Results, TeacherGap, 
 from neuron_opsd.run.session import Run
 from neuron_opsd.store.files import read_json_lines
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, PAGE, RESULTS, TEACHER_GAP
+from neuron_opsd.store.stage_folder import READER
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ def _read_replies(run: Run) -> Iterator[ReadReplies]:
     """Every stored reply as today's reader reads it. A stage at a time, for they are many."""
     folder, prompts = run.folder, run.config.prompts
     for name, where in STORED_REPLIES.items():
-        if not (folder.stage(name).manifest() or {}).get("complete"):
+        manifest = folder.stage(name).manifest()
+        if not manifest or not manifest["complete"]:
             continue
         try:
             asked = run.inputs.general_questions if "general" in name else run.records.questions
@@ -51,7 +53,11 @@ def _read_replies(run: Run) -> Iterator[ReadReplies]:
         known = {question.question_id: question for question in asked}
         # Of an outdated stage, questions may have gone since.
         stored = (r for r in folder.stage(name).iterate(Rollout) if r.question_id in known)
-        yield read_stored(where, stored, known, prompts, is_trained_on=name == "rollouts")
+        is_read_today = manifest["inputs"].get(READER) == run.inputs.reader and run.is_current(name)
+        yield read_stored(
+            where, stored, known, prompts,
+            is_trained_on=name == "rollouts", is_read_today=is_read_today,
+        )  # fmt: skip
 
 
 def _report_inputs(run: Run) -> ReportInputs:

@@ -106,13 +106,19 @@ class StageInputs:
 
         What a model was trained on keeps the reader it was made with: evaluation alone reads again with a newer one.
         """
-        before, pattern = self.folder.stage(name).manifest(), self.config.prompts.answer_pattern
+        before, today = self.folder.stage(name).manifest(), self.reader
         is_kept = not name.startswith("evaluation/") and before and (before["complete"] or name == "training")
         if before and is_kept and without_reader(before["inputs"]) == inputs:
             reader = before["inputs"][READER]
-            if reader.get("pattern") == pattern:
+            if reader.get("pattern") == today.get("pattern"):
                 return {READER: reader}
-        return {READER: {"version": READER_VERSION, **({"pattern": pattern} if pattern else {})}}
+        return {READER: today}
+
+    @property
+    def reader(self) -> JsonDict:
+        """What reads answers out of replies today."""
+        pattern = self.config.prompts.answer_pattern
+        return {"version": READER_VERSION, **({"pattern": pattern} if pattern else {})}
 
     def before(self, name: str) -> tuple[str, ...]:
         """The stages that one reads, of those that these settings make."""
