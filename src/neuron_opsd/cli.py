@@ -27,7 +27,7 @@ from neuron_opsd.cli_views import (
     views,
 )
 from neuron_opsd.config import Config, load_config
-from neuron_opsd.config.graph import COMMANDS
+from neuron_opsd.config.graph import COMMANDS, command_of
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
 from neuron_opsd.store.run_folder import RunFolder
 
@@ -138,6 +138,7 @@ def run(
     from neuron_opsd.model.defaults import resolve
 
     _use_cache(cache)
+    until = _stop_after(until)
     _refuse_several_processes(until)
     values: dict[str, Any] = {"model.name": model, "questions.path": questions}
     values |= {"questions.cross_paths": cross, "evaluation.answers": answers}
@@ -145,8 +146,6 @@ def run(
         recipe, overrides=overrides or (), values={key: value for key, value in values.items() if value}
     )
     config = resolve(config)
-    if until not in COMMANDS:
-        raise ConfigError(f"--until is {until!r}. It must be one of {', '.join(COMMANDS)}.")
     if stop_if_unlikely and not config.preflight.num_questions:
         raise ConfigError(
             "--stop-if-unlikely needs the preflight, which preflight.num_questions=0 leaves out."
@@ -213,6 +212,18 @@ def _run_stages(
         print_preflight(folder)
     if until == "report":
         print_end(folder)
+
+
+def _stop_after(stage: str) -> str:
+    """The command of `--until`, which may also name a stage's folder ("selection" for "select").
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    command = stage if stage in COMMANDS else command_of(stage)
+    if command is None:
+        raise ConfigError(f"--until is {stage!r}. It must be one of {', '.join(COMMANDS)}.")
+    return command
 
 
 def _refuse_several_processes(until: str) -> None:

@@ -207,7 +207,7 @@ def test_the_teacher_prompt_leaves_room_in_the_model(
 def test_results_of_an_outdated_model_are_not_reported(
     whole_run: WholeRun, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = [*whole_run.command, "--output", str(copied), "--until", "select", "selection.fraction=0.7"]
+    line = [*whole_run.command, "--output", str(copied), "--until", "selection", "selection.fraction=0.7"]
     assert "Training: 6 steps" in (copied / "report.md").read_text()
     assert run(line, monkeypatch) == 0
     assert not (copied / "evaluation" / "results.json").exists()

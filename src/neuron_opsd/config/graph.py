@@ -47,9 +47,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 _COMMAND_OF = {folder: command for command, folders in COMMANDS.items() for folder in folders}
 
 
-def command_of(stage: str) -> str:
-    """The command that makes a stage."""
-    return _COMMAND_OF[stage.split("/")[0]]
+def command_of(stage: str) -> str | None:
+    """The command that makes a stage. None where there is no such stage."""
+    return _COMMAND_OF.get(stage.split("/")[0])
 
 
 def reaches(until: str, command: str) -> bool:

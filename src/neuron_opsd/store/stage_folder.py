@@ -42,7 +42,7 @@ class StageFolder:
     @property
     def command(self) -> str:
         """The command that makes this stage."""
-        return command_of(self.name)
+        return command_of(self.name) or self.name
 
     def manifest(self) -> JsonDict | None:
         """The manifest, or None where the stage has not begun (or its manifest is damaged: the log names it)."""
