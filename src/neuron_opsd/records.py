@@ -62,6 +62,20 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExactRollout(Rollout):
+    """The likeliest reply of one token, and how likely each choice is as the answer (`evaluation/exact.py`).
+
+    Both lists have a value for each choice, in the original order. What is left of the answers' sum to 1 is the
+    probability of a token that gives no answer.
+    """
+
+    answer_probabilities: tuple[float, ...]  # at the temperature and top-p of evaluation
+    option_log_probs: tuple[
+        float, ...
+    ]  # natural logs, at temperature 1, of the choice's letter as the first token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NeuronSets:
     """The neurons behind one completion (`neurons/sets.py`). A neuron id is layer * d_ff + index."""
 

@@ -293,6 +293,14 @@ class Results:
     questions: tuple[QuestionResult, ...]
     pool_questions: tuple[PoolQuestion, ...]
     general: GeneralResult | None
+    is_exact: bool = (
+        False  # read from the first token's probabilities, with num_samples orders of the choices
+    )
+
+
+def of_samples(num_samples: int, *, is_exact: bool) -> str:
+    """What stands behind Avg and Maj."""
+    return " (exact)" if is_exact else f"@{num_samples}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

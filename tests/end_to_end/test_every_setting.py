@@ -93,6 +93,7 @@ DEPARTS = {
     "training.objective": AFTER_SELECTION,  # others than distillation read no context
     "training.max_new_tokens": AFTER_SELECTION,  # what it takes of the model's context is not the prompt's
     "evaluation.general_samples": GENERAL,
+    "evaluation.exact": BASE,
 }
 
 # Values that differ from the run's, where the type alone does not say one.

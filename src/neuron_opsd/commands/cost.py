@@ -88,7 +88,7 @@ def describe_work(config: Config, questions: Sequence[Question], folder: RunFold
 
 def _count_samples(config: Config, name: str, asked: Sequence[Question], num_samples: int) -> dict[str, int]:
     with_choices = sum(bool(question.choices) for question in asked)
-    options = with_choices if config.evaluation.option_probability else 0
+    options = with_choices if config.evaluation.option_probability and not config.evaluation.exact else 0
     return {name: len(asked) * num_samples, f"{name}_options": options}
 
 

@@ -43,6 +43,7 @@ class Settings:
     num_samples: int
     num_bins: int
     num_bootstrap: int
+    is_exact: bool
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
             continue
         counts[FINISHED] += 1
         found.settings = found.settings or Settings(
-            results.num_samples, results.num_bins, results.num_bootstrap
+            results.num_samples, results.num_bins, results.num_bootstrap, results.is_exact
         )
         _add_answers(found, cell, results)
         if cell.source is not None and (share := _template_share(path, cell.recipe, cell.source)) is not None:

@@ -18,7 +18,7 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.report.compared import ComparedCell, ComparedMetric, Comparison, Method, MethodMean, Place
 from neuron_opsd.report.comparison import pooled
-from neuron_opsd.results import Estimate
+from neuron_opsd.results import Estimate, of_samples
 from neuron_opsd.statistics import LEVEL, bootstrap_draws, bootstrap_interval, bootstrap_p_value, holm
 
 PLACES: tuple[Place, ...] = ("in", "cross")
@@ -92,9 +92,10 @@ class Table:
         if found.settings is None:
             raise ValueError("A table needs a finished cell.")
         self.num_bins, self.num_bootstrap = found.settings.num_bins, found.settings.num_bootstrap
+        of = of_samples(found.settings.num_samples, is_exact=found.settings.is_exact)
         self.metrics = (
-            Metric("avg", f"Avg@{found.settings.num_samples}", True),
-            Metric("maj", f"Maj@{found.settings.num_samples}", True),
+            Metric("avg", f"Avg{of}", True),
+            Metric("maj", f"Maj{of}", True),
             Metric("ece", f"ECE-{self.num_bins}", False),
         )
         self.bounds = frozenset(recipe for recipe in plan.recipes if plan.uses_gold(recipe))

@@ -274,6 +274,11 @@ class EvaluationSettings(Section):
         default=False,
         description="The second model reads a teacher context, from the pool, before each test question. [ours]",
     )
+    exact: bool = Field(
+        default=False,
+        description="Read each answer's probability from the first token instead of sampling. It needs "
+        "prompts.answer_format=letter. num_samples counts the orders of shuffled choices. max_new_tokens is 1. [ours]",
+    )
     num_samples: Count = Field(default=8, description="k of Avg@k and Maj@k. [N]")
     temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
     top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")

@@ -9,8 +9,10 @@ from neuron_opsd.config.graph import stages_made
 from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import configured_context
+from neuron_opsd.questions.load import test_questions
 from neuron_opsd.questions.read import place_of
 from neuron_opsd.records import Question
+from neuron_opsd.text.answers import LETTERS
 from neuron_opsd.text.prompts import student_messages
 
 
@@ -36,6 +38,46 @@ def check_votes(config: Config, questions: Sequence[Question]) -> None:
             f"{what} takes a vote, but prompts.answer_format is {config.prompts.answer_format} and {len(free)} "
             f"questions of the pool are free-form ({free[0].question_id}): nothing asks for an answer that can be "
             "read out and compared. Use prompts.answer_format=reasoned (or math), or give the questions their choices."
+        )
+
+
+def check_exact(
+    config: Config,
+    questions: Sequence[Question],
+    general: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """With `evaluation.exact`, refuse what makes a reply more than one token, or its probabilities unknown.
+
+    Raises:
+        ConfigError: names the setting or the question, and what to do.
+    """
+    if not config.evaluation.exact:
+        return
+    prompts, encoder = config.prompts, ChatEncoder.of(config.model, tokenizer)
+    asked = [*test_questions(questions), *general]
+    free = [question for question in asked if not question.choices]
+    num_letters = max((len(question.choices) for question in asked), default=0)
+    long = [letter for letter in LETTERS[:num_letters] if len(encoder.encode_text(letter)) != 1]
+    problems = {
+        f"prompts.answer_format is {prompts.answer_format}. Use prompts.answer_format=letter.": (
+            prompts.answer_format != "letter"
+        ),
+        "prompts.answer_pattern reads longer replies. Leave it out.": prompts.answer_pattern is not None,
+        f"engine.name is {config.engine.name}, which does not give probabilities of all tokens. "
+        "Use engine.name=hf.": config.engine.name != "hf",
+        f"{len(free)} of the questions that evaluation asks have no choices"
+        f"{f' ({free[0].question_id})' if free else ''}. Give them choices, or remove them.": bool(free),
+        f"{encoder.name} writes the letters {', '.join(long)} as several tokens. Use another model.": bool(
+            long
+        ),
+        "the replies of this model begin with thinking. Use a model or a template without it, or switch it "
+        "off with model.template_args.": encoder.thinks(system=prompts.system),
+    }
+    problem = next((text for text, holds in problems.items() if holds), None)
+    if problem:
+        raise ConfigError(
+            f"evaluation.exact reads answers of one token, but {problem} Or use evaluation.exact=false."
         )
 
 

@@ -23,15 +23,27 @@ def sample_tokens(
     if sampling.temperature == 0:
         chosen = logits.argmax(dim=-1)
     else:
-        kept = logits if sampling.top_k is None else _keep_likeliest(logits, sampling.top_k)
-        probs = torch.softmax(kept / sampling.temperature, dim=-1)
-        if sampling.top_p < 1:
-            probs = _keep_nucleus(probs, sampling.top_p)
-        cumulative = probs.double().cumsum(dim=-1)
+        cumulative = _weights(logits, sampling).double().cumsum(dim=-1)
         target = uniforms.double()[:, None] * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
     log_probs = logits.gather(1, chosen[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
     return chosen, log_probs
+
+
+def token_probs(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Float[Tensor, "rows vocab"]:
+    """With what probability `sample_tokens` draws each token."""
+    logits = logits.float()
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits).scatter(1, logits.argmax(dim=-1, keepdim=True), 1.0)
+    weights = _weights(logits, sampling)
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def _weights(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Float[Tensor, "rows vocab"]:
+    """Proportional to the probabilities of drawing."""
+    kept = logits if sampling.top_k is None else _keep_likeliest(logits, sampling.top_k)
+    probs = torch.softmax(kept / sampling.temperature, dim=-1)
+    return probs if sampling.top_p == 1 else _keep_nucleus(probs, sampling.top_p)
 
 
 def _keep_likeliest(logits: Float[Tensor, "rows vocab"], k: int) -> Float[Tensor, "rows vocab"]:

@@ -101,6 +101,7 @@ def compare(
         questions=found.rows,
         pool_questions=pool_questions,
         general=general,
+        is_exact=settings.exact,
     )
 
 
@@ -210,7 +211,7 @@ def _metric_results(
     masses = [values.get(f"{role}:option_mass", math.inf) for role in ("base", "trained")]
     unreliable, caution = caution_of(Both(*masses))
     results: dict[str, MetricResult] = {}
-    for metric in metrics.metrics_of(settings.num_samples, settings.num_bins):
+    for metric in metrics.metrics_of(settings.num_samples, settings.num_bins, is_exact=settings.exact):
         base, trained = f"base:{metric.name}", f"trained:{metric.name}"
         if base not in values:
             continue

@@ -32,7 +32,7 @@ def _describe(kind: ConfidenceKind, votes: Both[Votes], num_bins: int) -> Confid
     names = {"accuracy": kind.accuracy_metric, "confidence": kind.confidence_metric}
     return ConfidenceResult(
         label=kind.label,
-        rule=kind.rule,
+        rule=kind.rule_for(votes.base),
         num_questions=int(kind.scored(votes.base).sum()),
         num_with_gold=num_gold,
         metrics=names | {name: kind.prefix + name for name in metrics.SHARED},

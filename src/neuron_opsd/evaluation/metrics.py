@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neuron_opsd.evaluation import calibration
 from neuron_opsd.evaluation.votes import Votes
-from neuron_opsd.results import MajorityClass
+from neuron_opsd.results import MajorityClass, of_samples
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
@@ -37,6 +37,11 @@ class ConfidenceKind:
     correct: str
     confidence_metric: str
     accuracy_metric: str
+    exact_rule: str = ""  # the rule with `evaluation.exact`, where that is another
+
+    def rule_for(self, votes: Votes) -> str:
+        """What the confidence is in these votes."""
+        return self.exact_rule if votes.is_exact and self.exact_rule else self.rule
 
     def scored(self, votes: Votes) -> NDArray[np.bool_]:
         """Which questions have this confidence."""
@@ -49,7 +54,8 @@ class ConfidenceKind:
 
     def margin(self, votes: Votes) -> float:
         """How close to 0 and 1 the log-likelihood takes this confidence. Half a vote for shares."""
-        return OPTION_MARGIN if self.prefix else float(1 / (2 * votes.num_samples.max()))
+        is_probability = self.prefix or votes.is_exact
+        return OPTION_MARGIN if is_probability else float(1 / (2 * votes.num_samples.max()))
 
 
 KINDS = {
@@ -58,6 +64,8 @@ KINDS = {
         "Votes of the majority answer / samples; an unparsable answer that wins is wrong, of tied answers the first "
         "given wins.",
         "", "vote_share", "majority_correct", "vote_share", "maj",
+        "Exact: the probability of the likeliest answer at the temperature of use, averaged over the orders of the "
+        "choices. It is the vote share of infinitely many samples.",
     ),
     "option_probability": ConfidenceKind(
         "Option probability",
@@ -81,11 +89,12 @@ class Metric:
     high: float = 1.0
 
 
-def metrics_of(num_samples: int, num_bins: int) -> list[Metric]:
+def metrics_of(num_samples: int, num_bins: int, *, is_exact: bool = False) -> list[Metric]:
     """All metrics in the order in which reports show them."""
+    of = of_samples(num_samples, is_exact=is_exact)
     return [
-        Metric("avg", f"Avg@{num_samples}", "higher", True),
-        Metric("maj", f"Maj@{num_samples}", "higher", True),
+        Metric("avg", f"Avg{of}", "higher", True),
+        Metric("maj", f"Maj{of}", "higher", True),
         Metric("balanced_accuracy", "Balanced accuracy", "higher", True),
         *(metric for kind in KINDS.values() for metric in _calibration_metrics(kind, num_bins)),
         Metric("vote_share", "Vote share", "neither", False),
@@ -210,9 +219,9 @@ def majority_class(votes: Votes) -> MajorityClass | None:
 
 def answer_rows(votes: Votes, letters: list[str]) -> Array:
     """Share of each question's samples giving each letter. Shape (choice questions, letters + unparsable)."""
-    rows = [given for given, is_choice in zip(votes.answers, votes.is_choice, strict=True) if is_choice]
+    rows = [own for own, is_choice in zip(votes.shares, votes.is_choice, strict=True) if is_choice]
     known = [*letters, None]
-    shares = [[sum(answer == name for answer in given) / len(given) for name in known] for given in rows]
+    shares = [[own.get(name, 0.0) for name in known] for own in rows]
     return np.asarray(shares, dtype=np.float64).reshape(len(rows), len(known))
 
 
@@ -220,7 +229,7 @@ def answer_letters(*votes: Votes) -> list[str]:
     """All letters that anyone answers or the key holds, among multiple-choice questions."""
     found: set[str] = set()
     for one in votes:
-        for given, gold, is_choice in zip(one.answers, one.gold, one.is_choice, strict=True):
+        for given, gold, is_choice in zip(one.shares, one.gold, one.is_choice, strict=True):
             if is_choice:
                 found.update(answer for answer in (*given, gold) if answer is not None)
     return sorted(found)

@@ -109,15 +109,24 @@ def _replies(question: Question, order: Order, encoder: ChatEncoder, answer_form
 def _average(
     question: Question, places: Sequence[_Place], log_probs: Sequence[Sequence[float]]
 ) -> OptionScores:
+    return average_orders(
+        question.question_id,
+        [
+            [_log_sum(part) for part in _split(values, [len(own) for own in place.replies])]
+            for place, values in zip(places, log_probs, strict=True)
+        ],
+    )
+
+
+def average_orders(question_id: str, log_probs: Sequence[Sequence[float]]) -> OptionScores:
     """Over the orders of the choices: the mean of the normalised probabilities, and of the option mass."""
     shares, masses = [], []
-    for place, values in zip(places, log_probs, strict=True):
-        options = [_log_sum(part) for part in _split(values, [len(own) for own in place.replies])]
+    for options in log_probs:
         total = _log_sum(options)
         shares.append([math.exp(option - total) for option in options])
         masses.append(math.exp(total))
     return OptionScores(
-        question_id=question.question_id,
+        question_id=question_id,
         probabilities=tuple(sum(column) / len(shares) for column in zip(*shares, strict=True)),
         option_mass=min(sum(masses) / len(masses), 1.0),
         num_orders=len(shares),

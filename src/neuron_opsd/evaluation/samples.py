@@ -8,8 +8,10 @@ from functools import cached_property
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.config.graph import ROLES
 from neuron_opsd.contexts.prompts import teacher_messages_of
+from neuron_opsd.engines.base import sampling_of
+from neuron_opsd.evaluation.exact import OneTokenReader, answer_exactly
 from neuron_opsd.evaluation.options import score_options
-from neuron_opsd.records import OptionScores, Question, Rollout
+from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf
 from neuron_opsd.rollouts.stage import SampledStage
@@ -100,6 +102,40 @@ class EvaluationSamples(AskedStage, SampledStage):
         return teacher_messages_of(self.run, "evaluation/contexts", self.questions)
 
 
+class ExactAnswers(EvaluationSamples):
+    """One model's answers with their probabilities, by one pass for each question and order of its choices."""
+
+    record_type = ExactRollout
+
+    @cached_property
+    def reader(self) -> OneTokenReader:
+        """Reads replies of one token."""
+        return OneTokenReader(self.run.models.encoder(), self.run.config.prompts)
+
+    def make_shard(self, index: int, on_progress: OnProgress) -> list[Rollout]:
+        """See `ShardedStage`."""
+        run, settings = self.run, self.settings
+        answers = answer_exactly(
+            self.shard_questions(index),
+            run.models.named(self.model_name),
+            self.reader,
+            sampling=sampling_of(settings),
+            num_orders=settings.num_samples,
+            shuffle_choices=settings.shuffle_choices,
+            seed=run.config.seed,
+            stage=self.purpose,
+            messages_of=self.messages_of,
+            max_context=run.models.max_context(),
+            batch_size=settings.batch_size,
+        )
+        on_progress(len(answers), len(answers))
+        return list(answers)
+
+    def read_again(self) -> None:
+        """Probabilities were added up by what the reader read, so a newer one needs another pass."""
+        return
+
+
 class OptionStage(AskedStage):
     """The probability that one model gives to each choice of the questions it was asked, in the orders it has seen."""
 
@@ -145,7 +181,7 @@ def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
     for role in ROLES if is_trained or settings.context else ("base",):
         for is_general in (False, True) if has_general else (False,):
             asked = Asked(role, is_general)
-            samples = EvaluationSamples(run, asked.samples)
+            samples = (ExactAnswers if settings.exact else EvaluationSamples)(run, asked.samples)
             yield samples
-            if settings.option_probability and not samples.reads_context:
+            if settings.option_probability and not settings.exact and not samples.reads_context:
                 yield OptionStage(run, asked.options)

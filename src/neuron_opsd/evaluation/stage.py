@@ -5,7 +5,7 @@ alone. `pipeline.py` calls them, and nothing else does.
 """
 
 import logging
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,14 @@ from neuron_opsd.config import USES_GOLD
 from neuron_opsd.config.graph import GOLD_LABELS, ROLES, reads_neurons
 from neuron_opsd.contexts.stage import contexts_of, make_other_replies
 from neuron_opsd.evaluation.evaluate import evaluate, gold_labels, teacher_gap
+from neuron_opsd.evaluation.exact import exact_options
 from neuron_opsd.evaluation.general import GeneralSamples
 from neuron_opsd.evaluation.samples import Asked, stages_of_evaluation
 from neuron_opsd.model.base_kl import keep_states, kl_from_base
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import (
     BaseDivergence,
+    ExactRollout,
     GoldLabel,
     NeuronSets,
     OptionScores,
@@ -47,7 +49,7 @@ def make_evaluation(run: Run) -> None:
         names.add(stage.name)
     # A run that trains nothing and reads no context compares the base model with itself.
     roles = ROLES if "evaluation/trained" in names else ("base", "base")
-    base, trained = (run.folder.stage(f"evaluation/{role}").read(Rollout) for role in roles)
+    base, trained = (_samples(run, f"evaluation/{role}") for role in roles)
     has_general = bool(run.inputs.general_questions) and run.config.training.trains
     results = evaluate(
         run.records.test_questions,
@@ -110,7 +112,7 @@ def _all_overlap_sets(run: Run) -> dict[str, NDArray[np.int32]]:
 
 def _general_samples(run: Run, names: Container[str]) -> GeneralSamples:
     """Both models' samples of the general questions, and their KL on the base model's first sample of each."""
-    base, trained = (run.folder.stage(f"evaluation/general_{role}").read(Rollout) for role in ROLES)
+    base, trained = (_samples(run, f"evaluation/general_{role}") for role in ROLES)
 
     def make() -> tuple[list[BaseDivergence], JsonDict]:
         first = [rollout for rollout in base if rollout.rollout_index == 0]
@@ -133,10 +135,20 @@ def _general_samples(run: Run, names: Container[str]) -> GeneralSamples:
     )
 
 
+def _samples(run: Run, name: str) -> Sequence[Rollout]:
+    """What a model was asked. Exact replies have the probabilities of the answers."""
+    return run.folder.stage(name).read(ExactRollout if run.config.evaluation.exact else Rollout)
+
+
 def _option_scores(
     run: Run, names: Container[str], roles: tuple[str, ...], *, is_general: bool
 ) -> tuple[list[OptionScores], list[OptionScores]]:
     """Of what two models were asked. None where `names`, the stages of this run, has none."""
+    if run.config.evaluation.exact:
+        if not run.config.evaluation.option_probability:
+            return [], []
+        one, other = (exact_options(_samples(run, Asked(role, is_general).samples)) for role in roles)
+        return one, other
     stages = [Asked(role, is_general).options for role in roles]
     one, other = (run.folder.stage(name).read(OptionScores) if name in names else [] for name in stages)
     return one, other

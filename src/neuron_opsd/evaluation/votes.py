@@ -4,6 +4,9 @@ Answers are grouped by equivalence, not by string, through `answers_match`. Unpa
 every denominator and form a group of their own: if it wins the vote, the majority answer is None, and that is
 wrong. Ties go to the answer given first, in rollout order. Rows are sorted by question id, so the order of
 the input changes nothing.
+
+With `evaluation.exact` a question has the probabilities of its answers instead of votes. Each number is then what
+samples would show in the mean, or what infinitely many of them would: the majority answer is the likeliest one.
 """
 
 from collections import Counter
@@ -13,10 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuron_opsd.records import OptionScores, Question, Rollout
-from neuron_opsd.text.answers import LETTERS, answers_match, majority_answer, unify_answers
+from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
+from neuron_opsd.text.answers import LETTERS, answers_match, unify_answers
 
 Array = NDArray[np.float64]
+UNREAD_ROUNDING = 1e-6  # stored probabilities are float32, so their sum may miss 1 by a little
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,9 @@ class Votes:
 
     question_ids: list[str]
     is_choice: NDArray[np.bool_]  # multiple choice
-    answers: list[tuple[str | None, ...]]  # each sample's answer, equivalent ones made equal
+    is_exact: bool  # probabilities, not counts of samples
+    answers: list[tuple[str | None, ...]]  # each sample's answer, equivalent ones made equal. Exact: none
+    shares: list[dict[str | None, float]]  # of the samples, for each answer
     majority: list[str | None]
     num_samples: Array
     vote_share: Array  # votes of the majority answer / samples: the confidence
@@ -62,35 +68,46 @@ def count_votes(
     options = options or {}
     questions = sorted(questions, key=lambda question: question.question_id)
     gold = [answer_key.get(question.question_id) for question in questions]
-    answers = [unify_answers([r.answer for r in groups[question.question_id]]) for question in questions]
-    votes = [majority_answer(given, skip_unparsable=False) for given in answers]
     rollouts = [groups[question.question_id] for question in questions]
+    tallies = [_tally(group) for group in rollouts]
+    majority = [max(tally, key=tally.__getitem__) for tally in tallies]  # of tied ones the first
+    totals = [1 if _is_exact(group) else len(group) for group in rollouts]
     scores = [options.get(question.question_id) for question in questions]
     return Votes(
         question_ids=[question.question_id for question in questions],
         is_choice=np.array([bool(question.choices) for question in questions], dtype=bool),
-        answers=answers,
-        majority=[vote.answer for vote in votes],
-        num_samples=_array([len(given) for given in answers]),
-        vote_share=_array([vote.share for vote in votes]),
-        parsed_fraction=_array([sum(a is not None for a in given) / len(given) for given in answers]),
+        is_exact=any(map(_is_exact, rollouts)),
+        answers=[() if _is_exact(group) else unify_answers([r.answer for r in group]) for group in rollouts],
+        shares=[
+            {answer: count / total for answer, count in tally.items()}
+            for tally, total in zip(tallies, totals, strict=True)
+        ],
+        majority=majority,
+        num_samples=_array([len(group) for group in rollouts]),
+        vote_share=_array([max(tally.values()) / n for tally, n in zip(tallies, totals, strict=True)]),
+        parsed_fraction=_array(
+            [
+                sum(count for answer, count in tally.items() if answer is not None) / total
+                for tally, total in zip(tallies, totals, strict=True)
+            ]
+        ),
         completion_tokens=_array([_mean([len(r.completion_ids) for r in group]) for group in rollouts]),
         truncated_fraction=_array(
             [_mean([r.finish_reason == "length" for r in group]) for group in rollouts]
         ),
-        answer_entropy=_array([_entropy(given) for given in answers]),
+        answer_entropy=_array([_entropy(tally, n) for tally, n in zip(tallies, totals, strict=True)]),
         has_gold=np.array([answer is not None for answer in gold], dtype=bool),
         gold=gold,
         correct_fraction=_array(
             [
-                sum(answers_match(a, g) for a in given) / len(given)
-                for given, g in zip(answers, gold, strict=True)
+                sum(count for answer, count in tally.items() if answers_match(answer, g)) / total
+                for tally, total, g in zip(tallies, totals, gold, strict=True)
             ]
         ),
         majority_correct=_array(
-            [float(answers_match(vote.answer, g)) for vote, g in zip(votes, gold, strict=True)]
+            [float(answers_match(answer, g)) for answer, g in zip(majority, gold, strict=True)]
         ),
-        num_ties=sum(_is_tied(given) for given in answers),
+        num_ties=sum(_is_tied(tally) for tally in tallies),
         has_options=np.array([score is not None for score in scores], dtype=bool),
         option_confidence=_array([max(s.probabilities) if s else np.nan for s in scores]),
         option_mass=_array([s.option_mass if s else np.nan for s in scores]),
@@ -98,6 +115,24 @@ def count_votes(
             [float(likeliest_option(s) == g) if s else np.nan for s, g in zip(scores, gold, strict=True)]
         ),
     )
+
+
+def _is_exact(group: Sequence[Rollout]) -> bool:
+    return isinstance(group[0], ExactRollout)
+
+
+def _tally(group: Sequence[Rollout]) -> dict[str | None, float]:
+    """How often each answer was given, equivalent ones counted together, in the order in which they were given first.
+
+    Exact: the probability of each, the mean over the orders of the choices.
+    """
+    exact = [rollout.answer_probabilities for rollout in group if isinstance(rollout, ExactRollout)]
+    if not exact:
+        return dict(Counter(unify_answers([rollout.answer for rollout in group])))
+    means = [_mean(column) for column in zip(*exact, strict=True)]
+    answers: dict[str | None, float] = {LETTERS[i]: value for i, value in enumerate(means) if value > 0}
+    unread = 1 - sum(means)
+    return answers | ({None: unread} if unread > UNREAD_ROUNDING else {})
 
 
 def likeliest_option(score: OptionScores) -> str:
@@ -147,14 +182,14 @@ def _majority_codes(dealt: NDArray[np.int64], num_codes: int) -> NDArray[np.int6
     return np.argmax(is_code.sum(axis=1) * (size + 1) - first_at, axis=1)
 
 
-def _entropy(answers: Sequence[str | None]) -> float:
-    shares = _array(list(Counter(answers).values())) / len(answers)
+def _entropy(tally: Mapping[str | None, float], total: float) -> float:
+    shares = _array(list(tally.values())) / total
     return float(-(shares * np.log(shares)).sum()) + 0.0  # no -0.0
 
 
-def _is_tied(answers: Sequence[str | None]) -> bool:
-    counts = [count for _, count in Counter(answers).most_common(2)]
-    return len(counts) == 2 and counts[0] == counts[1]
+def _is_tied(tally: Mapping[str | None, float]) -> bool:
+    counts = sorted(tally.values(), reverse=True)
+    return len(counts) > 1 and counts[0] == counts[1]
 
 
 def _mean(values: Sequence[float]) -> float:

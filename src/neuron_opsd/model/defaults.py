@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from neuron_opsd.config import Config
+from neuron_opsd.config import Config, EvaluationSettings
 from neuron_opsd.config.run import LIMITED
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.device import device_of, dtype_of, name_of
@@ -28,7 +28,13 @@ def resolve(config: Config) -> Config:
         "trainer": {**_trainer_options(device, dtype), **config.training.trainer},
     }
     changes: dict[str, dict[str, Any]] = {"model": {"dtype": name_of(dtype)}, "training": training}
-    unset = [name for name in LIMITED if "max_new_tokens" not in getattr(config, name).model_fields_set]
+    if config.evaluation.exact:
+        changes["evaluation"] = _exact_evaluation(config.evaluation)
+    unset = [
+        name
+        for name in LIMITED
+        if "max_new_tokens" not in getattr(config, name).model_fields_set | changes.get(name, {}).keys()
+    ]
     if unset and thinks(config):
         logger.info("the chat template thinks: up to %d tokens in %s", THINKING_TOKENS, ", ".join(unset))
         for name in unset:
@@ -37,6 +43,12 @@ def resolve(config: Config) -> Config:
         changes.setdefault(name, {}).setdefault("max_new_tokens", getattr(config, name).max_new_tokens)
     sections = {name: getattr(config, name).model_copy(update=update) for name, update in changes.items()}
     return config.model_copy(update=sections)
+
+
+def _exact_evaluation(settings: EvaluationSettings) -> dict[str, Any]:
+    """One token a reply, and one reply for each order of the choices."""
+    orders = {} if settings.shuffle_choices else {"num_samples": 1, "general_samples": None}
+    return {"max_new_tokens": 1, **orders}
 
 
 def thinks(config: Config) -> bool:

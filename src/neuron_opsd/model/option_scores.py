@@ -50,6 +50,26 @@ def reply_log_probs(
     return [[found[place, reply] for reply in own] for place, own in enumerate(replies)]
 
 
+@torch.inference_mode()
+def first_token_logits(
+    model: CausalLM, prompts: Sequence[Ids], *, batch_size: int
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """(place among the prompts, float32 logits of the first token of its reply), the longest prompts first.
+
+    Raises:
+        NotFiniteError: logits are NaN or infinite.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        # A token after the prompt is there to be predicted. Which one it is changes nothing.
+        padded = pad_right([prompts[i] for i in batch], [(0,)] * len(batch), device=model.device)
+        logits = logits_from_hidden(model, predicting_states(model, model, *padded)).cpu()
+        if not all_finite(logits.logsumexp(dim=-1).tolist()):
+            raise not_finite(model, [prompts[i] for i in batch], what="The logits of the first tokens")
+        yield from zip(batch, logits, strict=True)
+
+
 def _rows(prompts: Sequence[Ids], replies: Sequence[Sequence[Ids]]) -> list[tuple[int, Ids]]:
     """(prompt, reply) pairs to run: replies that differ in their last token alone share a row, so letters need one."""
     rows: dict[tuple[int, Ids], tuple[int, Ids]] = {}

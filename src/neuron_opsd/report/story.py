@@ -161,6 +161,15 @@ def _evaluation(inputs: ReportInputs) -> str:
     results = inputs.results
     if not results:
         return ""
+    if results.is_exact:
+        orders = (
+            f", a mean over {results.num_samples} orders of the choices" if results.num_samples > 1 else ""
+        )
+        return (
+            f"Evaluation: exact expectations at temperature {results.temperature}, not samples. Each answer's "
+            f"probability is that of the first token{orders}, before and after training, on the same questions; "
+            f"{results.num_bootstrap:,} bootstrap resamples.{_on_what(inputs)}"
+        )
     return (
         f"Evaluation: {results.num_samples} samples a question at temperature {results.temperature}, "
         f"before and after training, on the same questions; {results.num_bootstrap:,} bootstrap "

@@ -62,7 +62,7 @@ def sample_rollouts(
         choice_orders(question, num_rollouts, shuffle=shuffle_choices, seed=seed, stage=stage)
         for question in questions
     ]
-    read = messages_of or partial(_bare_messages, prompts=prompts)
+    read = messages_of or partial(bare_messages, prompts=prompts)
     requests, places = _build_requests(questions, orders, encoder, read, seed=seed, stage=stage)
     for request, (q, _) in zip(requests, places, strict=True):
         check_fits(questions[q], len(request.prompt_ids), sampling.max_new_tokens, max_context)
@@ -77,7 +77,8 @@ def sample_rollouts(
     return [done[key] for key in sorted(done)]
 
 
-def _bare_messages(question: Question, order: tuple[int, ...], *, prompts: PromptSettings) -> list[Message]:
+def bare_messages(question: Question, order: tuple[int, ...], *, prompts: PromptSettings) -> list[Message]:
+    """The question alone."""
     return student_messages(
         question, choice_order=order, answer_format=prompts.answer_format, system=prompts.system
     )

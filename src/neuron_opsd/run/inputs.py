@@ -258,6 +258,7 @@ class StageInputs:
         is_base = role == "base" or not self.config.training.trains
         model = self.config.model.name if is_base else str(self.folder.model_folder)
         how = {"num_samples": settings.num_samples, "shuffle_choices": settings.shuffle_choices}
+        how |= {"exact": True} if settings.exact else {}
         return {
             "evaluation": {**_sampling(settings), **how},
             "rollouts": {"shard_size": self.config.rollouts.shard_size},

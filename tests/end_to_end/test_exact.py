@@ -1,0 +1,108 @@
+"""`evaluation.exact` from the command line, beside samples of the same model; and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from end_to_end.conftest import command_for, write_questions
+from end_to_end.test_bad_input import attempt, lines  # noqa: F401
+from end_to_end.test_pipeline import run
+from neuron_opsd.records import ExactRollout
+from neuron_opsd.store.run_folder import RunFolder
+
+NUM_SAMPLES = 200
+EXACT = "evaluation.exact=true"
+
+
+@pytest.fixture(scope="module")
+def command(lettered_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("exact")
+    pool, cross = (
+        write_questions(folder / f"{name}.jsonl", name, count)
+        for name, count in (("sums", 20), ("other", 4))
+    )
+    ids = [json.loads(line)["question_id"] for file in (pool, cross) for line in file.open()]
+    key = folder / "answers.jsonl"
+    key.write_text("".join(json.dumps({"question_id": name, "answer": "B"}) + "\n" for name in ids))
+    return [
+        *command_for(lettered_model_folder, pool, cross),
+        "--answers",
+        str(key),
+        "evaluation.temperature=0.8",
+    ]
+
+
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / "evaluation" / "results.json").read_text())
+
+
+@pytest.mark.slow
+def test_many_samples_say_the_same(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = ["run", "base", *command[2:]]
+    sampled, exact = tmp_path / "sampled", tmp_path / "exact"
+    assert run([*base, "--output", str(sampled), f"evaluation.num_samples={NUM_SAMPLES}"], monkeypatch) == 0
+    assert run([*base, "--output", str(exact), EXACT], monkeypatch) == 0
+    found, expected = results_of(exact), results_of(sampled)
+    for ours, theirs in zip(found["questions"], expected["questions"], strict=True):
+        p = ours["base_correct_fraction"]
+        error = (p * (1 - p) / NUM_SAMPLES) ** 0.5 + 1e-3  # a reply may go on after its letter
+        assert theirs["base_correct_fraction"] == pytest.approx(p, abs=4 * error)
+    for name in ("option_confidence", "option_mass", "option_ece"):
+        values = [block["in"]["metrics"][name]["base"]["value"] for block in (found, expected)]
+        assert values[0] == pytest.approx(values[1], abs=1e-4)
+    assert not (exact / "evaluation" / "base_options").exists()
+    assert "not samples" in (exact / "report.md").read_text()
+    assert "is_exact" not in expected
+
+
+@pytest.mark.slow
+def test_a_whole_run_with_shuffled_choices_and_general_questions(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    general = write_questions(tmp_path / "general.jsonl", "general", 5)
+    extra = [EXACT, "evaluation.shuffle_choices=true", f"evaluation.general_paths=[{general}]"]
+    assert run([*command, *extra, "--output", str(tmp_path / "run")], monkeypatch) == 0
+    folder = RunFolder.open(tmp_path / "run")
+    answers = folder.stage("evaluation/base").read(ExactRollout)
+    assert {answer.rollout_index for answer in answers} == {0, 1, 2}
+    assert len({answer.choice_order for answer in answers}) > 3
+    assert all(sum(answer.answer_probabilities) == pytest.approx(1, abs=1e-3) for answer in answers)
+    found = results_of(folder.path)
+    assert found["general"]["domains"]["general"]["metrics"]["vote_share"]["base"]["value"]
+    assert run([*command, *extra, "--output", str(tmp_path / "run")], monkeypatch) == 0  # nothing to do
+
+
+def test_the_second_model_may_read_a_context(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ["run", "base", *command[2:]]
+    assert run([*base, EXACT, "evaluation.context=true", "--output", str(tmp_path / "run")], monkeypatch) == 0
+    assert results_of(tmp_path / "run")["is_exact"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "questions", "expected"),
+    [
+        ([], None, "prompts.answer_format is reasoned. Use prompts.answer_format=letter"),
+        (
+            ["prompts.answer_format=letter"],
+            lines(*({"question_id": f"f{i}", "question": f"What is {i} + 1?"} for i in range(20))),
+            "have no choices (f",
+        ),
+        (
+            ["prompts.answer_format=letter", "engine.name=server", "engine.url=http://127.0.0.1:9/v1"],
+            None,
+            "engine.name is server",
+        ),
+        (
+            ["prompts.answer_format=letter", "prompts.answer_pattern=([A-D])"],
+            None,
+            "prompts.answer_pattern reads longer",
+        ),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name(attempt, overrides, questions, expected) -> None:  # noqa: F811
+    message = attempt(EXACT, *overrides, questions=questions)
+    assert "evaluation.exact reads answers of one token" in message
+    assert expected in message
