@@ -1,5 +1,6 @@
 """What a chat template leaves out, keeps or refuses is told before a run, in words that name the way out."""
 
+from contextlib import nullcontext
 from datetime import date
 
 import pytest
@@ -8,6 +9,7 @@ from early_checks import templates
 from helpers import build_tiny_tokenizer
 from neuron_opsd.config import Config
 from neuron_opsd.early_checks.prompts import check_prompts, example_prompts
+from neuron_opsd.early_checks.questions import check_exact
 from neuron_opsd.errors import ConfigError, ModelError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.records import Question
@@ -97,3 +99,10 @@ def test_rendering_is_what_is_encoded() -> None:
     encoder = ChatEncoder(tokenizer_with(templates.LLAMA32), date=date(2026, 2, 3))
     messages = [{"role": "user", "content": "Say <|im_end|> twice."}]
     assert encoder.decode(encoder.encode(messages)) == encoder.render(messages)
+
+
+@pytest.mark.parametrize(("name", "is_refused"), [("QWEN3", True), ("CHATML", False)])
+def test_exact_answers_of_a_model_that_thinks(name: str, is_refused: bool) -> None:
+    config = config_of(evaluation={"exact": True}, prompts={"answer_format": "letter"})
+    with pytest.raises(ConfigError, match="begin with thinking") if is_refused else nullcontext():
+        check_exact(config, QUESTIONS, [], tokenizer_with(getattr(templates, name)))

@@ -19,8 +19,7 @@ EXACT = "evaluation.exact=true"
 def command(lettered_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("exact")
     pool, cross = (
-        write_questions(folder / f"{name}.jsonl", name, count)
-        for name, count in (("sums", 20), ("other", 4))
+        write_questions(folder / f"{name}.jsonl", name, count) for name, count in (("sums", 20), ("other", 4))
     )
     ids = [json.loads(line)["question_id"] for file in (pool, cross) for line in file.open()]
     key = folder / "answers.jsonl"

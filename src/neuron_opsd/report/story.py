@@ -167,8 +167,8 @@ def _evaluation(inputs: ReportInputs) -> str:
         )
         return (
             f"Evaluation: exact expectations at temperature {results.temperature}, not samples. Each answer's "
-            f"probability is that of the first token{orders}, before and after training, on the same questions; "
-            f"{results.num_bootstrap:,} bootstrap resamples.{_on_what(inputs)}"
+            f"probability is that of the first token{orders}. The majority answer is the likeliest one. Before and "
+            f"after training, on the same questions; {results.num_bootstrap:,} bootstrap resamples.{_on_what(inputs)}"
         )
     return (
         f"Evaluation: {results.num_samples} samples a question at temperature {results.temperature}, "

@@ -12,11 +12,12 @@ from neuron_opsd.records import Rollout
 from neuron_opsd.text.answers import Vote, answers_match, majority_answer
 
 Group = TypeVar("Group", bound=Hashable)
+AnyRollout = TypeVar("AnyRollout", bound=Rollout)
 
 
-def group_by_question(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
+def group_by_question(rollouts: Iterable[AnyRollout]) -> dict[str, list[AnyRollout]]:
     """Rollouts of each question, in rollout order. Questions in order of appearance."""
-    groups: dict[str, list[Rollout]] = {}
+    groups: dict[str, list[AnyRollout]] = {}
     for rollout in rollouts:
         groups.setdefault(rollout.question_id, []).append(rollout)
     return {key: sorted(group, key=lambda rollout: rollout.rollout_index) for key, group in groups.items()}
