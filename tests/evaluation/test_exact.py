@@ -10,11 +10,12 @@ from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.sampling import sample_tokens, token_probs
 from neuron_opsd.evaluation.benchmark import compare
 from neuron_opsd.evaluation.exact import OneTokenReader, exact_options
-from neuron_opsd.evaluation.votes import count_votes, group_rollouts
+from neuron_opsd.evaluation.votes import count_votes
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_tokenizer
 from neuron_opsd.records import ExactRollout, Question
 from neuron_opsd.results import dump
+from neuron_opsd.rollouts.pseudo_label import group_by_question
 
 PROMPTS = PromptSettings(answer_format="letter")
 QUESTION = Question(question_id="q0", domain="d", question="Colour?", choices=("red", "blue", "green"))
@@ -76,7 +77,7 @@ def test_votes_by_hand() -> None:
     questions = [QUESTION, Question(question_id="q1", domain="d", question="Which?", choices=("x", "y", "z"))]
     # The second question in two orders: mean .1, .45, .35 and .1 unread.
     given = [exact("q0", 0.5, 0.3, 0.2), exact("q1", 0.0, 0.5, 0.4), exact("q1", 0.2, 0.4, 0.3, index=1)]
-    votes = count_votes(questions, group_rollouts(given), {"q0": "B", "q1": "B"})
+    votes = count_votes(questions, group_by_question(given), {"q0": "B", "q1": "B"})
     assert votes.majority == ["A", "B"]
     assert votes.vote_share.tolist() == pytest.approx([0.5, 0.45])
     assert votes.correct_fraction.tolist() == pytest.approx([0.3, 0.45])
@@ -87,7 +88,7 @@ def test_votes_by_hand() -> None:
 
 
 def test_a_token_that_is_no_answer_can_be_the_likeliest() -> None:
-    votes = count_votes([QUESTION], group_rollouts([exact("q0", 0.3, 0.1, 0.1)]), {"q0": "A"})
+    votes = count_votes([QUESTION], group_by_question([exact("q0", 0.3, 0.1, 0.1)]), {"q0": "A"})
     assert (votes.majority, votes.majority_correct.tolist()) == ([None], [0])
     assert votes.correct_fraction.tolist() == pytest.approx([0.3])
 
