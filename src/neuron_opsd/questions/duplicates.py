@@ -7,14 +7,14 @@
 - template: equal opening words once numbers, quotations, formulas and sequences are masked. For reports.
 """
 
+import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 
 from neuron_opsd.records import Question
 from neuron_opsd.text.content import normalise
@@ -33,14 +33,11 @@ def near_duplicates(questions: Sequence[Question], *, threshold: float) -> list[
     gram among the first n - ceil(t n) + 1 of each. Only such pairs are compared, choices first, which in
     templated sets tell more.
     """
-    question_grams = [_grams(normalise(question.question)) for question in questions]
-    choice_grams = [_grams("\n".join(sorted(map(normalise, question.choices)))) for question in questions]
-    parts = [_GramRows(choice_grams), _GramRows(question_grams)]
-    tagged = [
-        {"q" + gram for gram in asked} | {"c" + gram for gram in offered}
-        for asked, offered in zip(question_grams, choice_grams, strict=True)
-    ]
-    prefixes = _prefixes(tagged, threshold)
+    texts = [normalise(question.question) for question in questions]
+    offered = ["\n".join(sorted(map(normalise, question.choices))) for question in questions]
+    asked_rows, offered_rows = _gram_rows(texts), _gram_rows(offered)
+    parts = [_GramRows(offered_rows), _GramRows(asked_rows)]
+    prefixes = _prefixes(csr_array(hstack([asked_rows, offered_rows])), threshold)
     pairs: list[tuple[int, int]] = []
     for i in range(len(questions)):
         candidates = _later_rows_sharing(prefixes, i)
@@ -69,20 +66,28 @@ def _mask_word(word: str) -> str:
     return "#" if "#" in bare or is_name or has_inner_capital else bare.lower()
 
 
-def _grams(text: str) -> set[str]:
-    """All substrings of 5 characters. A shorter text, the empty one too, is its own only gram."""
-    return {text[k : k + GRAM_LENGTH] for k in range(max(len(text) - GRAM_LENGTH + 1, 1))}
+def _gram_rows(texts: Sequence[str]) -> csr_array:
+    """The texts' sets of substrings of 5 characters, as the rows of a 0/1 matrix.
+
+    A shorter text, the empty one too, is its own only gram. Grams become numbers at once, because a pool's would not
+    fit in memory as text.
+    """
+    ids: dict[str, int] = {}
+    rows: list[NDArray[np.int32]] = []
+    for text in texts:
+        grams = {text[k : k + GRAM_LENGTH] for k in range(max(len(text) - GRAM_LENGTH + 1, 1))}
+        rows.append(np.sort(np.array([ids.setdefault(gram, len(ids)) for gram in grams], dtype=np.int32)))
+    return _zero_one_matrix(rows, num_columns=len(ids))
 
 
 class _GramRows:
-    """Gram sets as the rows of a 0/1 sparse matrix, so that one set meets many in one product."""
+    """Sets as the rows of a 0/1 matrix, so that one set meets many in one product."""
 
-    def __init__(self, sets: Sequence[set[str]]) -> None:
-        ids: dict[str, int] = {}
-        rows = [[ids.setdefault(gram, len(ids)) for gram in grams] for grams in sets]
-        self._sizes = np.array([len(row) for row in rows], dtype=np.int64)
-        self._matrix = _zero_one_matrix(rows, num_columns=len(ids))
-        self._row = np.zeros(len(ids), dtype=np.int32)  # one row, dense; zero between calls
+    def __init__(self, matrix: csr_array) -> None:
+        self._matrix = matrix
+        self._sizes = np.diff(matrix.indptr)
+        # One row, dense. Zero between calls.
+        self._row = np.zeros(matrix.indices.max(initial=-1) + 1, dtype=np.int32)
 
     def jaccard(self, row: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
         """Jaccard of one row with each of `others`."""
@@ -95,17 +100,17 @@ class _GramRows:
         return shared / union
 
 
-def _prefixes(sets: Sequence[set[str]], threshold: float) -> tuple[csr_array, csr_array]:
+def _prefixes(sets: csr_array, threshold: float) -> tuple[csr_array, csr_array]:
     """Each set's prefix of rarest grams, as a 0/1 matrix and as its transpose (the inverted index)."""
-    counts = Counter(gram for grams in sets for gram in grams)
-    rank = {gram: place for place, gram in enumerate(sorted(counts, key=lambda gram: (counts[gram], gram)))}
-    rows: list[list[int]] = []
-    for grams in sets:
-        size = (
-            len(grams) - math.ceil(threshold * len(grams) - 1e-9) + 1
-        )  # 1e-9: 0.07 * 100 > 7 in floating point
-        rows.append(sorted(rank[gram] for gram in grams)[:size])
-    matrix = _zero_one_matrix(rows, num_columns=len(rank))
+    counts = np.bincount(sets.indices)
+    rank = np.empty(len(counts), dtype=np.int32)
+    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts), dtype=np.int32)
+    rows: list[NDArray[np.int32]] = []
+    for start, stop in itertools.pairwise(sets.indptr):
+        length = int(stop - start)
+        size = length - math.ceil(threshold * length - 1e-9) + 1  # 1e-9: 0.07 * 100 > 7 in floating point
+        rows.append(np.sort(rank[sets.indices[start:stop]])[:size])
+    matrix = _zero_one_matrix(rows, num_columns=len(counts))
     return matrix, matrix.T.tocsr()
 
 
@@ -119,7 +124,7 @@ def _later_rows_sharing(prefixes: tuple[csr_array, csr_array], row: int) -> NDAr
     return np.unique(rows[rows > row]).astype(np.int64)
 
 
-def _zero_one_matrix(rows: Sequence[Sequence[int]], *, num_columns: int) -> csr_array:
+def _zero_one_matrix(rows: Sequence[NDArray[np.int32]], *, num_columns: int) -> csr_array:
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    indices = np.array([column for row in rows for column in row], dtype=np.int64)
+    indices = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32)
     return csr_array((np.ones(len(indices), dtype=np.int32), indices, indptr), shape=(len(rows), num_columns))
