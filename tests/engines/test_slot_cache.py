@@ -158,7 +158,7 @@ def test_a_default_budget_that_is_too_small_goes_on_with_one_warning(
         assert [[completion.token_ids for completion in found[i]] for i in sorted(found)] == [
             [completion.token_ids for completion in group] for group in each_alone
         ]
-    warned = [record for record in caplog.records if "memory that is free" in record.getMessage()]
+    warned = [record for record in caplog.records if "The free memory holds" in record.getMessage()]
     assert len(warned) == 1
     assert "46 tokens" in warned[0].getMessage()
 
@@ -178,5 +178,5 @@ def test_prompts_are_read_in_passes_of_bounded_size(tiny_model, tiny_tokenizer, 
 
 def test_a_state_that_is_no_list_of_tokens_is_refused():
     cache = SlotCache(max_columns=1)
-    with pytest.raises(EngineError, match=r"this model has a LinearAttentionLayer. Use engine.name=vllm"):
+    with pytest.raises(EngineError, match=r"This model has a LinearAttentionLayer. Use engine.name=vllm"):
         cache.admit(Cache(layers=[LinearAttentionLayer()]), [1], [1])
