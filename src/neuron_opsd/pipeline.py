@@ -52,8 +52,8 @@ def make_trained_model(run: Run) -> None:
     if run.config.training.uses_gold:
         make_gold_labels(run)  # GOLD ANSWERS of the pool: the upper bound alone
     make_training(run)
-    # A new model has no card yet, nor has one whose making was killed. A card with results stays as it is.
-    if processes.is_main() and not (run.folder.path / MODEL_CARD).is_file():
+    # A new model has no card yet. A kill can leave one without its checksum. A card with results stays as it is.
+    if processes.is_main() and not run.folder.is_sealed(MODEL_CARD):
         write_model_card(run)
 
 

@@ -56,11 +56,16 @@ def test_every_damaged_file_is_named_and_remade(whole_run: WholeRun, tmp_path: P
         assert differences(whole_run.folder, folder) == [], names
 
 
-def test_a_model_whose_card_a_kill_left_missing_gets_it_with_train(
-    whole_run: WholeRun, tmp_path: Path
+@pytest.mark.parametrize("is_written", [False, True], ids=["missing", "without its checksum"])
+def test_a_model_whose_card_a_kill_left_undone_gets_it_with_train(
+    whole_run: WholeRun, tmp_path: Path, is_written: bool
 ) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"
     shutil.copytree(whole_run.folder, folder)
-    (folder / "model" / "README.md").unlink()
+    card, sums = folder / "model" / "README.md", folder / "SHA256SUMS"
+    if is_written:
+        sums.write_text("".join(line for line in sums.open() if "README.md" not in line))
+    else:
+        card.unlink()
     assert ForkedRun(["train", str(folder)], log).wait() == 0, log.read_text()
     assert differences(whole_run.folder, folder) == []

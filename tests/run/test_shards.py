@@ -97,3 +97,26 @@ def test_tasks_share_the_lock_and_exclude_the_gathering_run(tmp_path: Path) -> N
         assert not half_written.exists()
         with pytest.raises(RunFolderError, match="in use by process"), run.locked(shared=True):
             pass
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ({"m": {"a": 0}}, {"m": {"a": False}}, "m.a was 0 and is False"),
+        ({"m": {"a": 1}}, {"m": {"a": 1.0}}, "m.a was 1 and is 1.0"),
+        ({"m": {}}, {}, "m was {} and is absent"),
+        ({}, {"m": None}, "m was absent and is None"),
+    ],
+)
+def test_inputs_that_python_calls_equal_are_others_and_said_to_be(
+    tmp_path: Path, old: dict, new: dict, why: str
+) -> None:
+    """A template that asks whether a flag `is false` writes another prompt for 0."""
+    stage = StageFolder(tmp_path / "rollouts", "rollouts")
+    stage.begin(old)
+    stage.add_shard(questions(0), Question)
+    stage.finish({}, Question)
+    assert stage.why_again(old) is None
+    assert stage.why_again(new) == why
+    assert stage.begin(old) == []
+    assert stage.begin(new) == [0]

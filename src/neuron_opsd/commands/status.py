@@ -15,7 +15,7 @@ from neuron_opsd.records import Question
 from neuron_opsd.run.inputs import READS_REPLIES, StageInputs
 from neuron_opsd.store.files import JsonDict, read_json_lines
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.store.stage_folder import StageFolder, describe_change, without_reader
+from neuron_opsd.store.stage_folder import StageFolder, describe_change, same_inputs, without_reader
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ def _judge(
     if stage.name in OF_THE_TRAINED_MODEL and "training" in before and before["training"].state != FINISHED:
         return OUTDATED, "the model is trained again"
     expected = inputs.of(stage.name)
-    if manifest["inputs"] != expected:
-        is_same_sample = without_reader(manifest["inputs"]) == without_reader(expected)
+    if not same_inputs(manifest["inputs"], expected):
+        is_same_sample = same_inputs(without_reader(manifest["inputs"]), without_reader(expected))
         is_whole = manifest["complete"] and not stage.wrong_files(at_a_glance=not verify)
         state = READ_AGAIN if is_same_sample and is_whole and stage.name in HAS_REPLIES else OUTDATED
         return state, describe_change(manifest["inputs"], expected)

@@ -14,7 +14,7 @@ from neuron_opsd.run.session import Run
 from neuron_opsd.run.shards import ShardedStage, make_sharded
 from neuron_opsd.store.files import JsonDict
 from neuron_opsd.store.shard_inbox import shard_index
-from neuron_opsd.store.stage_folder import without_reader
+from neuron_opsd.store.stage_folder import same_inputs, without_reader
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ class SampledStage(ShardedStage):
         before = self.folder.manifest()
         if (
             before is None
-            or before["inputs"] == self.inputs
-            or without_reader(before["inputs"]) != without_reader(self.inputs)
+            or same_inputs(before["inputs"], self.inputs)
+            or not same_inputs(without_reader(before["inputs"]), without_reader(self.inputs))
         ):
             return
         questions = {question.question_id: question for question in self.questions}

@@ -31,7 +31,7 @@ from neuron_opsd.questions.load import general_questions, load_questions, other_
 from neuron_opsd.records import Question
 from neuron_opsd.store.files import JsonDict, file_digest
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.store.stage_folder import READER, fingerprint_of, without_reader
+from neuron_opsd.store.stage_folder import READER, fingerprint_of, same_inputs, without_reader
 from neuron_opsd.tables.read import is_file_name
 from neuron_opsd.text.replies import READER_VERSION
 
@@ -108,8 +108,8 @@ class StageInputs:
         """
         before, today = self.folder.stage(name).manifest(), self.reader
         is_kept = not name.startswith("evaluation/") and before and (before["complete"] or name == "training")
-        if before and is_kept and without_reader(before["inputs"]) == inputs:
-            reader = before["inputs"][READER]
+        if before and is_kept and same_inputs(without_reader(before["inputs"]), inputs):
+            reader = before["inputs"].get(READER, {})
             if reader.get("pattern") == today.get("pattern"):
                 return {READER: reader}
         return {READER: today}

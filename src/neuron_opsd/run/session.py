@@ -93,10 +93,11 @@ class Run:
         """
         stage, inputs = self.folder.stage(name), self.ready_inputs(name)
         with self.stage_work(stage, inputs) as work:
-            if work.is_needed:
+            if work.is_needed and processes.is_main():
                 records, summary = make()
                 add_only_shard(stage, inputs, records, record_type)
                 stage.finish(summary, record_type)
+            processes.wait_for_all()
         return stage.summary()
 
     @contextmanager
@@ -131,7 +132,7 @@ class Run:
 
     def _prepare(self, stage: StageFolder, inputs: JsonDict, outdates: Sequence[str]) -> None:
         """Say why a stage is made again, and remove the results that no longer belong to this run."""
-        if why := stage.why_again(inputs):
+        if (why := stage.why_again(inputs)) is not None:
             logger.info("%s: recomputed, because %s", stage.name, why)
         self.folder.write_json("environment.json", describe_environment())
         for results in outdates:

@@ -31,7 +31,7 @@ class StageRecords:
         """The unlabelled questions that training may use."""
         return [question for question in self.questions if question.split == "train"]
 
-    @property
+    @cached_property
     def test_questions(self) -> list[Question]:
         """The questions that only evaluation asks, in an order that does not depend on the domain trained on."""
         return test_questions(self.questions)

@@ -193,6 +193,11 @@ class RunFolder:
         file = PAGE_SUM if name == PAGE else SUMS
         self._write_sums(file, self._sums(file) | {name: file_digest(self.path / name)})
 
+    def is_sealed(self, name: str) -> bool:
+        """Whether a file is there, and as it was when its checksum was taken."""
+        file = self.path / name
+        return file.is_file() and self._sums(SUMS).get(name) == file_digest(file)
+
     def changed_results(self) -> list[str]:
         """The files with a checksum that are missing or were changed since."""
         sums = self._sums(SUMS) | self._sums(PAGE_SUM)

@@ -30,6 +30,7 @@ from neuron_opsd.store.shard_inbox import ShardInbox, shard_index, write_shard_f
 
 logger = logging.getLogger(__name__)
 _HASH = re.compile("[0-9a-f]{16}")
+_ABSENT = "\0absent"  # no setting has this value
 READER = "reader"  # among a stage's inputs: how its answers were read out of replies
 
 
@@ -114,7 +115,7 @@ class StageFolder:
     def why_again(self, inputs: JsonDict) -> str | None:
         """What differs between the inputs of the records that are there and these. None if nothing does."""
         manifest = self.manifest()
-        if manifest is None or manifest["fingerprint"] == fingerprint_of(inputs):
+        if manifest is None or same_inputs(manifest["inputs"], inputs):
             return None
         return describe_change(manifest["inputs"], inputs)
 
@@ -124,7 +125,9 @@ class StageFolder:
         Returns:
             The indices of the shards that are missing.
         """
-        manifest = None if self.why_again(inputs) else self.manifest()
+        manifest = self.manifest()
+        if manifest and not same_inputs(manifest["inputs"], inputs):
+            manifest = None
         with explain_disk_errors(self.path):
             if manifest is None:
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -300,6 +303,11 @@ def fingerprint_of(inputs: JsonDict) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def same_inputs(first: JsonDict, second: JsonDict) -> bool:
+    """Whether two stages depend on the same, by their JSON. To Python `False` is 0, but a prompt can tell them apart."""
+    return fingerprint_of(first) == fingerprint_of(second)
+
+
 def without_reader(inputs: JsonDict) -> JsonDict:
     """What a stage depends on but for the reader of its answers, which can read stored replies again."""
     return {name: value for name, value in inputs.items() if name != READER}
@@ -314,10 +322,13 @@ def safe_name(text: str) -> str:
 def describe_change(old: JsonDict, new: JsonDict) -> str:
     """Which inputs differ, in words: "rollouts.temperature was 0.6 and is 0.7". Of hashes, that they differ."""
     before, after = _flatten(old), _flatten(new)
-    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+    changed = [
+        key for key in sorted(before | after)
+        if json.dumps([before.get(key, _ABSENT)]) != json.dumps([after.get(key, _ABSENT)])
+    ]  # fmt: skip
     # What was set tells more than what follows from it.
     changed.sort(key=lambda key: key.endswith(".records"))
-    parts = [_describe(key, before.get(key), after.get(key)) for key in changed[:4]]
+    parts = [_describe(key, before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in changed[:4]]
     return "; ".join(parts) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
 
 
@@ -326,14 +337,15 @@ def _describe(key: str, old: Any, new: Any) -> str:
         return f"{key.removesuffix('.records')} changed"
     if any(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
         return f"{key} changed"
-    return f"{key} was {old!r} and is {new!r}"
+    was, now = ("absent" if value == _ABSENT else repr(value) for value in (old, new))
+    return f"{key} was {was} and is {now}"
 
 
 def _flatten(tree: JsonDict, prefix: str = "") -> JsonDict:
     flat: JsonDict = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        flat.update(_flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
+        flat.update(_flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: value})
     return flat
 
 

@@ -11,6 +11,7 @@ Sampling happens in `get_batch_samples`, which receives the whole optimiser step
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -135,7 +136,9 @@ class OpsdTrainer(Trainer):
         n = self.settings.num_rollouts
         if self.read_answer:
             everyone = cast(list, gather_object(list(answers.items())))
-            votes = votes_of_groups((place // n, place, answer) for place, answer in sorted(everyone))
+            votes = votes_of_groups(
+                (place // n, place, answer) for place, answer in sorted(everyone, key=itemgetter(0))
+            )
             figures["parse_rate"] = sum(answer is not None for _, answer in everyone) / len(everyone)
             if n > 1:
                 figures["vote_share"] = sum(vote.share for vote in votes.values()) / len(votes)
