@@ -304,7 +304,7 @@ def fingerprint_of(inputs: JsonDict) -> str:
 
 
 def same_inputs(first: JsonDict, second: JsonDict) -> bool:
-    """Whether two stages depend on the same, by their JSON: to Python `False` is 0, but a prompt can tell them apart."""
+    """Whether two stages depend on the same, by their JSON: Python takes `False` for 0, and a prompt need not."""
     return fingerprint_of(first) == fingerprint_of(second)
 
 
