@@ -8,7 +8,9 @@ import pytest
 from end_to_end.conftest import command_for, write_questions
 from end_to_end.test_bad_input import attempt, lines  # noqa: F401
 from end_to_end.test_pipeline import run
+from neuron_opsd.commands.status import OUTDATED, run_status
 from neuron_opsd.records import ExactRollout
+from neuron_opsd.run import inputs
 from neuron_opsd.store.run_folder import RunFolder
 
 NUM_SAMPLES = 200
@@ -78,6 +80,9 @@ def test_the_second_model_may_read_a_context(
     base = ["run", "base", *command[2:]]
     assert run([*base, EXACT, "evaluation.context=true", "--output", str(tmp_path / "run")], monkeypatch) == 0
     assert results_of(tmp_path / "run")["is_exact"]
+    monkeypatch.setattr(inputs, "READER_VERSION", 99)
+    found = {stage.stage: stage.state for stage in run_status(RunFolder.open(tmp_path / "run")).stages}
+    assert found["evaluation/base"] == OUTDATED  # a newer reader needs another pass
 
 
 @pytest.mark.parametrize(
