@@ -355,10 +355,10 @@ def test_a_pool_without_a_usable_reply_is_named(
 def test_only_usable_replies_demonstrate(made, monkeypatch: pytest.MonkeyPatch, replies: str) -> None:
     folder = made("neuron_opsd", f"contexts.replies={replies}", until="select")
     session = Run(RunFolder.open(folder))
-    rollouts = list(session.records.first_rollouts().values())
+    rollouts = list(session.records.first_rollouts())
     assert not any(rollout.is_usable for rollout in rollouts)
     given = [replace(r, finish_reason="stop", answer="A") if i % 2 else r for i, r in enumerate(rollouts)]
-    monkeypatch.setattr(session.records, "first_rollouts", lambda: {r.question_id: r for r in given})
+    monkeypatch.setattr(session.records, "first_rollouts", lambda: iter(given))
     usable = {r.question_id for r in given if r.is_usable}
     assert demonstrating_replies(session).keys() == {r.question_id for r in given}
     session.config = session.config.model_copy(

@@ -17,7 +17,11 @@ def demonstrating_replies(run: Run) -> dict[str, Rollout]:
     elif settings.retrieval == "own_majority":
         rollouts = likeliest_agreeing(run.folder.stage("rollouts").iterate(Rollout))
     else:
-        rollouts = run.records.first_rollouts()
+        # Without tokens, which would not fit in memory for a long pool. A demonstration is shown as text.
+        rollouts = {
+            rollout.question_id: replace(rollout, prompt_ids=(), completion_ids=(), token_log_probs=())
+            for rollout in run.records.first_rollouts()
+        }
     if settings.usable_only:
         rollouts = {question_id: rollout for question_id, rollout in rollouts.items() if rollout.is_usable}
     if settings.replies == "permuted":

@@ -1,5 +1,6 @@
 """The records that earlier stages of a run made, as later stages read them. Nothing here loads a model."""
 
+from collections.abc import Iterator
 from functools import cached_property
 
 from neuron_opsd.config import Config
@@ -51,10 +52,10 @@ class StageRecords:
         others = {question.question_id: question for question in self.inputs.other_questions}
         return self.pool_by_id | others
 
-    def first_rollouts(self) -> dict[str, Rollout]:
-        """The rollout of each pool question that gives the neuron signal and demonstrates."""
+    def first_rollouts(self) -> Iterator[Rollout]:
+        """The rollout of each pool question that gives the neuron signal and demonstrates. One at a time."""
         rollouts = self.folder.stage("rollouts").iterate(Rollout)
-        return {rollout.question_id: rollout for rollout in rollouts if rollout.rollout_index == 0}
+        return (rollout for rollout in rollouts if rollout.rollout_index == 0)
 
     def training_ids(self) -> list[str]:
         """The questions that training may use: those kept. Of them, those with an own answer where that is shown."""

@@ -1,7 +1,7 @@
 """Stage: neuron sets, votes -> `SelectedQuestion`: each question with its scores, its rank, and whether it is kept."""
 
 from neuron_opsd.records import NeuronSets, Rollout, SelectedQuestion
-from neuron_opsd.rollouts.pseudo_label import vote
+from neuron_opsd.rollouts.pseudo_label import votes_of_groups
 from neuron_opsd.run.session import Run
 from neuron_opsd.selection.select import count_unusable, select_questions, unread_ids, warn_of_unusable
 from neuron_opsd.store.files import JsonDict
@@ -12,18 +12,24 @@ def make_selection(run: Run) -> None:
 
     def make() -> tuple[list[SelectedQuestion], JsonDict]:
         settings = run.config.selection
-        votes = vote(run.folder.stage("rollouts").iterate(Rollout))
-        first = run.records.first_rollouts()
-        unusable = frozenset(i for i, rollout in first.items() if not rollout.is_usable)
+        answers: list[tuple[str, int, str | None]] = []  # without the rollouts, which may not fit in memory
+        mean_log_probs: dict[str, float | None] = {}
+        unusable: set[str] = set()
+        for rollout in run.folder.stage("rollouts").iterate(Rollout):
+            answers.append((rollout.question_id, rollout.rollout_index, rollout.answer))
+            if rollout.rollout_index == 0:
+                mean_log_probs[rollout.question_id] = rollout.mean_log_prob
+                if not rollout.is_usable:
+                    unusable.add(rollout.question_id)
         sets = run.folder.stage("neurons").read(NeuronSets)
         records = select_questions(
             run.records.pool,
             sets,
-            votes,
+            votes_of_groups(answers),
             settings,
             seed=run.config.seed,
-            mean_log_probs={question_id: rollout.mean_log_prob for question_id, rollout in first.items()},
-            left_out=unusable if settings.usable_only else frozenset(),
+            mean_log_probs=mean_log_probs,
+            left_out=unusable if settings.usable_only else (),
         )
         return records, count_unusable(records, unusable, unread_ids(sets))
 
