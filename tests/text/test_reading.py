@@ -173,13 +173,13 @@ ODD = (
 
 @pytest.mark.parametrize("choices", [EXAMPLE_CHOICES, ()], ids=["choices", "free form"])
 def test_no_reply_takes_long(choices):
-    """Each repeats something that a pattern begins with, to 25,000 characters. The bound is 10 times 12 ms."""
+    """Each repeats something that a pattern begins with, to 100,000 characters. The bound is 5 times 50 ms."""
     marks = [text for pair in MARKS for text in (*pair, "x".join(pair))]
     times = {}
     for unit in (*ODD, *marks, *(f"{row.example}\n" for row in (*PATTERNS, *FALLBACKS))):
-        reply = (unit * (25_000 // len(unit) + 1))[:25_000]
+        reply = (unit * (100_000 // len(unit) + 1))[:100_000]
         start = time.process_time()
         read_answer(reply, choices=choices)
         times[unit] = time.process_time() - start
     slowest = max(times, key=times.__getitem__)
-    assert times[slowest] < 10 * 0.012, slowest
+    assert times[slowest] < 5 * 0.05, slowest

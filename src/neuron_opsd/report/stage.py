@@ -39,7 +39,7 @@ def make_report(run: Run) -> None:
 
 
 def _read_replies(run: Run) -> Iterator[ReadReplies]:
-    """Every stored reply as today's reader reads it. A stage at a time, for they are many."""
+    """What today's reader makes of the stored replies. A stage at a time, for they are many."""
     folder, prompts = run.folder, run.config.prompts
     for name, where in STORED_REPLIES.items():
         manifest = folder.stage(name).manifest()
