@@ -1,4 +1,7 @@
-"""Time that is left, from the rate until now."""
+"""Time that is left, from the rate until now, and what is told from inside an item."""
+
+import logging
+import re
 
 import pytest
 
@@ -33,3 +36,35 @@ def test_a_slow_rate_is_told_by_the_minute(monkeypatch, seconds, rate):
 
 def test_nothing_done_is_no_rate_by_the_minute():
     assert progress.Tracker("train", 30, "steps").rate() == "0.0 steps/s"
+
+
+def test_what_is_told_inside_an_item_is_shown_and_counted_once(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)  # a line for each
+    monkeypatch.setattr(progress, "SHARE_BETWEEN_LINES", 0.0)
+    progress.tell(tokens=5)  # nobody listens
+    with progress.track("rollouts", total=2, unit="completions") as tracker:
+        progress.tell(doing="reading 2 prompts")
+        progress.tell(tokens=16, doing="writing 2 completions")
+        assert re.fullmatch(r"\d+ tokens/s", tracker.rate())
+        tracker.advance(1, tokens=10)
+        tracker.advance(1, tokens=6)
+    assert (tracker.num_tokens, tracker.num_open_tokens) == (16, 0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "rollouts: 0 of 2 completions, 0.0 completions/s, reading 2 prompts"
+    assert re.fullmatch(r"rollouts: 0 of 2 completions, \d+ tokens/s, writing 2 completions", lines[1])
+    assert re.fullmatch(r"rollouts: 1 of 2 completions, [\d.]+ completions/s, \d+ tokens/s", lines[2])
+    assert all(line == line.rstrip() for line in lines)
+    progress.tell(tokens=5)  # the block has ended
+    assert tracker.num_open_tokens == 0
+
+
+def test_lines_of_long_work_grow_rare(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    tracker = progress.Tracker("train", 10**6, "steps")
+    for now[0] in range(0, 36_000, 2):  # ten hours
+        tracker.advance()
+    assert "20 s" not in caplog.text
+    assert 100 < len(caplog.records) < 200

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 
 from neuron_opsd import cli_options as option
 from neuron_opsd import processes
 from neuron_opsd.cli_views import (
-    PlainFormatter,
+    log_handler,
     print_end,
     print_preflight,
     quieten_libraries,
@@ -27,7 +25,7 @@ from neuron_opsd.cli_views import (
     views,
 )
 from neuron_opsd.config import Config, load_config
-from neuron_opsd.config.graph import COMMANDS, command_of
+from neuron_opsd.config.graph import COMMANDS, STAGE_NAMES, command_of
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
 from neuron_opsd.store.run_folder import RunFolder
 
@@ -93,9 +91,7 @@ def _setup(
     ] = False,
 ) -> None:
     """Logging for every command: ours at INFO, the libraries' at ERROR."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
-    handler.setFormatter(PlainFormatter("%(message)s", datefmt="%H:%M:%S"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, handlers=[log_handler()])
     for name in (
         "httpx",
         "httpcore",
@@ -229,14 +225,14 @@ def _run_stages(
 
 
 def _stop_after(stage: str) -> str:
-    """The command of `--until`, which may also name a stage's folder ("selection" for "select").
+    """The command of `--until`, which names a stage ("selection") or its command ("select").
 
     Raises:
         ConfigError: there is no such stage.
     """
     command = stage if stage in COMMANDS else command_of(stage)
     if command is None:
-        raise ConfigError(f"--until is {stage!r}. It must be one of {', '.join(COMMANDS)}.")
+        raise ConfigError(f"--until is {stage!r}. It must be one of {', '.join(STAGE_NAMES)}.")
     return command
 
 
@@ -295,12 +291,21 @@ def questions(
     check: option.Check = None,
     answers: option.CheckedAnswers = None,
     model: option.Model = None,
+    ids: option.Ids = False,
 ) -> None:
-    """Read, de-duplicate and split the questions of a run, or --check a file before any run, without weights."""
+    """Read, de-duplicate and split the questions of a run, list their --ids, or --check a file before any run."""
     given = arguments or []
+    if (ids or check is None) and (len(given) != 1 or answers or model or check):
+        raise ConfigError(
+            "Name one run folder: neuron-opsd questions RUN, or RUN --ids. Or name a file: --check FILE."
+        )
+    if ids:
+        from neuron_opsd.commands.list_questions import list_questions
+
+        for line in list_questions(RunFolder.open(Path(given[0]))):
+            show_text(line)
+        return
     if check is None:
-        if len(given) != 1 or answers or model:
-            raise ConfigError("Name one run folder: neuron-opsd questions RUN. Or name a file: --check FILE.")
         _run_stages(RunFolder.open(Path(given[0])), until="questions", only=True)
         return
     from neuron_opsd.commands.check_questions import check_questions

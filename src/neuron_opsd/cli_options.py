@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuron_opsd.config.graph import COMMANDS
+from neuron_opsd.config.graph import STAGE_NAMES
 
 # Of several commands.
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `neuron-opsd run`.")]
@@ -51,7 +51,7 @@ Cross = Annotated[
 ]
 Answers = Annotated[list[str] | None, typer.Option(help="Gold answers for evaluation alone. Repeatable.")]
 Output = Annotated[Path | None, typer.Option(help="The run folder.", show_default=False)]
-Until = Annotated[str, typer.Option(help="Stop after this stage: " + ", ".join(COMMANDS) + ".")]
+Until = Annotated[str, typer.Option(help="Stop after this stage: " + ", ".join(STAGE_NAMES) + ".")]
 StopIfUnlikely = Annotated[
     bool,
     typer.Option("--stop-if-unlikely", help="End with status 3 where the preflight says: unlikely to help."),
@@ -77,6 +77,10 @@ RunOrOverrides = Annotated[
 Check = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Print what a run would read from this file.", show_default=False),
+]
+Ids = Annotated[
+    bool,
+    typer.Option("--ids", help="List the pool's ids, for `show` and `explain`. A star: selected."),
 ]
 CheckedAnswers = Annotated[
     list[str] | None, typer.Option(help="With --check: count these gold answers. Repeatable.")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.logging import RichHandler
 
 from neuron_opsd import cli_options as option
 from neuron_opsd.config import list_recipes, load_config
@@ -37,6 +39,32 @@ class PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The message, with a traceback where there is one."""
         return terminal_text(redact(super().format(record)))
+
+
+class EachOnce(logging.Filter):
+    """Lets a message through once: what the checks before a run said, the run itself need not say again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is new."""
+        is_new = (message := record.getMessage()) not in self.said
+        self.said.add(message)
+        return is_new
+
+
+def log_handler() -> logging.Handler:
+    """On a terminal, lines that fit it. In a file, whole lines with their date."""
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
+        handler.setFormatter(PlainFormatter("%(message)s", datefmt="%H:%M:%S"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(PlainFormatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    handler.addFilter(EachOnce())
+    return handler
 
 
 def quieten_libraries() -> None:

@@ -47,7 +47,7 @@ def make_questions(run: Run) -> None:
 def make_trained_model(run: Run) -> None:
     """The student, pulled towards the teacher on its own samples, with its card."""
     if not run.config.training.trains:
-        logger.info("train: nothing to do, because training.objective is none")
+        logger.info("training: nothing to do, because training.objective is none")
         return
     if run.config.training.uses_gold:
         make_gold_labels(run)  # GOLD ANSWERS of the pool: the upper bound alone

@@ -129,6 +129,13 @@ def test_stages_one_by_one_resume_and_show(
     nearest = re.findall(r"^  (0\.\d{3})  \d+ shared.* (\S+)$", explained, re.MULTILINE)
     taught = [(f"{1 - item['distance']:.3f}", item["question_id"]) for item in chosen["demonstrations"]]
     assert nearest == taught
+    assert run(["questions", str(steps), "--ids"], monkeypatch) == 0
+    listed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    starred = {rest.split()[0] for mark, rest in listed if mark == "*"}
+    selection = [json.loads(line) for line in (steps / "selection/records.jsonl").read_text().splitlines()]
+    assert starred == {row["question_id"] for row in selection if row["selected"]}
+    assert len(listed) == len(selection)
+
     assert run(["explain", str(steps), "sums-x"], monkeypatch) == 2
     assert "The nearest ids are 'sums-" in capsys.readouterr().err
 

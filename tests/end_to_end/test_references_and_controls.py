@@ -196,7 +196,7 @@ def test_the_upper_bound_learns_gold_answers_of_the_pool_and_says_so(
         assert GOLD in (folder / name).read_text(), name
     assert "No gold answer was used" not in (folder / "model" / "README.md").read_text()
     assert "label-free" not in (folder / "model" / "README.md").read_text().split("---")[1]
-    assert f"train: {GOLD}" in caplog.text
+    assert f"training: {GOLD}" in caplog.text
     line = [*with_recipe(command, "gold_upper_bound"), *options, "--output", str(tmp_path / "other")]
     with pytest.MonkeyPatch.context() as patch:
         assert run([*line, "--answers", str(tmp_path / "empty.jsonl")], patch) == 2

@@ -13,6 +13,7 @@ from neuron_opsd.engines.hf import HFEngine, pad_left
 from neuron_opsd.engines.sampling import sample_tokens
 from neuron_opsd.engines.slot_cache import SlotCache
 from neuron_opsd.errors import EngineError
+from neuron_opsd.progress import listening
 
 LENGTHS = (3, 11, 1, 7, 29, 5, 13)
 GREEDY = Sampling(temperature=0, max_new_tokens=12)
@@ -52,6 +53,16 @@ def test_batch_size_changes_nothing(tiny_model, tiny_tokenizer, sampling, batch_
     asked = requests(num_completions=3)
     whole = run(HFEngine(tiny_model, tiny_tokenizer, batch_size=64), asked, sampling)
     close(run(HFEngine(tiny_model, tiny_tokenizer, batch_size=batch_size), asked, sampling), whole)
+
+
+def test_every_token_is_told_as_it_comes(tiny_model, tiny_tokenizer):
+    told: list[tuple[int, str]] = []
+    with listening(lambda *what: told.append(what)):
+        done = run(HFEngine(tiny_model, tiny_tokenizer, batch_size=3), requests(2), SAMPLED)
+    written = sum(len(completion.token_ids) for group in done for completion in group)
+    assert sum(tokens for tokens, _ in told) == written
+    assert max(tokens for tokens, _ in told) <= 3
+    assert told[0] == (0, "reading 1 prompts of up to 29 tokens")
 
 
 def test_order_and_company_change_nothing(tiny_model, tiny_tokenizer):

@@ -121,7 +121,7 @@ def test_a_run_outlives_a_server_that_hangs_and_one_that_is_killed(server: Serve
     server.start()
     server.wait()
     log = end(begin(command), status=0)
-    assert "train: resumes at step" in log
+    assert "training: resumes at step" in log
     assert made.items() <= shards_of(folder).items()
     rows = (folder / "training" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4]

@@ -116,7 +116,7 @@ def test_train_and_test_share_no_content_across_files(tmp_path, caplog):
 def test_counts_are_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         load(write(tmp_path / "a.jsonl", rows_of(100)), max_train=10)
-    assert "train: 10 questions (biology 10)" in caplog.text
+    assert "questions: 10 in the pool (biology 10)" in caplog.text
     assert "questions.max_train: kept 10 of" in caplog.text
 
 

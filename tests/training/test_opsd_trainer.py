@@ -19,9 +19,11 @@ from helpers import build_tiny_model
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.errors import ConfigError, ModelError
+from neuron_opsd.progress import listening, track
 from neuron_opsd.training import opsd_trainer
 from neuron_opsd.training.checkpoints import CHECKSUMS_FILE
 from neuron_opsd.training.items import LazyItems, TrainingItem
+from neuron_opsd.training.progress import ProgressCallback
 from neuron_opsd.training.schedule import num_steps, question_order
 from neuron_opsd.training.train import train, training_arguments
 
@@ -46,6 +48,14 @@ def test_equal_prompts_and_weights_give_zero_loss(tmp_path, teacher, divergence)
         assert row["student_entropy"] > 0.5
     for name, value in weights(student).items():
         torch.testing.assert_close(value, start.state_dict()[name], atol=1e-6, rtol=1e-5)
+
+
+def test_a_step_tells_what_it_is_doing(tmp_path):
+    told: list[str] = []
+    with track("training", total=1, unit="steps") as tracker, listening(lambda _, doing: told.append(doing)):
+        run(tmp_path, steps=1, micro_batch_size=2, callbacks=[ProgressCallback(tracker)])
+    assert list(dict.fromkeys(told))[0] == "reading 8 prompts of up to 12 tokens"
+    assert told[-4:] == [f"learning from batch {number} of 4" for number in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("num_skipped", [0, 3])

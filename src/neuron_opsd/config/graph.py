@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluation",),
     "report": ("report",),
 }
+STAGE_NAMES = tuple(folders[-1] for folders in COMMANDS.values())  # as logs, `status` and `--until` have them
 _COMMAND_OF = {folder: command for command, folders in COMMANDS.items() for folder in folders}
 
 

@@ -31,6 +31,7 @@ from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 from neuron_opsd.model.unembedding import last_place
+from neuron_opsd.progress import tell
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +229,7 @@ class _RunningBatch:
     def _prefill(self, groups: list[list[_Row]]) -> None:
         device = self.model.device
         texts, copies = [group[0].ids for group in groups], [len(group) for group in groups]
+        tell(doing=f"reading {len(texts)} prompts of up to {max(map(len, texts))} tokens")
         ids, mask = pad_left(texts, device=device)
         prefilled = DynamicCache()
         logits = self.model(
@@ -275,6 +277,7 @@ class _RunningBatch:
             row.tokens.append(int(token))
             row.log_probs.append(value)
             row.ended = bool(stop)
+        tell(tokens=len(self.rows), doing=f"writing {len(self.rows)} completions")
         kept = list(range(len(self.rows)))
         done = [
             self._leave(i, kept)

@@ -24,6 +24,7 @@ from neuron_opsd.engines.base import Completion, Request, Sampling, check_finite
 from neuron_opsd.engines.server_answers import Choice, Completions, Models, check_ids, read_answer
 from neuron_opsd.engines.student_folders import StudentFolders
 from neuron_opsd.errors import EngineError
+from neuron_opsd.progress import tell
 from neuron_opsd.redaction import API_KEY, api_key, hide_own, redact
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ class ServerEngine:
                 for future in as_completed(futures):
                     i, place = futures[future]
                     done[i][place] = future.result()
+                    tell(tokens=len(done[i][place].token_ids))
                     if len(done[i]) == len(requests[i].seeds):
                         yield i, [completion for _, completion in sorted(done.pop(i).items())]
             except (CancelledError, Exception, GeneratorExit):

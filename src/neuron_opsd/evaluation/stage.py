@@ -81,7 +81,7 @@ def make_teacher_gap(run: Run) -> None:
 
 def make_gold_labels(run: Run) -> None:
     """GOLD ANSWERS: the pool's, for the upper bound. No other recipe has this stage."""
-    logger.warning("train: %s. The model is not label-free.", USES_GOLD)
+    logger.warning("training: %s. The model is not label-free.", USES_GOLD)
 
     def make() -> tuple[list[GoldLabel], JsonDict]:
         pool = run.records.pool

@@ -186,10 +186,10 @@ def _cap_each_domain(test: list[Question], settings: QuestionSettings, *, first:
 
 
 def _log_counts(train: Sequence[Question], test: Sequence[Question]) -> None:
-    for name, questions in (("train", train), ("test", test)):
+    for where, questions in (("in the pool", train), ("held out or of other domains", test)):
         counts = Counter(question.domain for question in questions)
         listed = ", ".join(f"{domain} {count}" for domain, count in sorted(counts.items()))
-        log.info("%s: %d questions (%s)", name, len(questions), listed or "none")
+        log.info("questions: %d %s (%s)", len(questions), where, listed or "none")
 
 
 def single_domain(questions: Sequence[Question]) -> str:

@@ -89,7 +89,9 @@ def _unshard_files(checkpoint: Path) -> None:
     sharded = checkpoint / "optimizer.bin"
     if not sharded.is_file():
         return
-    logger.info("train: %s was written by FSDP. Its optimiser is rewritten for unsharded weights", checkpoint)
+    logger.info(
+        "training: %s was written by FSDP. Its optimiser is rewritten for unsharded weights", checkpoint
+    )
     state = torch.load(sharded, map_location="cpu", weights_only=True)
     names = [name for group in state["param_groups"] for name in group["params"]]
     place = {name: i for i, name in enumerate(names)}
@@ -141,7 +143,9 @@ def last_complete_checkpoint(folder: Path, *, up_to_step: float = math.inf) -> P
     for path in reversed([path for path in _by_step(folder) if step_of(path) <= up_to_step]):
         if not (problem := _problem_of(path)):
             return path
-        logger.warning("train: %s is damaged (%s). It is removed, and the one before is used", path, problem)
+        logger.warning(
+            "training: %s is damaged (%s). It is removed, and the one before is used", path, problem
+        )
         _remove(path)
     return None
 

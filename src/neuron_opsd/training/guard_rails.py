@@ -161,5 +161,5 @@ class GuardRails(TrainerCallback):
         if self.stop is None:
             self.stop = find_stop(self.rows, self.settings)
             if self.stop:
-                logger.warning("train: stopped at step %d because of %s", self.stop.step, self.stop.reason)
+                logger.warning("training: stopped at step %d because of %s", self.stop.step, self.stop.reason)
                 control.should_training_stop = True

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from neuron_opsd.progress import Tracker
+from neuron_opsd.progress import Tracker, tell
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,17 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.tracker.done = self.tracker.resumed_from = state.global_step
         self.tracker.restart_clock()
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.batches_learned = 0
+        self._show_batch(args.gradient_accumulation_steps)
+
+    def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.batches_learned += 1
+        self._show_batch(args.gradient_accumulation_steps)
+
+    def _show_batch(self, num_batches: int) -> None:
+        tell(doing=f"learning from batch {self.batches_learned + 1} of {num_batches}")
 
     def on_log(
         self,
@@ -37,4 +48,6 @@ class ProgressCallback(TrainerCallback):
             left = state.max_steps - state.global_step
             if self.tracker.done - self.tracker.resumed_from >= 2 and left and not self.has_told:
                 self.has_told = True
-                logger.info("train: about %s for the remaining %d steps", self.tracker.describe_left(), left)
+                logger.info(
+                    "training: about %s for the remaining %d steps", self.tracker.describe_left(), left
+                )

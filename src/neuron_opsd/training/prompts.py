@@ -136,4 +136,4 @@ class TrainingPrompts:
             ("teacher prompt", item.teacher_ids),
             ("completion", item.completion_ids),
         ):
-            logger.info("train: first %s (%d tokens):\n%s", name, len(ids), encoder.decode(ids))
+            logger.info("training: first %s (%d tokens):\n%s", name, len(ids), encoder.decode(ids))

@@ -109,7 +109,7 @@ def _save_merged(
     """Merge in float32, and save in the run's own dtype where that keeps what was learned, else in float32."""
     dtype, narrow = torch.float32, _dtype_of(student)
     if not _has_room(student):
-        logger.info("train: the model is merged on the CPU, because its GPU has no room for it in float32")
+        logger.info("training: the model is merged on the CPU, because its GPU has no room for it in float32")
         remove_hook_from_module(student, recurse=True)  # those of model.device_map lead back to the GPUs
         student.to("cpu")
     student = student.float().eval()
@@ -128,12 +128,12 @@ def _save_merged(
             _save(merged, folder, base_config)
         elif texts:
             logger.info(
-                "train: the merged model is saved in float32, because %s would keep %s of what was learned",
+                "training: the merged model is saved in float32, because %s would keep %s of what was learned",
                 name_of(narrow), _percent(_kept(lost_narrow, learned)),
             )  # fmt: skip
         else:
             logger.info(
-                "train: the merged model is saved in float32, because no prompt leaves room for a reply"
+                "training: the merged model is saved in float32, because no prompt leaves room for a reply"
             )
     return {
         "form": "merged",

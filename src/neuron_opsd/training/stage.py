@@ -43,14 +43,14 @@ def make_training(run: Run) -> None:
         budget = tokens_left(settings.max_tokens, _num_tokens_before(run))
         if steps < settings.num_steps and budget is None:
             logger.info(
-                "train: %d steps (%g epochs of %d selected questions), not training.num_steps=%d",
+                "training: %d steps (%g epochs of %d selected questions), not training.num_steps=%d",
                 steps, settings.max_epochs, num_selected, settings.num_steps,
             )  # fmt: skip
         if processes.is_main():
             _keep_previous_model(run, stage, inputs)
             stage.begin(inputs)
         processes.wait_for_all()
-        with track("train", total=steps, unit="steps") as progress:
+        with track("training", total=steps, unit="steps") as progress:
             callbacks = [ProgressCallback(progress, tells_rest=budget is None)]
             train_by = train_rival if settings.by_trl else _train
             trained, tokenizer = train_by(run, stage.path, steps, callbacks, token_budget=budget)
@@ -87,7 +87,7 @@ def _keep_previous_model(run: Run, stage: StageFolder, inputs: JsonDict) -> None
     os.replace(model, previous)
     run.folder.remove_result(MODEL_CARD)
     logger.warning(
-        "train: the model is trained again, because %s. The one before is kept in %s, until another takes its place",
+        "training: the model is trained again, because %s. The one before is kept in %s, until another takes its place",
         describe_change(manifest["inputs"], inputs), previous,
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ def _train(
     settings, prompts = run.config.training, TrainingPrompts(run)
     items = prompts.items(steps * settings.completions_per_step())
     if processes.is_main():
-        logger.info("train: %s", describe_training(run.config, *prompts.longest()))
+        logger.info("training: %s", describe_training(run.config, *prompts.longest()))
     is_taught = settings.is_distillation
     is_by_group = is_taught and run.config.contexts.retrieval == "own_group"
     model, tokenizer = run.models.take_base()

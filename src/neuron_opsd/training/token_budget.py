@@ -51,5 +51,5 @@ class TokenBudget(TrainerCallback):
     ) -> None:
         """After each row."""
         if self.is_spent and not control.should_training_stop:
-            logger.info("train: training.max_tokens is spent with step %d", state.global_step)
+            logger.info("training: training.max_tokens is spent with step %d", state.global_step)
             control.should_training_stop = True

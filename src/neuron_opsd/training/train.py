@@ -131,7 +131,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
     if checkpoint is not None:
-        logger.info("train: resumes at step %d of %d", step_of(checkpoint), num_steps)
+        logger.info("training: resumes at step %d of %d", step_of(checkpoint), num_steps)
     try:
         _run(trainer, keeper, checkpoint, is_stopped=rails.stop is not None, is_spent=budget.is_spent)
     except NotFiniteError as error:
@@ -176,7 +176,7 @@ def _go_back(
             f"(now {settings.resolved_learning_rate():g}) or training.save_steps (now {settings.save_steps}), or widen "
             "training.guard_rails."
         )
-    logger.warning("train: keeping the model of step %d, from before the trouble", step_of(best))
+    logger.warning("training: keeping the model of step %d, from before the trouble", step_of(best))
     trainer._load_from_checkpoint(str(best))
     return how_it_ended(stop, step_of(best), metrics, settings)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from neuron_opsd.errors import DataError, WorkerError
+from neuron_opsd.progress import listening
 from neuron_opsd.run.runners import InProcessRunner, ProcessRunner, make_runner
 from neuron_opsd.run.runners.processes import worker_options
 from run.runners.toy_work import ToyWork
@@ -19,7 +20,10 @@ from run.runners.toy_work import ToyWork
 def test_every_shard_once_with_progress_from_all_workers(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     work = ToyWork(tmp_path, sleeps=0.3)
-    entries = list(ProcessRunner(2).run(work, [0, 3, 4, 7], lambda *counts: seen.append(counts)))
+    told: list[int] = []
+    with listening(lambda tokens, doing: told.append(tokens)):
+        entries = list(ProcessRunner(2).run(work, [0, 3, 4, 7], lambda *counts: seen.append(counts)))
+    assert sorted(told) == [0, 30, 40, 70]
     assert sorted(entry["index"] for entry in entries) == [0, 3, 4, 7]
     assert sorted(seen) == [(2, 0), (2, 30), (2, 40), (2, 70)]
     pids = {entry["pid"] for entry in entries}

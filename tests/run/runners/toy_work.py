@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_opsd.errors import DataError
+from neuron_opsd.progress import tell
 from neuron_opsd.run.runners import OnProgress
 
 
@@ -34,5 +35,6 @@ class ToyWork:
             (self.folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.sleeps)
+        tell(tokens=10 * index)
         on_progress(2, 10 * index)
         return {"index": index, "pid": os.getpid()}

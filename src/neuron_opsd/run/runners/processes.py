@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from neuron_opsd.errors import NeuronOpsdError, WorkerError
+from neuron_opsd.progress import listening, tell
 from neuron_opsd.run.runners.base import Entry, OnProgress, ShardWork
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class ProcessRunner:
                     kind, value = busy[pipe].receive()  # pyright: ignore[reportArgumentType]
                     if kind == "progress":
                         on_progress(*value)
+                    elif kind == "told":
+                        tell(tokens=value)
                     else:
                         yield value
                         busy[pipe].give(todo)  # pyright: ignore[reportArgumentType]
@@ -168,7 +171,8 @@ def _serve(pipe: Connection, pickled: bytes, num_threads: int, gpu: str | None) 
 def _attempt(pipe: Connection, open_work: Callable[[], ShardWork], index: int) -> tuple[str, Any]:
     try:
         report = lambda items, tokens: pipe.send(("progress", (items, tokens)))  # noqa: E731
-        return "done", open_work().write_shard(index, report)
+        with listening(lambda tokens, doing: pipe.send(("told", tokens))):
+            return "done", open_work().write_shard(index, report)
     except NeuronOpsdError as error:
         return "error", error
     except BrokenPipeError:

@@ -102,7 +102,7 @@ def agreeing_texts(
             "there is nothing to learn from. Raise rollouts.max_new_tokens, choose another prompts.answer_format, or "
             "set training.truncated=keep."
         )
-    logger.info("train: %d of %d rollouts give the %s answer", len(kept), len(rollouts), wanted)
+    logger.info("training: %d of %d rollouts give the %s answer", len(kept), len(rollouts), wanted)
     return kept
 
 
