@@ -161,7 +161,8 @@ class DomainResult:
     """Everything about both models on the questions of one domain.
 
     `reliability` and `brier_parts` are those of the vote share. `beyond_majority` is the trained model's Avg minus the
-    base model's Maj. The three are there where any question has a gold answer.
+    base model's Maj (the expected Maj@k where answers are exact). The three are there where any question has a gold
+    answer.
     """
 
     num_questions: int
@@ -228,17 +229,21 @@ class GeneralResult(Domains):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One model on one question. The last two are None where it has no gold answer."""
+    """One model on one question. What says whether it is right is None where it has no gold answer."""
 
     answer: str | None  # the majority's
     vote_share: float
     correct_fraction: float | None  # of the samples
     majority_correct: float | None  # 1 or 0
+    pass_fraction: float | None = None  # the chance that one of k samples is right
+    voted_correct: float | None = (
+        None  # exact answers alone: the chance that the majority of k samples is right
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionResult:
-    """Both models on one question."""
+    """Both models on one question: the fields of `Outcome`, once for each."""
 
     question_id: str
     domain: str
@@ -250,18 +255,29 @@ class QuestionResult:
     trained_vote_share: float
     trained_correct_fraction: float | None
     trained_majority_correct: float | None
+    base_pass_fraction: float | None = None
+    base_voted_correct: float | None = None
+    trained_pass_fraction: float | None = None
+    trained_voted_correct: float | None = None
 
     @property
     def both(self) -> Both[Outcome]:
         """The outcome before and after training."""
         base = Outcome(
-            self.base_answer, self.base_vote_share, self.base_correct_fraction, self.base_majority_correct
+            self.base_answer,
+            self.base_vote_share,
+            self.base_correct_fraction,
+            self.base_majority_correct,
+            self.base_pass_fraction,
+            self.base_voted_correct,
         )
         trained = Outcome(
             self.trained_answer,
             self.trained_vote_share,
             self.trained_correct_fraction,
             self.trained_majority_correct,
+            self.trained_pass_fraction,
+            self.trained_voted_correct,
         )
         return Both(base, trained)
 
@@ -293,13 +309,19 @@ class Results:
     questions: tuple[QuestionResult, ...]
     pool_questions: tuple[PoolQuestion, ...]
     general: GeneralResult | None
+    pass_k: int = 8  # of pass@k, and of the expected Maj@k
     is_exact: bool = (
         False  # read from the first token's probabilities, with num_samples orders of the choices
     )
 
 
+def majority_label(num_samples: int, *, is_exact: bool) -> str:
+    """The majority's name. Of exact answers it is the likeliest one, which infinitely many samples would vote for."""
+    return "Likeliest answer (exact)" if is_exact else f"Maj@{num_samples}"
+
+
 def of_samples(num_samples: int, *, is_exact: bool) -> str:
-    """What stands behind Avg and Maj."""
+    """What stands behind Avg."""
     return " (exact)" if is_exact else f"@{num_samples}"
 
 

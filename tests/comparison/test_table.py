@@ -120,6 +120,41 @@ def test_holm_is_over_the_recipes_of_a_column(folder: Path) -> None:
     assert first.p_holm == second.p_holm == pytest.approx(4 / 401)
 
 
+def test_beyond_the_base_models_majority(folder: Path) -> None:
+    by_key = found(folder)
+    gain = by_key["neuron_opsd", "in", "beyond_majority"]
+    assert gain.found.value == pytest.approx(0.4)  # Avg .9, and every base answer is its question's majority
+    assert gain.marks == ("beyond the base's majority",)
+    assert by_key["random_context", "in", "beyond_majority"].marks == ("below the base's majority",)
+    write_comparison(PLAN, CELLS, folder, [])
+    assert "Avg minus base Maj@8 in" in (folder / "table.md").read_text()
+
+
+def with_k_samples(questions: tuple[QuestionResult, ...], voted: float | None) -> tuple[QuestionResult, ...]:
+    """The same answers, of which the k samples together are worth this much."""
+    of_base = {"base_pass_fraction": 0.8, "base_voted_correct": voted}
+    of_trained = {"trained_pass_fraction": 0.75, "trained_voted_correct": voted}
+    return tuple(replace(row, **of_base, **of_trained) for row in questions)
+
+
+@pytest.mark.parametrize(("is_exact", "voted", "votes_avg"), [(False, None, 0.5), (True, 0.7, 0.7)])
+def test_base_with_votes_is_a_row_without_marks(
+    tmp_path: Path, is_exact: bool, voted: float | None, votes_avg: float
+) -> None:
+    cell = Cell("neuron_opsd", "a", 0)
+    questions = with_k_samples(rows(0.5, {"a": 0.9, "b": 0.9}), voted)
+    finish(cell_folder(tmp_path, cell), replace(results("a", questions, "b"), is_exact=is_exact))
+    by_key = found(tmp_path)
+    votes = by_key["base_votes", "in", "avg"]
+    assert (votes.found.value, votes.marks, votes.p) == (pytest.approx(votes_avg), (), None)
+    assert by_key["neuron_opsd", "in", "beyond_majority"].found.value == pytest.approx(0.9 - votes_avg)
+    assert by_key["base", "in", "pass_at_k"].found.value == pytest.approx(0.8)
+    assert by_key["neuron_opsd", "cross", "pass_at_k"].found.value == pytest.approx(0.75)
+    assert (("base", "in", "maj_at_k") in by_key) == is_exact
+    write_comparison(PLAN, CELLS, tmp_path, [])
+    assert "| base with 8 votes |" in (tmp_path / "table.md").read_text()
+
+
 def test_the_best_within_noise(tmp_path: Path) -> None:
     save(tmp_path, CELLS[0])
     save(tmp_path, Cell("neuron_opsd", "a", 0), trained={"a": 0.525, "b": 0.5})
@@ -169,7 +204,7 @@ def test_failed_and_missing_cells_are_named_in_every_table(folder: Path) -> None
     assert r"too\_long \& 100\%" in tex
     assert "not run: 1 of 2 cells" in page
     assert "No evaluation yet" not in page
-    assert (folder / "table.csv").read_text().count("neuron_opsd,in,") == 3
+    assert (folder / "table.csv").read_text().count("neuron_opsd,in,") == 4
     assert (folder / "grid.csv").read_text().count("neuron_opsd,a,b,1,avg") == 1
 
 

@@ -74,6 +74,7 @@ NO_RECORD = {
     "evaluation.context": "which stages there are, not what is in them",
     "evaluation.option_probability": "which stages there are",
     "evaluation.max_general": "there are no general questions here",
+    "evaluation.pass_k": "results.json is always written anew",
     "evaluation.num_bins": "results.json is always written anew",
     "evaluation.num_bootstrap": "the same",
 }
@@ -114,6 +115,7 @@ OTHER = {
     "training.micro_batch_size": 1,
     "training.trainer": {"adam_beta1": 0.8},
     "evaluation.answers": ["a.jsonl"],
+    "evaluation.pass_k": 1,
     "evaluation.general_answers": ["a.jsonl"],
     "contexts.max_prompt_tokens": 64,
 }

@@ -89,6 +89,8 @@ def test_metrics_by_hand():
     values = {name: entry["base"]["value"] for name, entry in block["metrics"].items()}
     assert values["avg"] == pytest.approx((3 / 4 + 1 / 4) / 2)
     assert values["maj"] == 0.5  # the unparsable answer wins q2, and is wrong
+    assert values["pass_at_k"] == 1.0  # of four samples each question has a right one
+    assert "maj_at_k" not in values  # Maj is that
     assert values["ece"] == pytest.approx((abs(0.75 - 1) + abs(0.5 - 0)) / 2)
     assert values["brier"] == pytest.approx((0.25**2 + 0.5**2) / 2)
     assert values["auroc"] == 1.0
@@ -105,6 +107,19 @@ def test_metrics_by_hand():
         {"A": 3 / 8, "B": 2 / 8, "C": 1 / 8, "unparsable": 2 / 8}
     )
     assert (block["num_questions"], block["num_with_gold"], block["num_ties"]["base"]) == (2, 2, 0)
+
+
+def test_pass_at_k_is_estimated_from_more_samples():
+    rollouts = rollouts_of("q1", ["A", "B", "B", "B"]) + rollouts_of("q2", ["B", "B", "C", None])
+    settings = SETTINGS.model_copy(update={"pass_k": 2})
+    found = compare(
+        [question("q1"), question("q2")], rollouts, rollouts, {"q1": "A", "q2": "A"}, settings,
+        train_domain="in", seed=0,
+    )  # fmt: skip
+    entry = found["in"]["metrics"]["pass_at_k"]
+    assert (entry["label"], entry["base"]["value"]) == ("pass@2", 0.25)  # one right of four: a half. None: 0
+    with pytest.raises(ValueError, match=r"evaluation\.pass_k is 5, but a question has 4 samples"):
+        EvaluationSettings(num_samples=4, pass_k=5)
 
 
 def test_the_log_likelihood_leaves_half_a_vote_of_doubt():

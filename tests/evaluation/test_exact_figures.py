@@ -118,6 +118,14 @@ def test_results_say_that_they_are_exact() -> None:
     assert found["is_exact"]
     assert block["metrics"]["avg"]["label"] == "Avg (exact)"
     assert block["metrics"]["avg"]["difference"]["value"] == pytest.approx(0.1)
+    assert block["metrics"]["maj"]["label"] == "Likeliest answer (exact)"
+    # Of 8 draws at .6, at least five are right, or four that begin with a right one.
+    voted = sum(math.comb(8, c) * 0.6**c * 0.4 ** (8 - c) * (0.5 if c == 4 else 1) for c in range(4, 9))
+    assert block["metrics"]["maj_at_k"]["label"] == "Maj@8 (expected)"
+    assert block["metrics"]["maj_at_k"]["base"]["value"] == pytest.approx(voted)
+    assert block["beyond_majority"]["value"] == pytest.approx(0.7 - voted)
+    assert block["metrics"]["pass_at_k"]["trained"]["value"] == pytest.approx(1 - 0.3**8)
+    assert found["questions"][0]["base_voted_correct"] == pytest.approx(voted)
     assert block["metrics"]["ece"]["base"]["value"] == pytest.approx(0.4)
     assert block["metrics"]["nll"]["base"]["value"] == pytest.approx(-math.log(0.6))
     assert block["confidence_kinds"]["vote_share"]["rule"].startswith("Exact")

@@ -1,5 +1,6 @@
 """Finished cells -> every model's answers, and what became of the other cells."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_opsd.comparison.cells import FAILED, FINISHED, status
-from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder
+from neuron_opsd.comparison.plan import BASE, BASE_VOTES, Cell, Plan, cell_folder
 from neuron_opsd.evaluation.calibration import ece
 from neuron_opsd.report.compared import HarnessFigure, TemplateShare
 from neuron_opsd.results import Bin, Harness, HarnessScores, QuestionResult, Results, Role
@@ -27,12 +28,23 @@ class Answers:
     correct_fraction: Array
     majority_correct: Array
     vote_share: Array
+    voted_correct: Array  # the chance that a majority of k samples is right. Sampled: whether it was
+    pass_fraction: Array  # NaN where an older version wrote the results
+
+    def as_votes(self) -> "Answers":
+        """The same model, where each answer is a majority of k samples."""
+        return dataclasses.replace(self, correct_fraction=self.voted_correct)
 
     def statistic(self, metric: str, weights: Array, num_bins: int) -> Array:
         """A metric under weights over the questions."""
         if metric == "ece":
             return ece(self.vote_share, self.majority_correct, num_bins=num_bins, weights=weights)
-        values = self.correct_fraction if metric == "avg" else self.majority_correct
+        values = {
+            "avg": self.correct_fraction,
+            "maj": self.majority_correct,
+            "maj_at_k": self.voted_correct,
+            "pass_at_k": self.pass_fraction,
+        }[metric]
         return weights @ values / weights.sum(axis=-1)
 
 
@@ -44,6 +56,7 @@ class Settings:
     num_bins: int
     num_bootstrap: int
     is_exact: bool
+    pass_k: int
 
 
 @dataclass(slots=True)
@@ -108,7 +121,7 @@ def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
             continue
         counts[FINISHED] += 1
         found.settings = found.settings or Settings(
-            results.num_samples, results.num_bins, results.num_bootstrap, results.is_exact
+            results.num_samples, results.num_bins, results.num_bootstrap, results.is_exact, results.pass_k
         )
         _add_answers(found, cell, results)
         if cell.source is not None and (share := _template_share(path, cell.recipe, cell.source)) is not None:
@@ -128,18 +141,24 @@ def _add_answers(found: Gathered, cell: Cell, results: Results) -> None:
         bins = block.reliability if block else None
         for role, (method, source) in models.items():
             answers = _read_answers(results.questions, target, role)
-            if answers.question_ids and cell.seed not in found.answers.get((method, source, target), {}):
-                found.add((method, source, target), cell.seed, answers, bins.of(role) if bins else None)
+            if not answers.question_ids or cell.seed in found.answers.get((method, source, target), {}):
+                continue
+            found.add((method, source, target), cell.seed, answers, bins.of(role) if bins else None)
+            if method == BASE:
+                found.add((BASE_VOTES, None, target), cell.seed, answers.as_votes(), None)
 
 
 def _read_answers(questions: Iterable[QuestionResult], target: str, role: Role) -> Answers:
     own = [(one.question_id, one.both.of(role)) for one in questions if one.domain == target]
     own = sorted((pair for pair in own if pair[1].correct_fraction is not None), key=lambda pair: pair[0])
+    voted = [o.majority_correct if o.voted_correct is None else o.voted_correct for _, o in own]
     return Answers(
         [question_id for question_id, _ in own],
         correct_fraction=np.array([outcome.correct_fraction for _, outcome in own], dtype=np.float64),
         majority_correct=np.array([outcome.majority_correct for _, outcome in own], dtype=np.float64),
         vote_share=np.array([outcome.vote_share for _, outcome in own], dtype=np.float64),
+        voted_correct=np.array(voted, dtype=np.float64),
+        pass_fraction=np.array([outcome.pass_fraction for _, outcome in own], dtype=np.float64),
     )
 
 

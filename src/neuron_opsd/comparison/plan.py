@@ -24,6 +24,7 @@ from neuron_opsd.text.content import content_id
 logger = logging.getLogger(__name__)
 
 BASE = "base"  # the recipe that every other one is compared with
+BASE_VOTES = "base_votes"  # not a recipe: the base model's majority answers as its only answers
 
 
 @dataclass(frozen=True, slots=True)

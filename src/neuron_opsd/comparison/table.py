@@ -11,18 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuron_opsd.comparison.cells import FAILED, FINISHED
-from neuron_opsd.comparison.gather import Array, Gathered, Key
-from neuron_opsd.comparison.plan import BASE, Plan, label_of
+from neuron_opsd.comparison.gather import Array, Gathered, Key, Settings
+from neuron_opsd.comparison.plan import BASE, BASE_VOTES, Plan, label_of
 from neuron_opsd.config import USES_GOLD
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.report.compared import ComparedCell, ComparedMetric, Comparison, Method, MethodMean, Place
 from neuron_opsd.report.comparison import pooled
-from neuron_opsd.results import Estimate, of_samples
+from neuron_opsd.results import Estimate, majority_label, of_samples
 from neuron_opsd.statistics import LEVEL, bootstrap_draws, bootstrap_interval, bootstrap_p_value, holm
 
 PLACES: tuple[Place, ...] = ("in", "cross")
 SIGNIFICANT = 1 - LEVEL
+BEYOND = "beyond_majority"  # a method's Avg minus the base model's Maj
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,9 @@ class Figure:
     def minus(self, other: "Figure") -> "Figure":
         """The paired difference."""
         fewest = min(self.num_questions, other.num_questions)
-        return Figure(self.value - other.value, self.draws - other.draws, fewest)
+        pairs = zip(self.seeds, other.seeds, strict=True) if len(self.seeds) == len(other.seeds) else ()
+        seeds = tuple(own - theirs for own, theirs in pairs)
+        return Figure(self.value - other.value, self.draws - other.draws, fewest, seeds)
 
     def estimate(self) -> Estimate:
         """Value and interval. No interval for too few questions."""
@@ -60,7 +63,8 @@ class Figure:
 class Row:
     """One method at one place in one metric, its difference from base, and its marks.
 
-    The p values are None where there are too few questions, and of base and an upper bound.
+    The p values are None where there are too few questions, and of what is no candidate. A figure that is a difference
+    already has no `difference`.
     """
 
     method: str
@@ -72,6 +76,40 @@ class Row:
     p: float | None
     p_holm: float | None
     marks: tuple[str, ...]
+
+
+def _metrics(found: Gathered, settings: Settings) -> tuple[Metric, ...]:
+    """The figures that the answers have. pass@k was not written by older versions."""
+    of, k = of_samples(settings.num_samples, is_exact=settings.is_exact), settings.pass_k
+    everyone = [answers for group in found.answers.values() for answers in group.values()]
+    has_pass = all(np.isfinite(answers.pass_fraction).all() for answers in everyone)
+    expected = [Metric("maj_at_k", f"Maj@{k} (expected)", True)] if settings.is_exact else []
+    voted = k if settings.is_exact else settings.num_samples
+    return (
+        Metric("avg", f"Avg{of}", True),
+        Metric("maj", majority_label(settings.num_samples, is_exact=settings.is_exact), True),
+        *expected,
+        *([Metric("pass_at_k", f"pass@{k}", True)] if has_pass else []),
+        Metric(BEYOND, f"Avg minus base Maj@{voted}", True),
+        Metric("ece", f"ECE-{settings.num_bins}", False),
+    )
+
+
+def _beyond_row(method: str, place: Place, mean: Figure) -> Row:
+    """A figure that is a difference already. Its mark says on which side of 0 its interval lies."""
+    found = mean.estimate()
+    marks = []
+    if found.low is not None and found.high is not None and not found.low <= 0 <= found.high:
+        marks = ["beyond the base's majority" if found.low > 0 else "below the base's majority"]
+    return Row(
+        method=method, place=place, metric=BEYOND, found=found, seeds_sd=_spread(mean), difference=None,
+        p=None, p_holm=None, marks=tuple(marks),
+    )  # fmt: skip
+
+
+def _spread(mean: Figure) -> float | None:
+    """Standard deviation over the seeds."""
+    return float(np.std(mean.seeds, ddof=1)) if len(mean.seeds) > 1 else None
 
 
 def _mean(own: Sequence[Figure]) -> Figure | None:
@@ -92,14 +130,11 @@ class Table:
         if found.settings is None:
             raise ValueError("A table needs a finished cell.")
         self.num_bins, self.num_bootstrap = found.settings.num_bins, found.settings.num_bootstrap
-        of = of_samples(found.settings.num_samples, is_exact=found.settings.is_exact)
-        self.metrics = (
-            Metric("avg", f"Avg{of}", True),
-            Metric("maj", f"Maj{of}", True),
-            Metric("ece", f"ECE-{self.num_bins}", False),
-        )
+        self.pass_k = found.settings.pass_k
+        self.metrics = _metrics(found, found.settings)
         self.bounds = frozenset(recipe for recipe in plan.recipes if plan.uses_gold(recipe))
-        self.methods = [BASE, *(recipe for recipe in plan.recipes if recipe != BASE)]
+        self.no_candidates = self.bounds | {BASE_VOTES}
+        self.methods = [BASE, BASE_VOTES, *(recipe for recipe in plan.recipes if recipe != BASE)]
         self._weights = {target: self._resamples(target) for target in self.targets}
         self.figures = {
             (*key, metric.name): self._figure(key, metric.name)
@@ -135,6 +170,10 @@ class Table:
         """The mean over these seeds, or over all there are."""
         weights = self._weights[key[2]]
         ones = np.ones(weights.shape[1])
+        if metric == BEYOND:
+            base = (BASE, None, key[2])
+            common = frozenset(self.found.answers[key]) & frozenset(self.found.answers[base])
+            return self._figure(key, "avg", common).minus(self._figure(base, "maj_at_k", common))
         groups = [group for seed, group in self.found.answers[key].items() if seeds is None or seed in seeds]
         values = [float(group.statistic(metric, ones, self.num_bins)) for group in groups]
         draws = np.mean([group.statistic(metric, weights, self.num_bins) for group in groups], axis=0)
@@ -171,6 +210,8 @@ class Table:
 
     def _rows_of(self, place: Place, metric: Metric) -> list[Row]:
         means = {method: self.mean(method, place, metric.name) for method in self.methods}
+        if metric.name == BEYOND:
+            return [_beyond_row(method, place, mean) for method, mean in means.items() if mean is not None]
         changes = {
             method: self.difference(method, BASE, place, metric.name)
             for method in self.methods
@@ -180,7 +221,7 @@ class Table:
         enough = [
             method
             for method, change in told.items()
-            if change.num_questions >= MIN_QUESTIONS and method not in self.bounds
+            if change.num_questions >= MIN_QUESTIONS and method not in self.no_candidates
         ]
         p_values = [bootstrap_p_value(told[method].draws, told[method].value) for method in enough]
         adjusted = dict(zip(enough, zip(p_values, holm(p_values), strict=True), strict=True))
@@ -200,7 +241,7 @@ class Table:
                     place=place,
                     metric=metric.name,
                     found=mean.estimate(),
-                    seeds_sd=float(np.std(mean.seeds, ddof=1)) if len(mean.seeds) > 1 else None,
+                    seeds_sd=_spread(mean),
                     difference=told[method].estimate() if method in told else None,
                     p=p,
                     p_holm=p_holm,
@@ -213,15 +254,15 @@ class Table:
         there = {
             method: mean.value
             for method, mean in means.items()
-            if mean is not None and method not in self.bounds
+            if mean is not None and method not in self.no_candidates
         }
         if not there:
             return None
         return (max if metric.is_better_high else min)(there, key=lambda method: there[method])
 
     def _best_marks(self, method: str, best: str | None, place: Place, metric: Metric) -> list[str]:
-        """Whether a method is the best, or not shown to be another. An upper bound has no marks."""
-        if method in self.bounds or best is None:
+        """Whether a method is the best, or not shown to be another. What is no candidate has no marks."""
+        if method in self.no_candidates or best is None:
             return []
         if best == method:
             return ["best"]
@@ -233,6 +274,8 @@ class Table:
 
     def label(self, method: str) -> str:
         """A recipe's name, with its mark if it is an upper bound."""
+        if method == BASE_VOTES:
+            return f"{BASE} with {self.pass_k} votes"
         return label_of(method) + (f" ({USES_GOLD})" if method in self.bounds else "")
 
     def note(self, method: str) -> str:

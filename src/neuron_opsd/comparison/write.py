@@ -20,7 +20,7 @@ from pathlib import Path
 
 from neuron_opsd.comparison.gather import gather
 from neuron_opsd.comparison.plan import BASE, Cell, Plan, cell_folder
-from neuron_opsd.comparison.table import PLACES, Row, Table
+from neuron_opsd.comparison.table import BEYOND, PLACES, Row, Table
 from neuron_opsd.config import USES_GOLD
 from neuron_opsd.report import ReportInputs, write_report
 from neuron_opsd.results import Estimate
@@ -65,6 +65,9 @@ def how_to_read(plan: Plan) -> list[str]:
         "In-domain: tested on the domain trained on; cross-domain: on the others. Means over domains, each once.",
         "Intervals (95 %) are paired over questions. A mark against base is a two-sided bootstrap test at 5 %, by Holm "
         "over the recipes of each column. Best within noise: the interval of its difference from the best holds 0.",
+        "Avg minus base Maj: how much more often one answer is right than the majority answer that the base model has "
+        "without training. + where the interval is above 0, - where it is below. Base with votes is that majority, as "
+        "a row: each of its answers takes as many samples as votes. It is no candidate, and has no marks.",
         "Tokens are a cell's, as if it ran alone: rollouts that recipes share count for each of them.",
         *(
             [f"{USES_GOLD}: such a recipe is no candidate. It has no marks, and counts in those of none."]
@@ -153,7 +156,14 @@ def _body(table: Table, rows: Iterable[Row]) -> tuple[list[str], list[list[str]]
     return header, body
 
 
-SIGNS = {"best": "*", "best within noise": "~", "better than base": "+", "worse than base": "-"}
+SIGNS = {
+    "best": "*",
+    "best within noise": "~",
+    "better than base": "+",
+    "worse than base": "-",
+    "beyond the base's majority": "+",
+    "below the base's majority": "-",
+}
 
 
 class Figure(str):
@@ -168,9 +178,13 @@ def _text(row: Row | None) -> Figure:
     value = f"{row.found.value:.3f}{''.join(SIGNS[mark] for mark in row.marks)}"
     change = row.difference
     if change is None:
-        return Figure(value)
-    ends = "" if change.low is None else f" [{change.low:+.3f}, {change.high:+.3f}]"
-    return Figure(f"{value} ({change.value:+.3f}{ends})")
+        own = row.found
+        return Figure(value if row.metric != BEYOND or own.low is None else f"{value}{_ends(own)}")
+    return Figure(f"{value} ({change.value:+.3f}{_ends(change)})")
+
+
+def _ends(found: Estimate) -> str:
+    return "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 KEY = (

@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from neuron_opsd.config.section import Count, Fraction, Paths, Section
 
@@ -280,6 +280,11 @@ class EvaluationSettings(Section):
         "prompts.answer_format=letter. num_samples counts the orders of shuffled choices. max_new_tokens is 1. [ours]",
     )
     num_samples: Count = Field(default=8, description="k of Avg@k and Maj@k. [N]")
+    pass_k: Count | None = Field(
+        default=None,
+        description="k of pass@k, and of the expected Maj@k of exact answers. At most num_samples where answers are "
+        "sampled. Default: num_samples, or 8 with exact. [ours]",
+    )
     temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
     top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")
     max_new_tokens: Count = Field(
@@ -306,6 +311,21 @@ class EvaluationSettings(Section):
     num_bins: Count = Field(default=15, description="Equal-width bins of the ECE. [N]")
     num_bootstrap: Count = Field(default=2000, description="Resamples of the intervals. [ours]")
     batch_size: Count = Field(default=32, description="Completions decoded together.")
+
+    @model_validator(mode="after")
+    def _pass_needs_samples(self) -> "EvaluationSettings":
+        fewest = min(self.num_samples, self.general_samples or self.num_samples)
+        if not self.exact and self.pass_k is not None and self.pass_k > fewest:
+            raise ValueError(
+                f"evaluation.pass_k is {self.pass_k}, but a question has {fewest} samples. Use evaluation.pass_k="
+                f"{fewest}, or more samples (evaluation.num_samples, evaluation.general_samples)."
+            )
+        return self
+
+    @property
+    def k_of_pass(self) -> int:
+        """The k of pass@k, with its default filled in."""
+        return self.pass_k or (8 if self.exact else self.num_samples)
 
     def for_general(self) -> "EvaluationSettings":
         """These settings as they hold for the general questions."""

@@ -8,7 +8,7 @@ mean resamples each domain on its own. Every question of a comparison has rollou
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,7 @@ def compare(
         questions=found.rows,
         pool_questions=pool_questions,
         general=general,
+        pass_k=settings.k_of_pass,
         is_exact=settings.exact,
     )
 
@@ -128,7 +129,8 @@ def compare_domains(
         if not scored:
             continue
         votes = Both(
-            count_votes(scored, before, key, options_before), count_votes(scored, after, key, options_after)
+            count_votes(scored, before, key, options_before, pass_k=settings.k_of_pass),
+            count_votes(scored, after, key, options_after, pass_k=settings.k_of_pass),
         )
         results[domain], draws[domain] = _measure(votes, settings, seed=[seed, _hash(domain)])
         rows += _question_rows(domain, votes)
@@ -145,8 +147,9 @@ def _measure(
     kinds = describe_kinds(votes, settings.num_bins)
     beyond = None
     if num_gold:
-        draws["beyond_majority"] = draws["trained:avg"] - draws["base:maj"]
-        value = values["trained:avg"] - values["base:maj"]
+        vote = "base:maj_at_k" if settings.exact else "base:maj"
+        draws["beyond_majority"] = draws["trained:avg"] - draws[vote]
+        value = values["trained:avg"] - values[vote]
         beyond = beyond_majority(value, draws["beyond_majority"], num_gold)
     result = DomainResult(
         num_questions=len(base),
@@ -211,7 +214,10 @@ def _metric_results(
     masses = [values.get(f"{role}:option_mass", math.inf) for role in ("base", "trained")]
     unreliable, caution = caution_of(Both(*masses))
     results: dict[str, MetricResult] = {}
-    for metric in metrics.metrics_of(settings.num_samples, settings.num_bins, is_exact=settings.exact):
+    known = metrics.metrics_of(
+        settings.num_samples, settings.num_bins, pass_k=settings.k_of_pass, is_exact=settings.exact
+    )
+    for metric in known:
         base, trained = f"base:{metric.name}", f"trained:{metric.name}"
         if base not in values:
             continue
@@ -235,7 +241,12 @@ def _metric_results(
 
 def _question_rows(domain: str, votes: Both[Votes]) -> list[QuestionResult]:
     return [
-        QuestionResult(question_id, domain, *astuple(before), *astuple(after))
+        QuestionResult(
+            question_id,
+            domain,
+            **{f"base_{name}": value for name, value in asdict(before).items()},
+            **{f"trained_{name}": value for name, value in asdict(after).items()},
+        )
         for question_id, before, after in zip(
             votes.base.question_ids, _outcomes(votes.base), _outcomes(votes.trained), strict=True
         )
@@ -244,12 +255,19 @@ def _question_rows(domain: str, votes: Both[Votes]) -> list[QuestionResult]:
 
 def _outcomes(votes: Votes) -> list[Outcome]:
     return [
-        Outcome(answer, share, fraction if has_gold else None, right if has_gold else None)
-        for answer, share, fraction, right, has_gold in zip(
+        Outcome(
+            answer,
+            share,
+            *((fraction, right, passes) if has_gold else (None, None, None)),
+            voted if has_gold and votes.is_exact else None,
+        )
+        for answer, share, fraction, right, passes, voted, has_gold in zip(
             votes.majority,
             votes.vote_share.tolist(),
             votes.correct_fraction.tolist(),
             votes.majority_correct.tolist(),
+            votes.pass_fraction.tolist(),
+            votes.voted_correct.tolist(),
             votes.has_gold.tolist(),
             strict=True,
         )

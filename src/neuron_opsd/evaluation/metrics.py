@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neuron_opsd.evaluation import calibration
 from neuron_opsd.evaluation.votes import Votes
-from neuron_opsd.results import MajorityClass, of_samples
+from neuron_opsd.results import MajorityClass, majority_label, of_samples
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
@@ -89,12 +89,14 @@ class Metric:
     high: float = 1.0
 
 
-def metrics_of(num_samples: int, num_bins: int, *, is_exact: bool = False) -> list[Metric]:
+def metrics_of(num_samples: int, num_bins: int, *, pass_k: int, is_exact: bool = False) -> list[Metric]:
     """All metrics in the order in which reports show them."""
     of = of_samples(num_samples, is_exact=is_exact)
     return [
         Metric("avg", f"Avg{of}", "higher", True),
-        Metric("maj", f"Maj{of}", "higher", True),
+        Metric("maj", majority_label(num_samples, is_exact=is_exact), "higher", True),
+        Metric("maj_at_k", f"Maj@{pass_k} (expected)", "higher", True),
+        Metric("pass_at_k", f"pass@{pass_k}", "higher", True),
         Metric("balanced_accuracy", "Balanced accuracy", "higher", True),
         *(metric for kind in KINDS.values() for metric in _calibration_metrics(kind, num_bins)),
         Metric("vote_share", "Vote share", "neither", False),
@@ -126,7 +128,9 @@ def _calibration_metrics(kind: ConfidenceKind, num_bins: int) -> list[Metric]:
     ]
 
 
-NAMES = tuple(metric.name for metric in metrics_of(8, 15))  # their order does not depend on the settings
+NAMES = tuple(
+    metric.name for metric in metrics_of(8, 15, pass_k=8)
+)  # their order does not depend on the settings
 
 
 def label_free_statistics(votes: Votes) -> dict[str, Statistic]:
@@ -152,7 +156,10 @@ def gold_statistics(votes: Votes, *, num_bins: int) -> dict[str, Statistic]:
     statistics: dict[str, Statistic] = {
         "avg": _mean_of(votes.correct_fraction[rows]),
         "maj": _mean_of(correct),
+        "pass_at_k": _mean_of(votes.pass_fraction[rows]),
     }
+    if votes.is_exact:
+        statistics["maj_at_k"] = _mean_of(votes.voted_correct[rows])
     for kind in KINDS.values():
         scored = kind.scored(votes)[rows]
         if scored.any():

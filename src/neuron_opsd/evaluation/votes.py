@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from neuron_opsd.evaluation.several import estimated_pass, exact_pass, expected_majority
 from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
 from neuron_opsd.text.answers import LETTERS, answers_match, unify_answers
 
@@ -27,7 +28,7 @@ UNREAD_ROUNDING = 1e-6  # stored probabilities are float32, so their sum may mis
 class Votes:
     """One model's samples on one set of questions. Every array and list has a row for each question.
 
-    `gold`, `correct_fraction` and `majority_correct` mean something only where `has_gold` is true.
+    What says whether answers are right means something only where `has_gold` is true.
     """
 
     question_ids: list[str]
@@ -45,7 +46,9 @@ class Votes:
     has_gold: NDArray[np.bool_]
     gold: list[str | None]
     correct_fraction: Array  # its mean is Avg@k
-    majority_correct: Array  # its mean is Maj@k
+    majority_correct: Array  # its mean is Maj@k, or the accuracy of the likeliest answer where exact
+    voted_correct: Array  # the same where sampled. Exact: the chance that k samples vote for what is right
+    pass_fraction: Array  # the chance that one of k samples is right. Its mean is pass@k
     num_ties: int  # questions whose vote was tied
     has_options: NDArray[
         np.bool_
@@ -63,8 +66,13 @@ def count_votes(
     groups: Mapping[str, Sequence[Rollout]],
     answer_key: Mapping[str, str],
     options: Mapping[str, OptionScores] | None = None,
+    *,
+    pass_k: int = 1,
 ) -> Votes:
-    """Tally these questions, each of which has rollouts in `groups`. `options` may cover some of them."""
+    """Tally these questions, each of which has rollouts in `groups`. `options` may cover some of them.
+
+    `pass_k` is the k of pass@k, and of Maj@k where answers are exact.
+    """
     options = options or {}
     questions = sorted(questions, key=lambda question: question.question_id)
     gold = [answer_key.get(question.question_id) for question in questions]
@@ -72,6 +80,11 @@ def count_votes(
     tallies = [_tally(group) for group in rollouts]
     majority = [max(tally, key=tally.__getitem__) for tally in tallies]  # of tied ones the first
     totals = [1 if _is_exact(group) else len(group) for group in rollouts]
+    right = [
+        {answer for answer in tally if answers_match(answer, g)}
+        for tally, g in zip(tallies, gold, strict=True)
+    ]
+    majority_correct = [float(answer in own) for answer, own in zip(majority, right, strict=True)]
     scores = [options.get(question.question_id) for question in questions]
     return Votes(
         question_ids=[question.question_id for question in questions],
@@ -100,12 +113,24 @@ def count_votes(
         gold=gold,
         correct_fraction=_array(
             [
-                sum(count for answer, count in tally.items() if answers_match(answer, g)) / total
-                for tally, total, g in zip(tallies, totals, gold, strict=True)
+                sum(tally[answer] for answer in tally if answer in own) / total
+                for tally, total, own in zip(tallies, totals, right, strict=True)
             ]
         ),
-        majority_correct=_array(
-            [float(answers_match(answer, g)) for answer, g in zip(majority, gold, strict=True)]
+        majority_correct=_array(majority_correct),
+        voted_correct=_array(
+            [
+                _voted(tally, own, pass_k) if _is_exact(group) else is_right
+                for group, tally, own, is_right in zip(
+                    rollouts, tallies, right, majority_correct, strict=True
+                )
+            ]
+        ),
+        pass_fraction=_array(
+            [
+                _passes(group, sum(tally[answer] for answer in own), pass_k)
+                for group, tally, own in zip(rollouts, tallies, right, strict=True)
+            ]
         ),
         num_ties=sum(_is_tied(tally) for tally in tallies),
         has_options=np.array([score is not None for score in scores], dtype=bool),
@@ -133,6 +158,17 @@ def _tally(group: Sequence[Rollout]) -> dict[str | None, float]:
     answers: dict[str | None, float] = {LETTERS[i]: value for i, value in enumerate(means) if value > 0}
     unread = 1 - sum(means)
     return answers | ({None: unread} if unread > UNREAD_ROUNDING else {})
+
+
+def _voted(tally: Mapping[str | None, float], right: set[str | None], k: int) -> float:
+    """The chance that k samples vote for what is right, from the probabilities of the answers."""
+    others = [value for answer, value in tally.items() if answer not in right]
+    return expected_majority(sum(tally[answer] for answer in right), others, k)
+
+
+def _passes(group: Sequence[Rollout], right: float, k: int) -> float:
+    """The chance that one of k samples is right. `right` is a probability where exact, else a count."""
+    return exact_pass(right, k) if _is_exact(group) else estimated_pass(round(right), len(group), k)
 
 
 def likeliest_option(score: OptionScores) -> str:

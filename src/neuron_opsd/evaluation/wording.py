@@ -71,7 +71,8 @@ def _block_sentences(where: str, block: ResultBlock) -> list[str]:
 
 def _beyond_majority(block: ResultBlock) -> str:
     """Whether a gain of single answers is more than the base model's own majority has already."""
-    beyond, after, before = block.beyond_majority, block.metrics["avg"], block.metrics["maj"]
+    beyond, after = block.beyond_majority, block.metrics["avg"]
+    before = block.metrics.get("maj_at_k", block.metrics["maj"])
     assert beyond is not None  # wherever there is an Avg
     values = (
         f"{after.label} after training, {after.trained.value:.3f}, against {before.label} of the base "

@@ -167,7 +167,8 @@ def _evaluation(inputs: ReportInputs) -> str:
         )
         return (
             f"Evaluation: exact expectations at temperature {results.temperature}, not samples. Each answer's "
-            f"probability is that of the first token{orders}. The majority answer is the likeliest one. Before and "
+            f"probability is that of the first token{orders}. Maj@{results.pass_k} is its expectation, and the "
+            "likeliest answer is what infinitely many samples would vote for. Before and "
             f"after training, on the same questions; {results.num_bootstrap:,} bootstrap resamples.{_on_what(inputs)}"
         )
     return (
