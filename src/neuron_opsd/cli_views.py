@@ -1,6 +1,7 @@
 """The commands that look at a run, or hand on what it holds. `cli` takes them in beside those that work."""
 
 import dataclasses
+import importlib.metadata
 import json
 import logging
 import sys
@@ -74,6 +75,13 @@ def quieten_libraries() -> None:
     if logging.getLogger("transformers").level >= logging.ERROR:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
+
+
+def print_version(is_asked: bool) -> None:
+    """The release that is installed, and nothing else."""
+    if is_asked:
+        say(f"neuron-opsd {importlib.metadata.version('neuron-opsd')}")
+        raise typer.Exit
 
 
 def print_preflight(folder: RunFolder) -> None:
@@ -270,6 +278,28 @@ def env() -> None:
     from neuron_opsd.model.environment import describe_environment
 
     say(json.dumps(describe_environment(), indent=2))
+
+
+@views.command()
+def doctor(
+    model: option.Model = None,
+    place: Annotated[
+        Path, typer.Option("--output", help="The folder in which runs are to be.", show_default=False)
+    ] = Path(),
+) -> None:
+    """Look for what would stop a run here: packages, devices, disks, the hub, and a --model.
+
+    Each finding has its remedy. The exit status is 1 if a run would stop, else 0, also with warnings.
+    """
+    from neuron_opsd.commands.doctor import PROBLEM, examine
+
+    quieten_libraries()
+    states: set[str] = set()
+    for finding in examine(model, place):
+        states.add(finding.state)
+        say(finding.describe())
+    if PROBLEM in states:
+        raise typer.Exit(1)
 
 
 @views.command()
