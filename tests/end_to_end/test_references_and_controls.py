@@ -206,18 +206,21 @@ def test_the_upper_bound_learns_gold_answers_of_the_pool_and_says_so(
 
 
 @pytest.mark.parametrize(
-    "recipe", ["lmsi", "ttrl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("intuitor", "opsa"))]
+    "recipe",
+    ["lmsi", "ttrl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ssd", "intuitor", "opsa"))],
 )
 def test_a_rival_trains_from_questions_to_a_model_and_says_what_it_is(
     made, recipe: str, lettered_model_folder: Path
 ) -> None:
     more = ["training.batch_size=2", "training.truncated=keep", *one_letter(lettered_model_folder)]
     folder = made(recipe, "training.num_steps=1", *more, until="report")
-    assert (folder / "rollouts").exists() == (recipe == "lmsi")
+    assert (folder / "rollouts").exists() == (recipe in ("lmsi", "ssd"))
     assert not (folder / "selection").exists()
     rows = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1]
-    assert (rows[0]["num_completion_tokens"] == 0) == (recipe == "lmsi")  # it samples nothing while it trains
+    assert (rows[0]["num_completion_tokens"] == 0) == (
+        recipe in ("lmsi", "ssd")
+    )  # they sample nothing while they train
     assert rows[0]["num_loss_tokens"] > 0
     card = (folder / "model" / "README.md").read_text()
     assert f"trained by {recipe}, a rival of Neuron-OPSD" in card

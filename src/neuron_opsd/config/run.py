@@ -63,7 +63,10 @@ class Config(Section):
         retrieval, training = self.contexts.retrieval, self.training
         voters = {
             "selection.score is vote_share": ("rollouts", self.selection.score == "vote_share"),
-            f"training.objective is {training.objective}": ("rollouts", training.fine_tunes),
+            f"training.objective is {training.objective}": (
+                "rollouts",
+                training.fine_tunes and not training.learns_everything,
+            ),
             "contexts.retrieval is own_majority": ("rollouts", retrieval == "own_majority"),
             "contexts.retrieval is own_group": ("training", retrieval == "own_group"),
         }

@@ -55,7 +55,14 @@ class GuardRailSettings(Section):
 
 
 Objective = Literal[
-    "distillation", "majority_sft", "majority_reward", "self_certainty", "unlikely_tokens", "gold_sft", "none"
+    "distillation",
+    "majority_sft",
+    "sample_sft",
+    "majority_reward",
+    "self_certainty",
+    "unlikely_tokens",
+    "gold_sft",
+    "none",
 ]
 
 
@@ -65,10 +72,11 @@ class TrainingSettings(Section):
     objective: Objective = Field(
         default="distillation",
         description="What training does. distillation: the method's [N]. majority_sft: fine-tuning on rollouts that "
-        "agree with the majority [2210.11610]. majority_reward, self_certainty: GRPO rewarded for the majority answer "
-        "[2504.16084] or for self-certainty [2505.19590]. unlikely_tokens: making the least likely tokens less likely "
-        "[2608.31046]. gold_sft: an upper bound that USES GOLD ANSWERS, fine-tuning on rollouts that agree with them. "
-        "none: the second model is the base. Fine-tuning and GRPO need neuron-opsd[baselines].",
+        "agree with the majority [2210.11610]. sample_sft: fine-tuning on all rollouts [2604.01193]. "
+        "majority_reward, self_certainty: GRPO rewarded for the majority answer [2504.16084] or for self-certainty "
+        "[2505.19590]. unlikely_tokens: making the least likely tokens less likely [2608.31046]. gold_sft: an upper "
+        "bound that USES GOLD ANSWERS, fine-tuning on rollouts that agree with them. none: the second model is the "
+        "base. Fine-tuning and GRPO need neuron-opsd[baselines].",
     )
     unlikely_fraction: Fraction = Field(
         default=0.2,
@@ -265,7 +273,12 @@ class TrainingSettings(Section):
     @property
     def fine_tunes(self) -> bool:
         """Whether training learns from the stage's rollouts. If not, it samples completions of its own."""
-        return self.objective in ("majority_sft", "gold_sft")
+        return self.objective in ("majority_sft", "sample_sft", "gold_sft")
+
+    @property
+    def learns_everything(self) -> bool:
+        """Whether fine-tuning learns from every rollout. If not, rollouts are chosen by their answers."""
+        return self.objective == "sample_sft"
 
     @property
     def compares_groups(self) -> bool:

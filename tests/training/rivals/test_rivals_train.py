@@ -21,7 +21,7 @@ from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.rivals.rewards import MajorityReward, SelfCertaintyReward, self_certainty
-from neuron_opsd.training.rivals.train import agreeing_texts, make_reward
+from neuron_opsd.training.rivals.train import make_reward, texts_to_learn
 from neuron_opsd.training.rivals.trl_trainers import fine_tune, reinforce
 
 TOKENIZER = build_tiny_tokenizer()
@@ -226,7 +226,7 @@ def lmsi(folder: Path, texts) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_lmsi_learns_the_majority_and_nothing_else_of_shuffled_texts(tmp_path: Path) -> None:
     own = rollouts(build_tiny_model())
-    texts = agreeing_texts(own, settings())
+    texts = texts_to_learn(own, settings())
     assert 4 <= len(texts) < len(own)
     voted = {tuple(prompt): "ABCD".index(letter(0, completion)) for prompt, completion in texts}
     places = [voted[tuple(ids)] for ids in PROMPTS]
@@ -243,15 +243,26 @@ def test_lmsi_learns_the_majority_and_nothing_else_of_shuffled_texts(tmp_path: P
 def test_the_upper_bound_learns_what_gives_the_gold_answer_and_nothing_of_other_questions() -> None:
     own = rollouts(build_tiny_model())
     gold = {"tea": own[0].answer, "oak": "D"}
-    texts = agreeing_texts(own, settings(), gold=gold)
+    texts = texts_to_learn(own, settings(), gold=gold)
     assert texts == [(r.prompt_ids, r.completion_ids) for r in own if gold.get(r.question_id) == r.answer]
     assert 1 <= len(texts) < len(own)
     with pytest.raises(DataError, match="gold answer"):
-        agreeing_texts(own, settings(), gold={"sun": "E"})
+        texts_to_learn(own, settings(), gold={"sun": "E"})
 
 
 def test_lmsi_leaves_out_what_was_cut_and_refuses_to_learn_from_nothing() -> None:
     cut = [replace(rollout, finish_reason="length") for rollout in rollouts(build_tiny_model())]
-    assert agreeing_texts(cut, settings())
+    assert texts_to_learn(cut, settings())
     with pytest.raises(DataError, match="nothing to learn from"):
-        agreeing_texts(cut, settings(truncated="mask"))
+        texts_to_learn(cut, settings(truncated="mask"))
+
+
+def test_ssd_learns_every_rollout_as_it_was_sampled() -> None:
+    own = rollouts(build_tiny_model())
+    own = [replace(own[0], finish_reason="length"), replace(own[1], answer=None), *own[2:]]
+    texts = texts_to_learn(own, settings(objective="sample_sft"))
+    assert texts == [(rollout.prompt_ids, rollout.completion_ids) for rollout in own]
+    assert texts_to_learn(own, settings(objective="sample_sft", truncated="mask")) == texts[1:]
+    empty = [replace(rollout, completion_ids=()) for rollout in own]
+    with pytest.raises(DataError, match="nothing to learn from"):
+        texts_to_learn(empty, settings(objective="sample_sft"))

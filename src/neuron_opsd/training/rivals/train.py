@@ -51,7 +51,7 @@ def train_rival(
     student = trainable(model, config.training, seed=config.seed)
     how: dict[str, Any] = {"folder": folder / "trl", "num_steps": num_steps, "seed": config.seed}
     if config.training.fine_tunes:
-        texts = agreeing_texts(
+        texts = texts_to_learn(
             run.folder.stage("rollouts").read(Rollout), config.training, gold=_gold_labels(run)
         )
         tokens = sum(len(completion) for _, completion in texts) / len(texts)
@@ -77,32 +77,34 @@ def _gold_labels(run: Run) -> dict[str, str] | None:
     return {label.question_id: label.answer for label in run.folder.stage(GOLD_LABELS).read(GoldLabel)}
 
 
-def agreeing_texts(
+def texts_to_learn(
     rollouts: Sequence[Rollout], settings: TrainingSettings, *, gold: Mapping[str, str] | None = None
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(prompt ids, completion ids) of every rollout that gives its question's majority answer (LMSI).
+    """(prompt ids, completion ids) of the rollouts that fine-tuning learns from.
 
-    With `gold`, the answer wanted is the question's label there, and a question without one teaches nothing.
-    With `truncated: mask`, a rollout that was cut is left out: its end is not the model's. A question in which nothing
-    can be read has none.
+    LMSI: every rollout that gives its question's majority answer. A question in which nothing can be read has none.
+    With `gold`, the answer wanted is the question's label there, and a question without one teaches nothing. SSD: every
+    rollout. With `truncated: mask`, a rollout that was cut is left out: its end is not the model's.
 
     Raises:
         DataError: no rollout is left.
     """
+    wanted, what = rollouts, "were sampled"
+    if not settings.learns_everything:
+        wanted = [rollout for group in agreeing_rollouts(rollouts, gold).values() for rollout in group]
+        what = f"give their question's {'majority' if gold is None else 'gold'} answer"
     kept = [
         (rollout.prompt_ids, rollout.completion_ids)
-        for group in agreeing_rollouts(rollouts, gold).values()
-        for rollout in group
-        if not (settings.truncated == "mask" and rollout.finish_reason == "length")
+        for rollout in wanted
+        if rollout.completion_ids and not (settings.truncated == "mask" and rollout.finish_reason == "length")
     ]
-    wanted = "majority" if gold is None else "gold"
     if not kept:
         raise DataError(
-            f"None of {len(rollouts)} rollouts gives its question's {wanted} answer and may be learnt from: "
-            "there is nothing to learn from. Raise rollouts.max_new_tokens, choose another prompts.answer_format, or "
-            "set training.truncated=keep."
+            f"There is nothing to learn from: of {len(rollouts)} rollouts {len(wanted)} {what}, and none of those may "
+            f"be learnt from (training.truncated={settings.truncated}). Raise "
+            "rollouts.max_new_tokens, choose another prompts.answer_format, or set training.truncated=keep."
         )
-    logger.info("training: %d of %d rollouts give the %s answer", len(kept), len(rollouts), wanted)
+    logger.info("training: learns from %d of %d rollouts. %d %s", len(kept), len(rollouts), len(wanted), what)
     return kept
 
 
