@@ -2,8 +2,9 @@
 
     python benchmarks/exact.py --questions openbookqa.questions.jsonl
 
-Each way asks one model all questions as evaluation does: at temperature 0.6, for the letter alone. The exact way's time
-holds the reading of the vocabulary.
+Each way asks one model all questions as evaluation does, at temperature 0.6. Evaluation samples and scores the options
+in one pass ("together"). The pass for the options alone is what other engines need. The exact way's time holds the
+reading of the vocabulary. It needs letters.
 """
 
 # ruff: noqa: T201
@@ -16,23 +17,25 @@ import torch
 
 from neuron_opsd.config import ModelSettings, PromptSettings, QuestionSettings
 from neuron_opsd.engines.base import Sampling
-from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.engines.hf import HFEngine, OnRead
 from neuron_opsd.evaluation.exact import OneTokenReader, answer_exactly
-from neuron_opsd.evaluation.options import score_options
+from neuron_opsd.evaluation.options import OptionReader, score_options
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model
 from neuron_opsd.questions.load import load_questions
+from neuron_opsd.records import OptionScores, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
-from neuron_opsd.rollouts.sample import sample_rollouts
+from neuron_opsd.rollouts.sample import choice_orders, sample_rollouts
 
 
 def main() -> None:
-    """Time the three ways, round by round."""
+    """Time the ways, round by round."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--questions", required=True)
     parser.add_argument("--num-questions", type=int, default=60)
     parser.add_argument("--model", default="embedded:smollm2-135m")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--answer-format", default="letter", choices=["letter", "choice_text"])
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -42,42 +45,61 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype=arguments.dtype))
     questions = load_questions(QuestionSettings(path=arguments.questions))[: arguments.num_questions]
-    prompts, encoder = PromptSettings(answer_format="letter"), ChatEncoder(tokenizer)
+    prompts, encoder = PromptSettings(answer_format=arguments.answer_format), ChatEncoder(tokenizer)
     asked = {"shuffle_choices": False, "seed": 0, "stage": "evaluation"}
 
     def sampling(max_new_tokens: int) -> Sampling:
         return Sampling(temperature=0.6, top_p=1.0, max_new_tokens=max_new_tokens)
 
+    def sample(on_read: OnRead | None = None) -> list[Rollout]:
+        engine = HFEngine(model, tokenizer, batch_size=arguments.batch_size, on_read=on_read)
+        return sample_rollouts(
+            questions, engine, encoder, prompts=prompts, sampling=sampling(arguments.max_new_tokens),
+            num_rollouts=arguments.samples, **asked,
+        )  # fmt: skip
+
+    def sample_and_score() -> list[OptionScores]:
+        reader = OptionReader(
+            questions, encoder, prompts, limit=None,
+            orders_of=lambda question: choice_orders(question, arguments.samples, shuffle=False, seed=0, stage=""),
+        )  # fmt: skip
+        return reader.scores(sample(reader)) or []
+
     rows: list[list[float]] = []
     for _ in range(arguments.rounds):
-        engine = HFEngine(model, tokenizer, batch_size=arguments.batch_size)
-        samples, sampled = cpu_seconds(
-            lambda engine=engine: sample_rollouts(
-                questions, engine, encoder, prompts=prompts, sampling=sampling(arguments.max_new_tokens),
-                num_rollouts=arguments.samples, **asked,
-            )
-        )  # fmt: skip
+        samples, sampled = cpu_seconds(sample)
+        together_scores, together = cpu_seconds(sample_and_score)
         groups = group_by_question(samples)
-        _, scored = cpu_seconds(
+        scores, scored = cpu_seconds(
             lambda groups=groups: score_options(
                 questions, groups, model, encoder, prompts=prompts, batch_size=arguments.batch_size
             )
         )
-        _, exact = cpu_seconds(
-            lambda: answer_exactly(
-                questions, model, OneTokenReader(encoder, prompts), sampling=sampling(1), num_orders=1,
-                batch_size=arguments.batch_size, **asked,
-            )
-        )  # fmt: skip
-        rows.append([sampled, scored, exact])
-    sampled, scored, exact = (median(column) for column in zip(*rows, strict=True))
+        difference = max(
+            abs(p - q)
+            for one, other in zip(scores, together_scores, strict=True)
+            for p, q in zip(one.probabilities, other.probabilities, strict=True)
+        )
+        rows.append([sampled, scored, together])
+        if arguments.answer_format == "letter":
+            _, exact = cpu_seconds(
+                lambda: answer_exactly(
+                    questions, model, OneTokenReader(encoder, prompts), sampling=sampling(1), num_orders=1,
+                    batch_size=arguments.batch_size, **asked,
+                )
+            )  # fmt: skip
+            rows[-1].append(exact)
+    names = ("samples", "options alone", "together", "exact")
+    medians = [median(column) for column in zip(*rows, strict=True)]
     print(
-        f"{len(questions)} questions: {arguments.samples} samples {sampled:.1f} s, options {scored:.1f} s, "
-        f"exact {exact:.1f} s"
+        f"{len(questions)} questions: "
+        + ", ".join(f"{n} {s:.1f} s" for n, s in zip(names, medians, strict=False))
     )
-    ratios = [[exact / (sampled + scored), exact / sampled] for sampled, scored, exact in rows]
-    both, alone = (median(column) for column in zip(*ratios, strict=True))
-    print(f"exact / (samples + options) {both:.2f}, exact / samples {alone:.2f}")
+    per_samples = [
+        median(column) for column in zip(*([s / row[0] for s in row] for row in rows), strict=True)
+    ]
+    print("beside samples: " + ", ".join(f"{n} {r:.2f}" for n, r in zip(names, per_samples, strict=False)))
+    print(f"largest difference of a probability between the two passes: {difference:.1e}")
 
 
 def cpu_seconds(work: Callable[[], list]) -> tuple[list, float]:

@@ -1,7 +1,10 @@
 import pytest
 import torch
 
-from neuron_opsd.model.option_scores import _rows, reply_log_probs
+from neuron_opsd.engines.base import Request, Sampling
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.model import option_scores
+from neuron_opsd.model.option_scores import _rows, log_probs_after, reply_log_probs
 
 
 def naive(model, prompt, reply) -> float:
@@ -19,12 +22,34 @@ def test_agrees_with_one_plain_pass_for_each_reply(tiny_model, batch_size: int) 
 
 
 def test_letters_share_one_row_of_their_prompt() -> None:
-    prompts = [(1, 2), (3,)]
-    assert len(_rows(prompts, [[(10,), (11,), (12,)], [(10,), (11,)]])) == 2
-    assert len(_rows(prompts, [[(10, 5), (10, 6), (11, 5)], [(10,)]])) == 3
+    assert len(_rows([[(10,), (11,), (12,)], [(10,), (11,)]])) == 2
+    assert len(_rows([[(10, 5), (10, 6), (11, 5)], [(10,)]])) == 3
 
 
 def test_probabilities_of_all_single_tokens_sum_to_one(tiny_model) -> None:
     vocab = [(token,) for token in range(260)]
     (values,) = reply_log_probs(tiny_model, [(5, 6)], [vocab], batch_size=4)
     assert torch.tensor(values).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("cache_tokens", [1, 24, 8192])
+def test_replies_to_prompts_that_sampling_reads_score_the_same(
+    tiny_model, tiny_tokenizer, cache_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(option_scores, "CACHE_TOKENS", cache_tokens)
+    prompts = [(5, 6, 7), (8, 9, 10, 11, 12), (5,)]
+    replies = [[(20,), (21,)], [(20, 30, 40), (21,), (20, 30, 41), (20, 31)], [(7, 7)]]
+    found = {}
+
+    def on_read(model, read) -> None:
+        asked = [replies[prompts.index(prompt)] for prompt in read.prompts]
+        found.update(zip(read.prompts, log_probs_after(model, read, asked), strict=True))
+
+    requests = [Request(prompt_ids=prompt, seeds=(1, 2)) for prompt in prompts]
+    sampling = Sampling(temperature=1.0, max_new_tokens=3)
+    engines = [HFEngine(tiny_model, tiny_tokenizer, on_read=listener) for listener in (None, on_read)]
+    alone, listened = (sorted(engine.generate(requests, sampling)) for engine in engines)
+    assert alone == listened  # what is sampled stays as it was
+    expected = reply_log_probs(tiny_model, prompts, replies, batch_size=4)
+    for prompt, values in zip(prompts, expected, strict=True):
+        assert found[prompt] == pytest.approx(values, abs=1e-5)

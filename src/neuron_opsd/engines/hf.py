@@ -12,7 +12,7 @@ and values, and read their own tokens again once there is room. Their random num
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -27,14 +27,17 @@ from neuron_opsd.engines.merged import has_room_to_merge, merged_adapter
 from neuron_opsd.engines.sampling import draw_uniforms, sample_tokens
 from neuron_opsd.engines.shared_prompts import SharedPromptCache, can_share_prompts
 from neuron_opsd.engines.slot_cache import SlotCache, attention_states
+from neuron_opsd.model.align import kept_output
 from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
-from neuron_opsd.model.unembedding import last_place
+from neuron_opsd.model.option_scores import ReadPrompts
+from neuron_opsd.model.unembedding import backbone, last_place
 from neuron_opsd.progress import tell
 
 logger = logging.getLogger(__name__)
 
+OnRead = Callable[[CausalLM, ReadPrompts], None]
 PREFILL_TOKENS = 16_384  # padded tokens of prompts that are read in one pass
 SHARE_OF_FREE_MEMORY = 0.6  # the rest is for prompts while they are read, a layer while it moves, and logits
 
@@ -48,6 +51,7 @@ class HFEngine:
         batch_size: Completions decoded together, at most.
         cache_tokens: Tokens whose keys and values are held at once, over all completions. None takes a share of the
             memory that is free.
+        on_read: Called with prompts just after they are read.
     """
 
     def __init__(
@@ -57,8 +61,10 @@ class HFEngine:
         *,
         batch_size: int = 32,
         cache_tokens: int | None = None,
+        on_read: OnRead | None = None,
     ) -> None:
         self.model, self.batch_size, self.cache_tokens = model, batch_size, cache_tokens
+        self.on_read = on_read
         self.merges = has_room_to_merge(model)
         self.has_warned = False
         self.shares_prompts: bool | None = None  # tried when it is first used
@@ -103,6 +109,7 @@ class HFEngine:
             waiting=deque(_rows(i, requests[i]) for i in order),
             max_rows=max(self.batch_size, *(len(request.seeds) for request in requests)),
             cache=self._make_cache(requests, sampling, cache_tokens),
+            on_read=self.on_read,
         )
         finished: dict[int, list[_Row]] = defaultdict(list)
         while batch.admit():
@@ -180,6 +187,7 @@ class _RunningBatch:
         waiting: Groups of rows that read the same ids, in the order of their turn. Paused rows go to its front.
         max_rows: Completions written together, at most.
         cache: Its budget decides how many of them there are.
+        on_read: See `HFEngine`.
     """
 
     def __init__(
@@ -191,8 +199,9 @@ class _RunningBatch:
         waiting: deque[list[_Row]],
         max_rows: int,
         cache: SlotCache,
+        on_read: OnRead | None = None,
     ) -> None:
-        self.model, self.end_ids, self.sampling = model, end_ids, sampling
+        self.model, self.end_ids, self.sampling, self.on_read = model, end_ids, sampling, on_read
         self.waiting, self.max_rows, self.cache = waiting, max_rows, cache
         self.rows: list[_Row] = []
         # Of each row, on the device: its next token's logits, its random numbers, and how many of them are used.
@@ -232,17 +241,20 @@ class _RunningBatch:
         tell(doing=f"reading {len(texts)} prompts of up to {max(map(len, texts))} tokens")
         ids, mask = pad_left(texts, device=device)
         prefilled = DynamicCache()
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=prefilled,
-            logits_to_keep=last_place(device),
-        ).logits[:, -1]
+        with kept_output(backbone(self.model)) as states:
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+                past_key_values=prefilled,
+                logits_to_keep=last_place(device),
+            ).logits[:, -1]
         new = [row for group in groups for row in group]
         num_waiting = sum(map(len, self.waiting))
         self.cache.expected_rows = min(self.max_rows, len(self.rows) + len(new) + num_waiting)
         self.cache.admit(prefilled, list(map(len, texts)), copies)
+        if self.on_read:
+            self.on_read(self.model, ReadPrompts(texts, mask, prefilled, states[-1][:, -1]))
         uniforms = torch.stack([draw_uniforms(row.seed, self.sampling.max_new_tokens) for row in new])
         fresh = (
             logits.repeat_interleave(torch.tensor(copies, device=device), dim=0),

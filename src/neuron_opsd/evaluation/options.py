@@ -11,17 +11,20 @@ Rules, the same for every engine, because the options are scored teacher-forced 
   choices that the question's own samples saw, so a preference for a position averages out as it does in the votes.
 - The answer is the likeliest choice, of equal ones the first. The confidence is its probability.
 - Free-form questions, and those whose longest choice does not fit the model's context, are left out.
+
+Where these prompts are the ones that are sampled (not under another wording, and not behind thinking), the hf engine
+has read them already: `OptionReader` scores the choices then.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from neuron_opsd.config import PromptSettings
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import CausalLM, max_context_tokens
-from neuron_opsd.model.option_scores import Ids, reply_log_probs
+from neuron_opsd.model.option_scores import Ids, ReadPrompts, log_probs_after, reply_log_probs
 from neuron_opsd.records import OptionScores, Question, Rollout
 from neuron_opsd.text.answers import LETTERS
 from neuron_opsd.text.prompts import student_messages
@@ -39,23 +42,50 @@ def score_options(
     batch_size: int,
 ) -> list[OptionScores]:
     """Score the choices of each multiple-choice question that has rollouts, in the order of the questions."""
-    limit = max_context_tokens(model)
-    places: list[_Place] = []
-    for question in questions:
-        if not question.choices or question.question_id not in rollouts:
-            continue
-        orders = list(dict.fromkeys(rollout.choice_order for rollout in rollouts[question.question_id]))
-        own = [_place(question, order, encoder, prompts) for order in orders]
-        if limit is None or max(place.longest for place in own) <= limit:
-            places += own
+    orders = {key: [rollout.choice_order for rollout in group] for key, group in rollouts.items()}
+    places = _places(questions, orders, encoder, prompts, limit=max_context_tokens(model))
     log_probs = reply_log_probs(
         model,
         [place.prompt for place in places],
-        [list(itertools.chain.from_iterable(place.replies)) for place in places],
+        [place.all_replies for place in places],
         batch_size=batch_size,
     )
-    scored = itertools.groupby(zip(places, log_probs, strict=True), key=lambda pair: pair[0].question)
-    return [_average(question, *zip(*pairs, strict=True)) for question, pairs in scored]
+    return _average(places, log_probs)
+
+
+class OptionReader:
+    """Scores the choices of some questions while their prompts are read for sampling."""
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        encoder: ChatEncoder,
+        prompts: PromptSettings,
+        *,
+        orders_of: Callable[[Question], Sequence[Order]],
+        limit: int | None,
+    ) -> None:
+        """`orders_of` a question are the orders of its choices that are sampled. The model reads `limit` tokens."""
+        self.encoder, self.prompts, self.limit = encoder, prompts, limit
+        orders = {question.question_id: orders_of(question) for question in questions}
+        self.places = _places(questions, orders, encoder, prompts, limit=limit)
+        self.replies = {place.prompt: place.all_replies for place in self.places}
+        self.found: dict[Ids, list[float]] = {}
+
+    def __call__(self, model: CausalLM, read: ReadPrompts) -> None:
+        """See `HFEngine`. A prompt that is read again is not scored again."""
+        asked = [self.replies.get(prompt, []) if prompt not in self.found else [] for prompt in read.prompts]
+        if any(asked):
+            found = zip(read.prompts, log_probs_after(model, read, asked), strict=True)
+            self.found.update((prompt, values) for prompt, values in found if values)
+
+    def scores(self, rollouts: Sequence[Rollout]) -> list[OptionScores] | None:
+        """The same as `score_options` of these samples. None if other prompts were read."""
+        drawn = {(rollout.question_id, rollout.choice_order) for rollout in rollouts}
+        places = [place for place in self.places if (place.question.question_id, place.order) in drawn]
+        if any(place.prompt not in self.found for place in places):
+            return None
+        return _average(places, [self.found[place.prompt] for place in places])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +93,36 @@ class _Place:
     """One question in one order of its choices: the prompt, and for each choice the spellings of its reply."""
 
     question: Question
+    order: Order
     prompt: Ids
     replies: list[list[Ids]]
 
     @property
+    def all_replies(self) -> list[Ids]:
+        return list(itertools.chain.from_iterable(self.replies))
+
+    @property
     def longest(self) -> int:
-        return len(self.prompt) + max(len(ids) for spellings in self.replies for ids in spellings)
+        return len(self.prompt) + max(map(len, self.all_replies))
+
+
+def _places(
+    questions: Sequence[Question],
+    orders: Mapping[str, Sequence[Order]],
+    encoder: ChatEncoder,
+    prompts: PromptSettings,
+    *,
+    limit: int | None,
+) -> list[_Place]:
+    """Each question that has choices and orders, in each of these."""
+    places: list[_Place] = []
+    for question in questions:
+        if question.choices and question.question_id in orders:
+            distinct = dict.fromkeys(orders[question.question_id])
+            own = [_place(question, order, encoder, prompts) for order in distinct]
+            if limit is None or max(place.longest for place in own) <= limit:
+                places += own
+    return places
 
 
 def reply_texts(question: Question, order: Order, answer_format: str) -> list[list[str]]:
@@ -89,7 +143,7 @@ def reply_texts(question: Question, order: Order, answer_format: str) -> list[li
 
 def _place(question: Question, order: Order, encoder: ChatEncoder, prompts: PromptSettings) -> _Place:
     replies = _replies(question, order, encoder, prompts.answer_format)
-    return _Place(question, _prompt(question, order, encoder, prompts), replies)
+    return _Place(question, order, _prompt(question, order, encoder, prompts), replies)
 
 
 def _prompt(question: Question, order: Order, encoder: ChatEncoder, prompts: PromptSettings) -> Ids:
@@ -106,16 +160,13 @@ def _replies(question: Question, order: Order, encoder: ChatEncoder, answer_form
     ]
 
 
-def _average(
-    question: Question, places: Sequence[_Place], log_probs: Sequence[Sequence[float]]
-) -> OptionScores:
-    return average_orders(
-        question.question_id,
-        [
-            [_log_sum(part) for part in _split(values, [len(own) for own in place.replies])]
-            for place, values in zip(places, log_probs, strict=True)
-        ],
-    )
+def _average(places: Sequence[_Place], log_probs: Sequence[Sequence[float]]) -> list[OptionScores]:
+    """The scores of each question, from the log-probabilities of the replies in each of its places."""
+    by_question: dict[str, list[list[float]]] = {}
+    for place, values in zip(places, log_probs, strict=True):
+        options = [_log_sum(part) for part in _split(values, [len(own) for own in place.replies])]
+        by_question.setdefault(place.question.question_id, []).append(options)
+    return [average_orders(question_id, orders) for question_id, orders in by_question.items()]
 
 
 def average_orders(question_id: str, log_probs: Sequence[Sequence[float]]) -> OptionScores:

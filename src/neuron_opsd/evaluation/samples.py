@@ -10,10 +10,10 @@ from neuron_opsd.config.graph import ROLES
 from neuron_opsd.contexts.prompts import teacher_messages_of
 from neuron_opsd.engines.base import sampling_of
 from neuron_opsd.evaluation.exact import OneTokenReader, answer_exactly
-from neuron_opsd.evaluation.options import score_options
+from neuron_opsd.evaluation.options import OptionReader, score_options
 from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
-from neuron_opsd.rollouts.sample import MessagesOf
+from neuron_opsd.rollouts.sample import MessagesOf, choice_orders
 from neuron_opsd.rollouts.stage import SampledStage
 from neuron_opsd.run.runners import OnProgress
 from neuron_opsd.run.session import Run
@@ -101,6 +101,37 @@ class EvaluationSamples(AskedStage, SampledStage):
             return None
         return teacher_messages_of(self.run, "evaluation/contexts", self.questions)
 
+    @property
+    def has_options(self) -> bool:
+        """Whether the probabilities of the choices are asked, too."""
+        return self.settings.option_probability and not self.reads_context
+
+    def make_shard(self, index: int, on_progress: OnProgress) -> list[Rollout]:
+        """See `ShardedStage`. The choices are scored from the prompts that are read here, where they are the same."""
+        if not self.has_options:
+            return super().make_shard(index, on_progress)
+        run, settings = self.run, self.settings
+        reader = OptionReader(
+            self.shard_questions(index),
+            run.models.encoder(),
+            run.config.prompts,
+            orders_of=lambda question: choice_orders(
+                question,
+                settings.num_samples,
+                shuffle=settings.shuffle_choices,
+                seed=run.config.seed,
+                stage=self.purpose,
+            ),
+            limit=run.models.max_context(),
+        )
+        rollouts = self.sample(index, on_progress, reader)
+        if (scores := reader.scores(rollouts)) is not None:
+            options = self.asked.options
+            # Before the samples themselves, so that a run that is killed has both or makes both again.
+            inbox = run.folder.stage(options).inbox(run.inputs.of(options))
+            inbox.enter(inbox.write_shard(index, scores, OptionScores))
+        return rollouts
+
 
 class ExactAnswers(EvaluationSamples):
     """One model's answers with their probabilities, by one pass for each question and order of its choices."""
@@ -137,15 +168,18 @@ class ExactAnswers(EvaluationSamples):
 
 
 class OptionStage(AskedStage):
-    """The probability that one model gives to each choice of the questions it was asked, in the orders it has seen."""
+    """The probability that one model gives to each choice of the questions it was asked, in the orders it has seen.
+
+    `EvaluationSamples` leaves a shard in the inbox with each of its own, where it can. The others are made here.
+    """
 
     record_type = OptionScores
     unit = "questions"
 
-    @cached_property
+    @property
     def questions(self) -> Sequence[Question]:
-        """See `ShardedStage`."""
-        return [question for question in self.asked_questions if question.choices]
+        """See `ShardedStage`. Those without choices have no record, so that shards are those of the samples."""
+        return self.asked_questions
 
     @cached_property
     def rollouts(self) -> Mapping[str, Sequence[Rollout]]:
@@ -183,5 +217,5 @@ def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
             asked = Asked(role, is_general)
             samples = (ExactAnswers if settings.exact else EvaluationSamples)(run, asked.samples)
             yield samples
-            if settings.option_probability and not settings.exact and not samples.reads_context:
+            if samples.has_options and not settings.exact:
                 yield OptionStage(run, asked.options)

@@ -8,7 +8,7 @@ Padding comes after all that is read, so causal order alone hides it: no mask is
 copy of batch x seq x seq for each layer, and rows of unequal length take the fast kernel of rows of equal length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,13 +51,14 @@ def predicting_states(
         ids: Token ids, padded on the right.
         predicting: From `pad_right`.
     """
-    with _kept_output(backbone(unwrapped)) as kept:
+    with kept_output(backbone(unwrapped)) as kept:
         model(input_ids=ids, use_cache=False, logits_to_keep=last_place(ids.device))
     return kept[-1][predicting]
 
 
 @contextmanager
-def _kept_output(module: nn.Module):
+def kept_output(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The last hidden states that a backbone gives in each of its passes."""
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -2,19 +2,36 @@
 
     P(reply | prompt) = product over its tokens. Of a reply with several spellings, the sum over them
 
-So a reply of several tokens needs no rule of its own, and whatever engine sampled the answers changes nothing.
+So a reply of several tokens needs no rule of its own, and whatever engine sampled the answers changes nothing. Where
+the prompts have just been read for sampling, the replies alone are (`log_probs_after`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
 
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.model.unembedding import logits_from_hidden
+from neuron_opsd.model.unembedding import backbone, logits_from_hidden
 
 Ids = tuple[int, ...]
+Row = tuple[int, Ids]  # a prompt's place, and one of its replies
+CACHE_TOKENS = 8192  # of prompts that are copied for their replies at once
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrompts:
+    """Prompts that the model has just read, padded on the left."""
+
+    prompts: Sequence[Ids]
+    mask: Int[Tensor, "prompts seq"]
+    cache: DynamicCache
+    last_states: Float[Tensor, "prompts hidden"]
 
 
 @torch.inference_mode()
@@ -35,19 +52,26 @@ def reply_log_probs(
     Raises:
         NotFiniteError: logits are NaN or infinite.
     """
-    rows = _rows(prompts, replies)
-    order = sorted(range(len(rows)), key=lambda i: -len(prompts[rows[i][0]]) - len(rows[i][1]))
-    found: dict[tuple[int, Ids], float] = {}
-    for start in range(0, len(order), batch_size):
-        batch = [rows[i] for i in order[start : start + batch_size]]
-        for (place, reply), log_probs in zip(batch, _score(model, prompts, batch), strict=True):
-            for other in replies[place]:  # every reply that this row's states predict wholly
-                if other[:-1] == reply[:-1]:
-                    found[place, other] = sum(log_probs[t, token].item() for t, token in enumerate(other))
-    for (place, reply), value in found.items():
-        if not all_finite([value]):
-            raise not_finite(model, [prompts[place] + reply], what="The log-probabilities of the options")
-    return [[found[place, reply] for reply in own] for place, own in enumerate(replies)]
+    rows = sorted(_rows(replies), key=lambda row: -len(prompts[row[0]]) - len(row[1]))
+    batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    scored = (pair for batch in batches for pair in zip(batch, _score(model, prompts, batch), strict=True))
+    return _collect(model, prompts, replies, scored)
+
+
+@torch.inference_mode()
+def log_probs_after(
+    model: CausalLM, read: ReadPrompts, replies: Sequence[Sequence[Ids]]
+) -> list[list[float]]:
+    """The same as `reply_log_probs`, of prompts that are read already. Their cache is left as it is.
+
+    Raises:
+        NotFiniteError: logits are NaN or infinite.
+    """
+    rows = sorted(_rows(replies), key=lambda row: -len(row[1]))
+    size = max(CACHE_TOKENS // read.mask.shape[1], 1)
+    batches = (rows[start : start + size] for start in range(0, len(rows), size))
+    scored = (pair for batch in batches for pair in zip(batch, _score_after(model, read, batch), strict=True))
+    return _collect(model, read.prompts, replies, scored)
 
 
 @torch.inference_mode()
@@ -70,18 +94,59 @@ def first_token_logits(
         yield from zip(batch, logits, strict=True)
 
 
-def _rows(prompts: Sequence[Ids], replies: Sequence[Sequence[Ids]]) -> list[tuple[int, Ids]]:
-    """(prompt, reply) pairs to run: replies that differ in their last token alone share a row, so letters need one."""
-    rows: dict[tuple[int, Ids], tuple[int, Ids]] = {}
-    for place in range(len(prompts)):
-        for reply in replies[place]:
+def _rows(replies: Sequence[Sequence[Ids]]) -> list[Row]:
+    """Rows to run: replies that differ in their last token alone share one, so the letters of a prompt need one."""
+    rows: dict[Row, Row] = {}
+    for place, own in enumerate(replies):
+        for reply in own:
             rows.setdefault((place, reply[:-1]), (place, reply))
     return list(rows.values())
 
 
-def _score(
-    model: CausalLM, prompts: Sequence[Ids], batch: Sequence[tuple[int, Ids]]
-) -> Iterator[torch.Tensor]:
+def _collect(
+    model: CausalLM,
+    prompts: Sequence[Ids],
+    replies: Sequence[Sequence[Ids]],
+    scored: Iterable[tuple[Row, Tensor]],
+) -> list[list[float]]:
+    """The sums over the replies' tokens, from the log-probabilities of each row."""
+    found: dict[Row, float] = {}
+    for (place, reply), log_probs in scored:
+        for other in replies[place]:  # every reply that this row's states predict wholly
+            if other[:-1] == reply[:-1]:
+                found[place, other] = sum(log_probs[t, token].item() for t, token in enumerate(other))
+    for (place, reply), value in found.items():
+        if not all_finite([value]):
+            raise not_finite(model, [prompts[place] + reply], what="The log-probabilities of the options")
+    return [[found[place, reply] for reply in own] for place, own in enumerate(replies)]
+
+
+def _score_after(model: CausalLM, read: ReadPrompts, batch: Sequence[Row]) -> Iterator[Tensor]:
+    """As `_score`. All tokens of a reply but the last are read behind its prompt's keys and values."""
+    places = torch.tensor([place for place, _ in batch], device=model.device)
+    states = read.last_states[places][:, None]
+    width = max(len(reply) for _, reply in batch) - 1
+    if width:
+        cache = DynamicCache()
+        for index, layer in enumerate(read.cache.layers):
+            cache.update(layer.keys[places], layer.values[places], index)  # pyright: ignore
+        ids, _ = pad_right([reply[:-1] for _, reply in batch], [(0,)] * len(batch), device=model.device)
+        mask = read.mask[places]
+        positions = mask.sum(dim=1, keepdim=True) + torch.arange(width, device=model.device)
+        # Right padding comes after all that is read, so causal order hides it.
+        after = backbone(model)(
+            input_ids=ids[:, :width],
+            attention_mask=torch.cat([mask, mask.new_ones(len(batch), width)], dim=1),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        states = torch.cat([states, after], dim=1)
+    for own, (_, reply) in zip(states, batch, strict=True):
+        yield logits_from_hidden(model, own[: len(reply)]).log_softmax(dim=-1).cpu()
+
+
+def _score(model: CausalLM, prompts: Sequence[Ids], batch: Sequence[Row]) -> Iterator[torch.Tensor]:
     """For each row the log-probabilities at each of its reply's places, (reply tokens, vocab)."""
     padded = pad_right(
         [prompts[place] for place, _ in batch], [reply for _, reply in batch], device=model.device

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from neuron_opsd.config import EvaluationSettings, RolloutSettings
 from neuron_opsd.engines.base import sampling_of
+from neuron_opsd.engines.hf import OnRead
 from neuron_opsd.records import Question, Rollout
 from neuron_opsd.rollouts.sample import MessagesOf, read_again, sample_rollouts
 from neuron_opsd.run.runners import OnProgress
@@ -41,8 +42,12 @@ class SampledStage(ShardedStage):
 
     def make_shard(self, index: int, on_progress: OnProgress) -> list[Rollout]:
         """See `ShardedStage`."""
+        return self.sample(index, on_progress)
+
+    def sample(self, index: int, on_progress: OnProgress, on_read: OnRead | None = None) -> list[Rollout]:
+        """The completions of one shard. `on_read` is called with the prompts that are read here."""
         run, settings = self.run, self.settings
-        engine = run.models.engine(self.model_name, batch_size=settings.batch_size)
+        engine = run.models.engine(self.model_name, batch_size=settings.batch_size, on_read=on_read)
         return sample_rollouts(
             self.shard_questions(index),
             engine,

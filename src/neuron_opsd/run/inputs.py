@@ -53,8 +53,8 @@ CODE_VERSIONS: dict[str, int] = {
     # 2: private-use characters of a question stay in its prompt
     **dict.fromkeys((f"evaluation/{asked}{role}" for asked in ("", "general_") for role in ROLES), 2),
     "evaluation/general_kl": 2,  # 2: float32 logits
-    # 2: float32 logits. A block of thinking that the prompt opens is closed before the option
-    **dict.fromkeys((name for name in STAGES_BEFORE if name.endswith("_options")), 2),
+    # 2: float32 logits. A block of thinking that the prompt opens is closed before the option, 3: shards as the samples
+    **dict.fromkeys((name for name in STAGES_BEFORE if name.endswith("_options")), 3),
 }
 # Stages whose records hold answers that were read out of replies. `text/replies.py` has the reader's own version.
 READS_REPLIES = frozenset(

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from neuron_opsd.config import Config
 from neuron_opsd.engines.base import Engine
 from neuron_opsd.engines.choose import other_engine
-from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.engines.hf import HFEngine, OnRead
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import (
@@ -76,12 +76,19 @@ class Models:
         gc.collect()
         torch.cuda.empty_cache()
 
-    def engine(self, name: str, *, batch_size: int) -> Engine:
-        """An engine on a model by name. A server has the base model alone: the trained one is sampled here."""
+    def engine(self, name: str, *, batch_size: int, on_read: OnRead | None = None) -> Engine:
+        """An engine on a model by name. A server has the base model alone: the trained one is sampled here.
+
+        `on_read` is called by hf alone, whose prompts are read here.
+        """
         if self._is_sampled_here(name):
             model, tokenizer = self._load(name)
             return HFEngine(
-                model, tokenizer, batch_size=batch_size, cache_tokens=self.config.engine.cache_tokens
+                model,
+                tokenizer,
+                batch_size=batch_size,
+                cache_tokens=self.config.engine.cache_tokens,
+                on_read=on_read,
             )
         if self._engine is None or self._engine[0] != name:
             self.release()  # one model in memory at a time
