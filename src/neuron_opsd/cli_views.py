@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 from neuron_opsd import cli_options as option
 from neuron_opsd.config import list_recipes, load_config
+from neuron_opsd.errors import ConfigError
 from neuron_opsd.redaction import redact
 from neuron_opsd.results import PreflightVerdict, Results, TeacherGap, load
 from neuron_opsd.store.run_folder import RESULTS, TEACHER_GAP, RunFolder
@@ -300,6 +301,28 @@ def doctor(
         say(finding.describe())
     if PROBLEM in states:
         raise typer.Exit(1)
+
+
+@views.command()
+def settings(
+    name: Annotated[
+        str, typer.Argument(help="A section, or one setting. All of them without.", show_default=False)
+    ] = "",
+    as_schema: Annotated[
+        bool, typer.Option("--schema", help="A JSON schema, with which editors complete and check a recipe.")
+    ] = False,
+    as_page: Annotated[bool, typer.Option("--markdown", help="The page docs/settings.md.")] = False,
+) -> None:
+    """List every setting with its type, default and meaning."""
+    from neuron_opsd.commands.settings import as_markdown, describe_settings, schema_text
+
+    if (as_schema or as_page) and (name or as_schema == as_page):
+        raise ConfigError("--schema and --markdown each stand alone, for all settings.")
+    if as_schema or as_page:
+        typer.echo(schema_text() if as_schema else as_markdown(), nl=False)
+        return
+    for line in describe_settings(name):
+        say(line)
 
 
 @views.command()

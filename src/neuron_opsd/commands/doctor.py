@@ -85,11 +85,11 @@ def _needs(package: str) -> Iterator[tuple[Requirement, bool]]:
 
 
 def _misfits(package: str) -> Iterator[Finding]:
-    """Packages that one needs and that are missing or of another version, and optional ones of another version."""
+    """Packages that one needs and that are missing or of another version. Of ours, optional ones of another version."""
     for requirement, is_always in _needs(package):
         version = installed_versions((requirement.name,))[requirement.name]
         is_missing = version == "not installed"
-        if is_missing and not is_always:
+        if not is_always and (is_missing or package != "neuron-opsd"):
             continue
         if is_missing or not requirement.specifier.contains(version, prereleases=True):
             yield Finding(
