@@ -19,7 +19,7 @@ HEAD = """# Settings
 <!-- Made by `neuron-opsd settings --markdown`. Edit the descriptions in src/neuron_opsd/config/. -->
 Each can stand in a recipe ([recipes.md](recipes.md)), and `section.key=value` on the command line wins over it. "as in
 Neuron-OPSD" is the paper's value (arXiv 2607.02460), "our choice" was measured or chosen here. `neuron-opsd settings
-training` lists a section in the terminal, and `neuron-opsd settings --schema` prints a JSON schema, with which an editor
+training` lists a section in the terminal. `neuron-opsd settings --schema` prints a JSON schema, with which an editor
 completes and checks a recipe.
 """
 
