@@ -320,6 +320,25 @@ def majority_label(num_samples: int, *, is_exact: bool) -> str:
     return "Likeliest answer (exact)" if is_exact else f"Maj@{num_samples}"
 
 
+VOTE_FIGURES = frozenset(
+    {
+        *("vote_share", "answer_entropy", "ece", "ece_10", "ece_adaptive", "mce", "brier", "nll"),
+        *("auroc", "aurc", "overconfidence"),
+    }
+)
+MIN_READABLE = 0.05  # Share of replies below which their votes say nothing. A heuristic of ours.
+
+
+def hardly_read(metrics: Mapping[str, MetricResult]) -> tuple[Role, ...]:
+    """The models of whose replies hardly any could be read. `VOTE_FIGURES` mean nothing for them."""
+    parsed = metrics.get("parse_rate")
+    if parsed is None:
+        return ()
+    return tuple(
+        role for role, own in parsed.both.items() if own.value is not None and own.value < MIN_READABLE
+    )
+
+
 def of_samples(num_samples: int, *, is_exact: bool) -> str:
     """What stands behind Avg."""
     return " (exact)" if is_exact else f"@{num_samples}"

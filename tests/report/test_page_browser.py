@@ -20,6 +20,7 @@ from page_driver import (
     press,
     search,
     unfold,
+    wait_for,
 )
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,7 @@ def test_both_prompts_of_a_selected_question(browser, write_page, order):
     choose(browser, "which", "selected")
     item = browser.find_element("css selector", "#found > li")
     unfold(item)
-    student, teacher = item.find_elements("css selector", "details details")
+    student, teacher = item.find_elements("css selector", "#found details details")
     assert student.text == "What the student reads, 80 tokens"
     assert teacher.text == "What the teacher reads, 420 tokens, 3 demonstrations, 1 dropped to fit"
     for part in (student, teacher):
@@ -139,6 +140,61 @@ def test_what_a_screen_reader_finds(browser, plain_page):
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert browser.execute_script("return document.querySelectorAll('table:not(:has(caption))').length") == 0
     assert browser.execute_script("return document.querySelectorAll('th:not([scope])').length") == 0
+
+
+WIDEST = """
+const wide = [];
+for (const element of document.querySelectorAll("p, li, figcaption, summary")) {
+  if (element.closest("#found, .fields, nav")) continue;
+  const range = document.createRange();
+  const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+  const lines = new Map();
+  for (let node = walker.nextNode(); node; node = walker.nextNode())
+    for (let i = 0; i < node.length; i++) {
+      range.setStart(node, i);
+      range.setEnd(node, i + 1);
+      const box = range.getBoundingClientRect();
+      if (box.width) lines.set(Math.round(box.bottom / 4), (lines.get(Math.round(box.bottom / 4)) || 0) + 1);
+    }
+  const longest = Math.max(0, ...lines.values());
+  if (longest > arguments[0]) wide.push([longest, element.textContent.slice(0, 60)]);
+}
+return wide;
+"""
+
+
+def test_no_line_of_text_is_wider_than_people_read(browser, plain_page):
+    """About 75 characters: the average line is shorter, a line of narrow letters a little longer."""
+    open_page(browser, plain_page.as_uri())
+    open_everything(browser)
+    assert browser.execute_script(WIDEST, 90) == []
+
+
+def test_the_first_screen_has_the_sentence_and_the_pictures(browser, plain_page):
+    """At the width of a desk: the sentence, the pictures of what changed and the first reliability diagram."""
+    open_page(browser, plain_page.as_uri())
+    bottom = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom"
+    assert browser.execute_script(bottom, ".lead") < 250
+    assert browser.execute_script(bottom, "#summary .figures figure:nth-child(3)") < 600
+    right = (
+        "return document.querySelector('#summary .figures figure:nth-child(3)').getBoundingClientRect().right"
+    )
+    assert browser.execute_script(right) > 0.9 * 1280  # no empty right half
+
+
+def test_sections_fold_open_by_a_link_and_for_print(browser, plain_page):
+    open_page(browser, plain_page.as_uri())
+    is_open = "return document.querySelector('#training details.part').open"
+    assert not browser.execute_script(is_open)
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script(is_open)
+    browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert not browser.execute_script(is_open)
+    browser.find_element("css selector", "nav a[href='#training']").click()
+    wait_for(browser, is_open)
+    top = "return document.querySelector('#training').getBoundingClientRect().top"
+    assert -1 <= browser.execute_script(top) < 900
+    has_no_complaints(browser)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

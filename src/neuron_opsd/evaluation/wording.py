@@ -2,6 +2,7 @@
 
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.results import (
+    VOTE_FIGURES,
     DomainResult,
     Domains,
     Estimate,
@@ -9,12 +10,13 @@ from neuron_opsd.results import (
     KlFromBase,
     MetricResult,
     ResultBlock,
+    hardly_read,
 )
 
 NO_DIFFERENCE = "no difference shown"
 TOO_FEW = "too few questions"
 WITH_GOLD = ("avg", "maj", "ece", "option_ece")
-LABEL_FREE = ("vote_share", "parse_rate", "completion_tokens")
+LABEL_FREE = ("vote_share", "parse_rate", "completion_tokens", "truncated_fraction")
 
 
 def verdict_of(difference: Estimate, num_items: int) -> str:
@@ -59,9 +61,20 @@ def _block_sentences(where: str, block: ResultBlock) -> list[str]:
     if not block.num_with_gold:
         sentences.append(f"{where}: no gold answers, so nothing is claimed about accuracy or calibration.")
     found = block.metrics
+    if hardly_read(found):
+        parsed = found["parse_rate"]
+        shares = f"{parsed.base.value or 0.0:.1%} before, {parsed.trained.value or 0.0:.1%} after"
+        sentences.append(
+            f"{where}: hardly any reply could be read ({shares}), so nothing is said of votes and calibration."
+        )
+        found = {name: metric for name, metric in found.items() if name not in VOTE_FIGURES}
     names = [name for name in WITH_GOLD if name in found]
     # Beside accuracy, what needs no answers is worth a sentence only where it changed.
-    names += [name for name in LABEL_FREE if not names or found[name].verdict != NO_DIFFERENCE]
+    names += [
+        name
+        for name in LABEL_FREE
+        if name in found and (not block.num_with_gold or found[name].verdict != NO_DIFFERENCE)
+    ]
     for name in names:
         sentences.append(f"{where}: {_sentence(found[name])}")
         if name == "maj" and found["avg"].verdict == "higher":

@@ -16,11 +16,7 @@ Prose = str | tuple[str, ...]  # the parts of a paragraph, those of type Code ma
 class Paragraph:
     text: Prose
     is_notice: bool = False  # something missing, or something to be careful about
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    text: str
+    is_lead: bool = False  # the sentence that says most
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +25,22 @@ class Bullets:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """One headline number: what it is, before and after, and what was shown about it."""
+class Example:
+    """One question whose answer changed. `judgement` is better, worse or empty."""
 
     label: str
+    judgement: str
+    where: str
+    question: str
     before: str
     after: str
-    difference: str
-    verdict: str
 
 
 @dataclass(frozen=True, slots=True)
-class Cards:
-    items: Sequence[Card]
+class Examples:
+    title: str
+    items: Sequence[Example]
+    note: str
 
 
 TEXT_COLUMNS = ("Verdict", "Note", "Remark")  # wherever they stand
@@ -80,10 +79,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures side by side where there is room. With a label they are folded under it."""
+    """Figures side by side where there is room. With a label they are folded under it. The note is said of all."""
 
     items: Sequence[Figure]
     label: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Browser:
     note: Prose
 
 
-Block = Heading | Paragraph | Bullets | Cards | Table | Figures | Text | Browser
+Block = Paragraph | Bullets | Examples | Table | Figures | Text | Browser
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +113,4 @@ class Section:
     name: str  # its anchor
     title: str
     blocks: Sequence[Block]
+    folded: bool = False  # when the page opens

@@ -1,26 +1,21 @@
 """Inputs -> the sections of a report, for the page and report.md alike. What is missing is named."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from neuron_opsd.report import story, tables
-from neuron_opsd.report.blocks import (
-    Block,
-    Bullets,
-    Cards,
-    Heading,
-    Section,
-    Table,
-    Text,
-)
+from neuron_opsd.report.blocks import Block, Section, Table, Text
 from neuron_opsd.report.browser import questions_browser
 from neuron_opsd.report.comparison import comparison_section
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.report.parts import clip, missing, present
+from neuron_opsd.report.meaningful import without_empty_votes
+from neuron_opsd.report.parts import clip, missing
 from neuron_opsd.report.preflight import preflight_section
 from neuron_opsd.report.readings import readings_section
 from neuron_opsd.report.results import calibration_section, results_section
 from neuron_opsd.report.selection import selection_section
+from neuron_opsd.report.summary import summary
 from neuron_opsd.report.training import cost_section, training_section
 
 CITATION = """@misc{chen2026neuron,
@@ -34,7 +29,8 @@ CITATION = """@misc{chen2026neuron,
 
 
 def sections(inputs: ReportInputs) -> list[Section]:
-    """The whole report, in reading order."""
+    """The whole report, in reading order. Votes of replies that could not be read are left out."""
+    inputs = without_empty_votes(inputs)
     made = [
         Section("summary", "Summary", _summary(inputs)),
         Section("method", "What was done", story.what_was_done(inputs)),
@@ -52,35 +48,19 @@ def sections(inputs: ReportInputs) -> list[Section]:
         Section("configuration", "Configuration", _configuration(inputs)),
         Section("cite", "How to cite", [Text("The method's paper, as BibTeX", CITATION)]),
     ]
-    if inputs.comparison and not inputs.questions:  # of many runs, none of which is this one
+    is_comparison = inputs.comparison and not inputs.questions  # of many runs, none of which is this one
+    if is_comparison:
         made = [
             section for section in made if section.name in ("comparison", "reading", "configuration", "cite")
         ]
-    return [section for section in made if section.blocks]
+    opened = ("comparison",) if is_comparison else ("summary", "results", "questions")
+    return [replace(section, folded=section.name not in opened) for section in made if section.blocks]
 
 
 def _summary(inputs: ReportInputs) -> list[Block]:
-    results = inputs.results
-    if not results:
+    if not inputs.results:
         return [missing("No evaluation yet, so nothing can be said about what training changed.", "evaluate")]
-    blocks: list[Block] = [story.headline(results), *present(story.how_training_ended(inputs))]
-    if results.in_domain:
-        blocks.append(Cards(tables.headline_cards(results.in_domain)))
-    return [*blocks, *_grouped(results.verdicts)]
-
-
-def _grouped(verdicts: Sequence[str]) -> list[Block]:
-    """Sentences of one place under one heading. Each begins "Kind (place): ", others stand by themselves."""
-    groups: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        where, _, sentence = verdict.partition("): ")
-        is_place = where.startswith(("In-domain (", "Cross-domain (", "General ("))
-        groups.setdefault(f"{where})" if is_place else "", []).append(sentence if is_place else verdict)
-    return [
-        block
-        for where, sentences in groups.items()
-        for block in ([Heading(where)] if where else []) + [Bullets(sentences)]
-    ]
+    return summary(inputs, story.how_training_ended(inputs))
 
 
 def _example(inputs: ReportInputs) -> list[Block]:

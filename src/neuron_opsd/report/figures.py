@@ -10,11 +10,15 @@ from neuron_opsd.records import NeuronSets, SelectedQuestion
 from neuron_opsd.report import svg
 from neuron_opsd.report.blocks import Figure, Table
 from neuron_opsd.report.markup import Html, join, tag
-from neuron_opsd.report.tables import difference_text, number
-from neuron_opsd.results import Bin, MetricResult, Role
+from neuron_opsd.report.tables import number
+from neuron_opsd.results import Bin, Both, Role
+from neuron_opsd.statistics import spearman
 
+MOSTLY = 0.7  # of a rank correlation
+SMALL_GAP = 0.02  # between confidence and accuracy
 ROLES: Mapping[Role, str] = {"base": "before training", "trained": "after training"}
-ROW_HEIGHT = 40  # of the interval plot
+# Questions, mean confidence and accuracy of each bin that has any.
+Filled = Sequence[tuple[int, float, float]]
 
 
 def reliability(
@@ -42,30 +46,97 @@ def reliability(
         svg.x_axis(f"Confidence ({confidence})", 0, 1),
         svg.y_axis("Accuracy", 0, 1),
     )
-    filled = [
-        (one.count, one.confidence, one.accuracy)
-        for one in bins
-        if one.confidence is not None and one.accuracy is not None
-    ]
+    filled = _filled(bins)
     total = sum(count for count, _, _ in filled)
-    diagonal = svg.line([(x.place(0), y.place(0)), (x.place(1), y.place(1))], class_="diagonal")
-    marks: list[Html] = []
-    for count, stated, accuracy in filled:
-        at, ideal, real = x.place(stated), y.place(stated), y.place(accuracy)
-        marks.append(tag("line", class_="gap", x1=at, x2=at, y1=ideal, y2=real))
-        radius = round(2.5 + 9 * math.sqrt(count / total), 2)
-        marks.append(tag("circle", class_=f"mark {class_}", cx=at, cy=real, r=radius))
     title = f"Reliability {what}, {confidence}"
     words = "; ".join(
         f"confidence {number(stated)}: accuracy {number(accuracy)} ({count} questions)"
         for count, stated, accuracy in filled
     )
     description = f"Bins from low to high confidence. {words}."
-    drawn = svg.drawing(name, title, description, svg.axes(x, y), diagonal, join(marks))
+    marks = svg.axes(x, y), _diagonal(x, y), _gaps(x, y, filled), _bins(x, y, filled, class_)
+    drawn = svg.drawing(name, title, description, *marks)
     rows = [[number(stated), number(accuracy), f"{count:,}"] for count, stated, accuracy in filled]
     data = Table(title, ["Mean confidence", "Accuracy", "Questions"], rows)
-    caption = f"{title}: {total} questions in {len(filled)} bins.{' Unreliable, see above.' if is_unreliable else ''}"
+    caution = " Unreliable, see above." if is_unreliable else ""
+    caption = f"{title}: {_gap_in_words(filled)}. {total} questions in {len(filled)} bins.{caution}"
     return Figure(name, title, description, caption, drawn, data)
+
+
+def reliability_before_and_after(
+    name: str, bins: Both[tuple[Bin, ...]], *, where: str, confidence: str
+) -> Figure:
+    """Both models in one diagram, grey before and coloured after."""
+    x, y = svg.x_axis(f"Confidence ({confidence})", 0, 1), svg.y_axis("Accuracy", 0, 1)
+    both: list[tuple[Role, Filled]] = [(role, _filled(own)) for role, own in bins.items()]
+    title = f"Reliability on {where}"
+    said = [f"{ROLES[role]} {_gap_in_words(filled)}" for role, filled in both]
+    marks = [_bins(x, y, filled, role) for role, filled in both]
+    drawn = svg.drawing(name, title, f"{'; '.join(said)}.", svg.axes(x, y), _diagonal(x, y), *marks)
+    rows = [
+        [ROLES[role], number(stated), number(accuracy), f"{count:,}"]
+        for role, filled in both
+        for count, stated, accuracy in filled
+    ]
+    data = Table(title, ["Training", "Mean confidence", "Accuracy", "Questions"], rows)
+    caption = f"{title}: {'; '.join(said)}. On the dashed line would be exact."
+    return Figure(name, title, f"{'; '.join(said)}.", caption, drawn, data)
+
+
+def _filled(bins: Sequence[Bin]) -> Filled:
+    return [
+        (one.count, one.confidence, one.accuracy)
+        for one in bins
+        if one.confidence is not None and one.accuracy is not None
+    ]
+
+
+def _gap_in_words(filled: Filled) -> str:
+    """Whether the model says more than it knows, by how much on average."""
+    total = sum(count for count, _, _ in filled)
+    if not total:
+        return "nothing to show"
+    gap = sum(count * (stated - accuracy) for count, stated, accuracy in filled) / total
+    if abs(gap) < SMALL_GAP:
+        return "about as often right as it says"
+    return f"{'overconfident' if gap > 0 else 'underconfident'} by {number(abs(gap))} on average"
+
+
+def _diagonal(x: svg.Axis, y: svg.Axis) -> Html:
+    return svg.line([(x.place(0), y.place(0)), (x.place(1), y.place(1))], class_="diagonal")
+
+
+def _gaps(x: svg.Axis, y: svg.Axis, filled: Filled) -> Html:
+    """A line from each dot to the diagonal."""
+    return join(
+        *(
+            tag(
+                "line",
+                class_="gap",
+                x1=x.place(stated),
+                x2=x.place(stated),
+                y1=y.place(stated),
+                y2=y.place(accuracy),
+            )
+            for _, stated, accuracy in filled
+        )
+    )
+
+
+def _bins(x: svg.Axis, y: svg.Axis, filled: Filled, class_: str) -> Html:
+    total = sum(count for count, _, _ in filled)
+    return join(
+        *(
+            tag(
+                "circle",
+                class_=f"mark {class_}",
+                cx=x.place(stated),
+                cy=y.place(accuracy),
+                r=round(2.5 + 9 * math.sqrt(count / total), 2),
+            )
+            for count, stated, accuracy in filled
+        )
+    )
 
 
 def consensus_against_length(selection: Sequence[SelectedQuestion]) -> Figure:
@@ -84,8 +155,15 @@ def consensus_against_length(selection: Sequence[SelectedQuestion]) -> Figure:
     )
     marks = svg.dots(others, class_="base"), svg.dots(chosen, class_="trained")
     drawn = svg.drawing(name, title, description, svg.axes(x, y), *marks)
-    caption = f"{title}. Coloured: the {len(chosen)} selected questions."
+    follows = "s(x) mostly follows length" if _follows(lengths, scores) else "s(x) says more than length"
+    caption = f"{title}: {follows}. Coloured: the {len(chosen)} selected questions."
     return Figure(name, title, description, caption, drawn, _by_tenths(title, selection))
+
+
+def _follows(lengths: Sequence[float], scores: Sequence[float]) -> bool:
+    """Whether the order by score is nearly that by length, or its reverse."""
+    found = spearman(np.array(lengths, dtype=np.float64), np.array(scores, dtype=np.float64)).value
+    return abs(found) > MOSTLY
 
 
 def _by_tenths(title: str, selection: Sequence[SelectedQuestion]) -> Table:
@@ -132,7 +210,10 @@ def consensus_against(what: str, pairs: Sequence[tuple[float, float]]) -> Figure
     description = "; ".join(f"s(x) {row[0]}: {row[1]} ± {row[2]}" for row in rows) + "."
     name = "consensus-" + identifier(what)
     drawn = svg.drawing(name, title, description, svg.axes(x, y), join(marks))
-    caption = f"{title}: {len(pairs):,} questions in fifths of s(x), with 95% intervals."
+    caption = (
+        f"{title}: {number(means[0])} in the lowest fifth, {number(means[-1])} in the highest. {len(pairs):,} "
+        "questions, with 95% intervals."
+    )
     return Figure(name, title, description, caption, drawn, data)
 
 
@@ -164,7 +245,8 @@ def neurons_per_layer(sets: Sequence[NeuronSets]) -> Figure:
     )
     drawn = svg.drawing(name, title, description, svg.axes(x, y), join(bars))
     data = Table(title, ["Layer", "Neurons"], [[str(i), number(mean)] for i, mean in enumerate(means)])
-    return Figure(name, title, description, f"{title}, mean over {len(sets)} completions.", drawn, data)
+    caption = f"{title}: most are in layer {top}. Mean over {len(sets)} completions."
+    return Figure(name, title, description, caption, drawn, data)
 
 
 def training_curve(
@@ -201,7 +283,7 @@ def training_curve(
         f"{label} from {number(values[0])} at step {steps[0]:g} to {number(values[-1])} at step "
         f"{steps[-1]:g}; lowest {number(min(values))}, highest {number(max(values))}."
     )
-    caption = f"{label} by training step."
+    caption = f"{label} by training step: from {number(values[0])} to {number(values[-1])}."
     if rails:
         between = " and ".join(number(rail) for rail in rails)
         description += f" Guard rail at {between}."
@@ -219,38 +301,6 @@ def _thinned(label: str, steps: Sequence[float], values: Sequence[float]) -> Tab
     return Table(label, ["Step", label], [[f"{steps[i]:g}", number(values[i])] for i in kept])
 
 
-def differences(name: str, label: str, found: Sequence[tuple[str, MetricResult]]) -> Figure:
-    """Differences with intervals, a row for each domain, and a line at no difference."""
-    title = f"{label}: difference after training"
-    changes = [(where, metric.difference) for where, metric in found]
-    drawable = [
-        (where, change, (change.value, change.low, change.high))
-        for where, change in changes
-        if change.value is not None and change.low is not None and change.high is not None
-    ]
-    ends = [end for *_, (_, low, high) in drawable for end in (low, high, 0.0)] or [-1.0, 1.0]
-    height = svg.TOP + ROW_HEIGHT * max(len(drawable), 1) + svg.BOTTOM
-    x = svg.x_axis(title, *_padded(ends), left=svg.RIGHT)
-    bottom = height - svg.BOTTOM
-    parts = [tag("line", class_="zero", x1=x.place(0), x2=x.place(0), y1=svg.TOP - 6, y2=bottom)]
-    for value in x.ticks():
-        parts.append(svg.text(x.place(value), bottom + 17, svg.tick_text(value), anchor="middle"))
-    parts.append(svg.text((x.start + x.end) / 2, height - 8, title, anchor="middle", class_="label"))
-    for row, (where, _, (value, low, high)) in enumerate(drawable):
-        at = svg.TOP + ROW_HEIGHT * row + 24
-        parts.append(svg.text(x.start, at - 11, _clip(where, 48), class_="label"))
-        ends_at = x.place(low), x.place(high)
-        parts.append(tag("line", class_="interval", x1=ends_at[0], x2=ends_at[1], y1=at, y2=at))
-        parts.append(tag("circle", class_="mark trained", cx=x.place(value), cy=at, r=4.5))
-    parts.append(tag("line", class_="axis", x1=x.start, x2=x.end, y1=bottom, y2=bottom))
-    description = "; ".join(f"{where}: {difference_text(change)}" for where, change, _ in drawable) + "."
-    drawn = svg.drawing(name, title, description, join(parts), height=height)
-    data = Table(
-        title, ["Domain", "Difference"], [[where, difference_text(change)] for where, change, _ in drawable]
-    )
-    return Figure(name, title, description, f"{title}, with 95% intervals.", drawn, data)
-
-
 def identifier(text: str) -> str:
     """Text as part of an element's id."""
     return "".join(c if c.isalnum() and c.isascii() else "-" for c in text.lower())
@@ -262,7 +312,3 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
         return 0.0, 1.0
     pad = (high - low) * 0.06
     return low - pad if low < 0 or low - pad >= 0 else 0.0, high + pad
-
-
-def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -15,9 +15,9 @@ from neuron_opsd.report.blocks import (
     Block,
     Browser,
     Bullets,
-    Cards,
+    Example,
+    Examples,
     Figures,
-    Heading,
     Paragraph,
     Section,
     Table,
@@ -46,7 +46,8 @@ def page(inputs: ReportInputs, sections: Sequence[Section]) -> str:
     body = tag(
         "body",
         tag("a", "Skip to the report", class_="skip", href="#main"),
-        _header(inputs, sections),
+        _header(inputs),
+        _navigation(sections),
         tag("main", [_section(section) for section in sections], id="main", tabindex="-1"),
         _footer(inputs),
         tag("script", trusted(script)),
@@ -69,37 +70,49 @@ def _asset(name: str) -> str:
     return (resources.files("neuron_opsd.report") / name).read_text(encoding="utf-8")
 
 
-def _header(inputs: ReportInputs, sections: Sequence[Section]) -> Html:
-    links = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]
+def _header(inputs: ReportInputs) -> Html:
     return tag(
         "header",
         tag("p", "Neuron-OPSD · run report", class_="kicker"),
         tag("h1", story.title(inputs)),
         tag("p", story.subtitle(inputs), class_="subtitle"),
-        tag("nav", tag("ul", links), aria_label="Sections"),
     )
 
 
+def _navigation(sections: Sequence[Section]) -> Html:
+    links = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]
+    return tag("nav", tag("ul", links), aria_label="Sections")
+
+
 def _section(section: Section) -> Html:
-    heading = tag("h2", section.title, id=f"{section.name}-heading")
-    blocks = [_block(block) for block in section.blocks]
-    return tag("section", heading, blocks, id=section.name, aria_labelledby=f"{section.name}-heading")
+    """A section that opens and closes; the first needs no heading to be seen.
+
+    page.js opens the one that a link leads to, and all of them for print.
+    """
+    is_first = section.name == "summary"
+    heading = tag("h2", section.title, id=f"{section.name}-heading", class_="unseen" if is_first else None)
+    content = join(*(_block(block) for block in section.blocks))
+    if is_first:
+        content = join(heading, content)
+    else:
+        content = tag("details", tag("summary", heading), content, class_="part", open=not section.folded)
+    return tag("section", content, id=section.name, aria_labelledby=f"{section.name}-heading")
 
 
 def _block(block: Block) -> Html:
     match block:
-        case Heading(text):
-            return tag("h3", text)
-        case Paragraph(text, is_notice):
-            return tag("p", prose(text), class_="notice" if is_notice else None)
+        case Paragraph(text, is_notice, is_lead):
+            return tag("p", prose(text), class_="notice" if is_notice else "lead" if is_lead else None)
         case Bullets(items):
             return tag("ul", [tag("li", item) for item in items], class_="prose")
-        case Cards(items):
-            return tag("div", [_card(card) for card in items], class_="cards")
+        case Examples(title, items, note):
+            shown = tag("div", [_example(one) for one in items], class_="examples")
+            return tag("div", tag("h3", title), shown, tag("p", note, class_="note"))
         case Table():
             return _table(block)
-        case Figures(items, label):
+        case Figures(items, label, note):
             drawn = tag("div", [_figure(figure) for figure in items], class_="figures")
+            drawn = join(tag("p", note, class_="note") if note else None, drawn)
             return _fold(label, drawn) if label else drawn
         case Text(label, text, folded):
             shown = tag("pre", text, tabindex="0", aria_label=label)
@@ -108,21 +121,19 @@ def _block(block: Block) -> Html:
             return browser(block)
 
 
-def _card(card: Any) -> Html:
+def _example(one: Example) -> Html:
+    kind = VERDICT_CLASSES.get(one.judgement, "neutral")
+    answers = [
+        tag("p", tag("span", f"{word} ", class_="when"), tag("span", answer, class_=class_))
+        for word, class_, answer in (("Before:", "before", one.before), ("After:", "after", one.after))
+    ]
     return tag(
         "div",
-        tag("h3", card.label),
-        tag(
-            "p",
-            tag("span", card.before, class_="before"),
-            tag("span", " → ", aria_hidden="true", class_="arrow"),
-            tag("span", " then ", class_="unseen"),
-            tag("strong", card.after),
-            class_="numbers",
-        ),
-        tag("p", card.difference, class_="change"),
-        tag("p", _verdict(card.verdict), class_="verdict-line"),
-        class_="card",
+        tag("p", tag("span", one.label, class_=f"verdict {kind}")),
+        tag("p", one.question, class_="asked"),
+        answers,
+        tag("p", one.where, class_="where"),
+        class_="example",
     )
 
 
@@ -178,7 +189,9 @@ def _fold(label: str, content: Html) -> Html:
 
 def _figure(figure: Any) -> Html:
     data = _fold("Numbers of this figure", _scroller(figure.data)) if figure.data else None
-    return tag("figure", figure.svg, tag("figcaption", figure.caption), data)
+    conclusion = figure.caption.removeprefix(figure.title)
+    title = tag("strong", figure.title) if conclusion != figure.caption else None
+    return tag("figure", tag("figcaption", title, conclusion), figure.svg, data)
 
 
 def _footer(inputs: ReportInputs) -> Html:

@@ -10,9 +10,8 @@ from neuron_opsd.report.blocks import (
     Block,
     Browser,
     Bullets,
-    Cards,
+    Examples,
     Figures,
-    Heading,
     Paragraph,
     Prose,
     Section,
@@ -20,7 +19,7 @@ from neuron_opsd.report.blocks import (
     Text,
 )
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.report.markup import Code
+from neuron_opsd.report.markup import Better, Code, Worse, spaced
 from neuron_opsd.text.escape import markdown_block, markdown_code, markdown_text
 
 
@@ -37,21 +36,18 @@ def document(inputs: ReportInputs, sections: Sequence[Section]) -> str:
 def render(block: Block) -> str:
     """One block. The questions browser is for the page alone."""
     match block:
-        case Heading(text):
-            return f"### {markdown_text(text)}"
-        case Paragraph(text, _):
+        case Paragraph(text):
             return _prose(text)
         case Bullets(items):
             return "\n".join(f"- {markdown_text(item)}" for item in items)
-        case Cards(items):
-            rows = [[card.label, card.before, card.after, card.difference, card.verdict] for card in items]
-            return table(Table("In short", ["", "Before", "After", "Difference", "Verdict"], rows))
+        case Examples(title, items, note):
+            rows = [[one.label, one.where, one.question, one.before, one.after] for one in items]
+            return table(Table(title, ["What", "Question", "Its text", "Before", "After"], rows, note, 5))
         case Table():
             return table(block)
-        case Figures(items, _):
-            return "\n\n".join(
-                f"*{markdown_text(figure.caption)}* {markdown_text(figure.description)}" for figure in items
-            )
+        case Figures(items, _, note):
+            shown = [f"*{markdown_text(one.caption)}* {markdown_text(one.description)}" for one in items]
+            return "\n\n".join([*shown, *([markdown_text(note)] if note else [])])
         case Text(label, text, _):
             return f"{markdown_text(label)}:\n\n{markdown_block(text)}"
         case Browser():
@@ -60,8 +56,13 @@ def render(block: Block) -> str:
 
 def _prose(text: Prose) -> str:
     """A paragraph: what is marked as code becomes a span of code, everything else is shown as it is."""
-    parts = (text,) if isinstance(text, str) else text
-    return " ".join(markdown_code(part) if isinstance(part, Code) else markdown_text(part) for part in parts)
+    return "".join(map(_marked, spaced(text)))
+
+
+def _marked(part: str) -> str:
+    if isinstance(part, Code):
+        return markdown_code(part)
+    return f"**{markdown_text(part)}**" if isinstance(part, Better | Worse) else markdown_text(part)
 
 
 def table(content: Table) -> str:

@@ -22,6 +22,18 @@ class Code(str):
     __slots__ = ()
 
 
+class Better(str):
+    """A part of a sentence that says that something got better."""
+
+    __slots__ = ()
+
+
+class Worse(str):
+    """A part of a sentence that says that something got worse."""
+
+    __slots__ = ()
+
+
 def escape(text: object) -> Html:
     """The text as markup, quotes included."""
     return text if isinstance(text, Html) else Html(html_text(text))
@@ -52,9 +64,22 @@ def tag(name: str, /, *children: object, **attributes: Any) -> Html:
 
 def prose(text: str | tuple[str, ...]) -> list[object]:
     """A paragraph's parts, those that are code as such."""
-    parts = (text,) if isinstance(text, str) else text
-    spaced = [part for item in parts for part in (" ", item)][1:]
-    return [tag("code", part) if isinstance(part, Code) else part for part in spaced]
+    return [_marked(part) for part in spaced(text)]
+
+
+def spaced(text: str | tuple[str, ...]) -> list[str]:
+    """The parts of a paragraph with a blank between them, but not before a comma or a full stop."""
+    first, *others = (text,) if isinstance(text, str) else text
+    return [first, *(piece for part in others for piece in ([part] if part[:1] in ",.;" else [" ", part]))]
+
+
+def _marked(part: str) -> object:
+    """A part as an element of its own, where it is one of the marked kinds."""
+    if isinstance(part, Code):
+        return tag("code", part)
+    if isinstance(part, Better | Worse):
+        return tag("strong", part, class_=f"verdict {'good' if isinstance(part, Better) else 'bad'}")
+    return part
 
 
 def trusted(text: str) -> Html:

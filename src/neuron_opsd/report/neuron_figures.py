@@ -43,7 +43,10 @@ def pool_map(sets: Sequence[NeuronSets], selected: Collection[str]) -> Figure | 
         f"are not.{left_out}"
     )
     figure = svg.drawing(name, title, description, svg.axes(x, y), *marks)
-    caption = f"{title}, by classical scaling. Coloured: the {sum(kept):,} selected questions.{left_out}"
+    caption = (
+        f"{title}: where the coloured dots, the {sum(kept):,} selected questions, lie close together, selection kept "
+        f"questions of one kind. By classical scaling.{left_out}"
+    )
     return Figure(name, title, description, caption, figure)
 
 

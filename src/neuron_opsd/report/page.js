@@ -1,3 +1,26 @@
+// Sections: the one that a link leads to opens, and all of them for print.
+(() => {
+  "use strict";
+  const reveal = () => {
+    const id = decodeURIComponent(location.hash.slice(1));
+    const section = document.getElementById(id);
+    const part = section?.querySelector("details.part");
+    if (!part || part.open) return;
+    part.open = true;
+    section.scrollIntoView();
+  };
+  let closed = [];
+  window.addEventListener("hashchange", reveal);
+  window.addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details.part:not([open])")];
+    closed.forEach((part) => (part.open = true));
+  });
+  window.addEventListener("afterprint", () => closed.forEach((part) => (part.open = false)));
+  // A link to the section in the address that is there already changes no hash.
+  document.querySelector("nav").addEventListener("click", () => setTimeout(reveal));
+  reveal();
+})();
+
 // The questions browser. Every text enters the page through textContent: nothing in the data can become markup.
 (async () => {
   "use strict";

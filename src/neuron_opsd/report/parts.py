@@ -1,5 +1,6 @@
 """Small things that several sections share."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from neuron_opsd.report.blocks import Block, Paragraph, Table
@@ -12,6 +13,11 @@ def missing(what: str, command: str) -> Paragraph:
 
 def present(*blocks: Block | None) -> list[Block]:
     return [block for block in blocks if block is not None]
+
+
+def listed(parts: Sequence[str]) -> str:
+    """The parts as a sentence names them: a, b and c."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def folded(table: Table) -> Table:

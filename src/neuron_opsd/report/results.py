@@ -4,7 +4,7 @@ from neuron_opsd.report import figures, scatter, story, tables
 from neuron_opsd.report.blocks import Block, Figure, Figures, Paragraph, Table
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.parts import folded, missing, present
-from neuron_opsd.results import Harness, ResultBlock, Results
+from neuron_opsd.results import Harness, Results
 
 
 def results_section(inputs: ReportInputs) -> list[Block]:
@@ -25,9 +25,6 @@ def results_section(inputs: ReportInputs) -> list[Block]:
         blocks.append(
             Paragraph("No other domain was evaluated, so nothing is known of cross-domain effects.")
         )
-    drawn = [_difference_figure(results, name) for name in ("avg", "ece", "vote_share", "completion_tokens")]
-    has_gold = all(block.num_with_gold for _, block in tables.domain_blocks(results))
-    blocks.append(Figures([figure for figure in drawn if figure][: 2 if has_gold else 4]))
     blocks += general_tables(results) + present(_harness_table(inputs.harness))
     blocks += present(tables.changes_table(results), tables.distribution_table(results))
     if results.num_not_scored:
@@ -72,16 +69,6 @@ def _harness_table(harness: Harness | None) -> Table | None:
     return Table("lm-evaluation-harness", ["Task", "Questions", *tasks], rows, note)
 
 
-def _difference_figure(results: Results, name: str) -> Figure | None:
-    blocks: list[tuple[str, ResultBlock]] = list(tables.domain_blocks(results))
-    mean = results.cross.mean
-    if mean and mean.num_domains > 1:
-        blocks.append(("mean of the other domains", mean))
-    found = [(where, block.metrics[name]) for where, block in blocks if name in block.metrics]
-    drawable = [metric for _, metric in found if metric.difference.low is not None]
-    return figures.differences(f"difference-{name}", drawable[0].label, found) if drawable else None
-
-
 def calibration_section(inputs: ReportInputs) -> list[Block]:
     """Reliability of both models for each confidence, and accuracy against calibration error."""
     results = inputs.results
@@ -100,7 +87,7 @@ def calibration_section(inputs: ReportInputs) -> list[Block]:
                 tables.metrics_table(caption, block, names=one.names, folded=True),
             ]
     if not blocks:
-        return [Paragraph("There are no gold answers, and calibration cannot be measured without any.", True)]
+        return [Paragraph(_why_no_calibration(results), True)]
     drawn = [_accuracy_against_ece(results, label) for label in rules]
     return [
         *story.calibration_in_words(rules),
@@ -108,6 +95,12 @@ def calibration_section(inputs: ReportInputs) -> list[Block]:
         Figures(drawn),
         *blocks,
     ]
+
+
+def _why_no_calibration(results: Results) -> str:
+    if any(block.num_with_gold for _, block in tables.domain_blocks(results)):
+        return "Hardly any reply could be read, and calibration cannot be measured without votes."
+    return "There are no gold answers, and calibration cannot be measured without any."
 
 
 def _diagrams(name: str, one: tables.Confidence, where: str) -> list[Figure]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from neuron_opsd.report import svg
 from neuron_opsd.report.blocks import Figure, Table
 from neuron_opsd.report.markup import Html, join, tag
-from neuron_opsd.report.tables import interval_text
+from neuron_opsd.report.tables import interval_text, judgement_of
 from neuron_opsd.results import Estimate, MetricResult
 
 Point = tuple[str, Estimate, Estimate]  # label, accuracy, calibration error
@@ -38,8 +38,15 @@ def before_and_after(name: str, found: Sequence[tuple[str, MetricResult, MetricR
         ]
         marks.append(_label(x, places, where))
     title = f"{labels[0]} against {labels[1]}, before and after training"
-    caption = f"{title}; grey before, coloured after. Up and to the left is better."
+    moved = [f"{where}: {_moved(accuracy, error)}" for where, accuracy, error in found]
+    caption = f"{title}. {'; '.join(moved)}. Grey before, coloured after. Up and to the left is better."
     return _figure(name, title, caption, points, labels, x, y, marks)
+
+
+def _moved(accuracy: MetricResult, error: MetricResult) -> str:
+    """What changed for sure in one domain."""
+    judged = (("accuracy", judgement_of(accuracy)), ("calibration", judgement_of(error)))
+    return ", ".join(f"{words} {found}" for words, found in judged if found) or "no sure change"
 
 
 def methods(name: str, points: Sequence[tuple[int, Point]], *, where: str, labels: tuple[str, str]) -> Figure:

@@ -7,8 +7,6 @@ from neuron_opsd.config import USES_GOLD
 from neuron_opsd.records import TeacherContext
 from neuron_opsd.report.blocks import Block, Bullets, Paragraph
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.report.tables import number
-from neuron_opsd.results import MetricResult, Results
 
 DIVERGENCES = {
     "reverse_kl": "the reverse KL divergence, KL(student || teacher)",
@@ -188,49 +186,6 @@ def _on_what(inputs: ReportInputs) -> str:
         return f" The published adapter was evaluated on the base model in {base}."
     beside = "" if dtype == base else f", beside the base model in {base}"
     return f" The published model was evaluated, in {dtype} as it was saved{beside}."
-
-
-HEADLINES = {"avg": "accuracy", "ece": "the calibration error"}
-HEADLINES_WITHOUT_GOLD = {
-    "vote_share": "the vote share",
-    "parse_rate": "the share of readable answers",
-    "completion_tokens": "the length in tokens",
-}
-
-
-def headline(results: Results) -> Paragraph:
-    """What training did, in one sentence for each place. More follows as numbers."""
-    places = (
-        (f"In the trained domain, {results.train_domain}", results.in_domain),
-        ("In the other domains", results.cross.mean),
-        ("On general questions", results.general and results.general.mean),
-    )
-    sentences = [_headline(where, block.metrics) for where, block in places if block]
-    return Paragraph(" ".join(sentence for sentence in sentences if sentence))
-
-
-def _headline(where: str, metrics: Mapping[str, MetricResult]) -> str:
-    known = {name: words for name, words in HEADLINES.items() if name in metrics}
-    lead = "" if known else " without gold answers"
-    known = known or {name: words for name, words in HEADLINES_WITHOUT_GOLD.items() if name in metrics}
-    parts = [f"{words} {_change(metrics[name])}" for name, words in known.items()]
-    return f"{where},{lead}{':' if lead else ''} {_listed(parts)}." if parts else ""
-
-
-def _listed(parts: list[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _change(metric: MetricResult) -> str:
-    values = (metric.base.value, metric.trained.value)
-    digits = 1 if max(abs(value or 0.0) for value in values) >= 10 else 3
-    before, after = (number(value, digits=digits) for value in values)
-    verdict, better = metric.verdict, metric.better
-    if verdict not in ("higher", "lower"):
-        return f"shows no sure change ({before} before, {after} after)"
-    words = "rose" if verdict == "higher" else "fell"
-    judged = "" if better in (verdict, "neither") else ", which is worse"
-    return f"{words}{judged} ({before} before, {after} after)"
 
 
 def calibration_in_words(rules: Mapping[str, str]) -> list[Block]:

@@ -1,7 +1,7 @@
 """A few chart parts as SVG: scales, axes, marks.
 
 Colours come from the page's style sheet (light and dark), text stays text, and the same numbers give the same
-bytes. All charts are 360 units wide, so that a phone shows them at full size.
+bytes. All charts are 330 units wide, so that a phone shows them at full size.
 """
 
 import math
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from neuron_opsd.report.markup import Html, join, tag
 
-WIDTH, HEIGHT = 360, 270
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 14, 46
+WIDTH, HEIGHT = 330, 250
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 12, 44
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from neuron_opsd.report.blocks import Card, Table
+from neuron_opsd.report.blocks import Table
 from neuron_opsd.results import (
     Bin,
     Both,
@@ -25,8 +25,7 @@ NOT_DEFINED = "–"
 UNPARSABLE = "unparsable"  # its name in the answer distribution
 WORDS: Mapping[Role, str] = {"base": "before", "trained": "after"}
 ROUNDING = 1e-12  # what a sum that should be 0 can come to
-HEADLINES = ("avg", "maj", "ece")
-HEADLINES_WITHOUT_GOLD = ("vote_share", "parse_rate", "completion_tokens")
+MEAN_OF_OTHERS = "mean of the others"
 # In folded tables of their own, one for each kind of confidence.
 MORE_METRICS = ("ece_10", "ece_adaptive", "mce", "nll", "aurc")
 MORE_METRICS += tuple(
@@ -65,18 +64,18 @@ def difference_text(found: Estimate, *, digits: int = 3) -> str:
     return value if low == NOT_DEFINED else f"{value} ({low} to {high})"
 
 
-def headline_cards(block: ResultBlock) -> list[Card]:
-    """Before and after of the metrics that matter most, by whether there are gold answers."""
-    names = HEADLINES if block.num_with_gold else HEADLINES_WITHOUT_GOLD
-    metrics = [block.metrics[name] for name in names if name in block.metrics]
-    return [
-        Card(
-            metric.label,
-            *(number(own.value, digits=_shared_digits(metric)) for own in (metric.base, metric.trained)),
-            *_difference(metric),
-        )
-        for metric in metrics
-    ]
+def before_and_after(metric: MetricResult) -> list[str]:
+    """The two values as text."""
+    return [number(own.value, digits=_shared_digits(metric)) for own in (metric.base, metric.trained)]
+
+
+def judgement_of(metric: MetricResult) -> str:
+    """Better or worse where a change was shown and can be relied on, changed where neither, else empty."""
+    if metric.verdict not in ("higher", "lower") or metric.caution:
+        return ""
+    if metric.better == "neither":
+        return "changed"
+    return "better" if metric.verdict == metric.better else "worse"
 
 
 def verdict_text(metric: MetricResult) -> str:
@@ -107,7 +106,7 @@ def metrics_table(
         [
             metric.label,
             *(interval_text(own, digits=_shared_digits(metric)) for own in (metric.base, metric.trained)),
-            *_difference(metric),
+            *difference_and_verdict(metric),
         ]
         for metric in shown
     ]
@@ -116,7 +115,8 @@ def metrics_table(
     return Table(caption, columns, rows, note=note, folded=folded)
 
 
-def _difference(metric: MetricResult) -> list[str]:
+def difference_and_verdict(metric: MetricResult) -> list[str]:
+    """The paired difference with its interval, and what it shows."""
     return [difference_text(metric.difference, digits=_shared_digits(metric)), verdict_text(metric)]
 
 
@@ -183,7 +183,7 @@ def grid_table(results: Results) -> Table | None:
     blocks: list[tuple[str, ResultBlock]] = list(domain_blocks(results))
     mean = results.cross.mean
     if mean and mean.num_domains > 1:
-        blocks.insert(len(blocks) - len(general_blocks(results)), ("mean of the others", mean))
+        blocks.insert(len(blocks) - len(general_blocks(results)), (MEAN_OF_OTHERS, mean))
     if len(blocks) < 2:
         return None
     has_gold = [bool(block.num_with_gold) for _, block in blocks]
@@ -304,7 +304,7 @@ def cross_caption(results: Results) -> str:
 
 def domain_blocks(results: Results) -> list[tuple[str, DomainResult]]:
     """In-domain first, then the other domains, then the general questions, with their names."""
-    blocks = [(f"{results.train_domain} (in)", results.in_domain)] if results.in_domain else []
+    blocks = [(f"{results.train_domain} (trained)", results.in_domain)] if results.in_domain else []
     return [*blocks, *results.cross.domains.items(), *general_blocks(results)]
 
 
