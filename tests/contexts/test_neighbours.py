@@ -61,3 +61,25 @@ def test_random_ones_are_of_the_seed_alone() -> None:
     drawn = [tuple(found(seed, retrieval="random")) for seed in range(8)]
     assert drawn == [tuple(found(seed, retrieval="random", max_prompt_tokens=99)) for seed in range(8)]
     assert len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize("retrieval", ["medoids", "fixed_random"])
+def test_fixed_demonstrations_are_the_same_for_all_but_for_what_may_not_be_shown(retrieval: str) -> None:
+    settings = ContextSettings(retrieval=retrieval, num_demonstrations=3)
+    everyone = list(QUESTIONS.values())
+    contexts = find_neighbours(
+        everyone, everyone, REPLIES, settings, overlap_sets=SETS, base_model=no_model, seed=0
+    )
+    order = list(dict.fromkeys(name for own in contexts.values() for name, _ in own))
+    assert len(order) == 3
+    assert "silent" not in order
+    twins = {"asked", "twin"}
+    for name, own in contexts.items():
+        alike = twins if name in twins else {name}
+        assert {other for other, _ in own} == set(order) - alike
+    if retrieval == "medoids":  # a distance is the one of the two questions' neurons
+        assert all(
+            distance < 1 or "far" in (name, other)
+            for name, own in contexts.items()
+            for other, distance in own
+        )

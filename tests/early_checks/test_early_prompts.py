@@ -1,5 +1,6 @@
 """What a chat template leaves out, keeps or refuses is told before a run, in words that name the way out."""
 
+import dataclasses
 from contextlib import nullcontext
 from datetime import date
 
@@ -9,7 +10,7 @@ from early_checks import templates
 from helpers import build_tiny_tokenizer
 from neuron_opsd.config import Config
 from neuron_opsd.early_checks.prompts import check_prompts, example_prompts
-from neuron_opsd.early_checks.questions import check_exact
+from neuron_opsd.early_checks.questions import check_exact, check_orders
 from neuron_opsd.errors import ConfigError, ModelError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.records import Question
@@ -106,3 +107,29 @@ def test_exact_answers_of_a_model_that_thinks(name: str, is_refused: bool) -> No
     config = config_of(evaluation={"exact": True}, prompts={"answer_format": "letter"})
     with pytest.raises(ConfigError, match="begin with thinking") if is_refused else nullcontext():
         check_exact(config, QUESTIONS, [], tokenizer_with(getattr(templates, name)))
+
+
+def test_a_teacher_of_several_orders_needs_choices_to_move() -> None:
+    config = config_of(training={"teacher_orders": 3}, prompts={"answer_format": "letter"})
+    check_orders(config, QUESTIONS)
+    bare = [dataclasses.replace(question, choices=()) for question in QUESTIONS]
+    with pytest.raises(ConfigError, match="teacher_orders is 3, but none of the"):
+        check_orders(config, bare)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"training": {"teacher_orders": 3}}, "prompts.answer_format is reasoned"),
+        (
+            {
+                "training": {"teacher_entropy": "matched", "num_rollouts": 2},
+                "contexts": {"retrieval": "own_group"},
+            },
+            "known only within its step",
+        ),
+    ],
+)
+def test_a_teacher_that_cannot_be_repaired_is_refused(sections: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_of(**sections)

@@ -230,6 +230,19 @@ def test_a_rival_trains_from_questions_to_a_model_and_says_what_it_is(
     assert (folder / "evaluation" / "results.json").is_file()
 
 
+def test_a_teacher_of_every_order_trains_and_is_looked_at_before(made, lettered_model_folder: Path) -> None:
+    more = ["training.batch_size=2", "preflight.num_questions=2", "preflight.num_samples=3"]
+    folder = made(
+        "order_average", "training.num_steps=1", *more, *one_letter(lettered_model_folder), until="train"
+    )
+    rows = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["num_loss_tokens"] > 0
+    looked_at = records(folder, "preflight")
+    assert looked_at
+    assert all(len(row["teacher_answers"]) == 3 for row in looked_at)
+    assert any(row["reverse_kl"] > 1e-6 for row in looked_at)  # no demonstration: the orders alone differ
+
+
 def one_letter(model: Path) -> list[str]:
     return [f"model.name={model}", "rollouts.max_new_tokens=1", "training.max_new_tokens=1"]
 

@@ -93,7 +93,7 @@ def _unread(config: Config) -> set[str]:
 
 def reads_neurons(config: Config) -> bool:
     """Whether neighbours are found by their neurons."""
-    return config.contexts.retrieval == "neuron_overlap"
+    return config.contexts.retrieval in ("neuron_overlap", "medoids")
 
 
 def commands_of(config: Config) -> tuple[str, ...]:

@@ -93,6 +93,27 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _orders_move_whole_answers(self) -> "Config":
+        """A letter within reasons cannot be renamed, and a choice that no prompt shows has no place."""
+        training, answer_format = self.training, self.prompts.answer_format
+        if training.teacher_orders > 1 and answer_format not in ("letter", "choice_text"):
+            raise ValueError(
+                f"training.teacher_orders is {training.teacher_orders}, but prompts.answer_format is {answer_format}: "
+                "replies must be a letter or a choice's text alone. Use prompts.answer_format=letter, or "
+                "training.teacher_orders=1."
+            )
+        for name, value, default in (
+            ("teacher_orders", training.teacher_orders, 1),
+            ("teacher_entropy", training.teacher_entropy, "own"),
+        ):
+            if value != default and self.contexts.retrieval == "own_group":
+                raise ValueError(
+                    f"training.{name} is {value}, but contexts.retrieval is own_group: that context is known only "
+                    f"within its step. Use another retrieval, or training.{name}={default}."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _server_takes_adapters(self) -> "Config":
         """All of a server's weights could only be replaced for everyone it serves, and past the end of a run."""
         training = self.training

@@ -198,7 +198,15 @@ class SelectionSettings(Section):
 
 
 Retrieval = Literal[
-    "neuron_overlap", "random", "tfidf", "embedding", "other_domain", "own_majority", "own_group"
+    "neuron_overlap",
+    "random",
+    "tfidf",
+    "embedding",
+    "other_domain",
+    "medoids",
+    "fixed_random",
+    "own_majority",
+    "own_group",
 ]
 
 
@@ -209,6 +217,7 @@ class ContextSettings(Section):
         default="neuron_overlap",
         description="Nearest by Jaccard distance of overlap sets [N]. Controls: random in-domain, nearest by words "
         "(needs neuron-opsd[baselines]) or by the base model's mean hidden state, or random questions of `other_path`. "
+        "Or the same questions for all: the k-medoids of the pool's overlap sets, or random ones (2605.11182). "
         "Or the model's own answer to the question: the likeliest rollout with the majority answer [2607.13643], or "
         "an agreeing one of the step's group [2608.06296].",
     )

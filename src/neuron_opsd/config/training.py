@@ -125,6 +125,18 @@ class TrainingSettings(Section):
     ema_rate: Fraction = Field(
         default=0.01, description="teacher <- (1 - rate) teacher + rate student, per step. [N]"
     )
+    teacher_orders: Count = Field(
+        default=1,
+        description="Orders of the choices that the teacher reads: its distribution is the mean over them, which takes "
+        "out what it prefers for its place alone. At most as many as there are choices. It needs "
+        "prompts.answer_format=letter or choice_text. [ours]",
+    )
+    teacher_entropy: Literal["own", "matched"] = Field(
+        default="own",
+        description="own: the teacher is as sure as it is [N]. matched: its logits are divided by the one temperature "
+        "at which its mean token entropy is the base student's, so that what it prefers is learnt and its sureness is "
+        "not. [ours]",
+    )
     num_steps: Count = Field(default=150, description="Optimiser steps, at most. [N]")
     max_epochs: float | None = Field(
         default=3.4,

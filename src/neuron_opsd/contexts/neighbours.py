@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +16,8 @@ from neuron_opsd.config import ContextSettings
 from neuron_opsd.contexts.embeddings import nearest_by_embedding
 from neuron_opsd.contexts.words import nearest_by_words
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.neurons.medoids import MAX_SETS, k_medoids
+from neuron_opsd.neurons.overlap import jaccard_distance, nearest_neighbours, pairwise_distances
 from neuron_opsd.questions.duplicates import near_duplicates
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question
@@ -45,9 +47,9 @@ def find_neighbours(
         candidates: The questions that may demonstrate.
         replies: What each of them would show, by id. A question without one does not demonstrate.
         settings: Says how neighbours are found, and how many.
-        overlap_sets: Of candidates and queries, by id. Read for `retrieval: neuron_overlap` alone.
+        overlap_sets: Of candidates and queries, by id. Read for `neuron_overlap` and `medoids` alone.
         base_model: Loads the model that embeds. Called for `retrieval: embedding` alone.
-        seed: Of the run, for random neighbours.
+        seed: Of the run, for what is drawn.
     """
     count = settings.num_demonstrations
     shown = {q.question_id for q in candidates if can_demonstrate(replies.get(q.question_id, ""))}
@@ -63,6 +65,18 @@ def find_neighbours(
             [query.question_id for query in queries], sorted(shown), count,
             is_excluded=lambda a, b: place[b] in excluded(place[a]), seed=seed,
         )  # fmt: skip
+    if settings.retrieval in ("medoids", "fixed_random"):
+        fixed = fixed_questions(
+            sorted(shown), count, settings.retrieval, overlap_sets=overlap_sets, seed=seed
+        )
+        return {
+            query.question_id: [
+                (other, distance_of(overlap_sets, query.question_id, other))
+                for other in fixed
+                if other != query.question_id and place[other] not in excluded(place[query.question_id])
+            ]
+            for query in queries
+        }
     asked = [place[query.question_id] for query in queries]
     if settings.retrieval == "tfidf":
         indices, distances = nearest_by_words(everyone, count, queries=asked, exclude=excluded)
@@ -90,6 +104,35 @@ def find_neighbours(
 def can_demonstrate(reply: str) -> bool:
     """Whether a reply says anything beyond its thinking: one that was cut while thinking has no answer to show."""
     return bool(strip_thinking(reply).strip())
+
+
+def fixed_questions(
+    pool_ids: Sequence[str],
+    count: int,
+    retrieval: str,
+    *,
+    overlap_sets: Mapping[str, NDArray[Any]],
+    seed: int,
+) -> list[str]:
+    """The questions that demonstrate to all others. One of them sees the others alone.
+
+    The medoids of a large pool are those of MAX_SETS questions drawn by a hash.
+    """
+    drawn = sorted(pool_ids, key=lambda name: (derive_seed(seed, "contexts", name), name))
+    if retrieval == "fixed_random":
+        return drawn[:count]
+    drawn = sorted(drawn[:MAX_SETS])
+    chosen = k_medoids(pairwise_distances([overlap_sets[name] for name in drawn]), count)
+    return [drawn[i] for i in chosen]
+
+
+def distance_of(overlap_sets: Mapping[str, NDArray[Any]], first: str, second: str) -> float:
+    """Of two questions' neurons, 1 where they are not known."""
+    if first not in overlap_sets or second not in overlap_sets:
+        return 1.0
+    one, other = overlap_sets[first], overlap_sets[second]
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return float(jaccard_distance(np.array(shared), np.array(len(one)), np.array(len(other))))
 
 
 def random_neighbours(

@@ -20,7 +20,7 @@ from neuron_opsd.early_checks.machine import check_output, check_room
 from neuron_opsd.early_checks.memory import check_memory
 from neuron_opsd.early_checks.model import check_model
 from neuron_opsd.early_checks.prompts import check_prompts
-from neuron_opsd.early_checks.questions import check_exact, check_lengths, check_votes
+from neuron_opsd.early_checks.questions import check_exact, check_lengths, check_orders, check_votes
 from neuron_opsd.early_checks.settings import check_contradictions, check_files, check_packages
 from neuron_opsd.early_checks.trainer import check_trainer
 from neuron_opsd.model.load import check_weights, load_tokenizer
@@ -67,6 +67,7 @@ def check_early(config: Config, output: Path | None = None, *, until: str = "rep
     tokenizer = load_tokenizer(config.model)
     check_prompts(config, questions, tokenizer)
     check_votes(config, questions)
+    check_orders(config, questions)
     check_exact(config, questions, general, tokenizer)
     check_lengths([*questions, *general], tokenizer, config)
     check_memory(config, questions, until)

@@ -41,6 +41,20 @@ def check_votes(config: Config, questions: Sequence[Question]) -> None:
         )
 
 
+def check_orders(config: Config, questions: Sequence[Question]) -> None:
+    """Where the teacher reads several orders of the choices, refuse a pool that has none to move.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    training, pool = config.training, [question for question in questions if question.split == "train"]
+    if training.is_distillation and training.teacher_orders > 1 and not any(q.choices for q in pool):
+        raise ConfigError(
+            f"training.teacher_orders is {training.teacher_orders}, but none of the {len(pool)} questions of the pool "
+            "has choices. Give the questions their choices, or use training.teacher_orders=1."
+        )
+
+
 def check_exact(
     config: Config,
     questions: Sequence[Question],

@@ -11,7 +11,6 @@ that is likely enough to matter.
 """
 
 import dataclasses
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 
@@ -22,6 +21,7 @@ from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.sampling import token_probs
 from neuron_opsd.evaluation.options import average_orders
 from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.model.letter_tokens import letter_tokens
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.option_scores import Ids, first_token_logits
 from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
@@ -44,12 +44,8 @@ class OneTokenReader:
     def letter_tokens(self) -> Mapping[str, list[int]]:
         """Of each letter, the tokens that hold it and no other letter or digit: "A", " A", "(A", "a"."""
         found: dict[str, list[int]] = {letter: [] for letter in LETTERS}
-        vocabulary = self.encoder.tokenizer.get_vocab()
-        texts = self.encoder.tokenizer.batch_decode([[token] for token in vocabulary.values()])
-        for token, text in zip(vocabulary.values(), texts, strict=True):
-            core = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text))).upper()
-            if core in found:
-                found[core].append(token)
+        for own in letter_tokens(self.encoder.tokenizer):
+            found[own.letter].append(own.token)
         return found
 
     def read(self, token: int, question: Question, order: Order) -> str | None:

@@ -91,10 +91,10 @@ def importance_ratio(
 
 def sum_in_chunks(
     student_hidden: Float[Tensor, "tokens hidden"],
-    teacher_hidden: Float[Tensor, "tokens hidden"],
+    teacher_hidden: Float[Tensor, "tokens *states hidden"],
     *,
     student_logits: Callable[[Tensor], Tensor],
-    teacher_logits: Callable[[Tensor], Tensor],
+    teacher_logits: Callable[..., Tensor],
     loss: TokenLoss,
     tokens: Int[Tensor, " tokens"],
     chunk_tokens: int,
@@ -102,6 +102,7 @@ def sum_in_chunks(
     sampled_log_probs: Float[Tensor, " tokens"] | None = None,
     max_importance_ratio: float = 1.0,
     head: Sequence[Tensor] = (),
+    teacher_rows: Sequence[Tensor] = (),
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "5"]]:
     """Sum of the loss over tokens, holding the vocabulary logits of `chunk_tokens` tokens at a time.
 
@@ -111,9 +112,9 @@ def sum_in_chunks(
 
     Args:
         student_hidden: The states that predict each token.
-        teacher_hidden: The same under the teacher.
+        teacher_hidden: The same under the teacher, or several for each token, if `teacher_logits` says what to do.
         student_logits: The student's head.
-        teacher_logits: The teacher's head.
+        teacher_logits: The teacher's head. It takes states, and what `teacher_rows` has for the same tokens.
         loss: From `token_loss`.
         tokens: The sampled token at each place.
         chunk_tokens: Changes memory, not the result.
@@ -121,21 +122,20 @@ def sum_in_chunks(
         sampled_log_probs: The sampler's log-probabilities of `tokens`, where the rollouts are stale.
         max_importance_ratio: Cap of the correction for stale rollouts.
         head: The tensors inside `student_logits`. Those that require a gradient get one.
+        teacher_rows: What else the teacher's head needs of each token.
 
     Returns:
         The sum, and without gradient the sums of MEASURED.
     """
 
-    def one_chunk(
-        student: Tensor, teacher: Tensor, ids: Tensor, weight: Tensor, sampled: Tensor | None = None
-    ):
+    def one_chunk(student: Tensor, ids: Tensor, weight: Tensor, sampled: Tensor, *teacher: Tensor):
         # float32, or the wider type of the logits where they have one
         student_log_probs = torch.log_softmax(student_logits(student), dim=-1)
         with torch.no_grad():
-            teacher_log_probs = torch.log_softmax(teacher_logits(teacher), dim=-1)
+            teacher_log_probs = torch.log_softmax(teacher_logits(*teacher), dim=-1)
         values = loss(student_log_probs, teacher_log_probs, ids)
         ratio = torch.ones_like(values.divergence)
-        if sampled is not None:
+        if sampled_log_probs is not None:
             ratio = importance_ratio(student_log_probs, ids, sampled, cap=max_importance_ratio)
         with torch.no_grad():
             entropies = (entropy(student_log_probs), entropy(teacher_log_probs))
@@ -143,8 +143,8 @@ def sum_in_chunks(
         return (values.loss * ratio * weight).sum(), torch.stack([value.sum() for value in measured]).detach()
 
     ones = torch.ones_like(tokens, dtype=torch.float32)
-    rows = [student_hidden, teacher_hidden, tokens, ones if weights is None else weights]
-    rows += [] if sampled_log_probs is None else [sampled_log_probs]
+    rows = [student_hidden, tokens, ones if weights is None else weights]
+    rows += [ones if sampled_log_probs is None else sampled_log_probs, teacher_hidden, *teacher_rows]
     trained = [tensor for tensor in (student_hidden, *head) if tensor.requires_grad]
     if trained and torch.is_grad_enabled():
         return _sum_with_gradients(one_chunk, rows, trained, chunk_tokens)

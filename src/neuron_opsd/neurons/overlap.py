@@ -79,6 +79,15 @@ def nearest_neighbours(
     return indices, distances
 
 
+def pairwise_distances(overlap_sets: Sets) -> Distances:
+    """(sets, sets): the distance of each set to each, 0 to itself."""
+    sizes = np.array([len(ids) for ids in overlap_sets], dtype=np.int64)
+    blocks = _exact_blocks(overlap_sets, sizes, _frequency(overlap_sets), np.arange(len(sizes)))
+    found = np.concatenate(list(blocks))
+    np.fill_diagonal(found, 0.0)
+    return found
+
+
 def jaccard_distance(shared: NDArray[Any], size: NDArray[Any], other_size: NDArray[Any]) -> Distances:
     """1 - |A & B| / |A | B| from counts, 1 where both are empty."""
     return 1.0 - shared / np.maximum(size + other_size - shared, 1)

@@ -16,10 +16,10 @@ import torch
 
 from neuron_opsd.config import PromptSettings
 from neuron_opsd.engines.base import Completion, Engine, Request, Sampling
-from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.divergence import entropy, reverse_kl
 from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.order_average import OrderView, mean_log_probs, view_states
 from neuron_opsd.model.unembedding import logits_from_hidden
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import PreflightItem, Question
@@ -28,13 +28,18 @@ from neuron_opsd.text.replies import read_reply
 
 @dataclass(frozen=True, slots=True)
 class PromptPair:
-    """Both prompts of one sample of one question. The choices stand in the same order in both."""
+    """Both prompts of one sample of one question. The choices stand in the same order in both.
+
+    A teacher that reads several orders answers each sample in another one, so that its answers stand for their mean.
+    """
 
     question_id: str
     choice_order: tuple[int, ...]
     student_ids: tuple[int, ...]
     teacher_ids: tuple[int, ...]
     seed: int  # for both roles, so that they differ by the context alone
+    teacher_order: tuple[int, ...] | None = None  # where it is another than the student's
+    views: tuple[OrderView, ...] = ()  # the teacher's orders, where there are several
 
 
 def sample_ids(question_ids: Sequence[str], count: int, *, seed: int) -> list[str]:
@@ -66,13 +71,16 @@ def score_under_both(
     """For each pair: student entropy, teacher entropy, KL(student || teacher), summed over the completion's tokens."""
     for pair, completion in zip(pairs, completions, strict=True):
         student, teacher = (
-            predicting_states(model, model, *pad_right([ids], [completion], device=model.device))
-            for ids in (pair.student_ids, pair.teacher_ids)
+            view_states(model, [views], [completion])
+            for views in ([OrderView(pair.student_ids)], pair.views or [OrderView(pair.teacher_ids)])
         )
         sums = torch.zeros(3, dtype=torch.float64)
         for start in range(0, len(completion), chunk_tokens):
+            part = slice(start, start + chunk_tokens)
             ours, theirs = (
-                logits_from_hidden(model, states[start : start + chunk_tokens]).log_softmax(dim=-1)
+                mean_log_probs(
+                    logits_from_hidden(model, states.hidden[part]), *(rows[part] for rows in states[1:])
+                )
                 for states in (student, teacher)
             )
             for i, values in enumerate((entropy(ours), entropy(theirs), reverse_kl(ours, theirs))):
@@ -96,18 +104,22 @@ def make_item(
         [(encoder.decode_reply(c.token_ids), c.finish_reason) for c in completions]
         for encoder, completions in roles
     ]
+    orders = [
+        [pair.choice_order for pair in pairs],
+        [pair.teacher_order or pair.choice_order for pair in pairs],
+    ]
     answers = [
         tuple(
             read_reply(
                 reply,
                 choices=question.choices,
-                choice_order=pair.choice_order,
+                choice_order=order,
                 prompts=prompts,
                 finish_reason=finish_reason,
             ).answer
-            for pair, (reply, finish_reason) in zip(pairs, own, strict=True)
+            for order, (reply, finish_reason) in zip(shown, own, strict=True)
         )
-        for own in replies
+        for shown, own in zip(orders, replies, strict=True)
     ]
     return PreflightItem(
         question_id=question.question_id,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from neuron_opsd.contexts.orders import TeacherOrders
 from neuron_opsd.contexts.prompts import both_messages
 from neuron_opsd.contexts.templates import same_template_share
 from neuron_opsd.engines.base import Sampling
@@ -60,6 +61,7 @@ def prompt_pairs(run: Run) -> list[PromptPair]:
     """Both prompts of each sample of the questions that the preflight looks at, question by question."""
     settings, seed = run.config.preflight, run.config.seed
     encoder, teacher_encoder = run.models.encoder(), run.models.encoder(teacher=True)
+    teacher_orders = TeacherOrders(run)
     pairs: list[PromptPair] = []
     for question_id in sample_ids(run.records.training_ids(), settings.num_questions, seed=seed):
         orders = choice_orders(
@@ -70,7 +72,13 @@ def prompt_pairs(run: Run) -> list[PromptPair]:
             stage="preflight",
         )
         for index, order in enumerate(orders):
-            student, teacher = both_messages(run, question_id, order)
+            turned = teacher_orders.turned(question_id, order)
+            turn = turned[index % len(turned)]
+            other = tuple(order[place] for place in turn.choice_order)
+            student, teacher = (
+                both_messages(run, question_id, order)[0],
+                both_messages(run, question_id, other)[1],
+            )
             pairs.append(
                 PromptPair(
                     question_id=question_id,
@@ -78,6 +86,8 @@ def prompt_pairs(run: Run) -> list[PromptPair]:
                     student_ids=tuple(encoder.encode(student)),
                     teacher_ids=tuple(teacher_encoder.encode(teacher)),
                     seed=derive_seed(seed, "preflight", question_id, index),
+                    teacher_order=other,
+                    views=teacher_orders.views(question_id, order),
                 )
             )
     return pairs

@@ -24,6 +24,8 @@ RETRIEVALS = {
     "tfidf": "the questions nearest by their words (a control)",
     "embedding": "the questions nearest by the base model's own embedding (a control)",
     "other_domain": "random questions of another domain (a control)",
+    "medoids": "the same questions for all: those that stand for the pool by their neurons",
+    "fixed_random": "the same random questions for all (a control)",
     "own_majority": "the question itself with its majority answer's likeliest rollout (a rival)",
 }
 

@@ -305,7 +305,10 @@ class StageInputs:
     def _shown(self) -> JsonDict:
         """What contexts depend on beside the questions that read them."""
         settings = self.context_settings
-        is_drawn = settings.retrieval in ("random", "other_domain") or settings.replies == "permuted"
+        is_drawn = (
+            settings.retrieval in ("random", "other_domain", "fixed_random", "medoids")
+            or settings.replies == "permuted"
+        )
         return {
             "contexts": settings.model_dump(mode="json", exclude={"other_path"}),
             "prompts": self.config.prompts.model_dump(mode="json", exclude={"answer_pattern"}),
@@ -315,9 +318,10 @@ class StageInputs:
         }
 
     def _preflight(self) -> JsonDict:
-        limit = preflight_sampling(self.config).max_new_tokens
+        limit, orders = preflight_sampling(self.config).max_new_tokens, self.config.training.teacher_orders
         return {
             "preflight": self.config.preflight.model_dump(mode="json"),
+            **({"training.teacher_orders": orders} if orders > 1 else {}),
             "the smaller max_new_tokens of rollouts and training": limit,
             **self._both_roles(),
         }

@@ -11,6 +11,7 @@ import torch
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.base import Engine, Request, Sampling
+from neuron_opsd.model.order_average import OrderView
 from neuron_opsd.text.answers import Vote, answers_match
 
 
@@ -28,6 +29,9 @@ class TrainingItem:
     place: int = 0
     has_loss: bool = True
     loss_mask: tuple[bool, ...] = ()  # which of its tokens carry loss, where it does. Empty: all
+    views: tuple[
+        OrderView, ...
+    ] = ()  # where the teacher reads several orders of the choices, the first as the student
 
     @property
     def num_tokens(self) -> int:
@@ -64,7 +68,7 @@ class StudentRollouts:
     def of_step(self, step_items: Sequence[TrainingItem]) -> list[TrainingItem]:
         """The items of this step with their completions, sampling where none are held."""
         if any(item.place not in self.held for item in step_items):
-            self.held = {item.place: item for item in self._sample(self._with_later_steps(step_items))}
+            self.held = {item.place: item for item in self.sample(self._with_later_steps(step_items))}
         return [self.held.pop(item.place) for item in step_items]
 
     def _with_later_steps(self, step_items: Sequence[TrainingItem]) -> list[TrainingItem]:
@@ -77,7 +81,7 @@ class StudentRollouts:
         ]
         return [*step_items, *(self.items[place] for place in later if place < len(self.items))]
 
-    def _sample(self, items: Sequence[TrainingItem]) -> list[TrainingItem]:
+    def sample(self, items: Sequence[TrainingItem]) -> list[TrainingItem]:
         """One completion of each item from the current student. A question's prompt is read once for its group."""
         groups: dict[tuple[int, tuple[int, ...]], list[TrainingItem]] = {}
         for item in items:

@@ -25,6 +25,7 @@ from neuron_opsd.engines.base import Engine
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.finite import not_finite
 from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.order_average import ViewStates, mean_log_probs, view_states
 from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
@@ -85,6 +86,7 @@ class OpsdTrainer(Trainer):
         self.reader = (
             reader or model
         )  # samples and scores as the teacher: a whole copy where the student is sharded
+        self.teacher_temperature = 1.0  # where its entropy is matched, another
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
         self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
@@ -172,14 +174,14 @@ class OpsdTrainer(Trainer):
         # Autocast keeps the weights that it has cast until it ends. Each role gets its own: the teacher's weights are
         # others, and what is cast without gradient would give the student none.
         with self.accelerator.autocast():
-            teacher_hidden = self.teacher_states(inputs)
+            teacher_states = self.teacher_states(inputs)
         prompts, completions = zip(*((item.student_ids, item.completion_ids) for item in inputs), strict=True)
         student_batch = pad_right(prompts, completions, device=self.args.device)
         with self.accelerator.autocast():
             student_hidden = predicting_states(model, self.unwrapped, *student_batch)
-            if teacher_hidden is None:
-                teacher_hidden = student_hidden.detach()
-            total = self._summed_loss(inputs, student_hidden, teacher_hidden)
+            if teacher_states is None:
+                teacher_states = student_hidden.detach()
+            total = self._summed_loss(inputs, student_hidden, teacher_states)
         if not bool(total.isfinite()):
             texts = [item.student_ids + item.completion_ids for item in inputs]
             texts += [item.teacher_ids + item.completion_ids for item in inputs]
@@ -187,24 +189,31 @@ class OpsdTrainer(Trainer):
         # DDP averages gradients over processes. The count is of all of them.
         return total / num_items_in_batch * self.args.world_size
 
-    def teacher_states(self, items: list[TrainingItem]) -> Tensor | None:
+    def teacher_states(self, items: list[TrainingItem]) -> Tensor | ViewStates | None:
         """The states by which the teacher predicts each completion token. None where there is no teacher."""
         with torch.no_grad(), self.teacher.applied():
             # eval(): the teacher never has dropout
             self.reader.eval()
-            prompts, completions = zip(
-                *((item.teacher_ids, item.completion_ids) for item in items), strict=True
-            )
-            hidden = scoring_states(self.reader, prompts, completions)
+            completions = [item.completion_ids for item in items]
+            if any(item.views for item in items):
+                states = view_states(self.reader, [item.views for item in items], completions)
+            else:
+                states = scoring_states(self.reader, [item.teacher_ids for item in items], completions)
             self.unwrapped.train()
-        return hidden
+        return states
 
     def token_weights(self, items: list[TrainingItem], hidden: Tensor) -> Tensor | None:
         """A factor for the loss of each token that carries it, of which `hidden` are the states. None: 1 for each."""
         return None
 
+    def teacher_logits(self, hidden: Tensor, *orders: Tensor) -> Tensor:
+        """The teacher's logits: the mean over the orders that it reads, at the matched temperature."""
+        head = self.teacher.head_weight(unembedding_weight(self.reader))
+        logits = logits_from_hidden(self.unwrapped, hidden, weight=head)
+        return (mean_log_probs(logits, *orders) if orders else logits) / self.teacher_temperature
+
     def _summed_loss(
-        self, items: list[TrainingItem], student_hidden: Tensor, teacher_hidden: Tensor
+        self, items: list[TrainingItem], student_hidden: Tensor, teacher_states: Tensor | ViewStates
     ) -> Tensor:
         """The loss summed over the tokens that carry it."""
         device = student_hidden.device
@@ -219,16 +228,20 @@ class OpsdTrainer(Trainer):
         stale = None
         if self.settings.rollout_steps > 1:
             stale = torch.tensor([value for item in items for value in item.log_probs], device=device)[places]
-        head = self.teacher.head_weight(unembedding_weight(self.reader))
         own_hidden = student_hidden[places]
+        several = isinstance(teacher_states, ViewStates)
+        hidden, *orders = teacher_states.kept(places) if several else (teacher_states[places],)
+        # Logits of several orders are held at once.
+        num_orders = hidden.shape[1] if several else 1
         total, sums = sum_in_chunks(
             own_hidden,
-            teacher_hidden[places],
+            hidden,
             student_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden),
-            teacher_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden, weight=head),
+            teacher_logits=self.teacher_logits,
+            teacher_rows=orders,
             loss=self.token_loss,
             tokens=tokens[places],
-            chunk_tokens=self.settings.loss_chunk_tokens,
+            chunk_tokens=max(self.settings.loss_chunk_tokens // num_orders, 1),
             weights=self.token_weights(items, own_hidden.detach()),
             sampled_log_probs=stale,
             max_importance_ratio=self.settings.max_importance_ratio,

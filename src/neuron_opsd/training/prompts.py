@@ -6,7 +6,9 @@ from functools import lru_cache
 from itertools import islice
 
 from neuron_opsd.contexts.neighbours import can_demonstrate
+from neuron_opsd.contexts.orders import TeacherOrders
 from neuron_opsd.contexts.prompts import both_messages
+from neuron_opsd.model.order_average import OrderView
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Demonstration
 from neuron_opsd.rollouts.sample import choice_orders
@@ -22,7 +24,7 @@ class TrainingPrompts:
     """The prompts of one run's training. No model is loaded for them."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
+        self.run, self.orders = run, TeacherOrders(run)
 
     def items(self, num_items: int) -> LazyItems:
         """The schedule, a place for each completion: both prompts, the choices in the same order for both roles."""
@@ -34,19 +36,25 @@ class TrainingPrompts:
         )
 
         @lru_cache(maxsize=64)  # the completions of one question follow one another
-        def prompts(group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-            choices = self.choices(order[group], group)
-            student, teacher = both_messages(self.run, order[group], choices, None if has_contexts else ())
-            return tuple(self.run.models.encoder().encode(student)), tuple(
-                self.run.models.encoder(teacher=True).encode(teacher)
+        def prompts(group: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[OrderView, ...]]:
+            choices, shown = self.choices(order[group], group), None if has_contexts else ()
+            student, teacher = both_messages(self.run, order[group], choices, shown)
+            return (
+                tuple(self.run.models.encoder().encode(student)),
+                tuple(self.run.models.encoder(teacher=True).encode(teacher)),
+                self.orders.views(order[group], choices, shown),
             )
 
         def make_item(index: int) -> TrainingItem:
-            question_id, (student, teacher) = order[index // num_rollouts], prompts(index // num_rollouts)
+            question_id, (student, teacher, views) = (
+                order[index // num_rollouts],
+                prompts(index // num_rollouts),
+            )
             return TrainingItem(
                 question_id=question_id,
                 student_ids=student,
                 teacher_ids=teacher,
+                views=views,
                 seed=derive_seed(self.run.config.seed, "training", question_id, index),
             )
 
@@ -137,3 +145,5 @@ class TrainingPrompts:
             ("completion", item.completion_ids),
         ):
             logger.info("training: first %s (%d tokens):\n%s", name, len(ids), encoder.decode(ids))
+        if item.views:
+            logger.info("training: the teacher reads it in %d orders of the choices", len(item.views))

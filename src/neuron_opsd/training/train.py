@@ -29,6 +29,7 @@ from neuron_opsd.training.checkpoints import (
     read_held_state,
     step_of,
 )
+from neuron_opsd.training.entropy_match import kept_temperature, measure_temperature
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.group_context import GroupPrompt
 from neuron_opsd.training.guard_rails import GuardRails, Stop, limits
@@ -129,6 +130,8 @@ def train(
         on_save=metrics.copy_into,
         callbacks=[keeper, rails, budget, *callbacks],
     )
+    if settings.teacher_entropy == "matched":
+        trainer.teacher_temperature = kept_temperature(folder, lambda: measure_temperature(trainer))
     trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
     if checkpoint is not None:
         logger.info("training: resumes at step %d of %d", step_of(checkpoint), num_steps)
@@ -140,8 +143,12 @@ def train(
             raise
         rails.stop = rails.stop or rails.broken_weights(str(error))
     if rails.stop is None:
-        return Trained(reader, how_it_ended(None, budget.last_step(num_steps), metrics, settings))
-    return Trained(reader, _go_back(trainer, folder, rails.stop, metrics, settings))
+        summary = how_it_ended(None, budget.last_step(num_steps), metrics, settings)
+    else:
+        summary = _go_back(trainer, folder, rails.stop, metrics, settings)
+    if settings.teacher_entropy == "matched":
+        summary["teacher_temperature"] = trainer.teacher_temperature
+    return Trained(reader, summary)
 
 
 def _run(

@@ -1,0 +1,102 @@
+"""The one temperature at which the teacher is as sure as the base student: `training.teacher_entropy: matched`.
+
+    mean over tokens of H(teacher's logits / tau)  =  mean over tokens of H(student)
+
+The tokens are those of the student's own samples before any training, so no label takes part. What the teacher prefers
+is learnt then, and not how much surer its context makes it. (2604.16830 holds that sureness for the cause of
+overconfidence.)
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuron_opsd import processes
+from neuron_opsd.model.align import pad_right, predicting_states
+from neuron_opsd.model.divergence import entropy
+from neuron_opsd.model.order_average import ViewStates
+from neuron_opsd.model.unembedding import logits_from_hidden
+from neuron_opsd.store.files import dump_json, read_json, write_text
+
+if TYPE_CHECKING:
+    from neuron_opsd.training.opsd_trainer import OpsdTrainer
+
+logger = logging.getLogger(__name__)
+
+FILE = "teacher_temperature.json"
+NUM_ITEMS = 64  # completions measured, the first of the schedule
+NUM_TOKENS = 1024  # of them, at most
+GRID = torch.logspace(-3, 3, 97, base=2.0)  # temperatures from 1/8 to 8
+
+
+def kept_temperature(folder: Path, measure: Callable[[], float]) -> float:
+    """The temperature that an earlier process of this training measured, or a new one. A resumed run keeps it."""
+    path = folder / FILE
+    if (kept := processes.from_main(read_json(path) if processes.is_main() else None)) is not None:
+        return float(kept["teacher_temperature"])
+    found = processes.from_main(measure())
+    if processes.is_main():
+        write_text(path, dump_json({"teacher_temperature": found}))
+    return found
+
+
+@torch.no_grad()
+def measure_temperature(trainer: "OpsdTrainer") -> float:
+    """The matching temperature, on the first completions that the untrained student samples."""
+    model, chunk = trainer.reader, trainer.settings.loss_chunk_tokens
+    model.eval()
+    places = range(min(NUM_ITEMS, len(trainer.rollouts.items)))
+    students, teachers, num_tokens = 0.0, torch.zeros(len(GRID), dtype=torch.float64), 0
+    for item in trainer.rollouts.sample([trainer.rollouts.items[place] for place in places]):
+        states = trainer.teacher_states([item])
+        assert states is not None
+        model.eval()
+        own = predicting_states(
+            model, model, *pad_right([item.student_ids], [item.completion_ids], device=model.device)
+        )
+        rows = states if isinstance(states, ViewStates) else (states,)
+        for start in range(0, len(own), chunk):
+            part = slice(start, start + chunk)
+            student = logits_from_hidden(model, own[part]).log_softmax(dim=-1)
+            students += entropy(student).sum().item()
+            teachers += entropies_at(trainer.teacher_logits(*(row[part] for row in rows)), GRID).cpu()
+        num_tokens += len(own)
+        if num_tokens >= NUM_TOKENS:
+            break
+    found = matching(students / num_tokens, teachers / num_tokens)
+    logger.info(
+        "training: the teacher's logits are divided by %.3f: its token entropy is %.3f nats as it is, and the base "
+        "student's is %.3f (%d tokens)",
+        found, teachers[len(GRID) // 2] / num_tokens, students / num_tokens, num_tokens,
+    )  # fmt: skip
+    return found
+
+
+def entropies_at(
+    logits: Float[Tensor, "tokens vocab"], temperatures: Tensor
+) -> Float[Tensor, " temperatures"]:
+    """The entropy summed over tokens, in nats, at each temperature."""
+    return torch.stack(
+        [entropy((logits / t).log_softmax(dim=-1)).double().sum() for t in temperatures.tolist()]
+    )
+
+
+def matching(target: float, entropies: Float[Tensor, " temperatures"]) -> float:
+    """The temperature of GRID, or between two of it, whose entropy is `target`. The nearest end where none is."""
+    above = int(torch.searchsorted(entropies, torch.tensor(target, dtype=entropies.dtype)))
+    if above in (0, len(GRID)):
+        end = GRID[min(above, len(GRID) - 1)].item()
+        logger.warning(
+            "training: no temperature gives the teacher the student's token entropy. The nearest is %g", end
+        )
+        return end
+    low, high = entropies[above - 1].item(), entropies[above].item()
+    share = (target - low) / (high - low) if high > low else 0.0
+    logs = GRID[above - 1 : above + 1].log2()
+    return math.pow(2.0, (logs[0] + share * (logs[1] - logs[0])).item())
