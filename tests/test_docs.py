@@ -35,7 +35,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 NOT_OURS = {
     *("config.yaml", "report.md", "table.md", "shapes.md", "rollouts.sh", "frozen_teacher.yaml"),
     *("option_a", "question_stem", "answer_choices", "answer_options"),
-    *("model.generate", "--no-enable-chunked-prefill"),
+    *("model.generate", "--no-enable-chunked-prefill", "convert_hf_to_gguf.py"),
 }
 
 

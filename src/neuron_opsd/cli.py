@@ -104,6 +104,7 @@ def _setup(
         "peft",
         "accelerate",
         "datasets",
+        "gguf",
         "torch",
     ):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)

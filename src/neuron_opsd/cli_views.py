@@ -248,17 +248,42 @@ def free(
 @views.command()
 def export(
     run: option.Run,
-    format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift or verl.")],
-    output: Annotated[Path, typer.Option(help="The file: JSON lines, or Parquet for verl.")],
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="The model: gguf (llama.cpp, Ollama, LM Studio), merged or adapter. Its questions and contexts for "
+            "another trainer: trl, ms-swift or verl.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="The file: .gguf, JSON lines, or Parquet for verl. A folder for merged and adapter."
+        ),
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="For gguf: f32, f16, bf16 or q8_0. The default is what the model is saved in."),
+    ] = None,
 ) -> None:
-    """Write the selected questions and their teacher contexts for another trainer."""
+    """Write the trained model for other programs, or its questions and contexts for another trainer."""
+    from neuron_opsd.commands.export import FORMATS
     from neuron_opsd.commands.export import export as write
+    from neuron_opsd.commands.export_model import MODEL_FORMATS, export_model
     from neuron_opsd.run.session import Run
 
+    if format_name not in (*MODEL_FORMATS, *FORMATS):
+        raise ConfigError(
+            f"--format is {format_name!r}. It must be one of {', '.join((*MODEL_FORMATS, *FORMATS))}."
+        )
     folder = RunFolder.open(run)
     quieten_libraries()
-    count = write(Run(folder), format_name=format_name, output=output)
-    say(f"{count} questions: {output}")
+    if format_name in FORMATS:
+        say(f"{write(Run(folder), format_name=format_name, output=output)} questions: {output}")
+        return
+    for line in export_model(Run(folder), format_name=format_name, output=output, weights=weights):
+        say(line)
 
 
 @views.command()

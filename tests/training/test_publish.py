@@ -191,13 +191,39 @@ def test_the_configuration_is_the_base_models_own(tmp_path, base_folder, method)
     assert after == before
 
 
+def test_an_older_configuration_stays_in_its_own_words(tmp_path, base_folder):
+    """Older programs know no `rope_parameters` and no `dtype`."""
+    older = json.loads((base_folder / "config.json").read_text())
+    older["rope_theta"] = older.pop("rope_parameters")["rope_theta"]
+    older["torch_dtype"] = older.pop("dtype")
+    (base_folder / "config.json").write_text(json.dumps(older))
+    student = student_in_bfloat16(base_folder, size=1.0)
+    expected = logits(copy.deepcopy(student).float())
+    published(student, tmp_path / "model", base_folder, base_json=older)
+    assert json.loads((tmp_path / "model" / "config.json").read_text()) == {
+        **older,
+        "torch_dtype": "bfloat16",
+    }
+    ours, _ = load_model(ModelSettings(name=str(base_folder), dtype="float32"), name=str(tmp_path / "model"))
+    assert ours.dtype == torch.bfloat16
+    assert (logits(ours).float() - expected).norm() < 0.1 * expected.norm()
+
+
+def test_an_adapter_of_a_local_base_names_no_folder(tmp_path, base_folder):
+    published(student_in_bfloat16(base_folder, size=1.0), tmp_path / "adapter", base_folder, save="adapter")
+    assert str(tmp_path) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
+    with pytest.raises(ModelError, match=r"names no base model.*--format merged"):
+        load_model(ModelSettings(name=str(tmp_path / "adapter")))
+
+
 def test_adapter_and_merged_model_load_in_transformers_and_peft(tmp_path, base_folder):
     base = AutoModelForCausalLM.from_pretrained(base_folder)
     student = run(tmp_path / "run", steps=2, model=base, method="lora", learning_rate=0.05)
     expected = logits(student)
     assert (expected - logits(build_tiny_model())).abs().max() > 1e-2
 
-    published(student, tmp_path / "adapter", base_folder, save="adapter")
+    # A base that its name leads to, as the hub's does.
+    published(student, tmp_path / "adapter", base_folder, save="adapter", base_name=str(base_folder))
     loaded = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base_folder), tmp_path / "adapter"
     )

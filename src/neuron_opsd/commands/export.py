@@ -26,14 +26,12 @@ Row = dict[str, Any]
 
 
 def export(run: Run, *, format_name: str, output: Path) -> int:
-    """Write every question that training uses, the selected ones best first. Returns how many.
+    """Write every question that training uses in one of `FORMATS`, the selected ones best first. Returns how many.
 
     Raises:
-        ConfigError: no such format, or a run whose contexts are not made before training, or not at all.
+        ConfigError: a run whose contexts are not made before training, or not at all.
         RunFolderError: selection or contexts are not finished, or the file cannot be written.
     """
-    if format_name not in FORMATS:
-        raise ConfigError(f"--format is {format_name!r}. It must be one of {', '.join(FORMATS)}.")
     if format_name == "verl" and output.suffix != ".parquet":
         raise ConfigError(
             f"--output is {output}, but verl reads Parquet files by their name. End it in .parquet."

@@ -30,7 +30,7 @@ def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
         ConfigError: no such name can be.
         HubError: offline, no token, no right, no answer.
     """
-    _require_model(folder)
+    require_model(folder)
     if is_offline_mode():
         raise HubError("HF_HUB_OFFLINE is set, so nothing is sent. Unset it to push the model to the hub.")
     api = HfApi(library_name="neuron-opsd")
@@ -52,13 +52,17 @@ def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
     return str(commit.commit_url)
 
 
-def _require_model(folder: RunFolder) -> None:
-    """Refuse to send a model that is not there, or not as training wrote it."""
+def require_model(folder: RunFolder) -> None:
+    """Refuse a trained model that is not there, or not as training wrote it.
+
+    Raises:
+        RunFolderError: names what is wrong.
+    """
     stage = folder.stage("training")
     if stage.is_finished() and (folder.model_folder).is_dir():
         return
     wrong = stage.wrong_files() if stage.manifest() else []
     what = f"{', '.join(wrong)} is corrupted (checksum mismatch)" if wrong else "training is not finished"
     raise RunFolderError(
-        f"{folder.path} has no model to push: {what}. Run `neuron-opsd run` first. It resumes."
+        f"{folder.path} has no trained model: {what}. Run `neuron-opsd run` first. It resumes."
     )

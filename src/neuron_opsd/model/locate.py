@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
@@ -52,9 +53,14 @@ def _check_entries(folder: Path) -> None:
 
 
 def hub_name(name: str) -> str | None:
-    """The model's name on the hub, or None for a local path (which the hub would refuse)."""
+    """The model's name on the hub, or None for a local path (which the hub would refuse).
+
+    A folder of the hub's own cache has the name in its path.
+    """
     if name in HUB_NAMES:
         return HUB_NAMES[name]
+    if cached := re.search(r"/models--([^/]+?)--([^/]+)/snapshots/[0-9a-f]+/?$", name):
+        name = "/".join(cached.groups())
     is_plain = re.fullmatch(r"[A-Za-z0-9_-][\w.-]*/[A-Za-z0-9_-][\w.-]*", name, flags=re.ASCII)
     return name if is_plain and not name.endswith(".gguf") else None
 
@@ -71,12 +77,13 @@ def saved_dtype(settings: ModelSettings, name: str | None) -> str | None:
     """
     if name is None or name == settings.name or is_adapter_folder(name):
         return None
-    return (read_json(Path(name) / "config.json") or {}).get("dtype")
+    config = read_json(Path(name) / "config.json") or {}
+    return config.get("dtype") or config.get("torch_dtype")
 
 
 def context_of(settings: ModelSettings) -> int | None:
     """How many tokens a model that is not loaded can read, where its configuration says so."""
-    config = read_json(file) if (file := _config_file(settings.name)) else None
+    config = config_json(settings.name)
     text = (config or {}).get("text_config", config) or {}
     limit = text.get("max_position_embeddings") or text.get("n_positions")
     if isinstance(limit, int):
@@ -88,17 +95,20 @@ def context_of(settings: ModelSettings) -> int | None:
 
 def hub_commit(name: str) -> str:
     """The commit of a hub model in the local cache. `main` where it is not there."""
-    file = _cached_config(name)
+    file = cached_file(name, "config.json")
     return file.parent.name if file else "main"
 
 
-def _config_file(name: str) -> Path | None:
+def config_json(name: str) -> dict[str, Any] | None:
+    """A model's config.json as it is written, where it is on this machine."""
     folder = Path(resolve_model(name))
-    return folder / "config.json" if folder.is_dir() else _cached_config(name)
+    file = folder / "config.json" if folder.is_dir() else cached_file(name, "config.json")
+    return read_json(file) if file else None
 
 
-def _cached_config(name: str) -> Path | None:
+def cached_file(name: str, file: str) -> Path | None:
+    """A file of a hub model in the local cache. None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(name, "config.json")
+    path = try_to_load_from_cache(name, file)
     return Path(path) if isinstance(path, str) else None

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import logging
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.fingerprint import model_fingerprint
+from neuron_opsd.model.locate import is_adapter_folder
 from neuron_opsd.store.files import cache_folder, is_trustworthy, write_text
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,11 @@ def load_whole(location: str, *, trust_remote_code: bool, **options: Any) -> Pre
         ModelError: weights that are missing or of another shape.
         Exception: whatever transformers raises for files that it cannot read.
     """
+    if is_adapter_folder(location) and base_of_adapter(location) is None:
+        raise ModelError(
+            f"{location} is an adapter that names no base model. Give a whole model, such as one that "
+            "`neuron-opsd export RUN --format merged` writes."
+        )
     model, found = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
         location,
         trust_remote_code=trust_remote_code,
@@ -106,9 +111,9 @@ def check_finite(model: PreTrainedModel, name: str) -> None:
 
 
 def base_of_adapter(location: str) -> str | None:
-    """The model that an adapter's folder names as its base. None for a folder of a whole model."""
+    """The model that an adapter's folder names as its base. None where it names none, or holds a whole model."""
     from peft import PeftConfig
 
-    if not (Path(location) / "adapter_config.json").is_file():
+    if not is_adapter_folder(location):
         return None
     return PeftConfig.from_pretrained(location).base_model_name_or_path

@@ -50,6 +50,8 @@ class ReportInputs:
     training_summary: Mapping[str, Any] | None = None
     comparison: Comparison | None = None
     usage: Sequence[str] = ()  # sentences for the model card: what who uses the model must know
+    template_args: Mapping[str, Any] = field(default_factory=dict)  # to give to the published chat template
+    licence: Mapping[str, str] = field(default_factory=dict)  # of the base model, as its own card names it
     prompts_example: Mapping[str, Any] | None = None  # question_id, student_prompt, teacher_prompt
 
     def setting(self, dotted: str, default: Any = None) -> Any:

@@ -7,6 +7,7 @@ import yaml
 from neuron_opsd.config import USES_GOLD
 from neuron_opsd.model.locate import hub_name
 from neuron_opsd.report import story, tables
+from neuron_opsd.report.card_use import how_to_use
 from neuron_opsd.report.content import CITATION
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.markdown import render, table
@@ -17,13 +18,20 @@ TAGS = ["neuron-opsd", "self-distillation", "on-policy-distillation", "label-fre
 
 
 def model_card(inputs: ReportInputs) -> str:
-    """The card's text. The licence is left out: it is the base model's, which we do not know."""
+    """The card's text."""
     front = yaml.safe_dump(_front_matter(inputs), sort_keys=False, allow_unicode=True)
     parts = [f"# {markdown_text(story.title(inputs))}, {_how(inputs)}", _introduction(inputs)]
     parts += ["## Results", *_results(inputs)]
     parts += ["## How it was made", *(text for text in map(render, story.what_was_done(inputs)) if text)]
-    parts += ["## How to use it", markdown_text(" ".join(inputs.usage))] if inputs.usage else []
-    parts += ["## Limits", _limits(inputs), "## How to cite", markdown_block(CITATION, "bibtex")]
+    parts += ["## How to use it", *how_to_use(inputs, is_adapter=_is_adapter(inputs))]
+    parts += [
+        "## Limits",
+        _limits(inputs),
+        "## Licence",
+        _licence(inputs),
+        "## How to cite",
+        markdown_block(CITATION, "bibtex"),
+    ]
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
 
 
@@ -43,16 +51,27 @@ def _how(inputs: ReportInputs) -> str:
 def _front_matter(inputs: ReportInputs) -> dict[str, Any]:
     front: dict[str, Any] = {}
     base = hub_name(str(inputs.setting("model.name", "")))
-    is_adapter = inputs.setting("training.save") == "adapter" and inputs.setting("training.method") == "lora"
     if base:
         front["base_model"] = base
-        front["base_model_relation"] = "adapter" if is_adapter else "finetune"
-    front["library_name"] = "peft" if is_adapter else "transformers"
+        front["base_model_relation"] = "adapter" if _is_adapter(inputs) else "finetune"
+    front |= inputs.licence
+    front["library_name"] = "peft" if _is_adapter(inputs) else "transformers"
     front["pipeline_tag"] = "text-generation"
     front["tags"] = (
         TAGS if _is_distilled(inputs) else ["uses-gold-answers" if inputs.uses_gold else "label-free"]
     )
     return front
+
+
+def _is_adapter(inputs: ReportInputs) -> bool:
+    return inputs.setting("training.save") == "adapter" and inputs.setting("training.method") == "lora"
+
+
+def _licence(inputs: ReportInputs) -> str:
+    if not inputs.licence:
+        return "This model stands under the licence of its base, which is not known here. Look it up before sharing it."
+    named = ", ".join(markdown_text(value) for value in inputs.licence.values())
+    return f"This model stands under the licence of its base: {named}."
 
 
 def _introduction(inputs: ReportInputs) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from neuron_opsd.contexts.prompts import show_prompts
 from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.model.generation import unset_in_published
-from neuron_opsd.model.template_defaults import describe_use
+from neuron_opsd.model.licence import licence_of
+from neuron_opsd.model.template_defaults import describe_use, with_defaults
 from neuron_opsd.records import NeuronSets, Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.report import ReportInputs, model_card, write_report
 from neuron_opsd.report.inputs import ReadReplies
@@ -110,14 +111,30 @@ def _preflight_of(run: Run) -> PreflightVerdict | None:
     return dataclasses.replace(verdict, measures=(*verdict.measures, *gap.measures)) if gap else verdict
 
 
-def card_of(run: Run) -> str:
-    """The card of the published model, and what who uses it must know."""
+def card_of(run: Run, *, save: str | None = None) -> str:
+    """The card of the published model, and what who uses it must know.
+
+    Args:
+        run: Its run.
+        save: "merged" or "adapter" for a copy in another form than `training.save` has it.
+    """
     model = run.config.model
-    sentences = [describe_use(run.models.tokenizer, model.template_args)]
+    tokenizer, arguments = run.models.tokenizer, model.template_args
+    sentences = [describe_use(tokenizer, arguments)]
     if unset := unset_in_published(model):
         values = ", ".join(f"{name}={value}" for name, value in unset.items())
         sentences.append(
             f"The base's generation configuration cannot be saved as it is; left out here: {values}. Give them to "
             "generate() if you want them."
         )
-    return model_card(dataclasses.replace(_report_inputs(run), usage=[text for text in sentences if text]))
+    inputs = _report_inputs(run)
+    training = {**inputs.config["training"], **({"save": save} if save else {})}
+    return model_card(
+        dataclasses.replace(
+            inputs,
+            config={**inputs.config, "training": training},
+            usage=[text for text in sentences if text],
+            template_args=arguments if with_defaults(tokenizer, arguments) is tokenizer else {},
+            licence=licence_of(model.name),
+        )
+    )

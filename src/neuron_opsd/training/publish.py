@@ -29,8 +29,8 @@ from neuron_opsd.model.base_kl import Texts, keep_states, kl_to_model
 from neuron_opsd.model.device import name_of
 from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.load import CausalLM, end_token_ids
-from neuron_opsd.model.locate import ADAPTER_FOLDER
-from neuron_opsd.store.files import sync_tree
+from neuron_opsd.model.locate import ADAPTER_CONFIG, ADAPTER_FOLDER
+from neuron_opsd.store.files import JsonDict, dump_json, read_json, sync_tree, write_text
 from neuron_opsd.training.checkpoints import saving
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def publish(
     prompts: Sequence[Sequence[int]],
     num_held_out: int,
     base_name: str | None = None,
+    base_json: JsonDict | None = None,
 ) -> Published:
     """Write the trained model as safetensors that plain transformers loads, by rename, whole or not at all.
 
@@ -64,7 +65,8 @@ def publish(
         base_config: The base model's configuration, untouched by a trainer.
         prompts: Of questions that training did not use, as far as there are any. Each leaves room for a reply.
         num_held_out: How many of them it did not use.
-        base_name: The base model's name on the hub, for the adapter's configuration.
+        base_name: The base model's name on the hub, for the adapter's configuration. None: it is not there.
+        base_json: The base model's config.json. None: there is no such file.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -83,6 +85,8 @@ def publish(
             published = _save_merged(student, tokenizer, temporary, base_config, prompts)
             published["num_held_out"] = num_held_out
         tokenizer.save_pretrained(str(temporary))
+        if base_json and published["dtype"]:
+            _write_config(temporary / "config.json", base_json, published["dtype"])
         sync_tree(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
@@ -91,11 +95,13 @@ def publish(
 
 def _save_adapter(student: PeftModel, folder: Path, base_name: str | None) -> None:
     for config in student.peft_config.values():
-        config.base_model_name_or_path = base_name or config.base_model_name_or_path
         # PEFT holds names in a set, and would write them in an order that differs from process to process.
         config.target_modules = sorted(config.target_modules)  # pyright: ignore[reportAttributeAccessIssue]
     # Embeddings are not trained. "auto", the default, would look the base model up on the hub.
     student.save_pretrained(str(folder), save_embedding_layers=False)
+    # PEFT writes the folder that the base was loaded from, which nobody else has.
+    named = (read_json(folder / ADAPTER_CONFIG) or {}) | {"base_model_name_or_path": base_name}
+    write_text(folder / ADAPTER_CONFIG, dump_json(named))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's own card says nothing of this training
 
 
@@ -184,6 +190,21 @@ def _save(model: CausalLM, folder: Path, base_config: PretrainedConfig) -> None:
         file.unlink()
     model.config = copy.deepcopy(base_config)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     model.save_pretrained(str(folder))
+
+
+def _write_config(file: Path, base: JsonDict, dtype: str) -> None:
+    """The base's config.json with the dtype of these weights: transformers' own would be written in today's terms.
+
+    An older program knows `rope_theta` and `torch_dtype`. What tells how a base was quantised, or where its code is,
+    does not hold for these files, and what has parts has several dtypes. Then transformers' own stays.
+    """
+    if base.keys() & {"quantization_config", "auto_map", "text_config"}:
+        return
+    name = "torch_dtype" if "torch_dtype" in base else "dtype"
+    saved = read_json(file) or {}
+    write_text(
+        file, dump_json({"architectures": saved["architectures"], **base, name: dtype}, is_ordered=True)
+    )
 
 
 def _percent(share: float | None) -> str:

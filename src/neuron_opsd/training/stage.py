@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from neuron_opsd import processes
 from neuron_opsd.memory.estimate import describe_training
-from neuron_opsd.model.locate import hub_name
+from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.locate import config_json, hub_name
 from neuron_opsd.model.template_defaults import with_defaults
 from neuron_opsd.progress import track
 from neuron_opsd.run.session import Run
@@ -56,7 +58,9 @@ def make_training(run: Run) -> None:
             trained, tokenizer = train_by(run, stage.path, steps, callbacks, token_budget=budget)
         if not processes.is_main():
             return
-        published = _publish(run, trained, tokenizer)
+        published = _publish(
+            run, trained.student, tokenizer, run.folder.model_folder, save=run.config.training.save
+        )
         rows = read_json_lines(stage.path / "metrics.jsonl")
         work.num_tokens = sum(row["num_completion_tokens"] for row in rows)
         stage.finish(
@@ -125,21 +129,32 @@ def _train(
     return trained, tokenizer
 
 
-def _publish(run: Run, trained: Trained, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Save the student in RUN/model, and return how."""
+def _publish(
+    run: Run, student: CausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path, *, save: str
+) -> dict[str, Any]:
+    """Save the student in a folder, and return how."""
     limit = run.models.max_context()
     room = None if limit is None else limit - REPLY_TOKENS
     num_held_out, prompts = TrainingPrompts(run).held_out(NUM_PROMPTS, max_tokens=room)
     return publish(
-        trained.student,
+        student,
         with_defaults(tokenizer, run.config.model.template_args),
-        run.folder.model_folder,
-        save=run.config.training.save,
+        folder,
+        save=save,
         base_config=run.models.base_config(),
         base_name=hub_name(run.config.model.name),
+        base_json=config_json(run.config.model.name),
         prompts=prompts,
         num_held_out=num_held_out,
     )
+
+
+def publish_merged(run: Run, folder: Path) -> None:
+    """Save a whole model in a folder, of a run that published an adapter alone."""
+    base, tokenizer = run.models.base()
+    student = PeftModel.from_pretrained(base, str(run.folder.model_folder))
+    _publish(run, student, tokenizer, folder, save="merged")
+    run.models.release()  # merging changed the base
 
 
 def _model_files(run: Run) -> list[Path]:

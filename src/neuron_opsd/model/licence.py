@@ -1,0 +1,48 @@
+"""The licence of a base model, by its own card or GGUF file. What is trained from it stays under it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neuron_opsd.model.locate import cached_file
+
+KEYS = ("license", "license_name", "license_link")  # as the hub's cards spell them
+EMBEDDED = {"embedded:smollm2-135m": {"license": "apache-2.0"}}
+MAX_CARD = 1 << 20  # bytes
+
+
+def licence_of(name: str) -> dict[str, str]:
+    """The `KEYS` that a model names, of those that are on this machine. Empty where nothing names one."""
+    if name in EMBEDDED:
+        return EMBEDDED[name]
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _of_gguf(path)
+    card = path / "README.md" if path.is_dir() else cached_file(name, "README.md")
+    if card is None or not card.is_file() or card.stat().st_size > MAX_CARD:
+        return {}
+    front = _front_matter(card.read_text(encoding="utf-8", errors="replace"))
+    return {key: front[key] for key in KEYS if isinstance(front.get(key), str)}
+
+
+def _of_gguf(path: Path) -> dict[str, str]:
+    import gguf
+
+    try:
+        field = gguf.GGUFReader(path).fields.get("general.license")
+        return {"license": str(field.contents())} if field else {}
+    except Exception:  # of a file of others: there is no list of what the reader raises
+        return {}
+
+
+def _front_matter(text: str) -> dict[str, Any]:
+    """The YAML at the head of a card. Empty where there is none, or none that can be read."""
+    parts = text.lstrip("\ufeff").split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return {}
+    try:
+        front = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return {}
+    return front if isinstance(front, dict) else {}
