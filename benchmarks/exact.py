@@ -84,8 +84,9 @@ def main() -> None:
         if arguments.answer_format == "letter":
             _, exact = cpu_seconds(
                 lambda: answer_exactly(
-                    questions, model, OneTokenReader(encoder, prompts), sampling=sampling(1), num_orders=1,
-                    batch_size=arguments.batch_size, **asked,
+                    questions, model, OneTokenReader(encoder, prompts), sampling=sampling(1),
+                    orders=[[tuple(range(len(question.choices)))] for question in questions],
+                    batch_size=arguments.batch_size,
                 )
             )  # fmt: skip
             rows[-1].append(exact)

@@ -95,6 +95,7 @@ DEPARTS = {
     "training.max_new_tokens": AFTER_SELECTION,  # what it takes of the model's context is not the prompt's
     "evaluation.general_samples": GENERAL,
     "evaluation.exact": BASE,
+    "evaluation.order_average": set(),  # an input of the second model's stages alone
 }
 
 # Values that differ from the run's, where the type alone does not say one.
@@ -123,6 +124,7 @@ OTHER = {
 WITH = {
     "engine.served_model": ["engine.name=server", "engine.url=http://127.0.0.1:9/v1"],
     "selection.score": ["rollouts.num_rollouts=2"],
+    "evaluation.order_average": ["evaluation.exact=true"],
     "training.unlikely_fraction": ["training.objective=unlikely_tokens"],
     "training.distil": ["training.num_rollouts=2"],
     "training.max_distilled": ["training.num_rollouts=2", "training.distil=disagreeing"],

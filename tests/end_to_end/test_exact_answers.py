@@ -9,7 +9,10 @@ from end_to_end.conftest import command_for, write_questions
 from end_to_end.test_bad_input import attempt, lines  # noqa: F401
 from end_to_end.test_pipeline import run
 from neuron_opsd.commands.status import OUTDATED, run_status
+from neuron_opsd.config import EvaluationSettings
+from neuron_opsd.config.graph import ROLES
 from neuron_opsd.records import ExactRollout
+from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.run import inputs
 from neuron_opsd.store.run_folder import RunFolder
 
@@ -83,6 +86,38 @@ def test_the_second_model_may_read_a_context(
     monkeypatch.setattr(inputs, "READER_VERSION", 99)
     found = {stage.stage: stage.state for stage in run_status(RunFolder.open(tmp_path / "run")).stages}
     assert found["evaluation/base"] == OUTDATED  # a newer reader needs another pass
+
+
+def test_the_second_model_may_average_the_cyclic_orders(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["run", "base_order_average", *command[2:], "--output", str(tmp_path / "run")]
+    assert run(line, monkeypatch) == 0
+    folder = RunFolder.open(tmp_path / "run")
+    groups = group_by_question(folder.stage("evaluation/trained").read(ExactRollout))
+    found = {row["question_id"]: row for row in results_of(folder.path)["questions"]}
+    for question_id, group in groups.items():
+        assert [answer.choice_order for answer in group] == [
+            (0, 1, 2, 3),
+            (1, 2, 3, 0),
+            (2, 3, 0, 1),
+            (3, 0, 1, 2),
+        ]
+        mean = sum(answer.answer_probabilities[1] for answer in group) / 4  # the key says B
+        assert found[question_id]["trained_correct_fraction"] == pytest.approx(mean, abs=1e-6)
+    (state,) = (stage for stage in run_status(folder).stages if stage.stage == "evaluation/trained")
+    depends_on = [folder.stage(f"evaluation/{role}").manifest()["inputs"]["evaluation"] for role in ROLES]
+    assert [made_from.get("order_average") for made_from in depends_on] == [None, True]
+    assert state.num_records == state.num_needed == 4 * len(found)
+    base = {answer.question_id: answer for answer in folder.stage("evaluation/base").read(ExactRollout)}
+    assert all(
+        group[0].answer_probabilities == base[name].answer_probabilities for name, group in groups.items()
+    )
+
+
+def test_an_average_without_probabilities_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"evaluation\.exact is false"):
+        EvaluationSettings(order_average=True)
 
 
 @pytest.mark.parametrize(

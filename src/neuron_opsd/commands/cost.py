@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from neuron_opsd.config import Config
 from neuron_opsd.config.graph import GOLD_LABELS, ROLES, stages_made
 from neuron_opsd.questions.load import general_questions, other_questions
+from neuron_opsd.questions.orders import cyclic_orders
 from neuron_opsd.records import Question
 from neuron_opsd.selection.score import num_kept
 from neuron_opsd.store.files import JsonDict
@@ -59,8 +60,11 @@ def count_records(
     }
     samples, general_samples = config.evaluation.num_samples, config.evaluation.for_general().num_samples
     for role in ROLES:
-        counts |= _count_samples(config, f"evaluation/{role}", test, samples)
-        counts |= _count_samples(config, f"evaluation/general_{role}", general, general_samples)
+        averages_orders = config.evaluation.order_average and role == "trained"
+        for name, asked, num in (("", test, samples), ("general_", general, general_samples)):
+            counts |= _count_samples(config, f"evaluation/{name}{role}", asked, num)
+            if averages_orders:
+                counts[f"evaluation/{name}{role}"] = sum(len(cyclic_orders(q)) for q in asked)
     return {name: count for name, count in counts.items() if name in stages_made(config)}
 
 

@@ -279,11 +279,14 @@ class Table:
         return label_of(method) + (f" ({USES_GOLD})" if method in self.bounds else "")
 
     def note(self, method: str) -> str:
-        """What became of a method's cells, its marks in words, and what it cost."""
+        """What each answer costs where it is more than one pass, and what became of a method's cells."""
+        if method == BASE_VOTES:
+            return f"{self.pass_k} samples for each answer"
         counts = self.found.num_cells.get(method)
         if counts is None:
             return ""
-        parts = []
+        averages_orders = self.plan.config(method, seed=self.plan.seeds[0]).evaluation.order_average
+        parts = ["a pass for each order of the choices, for each answer"] * averages_orders
         if counts[FAILED]:
             parts.append(
                 f"failed: {counts[FAILED]} of {counts['all']} cells ({self.found.failures[method][0]})"

@@ -288,6 +288,11 @@ class EvaluationSettings(Section):
         description="Read each answer's probability from the first token instead of sampling. It needs "
         "prompts.answer_format=letter. num_samples counts the orders of shuffled choices. max_new_tokens is 1. [ours]",
     )
+    order_average: bool = Field(
+        default=False,
+        description="The second model answers in every cyclic order of the choices, mapped back, and its probabilities "
+        "are the mean: one pass for each choice. Needs evaluation.exact. [2309.03882]",
+    )
     num_samples: Count = Field(default=8, description="k of Avg@k and Maj@k. [N]")
     pass_k: Count | None = Field(
         default=None,
@@ -330,6 +335,20 @@ class EvaluationSettings(Section):
                 f"{fewest}, or more samples (evaluation.num_samples, evaluation.general_samples)."
             )
         return self
+
+    @model_validator(mode="after")
+    def _an_average_needs_probabilities(self) -> "EvaluationSettings":
+        if self.order_average and not self.exact:
+            raise ValueError(
+                "evaluation.order_average averages the probabilities of exact answers, but evaluation.exact is false. "
+                "Use evaluation.exact=true with prompts.answer_format=letter, or evaluation.order_average=false."
+            )
+        return self
+
+    @property
+    def has_second_reading(self) -> bool:
+        """Whether the second model is asked otherwise than the base model, so that it need not be trained to differ."""
+        return self.context or self.order_average
 
     @property
     def k_of_pass(self) -> int:

@@ -26,7 +26,7 @@ from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.option_scores import Ids, first_token_logits
 from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
-from neuron_opsd.rollouts.sample import MessagesOf, bare_messages, check_fits, choice_orders
+from neuron_opsd.rollouts.sample import MessagesOf, bare_messages, check_fits
 from neuron_opsd.text.answers import LETTERS
 from neuron_opsd.text.replies import read_reply
 
@@ -79,27 +79,20 @@ def answer_exactly(
     reader: OneTokenReader,
     *,
     sampling: Sampling,
-    num_orders: int,
-    shuffle_choices: bool,
-    seed: int,
-    stage: str,
+    orders: Sequence[Sequence[Order]],
     messages_of: MessagesOf | None = None,
     max_context: int | None = None,
     batch_size: int,
 ) -> list[ExactRollout]:
     """One record for each question and order of its choices. Equal prompts are read once.
 
-    The arguments are those of `sample_rollouts`, so that both ask the same.
+    `orders` are those of each question. `messages_of` and `max_context` are as for `sample_rollouts`.
 
     Raises:
         DataError: a question that does not fit the model's context.
     """
     read = messages_of or partial(bare_messages, prompts=reader.prompts)
     places: dict[tuple[int, Order], Ids] = {}
-    orders = [
-        choice_orders(question, num_orders, shuffle=shuffle_choices, seed=seed, stage=stage)
-        for question in questions
-    ]
     for q, question in enumerate(questions):
         for order in dict.fromkeys(orders[q]):
             places[q, order] = prompt = tuple(reader.encoder.encode(read(question, order)))

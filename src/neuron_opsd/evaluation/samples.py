@@ -11,6 +11,7 @@ from neuron_opsd.contexts.prompts import teacher_messages_of
 from neuron_opsd.engines.base import sampling_of
 from neuron_opsd.evaluation.exact import OneTokenReader, answer_exactly
 from neuron_opsd.evaluation.options import OptionReader, score_options
+from neuron_opsd.questions.orders import cyclic_orders
 from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, choice_orders
@@ -145,22 +146,36 @@ class ExactAnswers(EvaluationSamples):
 
     def make_shard(self, index: int, on_progress: OnProgress) -> list[Rollout]:
         """See `ShardedStage`."""
-        run, settings = self.run, self.settings
+        run, settings, questions = self.run, self.settings, self.shard_questions(index)
         answers = answer_exactly(
-            self.shard_questions(index),
+            questions,
             run.models.named(self.model_name),
             self.reader,
             sampling=sampling_of(settings),
-            num_orders=settings.num_samples,
-            shuffle_choices=settings.shuffle_choices,
-            seed=run.config.seed,
-            stage=self.purpose,
+            orders=[self.orders_of(question) for question in questions],
             messages_of=self.messages_of,
             max_context=run.models.max_context(),
             batch_size=settings.batch_size,
         )
         on_progress(len(answers), len(answers))
         return list(answers)
+
+    def orders_of(self, question: Question) -> list[tuple[int, ...]]:
+        """The orders in which a question is asked: all cyclic ones, or those that its samples would see."""
+        settings = self.settings
+        if settings.order_average and self.asked.role == "trained":
+            return [order.choice_order for order in cyclic_orders(question)]
+        return choice_orders(
+            question,
+            settings.num_samples,
+            shuffle=settings.shuffle_choices,
+            seed=self.run.config.seed,
+            stage=self.purpose,
+        )
+
+    def num_items(self, index: int) -> int:
+        """See `ShardedStage`."""
+        return sum(len(self.orders_of(question)) for question in self.shard_questions(index))
 
     def read_again(self) -> None:
         """Probabilities were added up by what the reader read, so a newer one needs another pass."""
@@ -212,7 +227,7 @@ def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
     """What both models are asked, one model after the other."""
     settings, is_trained = run.config.evaluation, run.config.training.trains
     has_general = is_trained and bool(run.inputs.general_questions)
-    for role in ROLES if is_trained or settings.context else ("base",):
+    for role in ROLES if is_trained or settings.has_second_reading else ("base",):
         for is_general in (False, True) if has_general else (False,):
             asked = Asked(role, is_general)
             samples = (ExactAnswers if settings.exact else EvaluationSamples)(run, asked.samples)

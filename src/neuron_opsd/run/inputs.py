@@ -259,6 +259,7 @@ class StageInputs:
         model = self.config.model.name if is_base else str(self.folder.model_folder)
         how = {"num_samples": settings.num_samples, "shuffle_choices": settings.shuffle_choices}
         how |= {"exact": True} if settings.exact else {}
+        how |= {"order_average": True} if settings.order_average and role == "trained" else {}
         return {
             "evaluation": {**_sampling(settings), **how},
             "rollouts": {"shard_size": self.config.rollouts.shard_size},
