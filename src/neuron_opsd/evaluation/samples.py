@@ -102,6 +102,19 @@ class EvaluationSamples(AskedStage, SampledStage):
             return None
         return teacher_messages_of(self.run, "evaluation/contexts", self.questions)
 
+    def orders_of(self, question: Question) -> list[tuple[int, ...]]:
+        """The orders in which a question is asked: all cyclic ones, or those that its samples would see."""
+        settings = self.settings
+        if settings.order_average and self.asked.role == "trained":
+            return [order.choice_order for order in cyclic_orders(question)]
+        return choice_orders(
+            question,
+            settings.num_samples,
+            shuffle=settings.shuffle_choices,
+            seed=self.run.config.seed,
+            stage=self.purpose,
+        )
+
     @property
     def has_options(self) -> bool:
         """Whether the probabilities of the choices are asked, too."""
@@ -111,18 +124,12 @@ class EvaluationSamples(AskedStage, SampledStage):
         """See `ShardedStage`. The choices are scored from the prompts that are read here, where they are the same."""
         if not self.has_options:
             return super().make_shard(index, on_progress)
-        run, settings = self.run, self.settings
+        run = self.run
         reader = OptionReader(
             self.shard_questions(index),
             run.models.encoder(),
             run.config.prompts,
-            orders_of=lambda question: choice_orders(
-                question,
-                settings.num_samples,
-                shuffle=settings.shuffle_choices,
-                seed=run.config.seed,
-                stage=self.purpose,
-            ),
+            orders_of=self.orders_of,
             limit=run.models.max_context(),
         )
         rollouts = self.sample(index, on_progress, reader)
@@ -159,19 +166,6 @@ class ExactAnswers(EvaluationSamples):
         )
         on_progress(len(answers), len(answers))
         return list(answers)
-
-    def orders_of(self, question: Question) -> list[tuple[int, ...]]:
-        """The orders in which a question is asked: all cyclic ones, or those that its samples would see."""
-        settings = self.settings
-        if settings.order_average and self.asked.role == "trained":
-            return [order.choice_order for order in cyclic_orders(question)]
-        return choice_orders(
-            question,
-            settings.num_samples,
-            shuffle=settings.shuffle_choices,
-            seed=self.run.config.seed,
-            stage=self.purpose,
-        )
 
     def num_items(self, index: int) -> int:
         """See `ShardedStage`."""
