@@ -307,6 +307,58 @@ def env() -> None:
 
 
 @views.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="The YAML file to write.")] = Path("settings.yaml"),
+    overrides: option.Overrides = None,
+    model: option.Model = None,
+    questions: option.Questions = None,
+    answers: option.Answers = None,
+    goal: Annotated[
+        str | None, typer.Option(help="method, small-model or trial.", show_default=False)
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What every stage is to fit: 24GB, or what is free.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take the defaults.")] = False,
+) -> None:
+    """Write a commented settings file for your model and questions, checked, with what a run takes."""
+    from neuron_opsd.commands.init import GOALS, Wishes, check_name, write_settings
+
+    check_name(file)
+    quieten_libraries()
+    may_ask = not yes and sys.stdin.isatty()
+
+    def ask(given: str | None, flag: str, text: str, default: str | None) -> str:
+        if given is not None:
+            return given
+        if may_ask:
+            return typer.prompt(text, default=default)
+        if default is None:
+            raise ConfigError(f"{flag} is required where nothing is asked (--yes, or no terminal). Give it.")
+        return default
+
+    goals = "\n".join(f"  {name}: {goal.text}" for name, goal in GOALS.items())
+    model = ask(model, "--model", "Model: a folder, a hub name or a .gguf file", None)
+    questions = ask(questions, "--questions", "Questions: a JSONL, CSV, Parquet or Excel file", None)
+    if (
+        answers is None
+        and (typed := ask(None, "--answers", "Gold answers, for evaluation alone (none: -)", "-")) != "-"
+    ):
+        answers = [typed]
+    wishes = Wishes(
+        model=model,
+        questions=questions,
+        answers=tuple(answers or ()),
+        goal=ask(goal, "--goal", f"Goal:\n{goals}\nGoal", next(iter(GOALS))),
+        overrides=tuple(overrides or ()),
+        memory=ask(memory, "--memory", "Memory that a run may take, such as 24GB, or what is free", "free"),
+    )
+    for line in write_settings(wishes, file):
+        show_text(line)
+
+
+@views.command()
 def doctor(
     model: option.Model = None,
     place: Annotated[

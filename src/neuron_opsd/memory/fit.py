@@ -19,7 +19,7 @@ LARGER_THAN_ONE_CARD = (
 )
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, *, flag: str = "--fit") -> int:
     """Bytes of `24GB`.
 
     Raises:
@@ -28,7 +28,7 @@ def parse_size(text: str) -> int:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?GB", text.strip(), flags=re.IGNORECASE)
     if found is None or float(found[1]) <= 0:
         raise ConfigError(
-            f"--fit is {text!r}. It must be a size such as 24GB, or `free` for what is free now."
+            f"{flag} is {text!r}. It must be a size such as 24GB, or `free` for what is free now."
         )
     return int(float(found[1]) * 1e9)
 
