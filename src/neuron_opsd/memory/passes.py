@@ -19,6 +19,7 @@ from neuron_opsd.engines.sampling import sample_tokens
 from neuron_opsd.engines.shared_prompts import may_share_prompts
 from neuron_opsd.memory.allocations import Allocations, counted
 from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.order_average import mean_log_probs
 from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.token_loss import sum_in_chunks, token_loss
 from neuron_opsd.model.unembedding import backbone, head_tensors, last_place, logits_from_hidden
@@ -95,19 +96,35 @@ def _micro_batch(
         def logits(states: Tensor) -> Tensor:
             return logits_from_hidden(student, states)
 
+        def teacher_logits(states: Tensor, *rows: Tensor) -> Tensor:
+            return mean_log_probs(logits(states), *rows) if rows else logits(states)
+
+        teacher, *rows = _teacher_rows(
+            hidden.detach() if teacher_hidden is None else teacher_hidden, settings
+        )
         total, _ = sum_in_chunks(
             hidden[:counted],
-            (hidden.detach() if teacher_hidden is None else teacher_hidden)[:counted],
+            teacher[:counted],
             student_logits=logits,
-            teacher_logits=logits,
+            teacher_logits=teacher_logits,
+            teacher_rows=[row[:counted] for row in rows],
             loss=token_loss(settings),
             tokens=torch.zeros(counted, dtype=torch.long),
-            chunk_tokens=settings.loss_chunk_tokens,
+            chunk_tokens=max(settings.loss_chunk_tokens // settings.teacher_orders, 1),
             head=head_tensors(student),
         )
         allocations.end_phase()
     del teacher_hidden, waiting
     total.backward()
+
+
+def _teacher_rows(hidden: Tensor, settings: TrainingSettings) -> list[Tensor]:
+    """The teacher's states. Where it reads several orders, of each, and what `mean_log_probs` takes beside them."""
+    count, tokens = settings.teacher_orders, len(hidden)
+    if count == 1:
+        return [hidden]
+    letters = torch.zeros(tokens, count, 1, dtype=torch.long)
+    return [hidden[:, None].expand(-1, count, -1), torch.zeros(tokens, count), letters, letters]
 
 
 def _micro_batch_of_trl(student: CausalLM, settings: TrainingSettings, lengths: Lengths) -> None:

@@ -52,6 +52,7 @@ def publish(
     base_config: PretrainedConfig,
     prompts: Sequence[Sequence[int]],
     num_held_out: int,
+    max_new_tokens: int = REPLY_TOKENS,
     base_name: str | None = None,
     base_json: JsonDict | None = None,
 ) -> Published:
@@ -65,6 +66,7 @@ def publish(
         base_config: The base model's configuration, untouched by a trainer.
         prompts: Of questions that training did not use, as far as there are any. Each leaves room for a reply.
         num_held_out: How many of them it did not use.
+        max_new_tokens: Of a reply in training. The measurement's are no longer.
         base_name: The base model's name on the hub, for the adapter's configuration. None: it is not there.
         base_json: The base model's config.json. None: there is no such file.
     """
@@ -82,7 +84,9 @@ def publish(
             published = {"form": "adapter", "dtype": None}
         else:
             _save_adapter(student, temporary / ADAPTER_FOLDER, base_name)
-            published = _save_merged(student, tokenizer, temporary, base_config, prompts)
+            published = _save_merged(
+                student, tokenizer, temporary, base_config, prompts, min(max_new_tokens, REPLY_TOKENS)
+            )
             published["num_held_out"] = num_held_out
         tokenizer.save_pretrained(str(temporary))
         if base_json and published["dtype"]:
@@ -111,6 +115,7 @@ def _save_merged(
     folder: Path,
     base_config: PretrainedConfig,
     prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
 ) -> Published:
     """Merge in float32, and save in the run's own dtype where that keeps what was learned, else in float32."""
     dtype, narrow = torch.float32, _dtype_of(student)
@@ -119,7 +124,7 @@ def _save_merged(
         remove_hook_from_module(student, recurse=True)  # those of model.device_map lead back to the GPUs
         student.to("cpu")
     student = student.float().eval()
-    texts = _replies(student, tokenizer, prompts)
+    texts = _replies(student, tokenizer, prompts, max_new_tokens)
     kept = keep_states(student, texts)
     with student.disable_adapter():
         learned = kl_to_model(student, texts, kept)
@@ -165,13 +170,16 @@ def _dtype_of(model: CausalLM) -> torch.dtype:
 
 
 def _replies(
-    student: CausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]
+    student: CausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
 ) -> Texts:
     """The student's own short replies to the first prompts, sampled at temperature 1."""
     requests = [
         Request(prompt_ids=tuple(ids), seeds=(place,)) for place, ids in enumerate(prompts[:NUM_PROMPTS])
     ]
-    sampling = Sampling(temperature=1.0, max_new_tokens=REPLY_TOKENS)
+    sampling = Sampling(temperature=1.0, max_new_tokens=max_new_tokens)
     done = dict(HFEngine(student, tokenizer, batch_size=NUM_PROMPTS).generate(requests, sampling))
     return [(request.prompt_ids, done[place][0].token_ids) for place, request in enumerate(requests)]
 

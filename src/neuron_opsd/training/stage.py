@@ -146,6 +146,7 @@ def _publish(
         base_json=config_json(run.config.model.name),
         prompts=prompts,
         num_held_out=num_held_out,
+        max_new_tokens=run.config.training.max_new_tokens,
     )
 
 
