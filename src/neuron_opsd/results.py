@@ -99,6 +99,14 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
+class CoveragePoint:
+    """Error rate of the most confident share of the answers."""
+
+    coverage: float
+    risk: float
+
+
+@dataclass(frozen=True, slots=True)
 class BrierParts:
     """Brier score = reliability - resolution + uncertainty."""
 
@@ -118,6 +126,7 @@ class ConfidenceResult:
     metrics: Mapping[str, str]  # plain name (ece, accuracy, ...) -> name in the block's `metrics`
     reliability: Both[tuple[Bin, ...]] | None = None
     brier_parts: Both[BrierParts] | None = None
+    risk_coverage: Both[tuple[CoveragePoint, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +183,7 @@ class DomainResult:
     confidence_kinds: Mapping[str, ConfidenceResult]
     reliability: Both[tuple[Bin, ...]] | None = None
     brier_parts: Both[BrierParts] | None = None
+    matched_temperatures: Both[float] | None = None  # at which options have the base model's mean entropy
     beyond_majority: Judged | None = None
     answer_distribution: AnswerShares | None  # None where no question has choices
     changes: Changes

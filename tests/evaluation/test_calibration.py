@@ -179,3 +179,13 @@ def test_adaptive_ece_keeps_equal_confidences_together():
 def test_negative_log_likelihood_clips_both_ends():
     value = cal.negative_log_likelihood(np.array([0.0, 1.0]), np.array([1.0, 0.0]), margin=1 / 4)
     assert value == pytest.approx(-np.log(1 / 4))
+
+
+def test_the_risk_coverage_curve_by_hand():
+    # Most confident: right. Then two alike, one of them wrong. Last: wrong.
+    curve = cal.risk_coverage(np.array([0.9, 0.7, 0.7, 0.2]), np.array([1.0, 1.0, 0.0, 0.0]))
+    risks = {round(point.coverage, 2): point.risk for point in curve}
+    assert risks[0.25] == 0
+    assert risks[0.5] == pytest.approx(0.5 / 2)  # one of the two, at the error rate of both
+    assert risks[0.75] == pytest.approx(1 / 3)
+    assert risks[1.0] == 0.5

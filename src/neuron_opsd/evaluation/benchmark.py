@@ -24,6 +24,7 @@ from neuron_opsd.evaluation.kinds import (
     perfect_values,
     rests_on_options,
 )
+from neuron_opsd.evaluation.temperatures import AT_USE, MATCHED, matching_temperature, mean_entropy
 from neuron_opsd.evaluation.votes import Votes, count_votes
 from neuron_opsd.evaluation.wording import verdict_of, verdict_sentences
 from neuron_opsd.records import OptionScores, Question, Rollout
@@ -143,7 +144,8 @@ def _measure(
     """Everything about both models on one domain."""
     base = votes.base
     num_gold = int(base.has_gold.sum())
-    values, draws = _bootstrap_all(votes, settings, seed)
+    matched = _matched_temperatures(votes)
+    values, draws = _bootstrap_all(votes, settings, matched, seed)
     kinds = describe_kinds(votes, settings.num_bins)
     beyond = None
     if num_gold:
@@ -161,6 +163,7 @@ def _measure(
         confidence_kinds=kinds,
         reliability=kinds["vote_share"].reliability,
         brier_parts=kinds["vote_share"].brier_parts,
+        matched_temperatures=matched,
         beyond_majority=beyond,
         answer_distribution=answer_distribution(votes),
         changes=measure_changes(base, votes.trained, seed),
@@ -168,8 +171,20 @@ def _measure(
     return result, draws
 
 
+def _matched_temperatures(votes: Both[Votes]) -> Both[float] | None:
+    """At which each model's options have the base model's mean entropy. None where no options are known."""
+    known = votes.base.has_options
+    if not known.any():
+        return None
+    base, trained = (
+        [shares for shares, has in zip(one.option_shares, known, strict=True) if has]
+        for _, one in votes.items()
+    )
+    return Both(1.0, matching_temperature(trained, mean_entropy(base)))
+
+
 def _bootstrap_all(
-    votes: Both[Votes], settings: EvaluationSettings, seed: list[int]
+    votes: Both[Votes], settings: EvaluationSettings, matched: Both[float] | None, seed: list[int]
 ) -> tuple[dict[str, float], Draws]:
     """Values and draws of every metric, keyed "role:metric". Both roles share their resamples."""
     free = {
@@ -181,7 +196,11 @@ def _bootstrap_all(
         gold = {
             f"{role}:{n}": f
             for role, v in votes.items()
-            for n, f in metrics.gold_statistics(v, num_bins=settings.num_bins).items()
+            for n, f in metrics.gold_statistics(
+                v,
+                num_bins=settings.num_bins,
+                temperatures={AT_USE: settings.temperature, MATCHED: matched.of(role)} if matched else {},
+            ).items()
         }
         gold_values, gold_draws = _bootstrap(gold, num_gold, settings, [*seed, 2])
         values, draws = values | gold_values, draws | gold_draws
@@ -215,7 +234,11 @@ def _metric_results(
     unreliable, caution = caution_of(Both(*masses))
     results: dict[str, MetricResult] = {}
     known = metrics.metrics_of(
-        settings.num_samples, settings.num_bins, pass_k=settings.k_of_pass, is_exact=settings.exact
+        settings.num_samples,
+        settings.num_bins,
+        pass_k=settings.k_of_pass,
+        temperature=settings.temperature,
+        is_exact=settings.exact,
     )
     for metric in known:
         base, trained = f"base:{metric.name}", f"trained:{metric.name}"

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma
 
-from neuron_opsd.results import Bin, BrierParts, Simulated
+from neuron_opsd.results import Bin, BrierParts, CoveragePoint, Simulated
 
 Array = NDArray[np.float64]
+COVERAGES = tuple(step / 20 for step in range(1, 21))
 _EDGE = 1e-9  # 3/8 * 8 may be 3.0000000000000004: such a confidence belongs to the bin below the edge
 
 
@@ -116,6 +117,20 @@ def aurc(confidence: Array, correct: Array, *, weights: Array | None = None) -> 
         offset = wrong_before[..., group] - rate[..., group] * start
         total = total + rate[..., group] * size + offset * (_harmonic(start + size) - _harmonic(start))
     return total / weights.sum(axis=-1)
+
+
+def risk_coverage(confidence: Array, correct: Array) -> tuple[CoveragePoint, ...]:
+    """The error rate of the most confident share of the answers, for each share in COVERAGES.
+
+    Answers with equal confidence are taken in at the error rate of their group, as in `aurc`.
+    """
+    _, groups = np.unique(-confidence, return_inverse=True)  # most confident first
+    weights = _weights(confidence, None)
+    counts = np.cumsum(_sum_by_group(np.ones_like(confidence), groups, weights))
+    wrong = np.cumsum(_sum_by_group(1 - correct, groups, weights))
+    taken = np.array(COVERAGES) * len(confidence)
+    risks = np.interp(taken, [0.0, *counts], [0.0, *wrong]) / taken
+    return tuple(map(CoveragePoint, COVERAGES, risks.tolist()))
 
 
 def reliability_bins(confidence: Array, correct: Array, *, num_bins: int = 15) -> tuple[Bin, ...]:

@@ -42,6 +42,9 @@ def _describe(kind: ConfidenceKind, votes: Both[Votes], num_bins: int) -> Confid
         )
         if num_gold
         else None,
+        risk_coverage=Both(calibration.risk_coverage(*base), calibration.risk_coverage(*trained))
+        if num_gold
+        else None,
         brier_parts=Both(calibration.brier_decomposition(*base), calibration.brier_decomposition(*trained))
         if num_gold
         else None,

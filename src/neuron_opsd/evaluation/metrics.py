@@ -4,13 +4,14 @@ A statistic is a function of bootstrap weights, so that one set of resamples ser
 metrics of the base and the trained model, and their difference is paired by question.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuron_opsd.evaluation import calibration
+from neuron_opsd.evaluation.temperatures import AT_USE, MATCHED, tempered
 from neuron_opsd.evaluation.votes import Votes
 from neuron_opsd.results import MajorityClass, majority_label, of_samples
 
@@ -89,7 +90,9 @@ class Metric:
     high: float = 1.0
 
 
-def metrics_of(num_samples: int, num_bins: int, *, pass_k: int, is_exact: bool = False) -> list[Metric]:
+def metrics_of(
+    num_samples: int, num_bins: int, *, pass_k: int, temperature: float, is_exact: bool = False
+) -> list[Metric]:
     """All metrics in the order in which reports show them."""
     of = of_samples(num_samples, is_exact=is_exact)
     return [
@@ -99,6 +102,8 @@ def metrics_of(num_samples: int, num_bins: int, *, pass_k: int, is_exact: bool =
         Metric("pass_at_k", f"pass@{pass_k}", "higher", True),
         Metric("balanced_accuracy", "Balanced accuracy", "higher", True),
         *(metric for kind in KINDS.values() for metric in _calibration_metrics(kind, num_bins)),
+        Metric(AT_USE, f"ECE-{num_bins} at temperature {temperature:g} (option probability)", "lower", True),
+        Metric(MATCHED, f"ECE-{num_bins} at the base's mean entropy (option probability)", "lower", True),
         Metric("vote_share", "Vote share", "neither", False),
         Metric("option_confidence", "Probability of the likeliest option", "neither", False),
         Metric("option_mass", "Probability of all options together", "neither", False),
@@ -128,9 +133,8 @@ def _calibration_metrics(kind: ConfidenceKind, num_bins: int) -> list[Metric]:
     ]
 
 
-NAMES = tuple(
-    metric.name for metric in metrics_of(8, 15, pass_k=8)
-)  # their order does not depend on the settings
+# Their order does not depend on the settings.
+NAMES = tuple(metric.name for metric in metrics_of(8, 15, pass_k=8, temperature=1))
 
 
 def label_free_statistics(votes: Votes) -> dict[str, Statistic]:
@@ -149,8 +153,13 @@ def label_free_statistics(votes: Votes) -> dict[str, Statistic]:
     return statistics
 
 
-def gold_statistics(votes: Votes, *, num_bins: int) -> dict[str, Statistic]:
-    """Metrics that need a gold answer, as functions of weights over the questions that have one."""
+def gold_statistics(
+    votes: Votes, *, num_bins: int, temperatures: Mapping[str, float] | None = None
+) -> dict[str, Statistic]:
+    """Metrics that need a gold answer, as functions of weights over the questions that have one.
+
+    `temperatures` are those at which the options' ECE is taken, too, by the name of the metric.
+    """
     rows = votes.has_gold
     correct = votes.majority_correct[rows]
     statistics: dict[str, Statistic] = {
@@ -165,6 +174,9 @@ def gold_statistics(votes: Votes, *, num_bins: int) -> dict[str, Statistic]:
         if scored.any():
             found = _calibration_statistics(kind, votes, num_bins)
             statistics |= {kind.prefix + name: _of_rows(f, scored) for name, f in found.items()}
+    scored = votes.has_options & rows
+    for name, temperature in (temperatures or {}).items() if scored.any() else ():
+        statistics[name] = _of_rows(_option_ece(votes, scored, temperature, num_bins), scored[rows])
     if votes.is_choice[rows].all():  # classes are letters. Free-form answers have none
         gold = np.array([answer for answer, has in zip(votes.gold, rows, strict=True) if has], dtype=str)
         statistics["balanced_accuracy"] = lambda w: balanced_accuracy(gold, correct, w)
@@ -189,6 +201,14 @@ def _calibration_statistics(kind: ConfidenceKind, votes: Votes, num_bins: int) -
         "overconfidence": lambda w: calibration.overconfidence(confidence, correct, weights=w),
     }
     return found if kind.prefix == "" else {"accuracy": _mean_of(correct), **found}
+
+
+def _option_ece(votes: Votes, scored: NDArray[np.bool_], temperature: float, num_bins: int) -> Statistic:
+    """Another temperature changes how sure the likeliest option is, and not which one it is."""
+    own = zip(votes.option_shares, scored, strict=True)
+    confidence = np.array([tempered(shares, temperature).max() for shares, has in own if has])
+    correct = votes.option_correct[scored]
+    return lambda w: calibration.ece(confidence, correct, num_bins=num_bins, weights=w)
 
 
 def _of_rows(statistic: Statistic, rows: NDArray[np.bool_]) -> Statistic:

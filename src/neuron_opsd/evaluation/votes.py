@@ -52,7 +52,8 @@ class Votes:
     num_ties: int  # questions whose vote was tied
     has_options: NDArray[
         np.bool_
-    ]  # the choices' probabilities are known. The next three mean something only there
+    ]  # the choices' probabilities are known. The next four mean something only there
+    option_shares: list[Array]  # of each choice. Empty where they are not known
     option_confidence: Array  # the likeliest choice's
     option_mass: Array
     option_correct: Array
@@ -134,6 +135,7 @@ def count_votes(
         ),
         num_ties=sum(_is_tied(tally) for tally in tallies),
         has_options=np.array([score is not None for score in scores], dtype=bool),
+        option_shares=[_array(s.probabilities if s else ()) for s in scores],
         option_confidence=_array([max(s.probabilities) if s else np.nan for s in scores]),
         option_mass=_array([s.option_mass if s else np.nan for s in scores]),
         option_correct=_array(

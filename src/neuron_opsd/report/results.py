@@ -91,7 +91,12 @@ def calibration_section(inputs: ReportInputs) -> list[Block]:
     drawn = [_accuracy_against_ece(results, label) for label in rules]
     return [
         *story.calibration_in_words(rules),
-        *present(tables.calibration_table(results), tables.brier_table(results)),
+        *present(
+            tables.calibration_table(results),
+            tables.temperature_table(results),
+            tables.risk_coverage_table(results),
+            tables.brier_table(results),
+        ),
         Figures(drawn),
         *blocks,
     ]

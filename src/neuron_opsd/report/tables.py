@@ -9,6 +9,7 @@ from neuron_opsd.results import (
     Bin,
     Both,
     BrierParts,
+    CoveragePoint,
     DomainResult,
     Estimate,
     MeanResult,
@@ -29,7 +30,8 @@ MEAN_OF_OTHERS = "mean of the others"
 # In folded tables of their own, one for each kind of confidence.
 MORE_METRICS = ("ece_10", "ece_adaptive", "mce", "nll", "aurc")
 MORE_METRICS += tuple(
-    f"option_{name}" for name in (*MORE_METRICS, "brier", "auroc", "overconfidence", "mass")
+    f"option_{name}"
+    for name in (*MORE_METRICS, "brier", "auroc", "overconfidence", "mass", "ece_use", "ece_matched")
 )
 
 
@@ -155,6 +157,8 @@ class Confidence:
     brier_parts: Both[BrierParts]
     ece: MetricResult
     accuracy: MetricResult
+    aurc: MetricResult | None
+    risk_coverage: Both[tuple[CoveragePoint, ...]] | None
     names: Collection[str]  # of its metrics in the block
     unreliable: Sequence[Role]  # the roles for which it cannot be relied on
 
@@ -170,6 +174,8 @@ def confidences(block: DomainResult) -> list[Confidence]:
             found.brier_parts,
             ece=block.metrics[found.metrics["ece"]],
             accuracy=block.metrics[found.metrics["accuracy"]],
+            aurc=block.metrics.get(found.metrics.get("aurc", "")),
+            risk_coverage=found.risk_coverage,
             names=set(found.metrics.values()),
             unreliable=block.metrics[found.metrics["ece"]].unreliable,
         )
@@ -220,6 +226,61 @@ def calibration_table(results: Results) -> Table | None:
         "these confidences and this many questions (mean and central 95% of simulations)."
     )
     return Table("Calibration error in context", columns, rows, note, num_text_columns=3) if rows else None
+
+
+def temperature_table(results: Results) -> Table | None:
+    """ECE of the option probabilities at the temperature of use, at 1, and where sharpening is taken out."""
+    rows: list[list[str]] = []
+    for where, block in domain_blocks(results):
+        found = [block.metrics.get(name) for name in ("option_ece_use", "option_ece", "option_ece_matched")]
+        matched = block.matched_temperatures
+        if matched is None or None in found:
+            continue
+        for role, temperature in matched.items():
+            values = [interval_text(metric.both.of(role)) for metric in found if metric]
+            rows.append([where, WORDS[role], *values, number(temperature)])
+    columns = [
+        "Domain",
+        "Training",
+        f"At temperature {results.temperature:g}",
+        "At 1",
+        "At the base's mean entropy",
+    ]
+    note = (
+        "A model that is only surer than before differs at 1, and not at the base's mean entropy. The last column is "
+        "the temperature at which its options have that entropy. No label is needed to find it."
+    )
+    return (
+        Table(
+            "Calibration error of option probabilities, by temperature", [*columns, "Which is"], rows, note, 2
+        )
+        if rows
+        else None
+    )
+
+
+def risk_coverage_table(results: Results) -> Table | None:
+    """Error rates of the most confident answers, and the area under that curve."""
+    shown = (0.2, 0.4, 0.6, 0.8, 1.0)
+    rows = [
+        [
+            where,
+            kind.label,
+            WORDS[role],
+            *(number(point.risk) for point in points if point.coverage in shown),
+            interval_text(kind.aurc.both.of(role)),
+        ]
+        for where, block in domain_blocks(results)
+        for kind in confidences(block)
+        if kind.risk_coverage and kind.aurc
+        for role, points in kind.risk_coverage.items()
+    ]
+    columns = ["Domain", "Confidence", "Training", *(f"Top {share:.0%}" for share in shown), "AURC"]
+    note = (
+        "Share of wrong answers among the most confident ones: what abstaining on the others would leave. AURC is "
+        "the area under that curve. Small is good."
+    )
+    return Table("Risk and coverage", columns, rows, note, num_text_columns=3) if rows else None
 
 
 def brier_table(results: Results) -> Table | None:
