@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +164,44 @@ def test_the_best_within_noise(tmp_path: Path) -> None:
     assert by_key["base", "in", "avg"].marks == ("best within noise",)  # one question of forty
 
 
+def test_methods_that_tie_are_no_best(tmp_path: Path) -> None:
+    """Two recipes with the same figure share it; where all have it, nothing is said."""
+    save(tmp_path, CELLS[0])
+    for recipe in ("neuron_opsd", "random_context"):
+        save(tmp_path, Cell(recipe, "a", 0), trained={"a": 0.9, "b": 0.5})
+    by_key = found(tmp_path)
+    for recipe in ("neuron_opsd", "random_context"):
+        assert by_key[recipe, "in", "avg"].marks == ("best within noise", "better than base")
+        assert by_key[recipe, "cross", "avg"].marks == ()  # as base
+    assert by_key["base", "cross", "avg"].marks == ()
+
+
+def test_no_calibration_error_of_votes_that_were_not_read(folder: Path) -> None:
+    path = cell_folder(folder, Cell("random_context", "a", 0))
+    saved = RunFolder(path).load_result(RESULTS, Results)
+    finish(path, replace(saved, questions=tuple(replace(q, trained_answer=None) for q in saved.questions)))
+    by_key = found(folder)
+    assert ("random_context", "in", "ece") not in by_key
+    assert by_key["random_context", "in", "avg"].found.value == pytest.approx(0.1)
+    assert by_key["neuron_opsd", "in", "ece"].found.value == pytest.approx(0.15)
+    write_comparison(PLAN, CELLS, folder, [])
+    assert (
+        "No calibration error is shown of random_context: hardly any answer"
+        in (folder / "report.html").read_text()
+    )
+
+
+def test_the_page_opens_with_the_sentence_and_the_table(folder: Path) -> None:
+    write_comparison(PLAN, CELLS, folder, [])
+    page = (folder / "report.html").read_text()
+    said = "".join(re.sub(r"<[^>]*>", "", page.partition('<p class="lead">')[2].partition("</p>")[0]))
+    assert said.startswith("Against the base model, neuron_opsd is better in Avg@8 in-domain")
+    assert "random_context is worse in Avg@8 in-domain" in said
+    assert page.index('class="lead"') < page.index("<table") < page.index("<svg")
+    assert 'class="verdict bad">worse than base' in page
+    assert 'class="verdict good">better than base' in page
+
+
 def test_the_share_of_demonstrations_of_the_own_template(folder: Path) -> None:
     for source, share in (("a", 0.75), ("b", 0.5)):
         stage = cell_folder(folder, Cell("neuron_opsd", source, 0)) / "contexts"
@@ -172,7 +211,7 @@ def test_the_share_of_demonstrations_of_the_own_template(folder: Path) -> None:
     write_comparison(PLAN, CELLS, folder, [])
     assert "| neuron_opsd | a | 75% | 25% |" in (folder / "table.md").read_text()
     assert "neuron_opsd,b,0.5,0.25" in (folder / "templates.csv").read_text()
-    assert "75% (25%)" in (folder / "report.html").read_text()
+    assert '75%</span> <span class="whole">(25%)' in (folder / "report.html").read_text()
 
 
 def test_an_upper_bound_with_gold_answers_is_marked_and_no_candidate(folder: Path) -> None:

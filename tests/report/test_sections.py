@@ -294,10 +294,19 @@ def test_comparison_tables_hold_every_cell(inputs):
         "0.411 (0.361 to 0.461)",
     ]
     assert len(avg.rows) == len(ece.rows) == 7
-    assert (avg.folded, tokens.folded) == (False, True)
-    scatters = blocks_of(made, "Figures")[0].items
+    assert (methods.folded, avg.folded, tokens.folded) == (False, True, True)
+    assert [type(block).__name__ for block in made[:3]] == [
+        "Paragraph",
+        "Table",
+        "Figures",
+    ]  # the table first
+    forests, scatters, *rest = blocks_of(made, "Figures")
+    assert len(forests.items) == 6  # three figures at two places
+    assert forests.items[0].svg.count('class="mark base"') == 1
+    assert forests.items[0].svg.count('class="mark trained"') == 3
+    scatters = scatters.items
     assert [figure.svg.count('class="disc"') for figure in scatters] == [4, 3]  # base has no cross-domain
-    assert all(block.label for block in blocks_of(made, "Figures")[1:])
+    assert all(block.label for block in rest)
 
 
 def test_comparison_with_the_least_there_can_be():
@@ -350,7 +359,8 @@ def test_a_comparison_is_no_unfinished_run(inputs):
     several = ReportInputs(
         config=inputs.config, comparison=Comparison(metrics=[], methods=[], cells=[], means=[])
     )
-    assert story.subtitle(several) == "Recipes compared on the same questions."
+    assert story.subtitle(several).startswith("Each recipe is trained on each domain")
+    assert story.title(several) == "Recipes compared on owner/model"
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_every_row_that_any_table_marks_red_is_in_the_summary(run):
     )
     for label, *_, difference, verdict in red:
         shown = [row for row in table.rows if row[-2:] == [difference, verdict]]
-        assert [row for row in shown if row[1] == label or row[1].endswith(f"({label})")], label
+        assert [row for row in shown if row[1] == label or row[1].endswith(f": {label}")], label
     places = {row[0] for row in table.rows}
     assert places == {"physics (trained)", "art", "law", "mean of the others"}
 
@@ -166,7 +166,7 @@ def test_three_questions_whose_answer_changed(run):
     assert [one.label for one in shown.items] == [RIGHT, WRONG, OTHER]
     assert [one.judgement for one in shown.items] == ["better", "worse", ""]
     first = shown.items[0]
-    assert first.before == "C. choice 2 (50% of samples)"
+    assert first.before == "C. choice 2 (50%)"
     assert first.where.startswith("physics, ")  # the trained domain first
     rows = [row for row in run.results.questions if row.base_majority_correct == row.trained_majority_correct]
     few = dataclasses.replace(run, results=dataclasses.replace(run.results, questions=tuple(rows)))

@@ -12,7 +12,7 @@ from neuron_opsd.comparison.cells import FAILED, FINISHED, status
 from neuron_opsd.comparison.plan import BASE, BASE_VOTES, Cell, Plan, cell_folder
 from neuron_opsd.evaluation.calibration import ece
 from neuron_opsd.report.compared import HarnessFigure, TemplateShare
-from neuron_opsd.results import Bin, Harness, HarnessScores, QuestionResult, Results, Role
+from neuron_opsd.results import MIN_READABLE, Bin, Harness, HarnessScores, QuestionResult, Results, Role
 from neuron_opsd.store.files import JsonDict, read_json
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, RunFolder
 
@@ -30,6 +30,7 @@ class Answers:
     vote_share: Array
     voted_correct: Array  # the chance that a majority of k samples is right. Sampled: whether it was
     pass_fraction: Array  # NaN where an older version wrote the results
+    is_read: bool  # False: hardly any answer could be read, so votes say nothing
 
     def as_votes(self) -> "Answers":
         """The same model, where each answer is a majority of k samples."""
@@ -159,6 +160,7 @@ def _read_answers(questions: Iterable[QuestionResult], target: str, role: Role) 
         vote_share=np.array([outcome.vote_share for _, outcome in own], dtype=np.float64),
         voted_correct=np.array(voted, dtype=np.float64),
         pass_fraction=np.array([outcome.pass_fraction for _, outcome in own], dtype=np.float64),
+        is_read=sum(outcome.answer is not None for _, outcome in own) >= MIN_READABLE * len(own),
     )
 
 

@@ -5,7 +5,8 @@ seed, so a difference is taken on the same questions. A figure of several seeds 
 is over questions, and does not cover what another seed would change (the spread over seeds stands beside it).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,7 +141,12 @@ class Table:
             (*key, metric.name): self._figure(key, metric.name)
             for key in found.answers
             for metric in self.metrics
+            if self._is_shown(key, metric.name)
         }
+
+    def _is_shown(self, key: Key, metric: str) -> bool:
+        """Whether a figure means anything: a calibration error of votes that were not read does not."""
+        return metric != "ece" or all(answers.is_read for answers in self.found.answers[key].values())
 
     @property
     def targets(self) -> list[str]:
@@ -187,8 +193,9 @@ class Table:
         return [(s, t) for s, t in pairs if (s is None or s != t) and len(self.targets) > 1]
 
     def mean(self, method: str, place: str, metric: str) -> Figure | None:
-        """Over domains, each pair counted once. None where nothing is finished."""
-        return _mean([self.figures[(method, s, t, metric)] for s, t in self.places_of(method, place)])
+        """Over domains, each pair counted once. None where nothing is finished, or one of them is not shown."""
+        own = [self.figures.get((method, s, t, metric)) for s, t in self.places_of(method, place)]
+        return None if None in own else _mean([figure for figure in own if figure])
 
     def difference(self, method: str, other: str, place: str, metric: str) -> Figure | None:
         """Method minus other on the same test domains, seeds and questions, trained on the same source."""
@@ -198,6 +205,8 @@ class Table:
             if theirs not in self.found.answers:
                 theirs = (other, source, target)
             common = frozenset(self.found.answers[own]) & frozenset(self.found.answers.get(theirs, {}))
+            if not (self._is_shown(own, metric) and (not common or self._is_shown(theirs, metric))):
+                return None
             if common:
                 changes.append(self._figure(own, metric, common).minus(self._figure(theirs, metric, common)))
         return _mean(changes)
@@ -250,23 +259,26 @@ class Table:
             )
         return rows
 
-    def _best(self, means: Mapping[str, Figure | None], metric: Metric) -> str | None:
+    def _best(self, means: Mapping[str, Figure | None], metric: Metric) -> list[str]:
+        """The candidates with the best value: several where they tie, none where nothing sets any apart."""
         there = {
             method: mean.value
             for method, mean in means.items()
             if mean is not None and method not in self.no_candidates
         }
         if not there:
-            return None
-        return (max if metric.is_better_high else min)(there, key=lambda method: there[method])
-
-    def _best_marks(self, method: str, best: str | None, place: Place, metric: Metric) -> list[str]:
-        """Whether a method is the best, or not shown to be another. What is no candidate has no marks."""
-        if method in self.no_candidates or best is None:
             return []
-        if best == method:
-            return ["best"]
-        first, second = (best, method) if method == BASE else (method, best)
+        best = (max if metric.is_better_high else min)(there.values())
+        tied = [method for method, value in there.items() if math.isclose(value, best, abs_tol=1e-12)]
+        return [] if len(tied) == len(there) else tied
+
+    def _best_marks(self, method: str, best: Sequence[str], place: Place, metric: Metric) -> list[str]:
+        """Whether a method alone is the best, or not shown to be another. What is no candidate has no marks."""
+        if method in self.no_candidates or not best:
+            return []
+        if method in best:
+            return ["best" if len(best) == 1 else "best within noise"]
+        first, second = (best[0], method) if method == BASE else (method, best[0])
         gap = self.difference(first, second, place, metric.name)
         ends = gap.estimate() if gap else None
         is_near = ends and ends.low is not None and ends.high is not None and ends.low <= 0 <= ends.high
@@ -312,37 +324,40 @@ class Table:
         missing = [
             f"{self.label(method)}: {self.note(method)}" for method in self.methods if method not in there
         ]
-        means: dict[tuple[str, Place], dict[str, Estimate]] = {}
+        found: dict[tuple[str, Place], list[Row]] = {}
         for row in rows:
-            means.setdefault((row.method, row.place), {})[row.metric] = row.found
+            found.setdefault((row.method, row.place), []).append(row)
         return Comparison(
             metrics=[
                 ComparedMetric(m.name, m.label, "higher" if m.is_better_high else "lower")
                 for m in self.metrics
             ],
-            methods=[
-                Method(method, self.label(method), self._remark(method, rows)) for method in self.methods
-            ],
+            methods=[Method(method, self.label(method), self.note(method)) for method in self.methods],
             cells=[self._cell(key) for key in sorted(self.found.answers, key=self._key_order)],
             means=[
-                MethodMean(method=method, place=place, metrics=metrics)
-                for (method, place), metrics in means.items()
+                MethodMean(
+                    method=method,
+                    place=place,
+                    metrics={row.metric: row.found for row in own},
+                    differences={row.metric: row.difference for row in own if row.difference},
+                    marks={row.metric: row.marks for row in own if row.marks},
+                )
+                for (method, place), own in found.items()
             ],
             harness=self.found.harness_figures(self.methods),
             templates=self.found.template_shares(self.methods),
-            notes=[*missing, *notes],
+            notes=[*missing, *self._unread(), *notes],
         )
 
-    def _remark(self, method: str, rows: Iterable[Row]) -> str:
-        labels = {metric.name: metric.label for metric in self.metrics}
-        places = {"in": "in-domain", "cross": "cross-domain"}
-        marks = [
-            f"{mark} ({labels[row.metric]}, {places[row.place]})"
-            for row in rows
-            if row.method == method
-            for mark in row.marks
-        ]
-        return "; ".join([*marks, *filter(None, [self.note(method)])])
+    def _unread(self) -> list[str]:
+        """Why a calibration error is not shown."""
+        names = dict.fromkeys(
+            self.label(key[0]) for key in self.found.answers if not self._is_shown(key, "ece")
+        )
+        if not names:
+            return []
+        why = "hardly any answer could be read, so its votes say nothing"
+        return [f"No calibration error is shown of {', '.join(names)}: {why}."]
 
     def _key_order(self, key: Key) -> tuple[int, str, int]:
         return self.methods.index(key[0]), key[1] or "", self.targets.index(key[2])
@@ -355,6 +370,10 @@ class Table:
             source=source,
             target=target,
             num_seeds=len(self.found.answers[key]),
-            metrics={metric.name: self.figures[(*key, metric.name)].estimate() for metric in self.metrics},
-            reliability={"vote_share": pooled(diagrams)} if diagrams else {},
+            metrics={
+                metric.name: self.figures[(*key, metric.name)].estimate()
+                for metric in self.metrics
+                if (*key, metric.name) in self.figures
+            },
+            reliability={"vote_share": pooled(diagrams)} if diagrams and self._is_shown(key, "ece") else {},
         )

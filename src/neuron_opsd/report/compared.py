@@ -41,11 +41,16 @@ class ComparedCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodMean:
-    """One method's means over its cells of one place, each counted once."""
+    """One method's means over its cells of one place, each counted once; against the base model where it is another.
+
+    `marks` are what was shown of a metric: `better than base`, `worse than base`, `best`, `best within noise`.
+    """
 
     method: str
     place: Place
     metrics: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate] = field(default_factory=dict)
+    marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

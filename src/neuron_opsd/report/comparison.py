@@ -3,35 +3,39 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from neuron_opsd.report import figures, scatter, tables
-from neuron_opsd.report.blocks import Block, Bullets, Figure, Figures, Table
+from neuron_opsd.report.blocks import Block, Bullets, Figure, Figures, Paragraph, Prose, Table
 from neuron_opsd.report.compared import (
     ComparedCell,
     ComparedMetric,
     Comparison,
     HarnessFigure,
+    MethodMean,
     Place,
     TemplateShare,
 )
+from neuron_opsd.report.forest import Row, forest
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.report.parts import folded
+from neuron_opsd.report.markup import Better, Worse
+from neuron_opsd.report.parts import folded, listed
 from neuron_opsd.results import Bin, Estimate
 
 PLACES: Mapping[Place, str] = {"in": "in-domain", "cross": "cross-domain"}
-MAIN = ("avg", "ece")  # their grids are open, those of other metrics folded
 
 
 def comparison_section(inputs: ReportInputs) -> list[Block]:
-    """Everything about the methods. Nothing where there is no comparison."""
+    """Everything about the methods, its table first. Nothing where there is no comparison."""
     comparison = inputs.comparison
     if not comparison:
         return []
-    blocks: list[Block] = [Bullets(comparison.notes)] if comparison.notes else []
-    blocks.append(_methods_table(comparison))
-    drawn = [_scatter(comparison, place) for place in PLACES]
-    blocks.append(Figures([figure for figure in drawn if figure]))
-    for metric in comparison.metrics:
-        grid = _grid(comparison, metric)
-        blocks.append(grid if metric.name in MAIN else folded(grid))
+    blocks: list[Block] = [
+        Paragraph(_lead(comparison), is_lead=True),
+        _methods_table(comparison),
+        Figures(_forests(comparison), note=KEY),
+    ]
+    blocks += [Bullets(comparison.notes)] if comparison.notes else []
+    scatters = [_scatter(comparison, place) for place in PLACES]
+    blocks.append(Figures([figure for figure in scatters if figure]))
+    blocks += [folded(_grid(comparison, metric)) for metric in comparison.metrics]
     labels = {method.name: method.label for method in comparison.methods}
     if comparison.harness:
         blocks.append(_harness_table(comparison.harness, labels))
@@ -44,22 +48,106 @@ def comparison_section(inputs: ReportInputs) -> list[Block]:
     return blocks
 
 
+KEY = (
+    "Grey: the base model. Coloured: the others. Lines: 95% intervals. The numbers at the right: the difference from "
+    "the base model, in green or red where a change was shown."
+)
+
+
+def _lead(comparison: Comparison) -> Prose:
+    """Who is better than the base model, and who is worse, in one sentence."""
+    labels = {method.name: method.label for method in comparison.methods}
+    names = {metric.name: metric.label for metric in comparison.metrics}
+    told: dict[str, dict[str, list[str]]] = {"better": {}, "worse": {}}
+    for mean in comparison.means:
+        for metric, marks in mean.marks.items():
+            for judgement in told:
+                if f"{judgement} than base" in marks:
+                    where = f"{names[metric]} {PLACES[mean.place]}"
+                    told[judgement].setdefault(labels[mean.method], []).append(where)
+    parts: list[str] = []
+    for judgement, mark in (("better", Better("better")), ("worse", Worse("worse"))):
+        for label, where in told[judgement].items():
+            parts += [
+                f"{', ' if parts else 'Against the base model, '}{label} is",
+                mark,
+                f"in {listed(where)}",
+            ]
+    return (*parts, ".") if parts else "No method is shown to differ from the base model."
+
+
 def _methods_table(comparison: Comparison) -> Table:
     """A row for each method and place. The number in front is that of the scatter."""
-    means = {(mean.method, mean.place): mean.metrics for mean in comparison.means}
+    means = {(mean.method, mean.place): mean for mean in comparison.means}
+    names = {metric.name: metric.label for metric in comparison.metrics}
     rows = [
         [
             f"{index} {method.label}",
             where,
-            *(_value(means[method.name, place], metric.name) for metric in comparison.metrics),
+            *(_value(means[method.name, place].metrics, metric.name) for metric in comparison.metrics),
+            _verdict(means[method.name, place], names),
             method.note,
         ]
         for index, method in enumerate(comparison.methods, 1)
         for place, where in PLACES.items()
         if (method.name, place) in means
     ]
-    columns = ["Method", "Tested", *(metric.label for metric in comparison.metrics), "Remark"]
-    return Table("Methods", columns, rows, "In brackets: 95% intervals.", num_text_columns=2)
+    columns = ["Method", "Tested", *names.values(), "Verdict", "Remark"]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    note = (
+        "In brackets: 95% intervals. The verdict is against the base model, in brackets the figures that it is about. "
+        "Methods that tie share no best."
+    )
+    return Table("Methods", columns, rows, note, num_text_columns=2)
+
+
+def _verdict(mean: MethodMean, names: Mapping[str, str]) -> str:
+    """Each mark with the figures that have it: "better than base (Avg@8, Maj@8)"."""
+    groups: dict[str, list[str]] = {}
+    for metric, marks in mean.marks.items():
+        for mark in marks:
+            groups.setdefault(mark, []).append(names[metric])
+    return "; ".join(f"{mark} ({', '.join(own)})" for mark, own in groups.items())
+
+
+def _forests(comparison: Comparison) -> list[Figure]:
+    """A picture for each place and figure, with a row for each method."""
+    labels = {method.name: method.label for method in comparison.methods}
+    made: list[Figure] = []
+    for place, where in PLACES.items():
+        means = [mean for mean in comparison.means if mean.place == place]
+        for metric in comparison.metrics:
+            rows = [
+                _row(labels[mean.method], mean, metric.name) for mean in means if metric.name in mean.metrics
+            ]
+            if rows:
+                title = f"{metric.label}, {where}"
+                better = "" if metric.better == "neither" else f" {metric.better.capitalize()} is better."
+                name = f"methods-{place}-{figures.identifier(metric.name)}"
+                made.append(
+                    forest(name, title, rows, label=metric.label, conclusion=_conclusion(rows) + better)
+                )
+    return made
+
+
+def _row(label: str, mean: MethodMean, metric: str) -> Row:
+    marks = " ".join(mean.marks.get(metric, ()))
+    judgement = next((word for word in ("better", "worse") if f"{word} than base" in marks), "")
+    change = mean.differences.get(metric)
+    told = tables.difference_text(change) if change else ""
+    class_ = "trained" if change or mean.method != "base" else "base"
+    return Row(label, ((class_, mean.metrics[metric]),), told, judgement)
+
+
+def _conclusion(rows: Sequence[Row]) -> str:
+    told = [
+        f"{word} than base: {listed([row.label for row in rows if row.judgement == word])}"
+        for word in ("better", "worse")
+        if any(row.judgement == word for row in rows)
+    ]
+    said = "; ".join(told) or "no sure difference from base"
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def _grid(comparison: Comparison, metric: ComparedMetric) -> Table:
@@ -116,7 +204,7 @@ def _scatter(comparison: Comparison, place: Place) -> Figure | None:
     points = [
         (index, (method.label, means[method.name]["avg"], means[method.name]["ece"]))
         for index, method in enumerate(comparison.methods, 1)
-        if method.name in means
+        if {"avg", "ece"} <= means.get(method.name, {}).keys()
     ]
     if not points:
         return None

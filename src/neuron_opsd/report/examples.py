@@ -70,13 +70,13 @@ def _example(kind: str, row: QuestionResult, question: Question) -> Example:
 
 
 def _answer(outcome: Outcome, question: Question) -> str:
-    """The majority answer, with the choice that it names, and how many of the samples gave it."""
+    """The majority answer, with the choice that it names, and its share of the votes."""
     if outcome.answer is None:
         return "no readable answer"
     letters = [chr(ord("A") + index) for index in range(len(question.choices))]
     choice = question.choices[letters.index(outcome.answer)] if outcome.answer in letters else ""
     named = f"{outcome.answer}. {choice}" if choice else outcome.answer
-    return f"{clip(named, MAX_ANSWER)} ({outcome.vote_share:.0%} of samples)"
+    return f"{clip(named, MAX_ANSWER)} ({outcome.vote_share:.0%})"
 
 
 def _note(inputs: ReportInputs, counts: dict[str, int]) -> str:
@@ -86,5 +86,5 @@ def _note(inputs: ReportInputs, counts: dict[str, int]) -> str:
     told = ", ".join(f"{counts[kind]:,} {words}" for kind, words in named.items() if counts[kind])
     return (
         f"Of {total:,} test questions {told}. Shown: of each kind, trained domain first, the ones whose samples "
-        "changed most. All are in the section on questions."
+        "changed most. In brackets: the answer's share of the votes. All are in the section on questions."
     )

@@ -25,7 +25,7 @@ from neuron_opsd.report.blocks import (
 )
 from neuron_opsd.report.html_browser import browser
 from neuron_opsd.report.inputs import ReportInputs
-from neuron_opsd.report.markup import Html, join, prose, tag, trusted
+from neuron_opsd.report.markup import Html, escape, join, prose, tag, trusted
 
 VERDICT_CLASSES = {"better": "good", "worse": "bad"}
 
@@ -73,7 +73,7 @@ def _asset(name: str) -> str:
 def _header(inputs: ReportInputs) -> Html:
     return tag(
         "header",
-        tag("p", "Neuron-OPSD · run report", class_="kicker"),
+        tag("p", "Neuron-OPSD", class_="kicker"),
         tag("h1", story.title(inputs)),
         tag("p", story.subtitle(inputs), class_="subtitle"),
     )
@@ -138,9 +138,19 @@ def _example(one: Example) -> Html:
 
 
 def _verdict(verdict: str) -> Html:
-    is_judged = "unreliable" not in verdict
-    kind = next((k for word, k in VERDICT_CLASSES.items() if is_judged and f"({word})" in verdict), "neutral")
-    return tag("span", verdict, class_=f"verdict {kind}")
+    if verdict.endswith("; unreliable"):
+        return tag("span", verdict, class_="verdict neutral")
+    parts = verdict.split("; ") if verdict else []
+    return tag("span", [_judged(part, index < len(parts) - 1) for index, part in enumerate(parts)])
+
+
+def _judged(part: str, has_more: bool) -> Html:
+    """One thing that was shown, in the colour of what it means."""
+    kind = next(
+        (kind for word, kind in VERDICT_CLASSES.items() if f"({word})" in part or part.startswith(word)),
+        "neutral",
+    )
+    return join(tag("span", part, class_=f"verdict {kind}"), "; " if has_more else None)
 
 
 def _table(table: Table) -> Html:
@@ -179,8 +189,18 @@ def _cell(table: Table, index: int, value: str) -> Html:
     if index == 0:
         return tag("th", value, scope="row", role="rowheader")
     kind = None if table.is_text(index) else "number"
-    shown = _verdict(value) if name == "Verdict" else tag("span", value)
+    shown = _verdict(value) if name == "Verdict" else tag("span", _number(value) if kind else value)
     return tag("td", shown, role="cell", class_=kind, data_label=name)
+
+
+def _number(value: str) -> Html:
+    """A number that may break before its interval, and nowhere else."""
+    first, bracket, interval = value.partition(" (")
+    return (
+        escape(value)
+        if not bracket
+        else join(tag("span", first, class_="whole"), " ", tag("span", f"({interval}", class_="whole"))
+    )
 
 
 def _fold(label: str, content: Html) -> Html:

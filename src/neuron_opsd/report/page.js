@@ -26,7 +26,10 @@
   "use strict";
   const byId = (id) => document.getElementById(id);
   const holder = byId("question-data");
-  if (!holder) return;
+  if (!holder) {
+    performance.mark("questions-ready");
+    return;
+  }
   const [search, which, domain, order] = ["search", "which", "domain", "order"].map(byId);
   const [found, matches, more] = ["found", "matches", "more"].map(byId);
   const PAGE = 20;

@@ -32,6 +32,8 @@ RETRIEVALS = {
 
 def title(inputs: ReportInputs) -> str:
     """The report's name: model and domain."""
+    if inputs.comparison and not inputs.questions:
+        return f"Recipes compared on {inputs.model_name}"
     where = f" on {inputs.train_domain}" if inputs.train_domain else ""
     mark = f" ({USES_GOLD})" if inputs.uses_gold else ""
     return f"{inputs.model_name}{where}{mark}"
@@ -270,7 +272,7 @@ def how_to_read(inputs: ReportInputs) -> list[Block]:
 def subtitle(inputs: ReportInputs) -> str:
     """One line under the title: how it was trained, or how far the run has come."""
     if inputs.comparison and not inputs.questions:
-        return "Recipes compared on the same questions."
+        return "Each recipe is trained on each domain and tested on all, on the same questions."
     if not inputs.results:
         return "An unfinished run: what is missing is named below."
     kept = sum(s.selected for s in inputs.selection)

@@ -217,7 +217,7 @@ def facts_table(results: Results) -> Table:
     rows = [
         [
             fact.where,
-            f"{fact.words[:1].upper()}{fact.words[1:]} ({fact.metric.label})"
+            f"{fact.words[:1].upper()}{fact.words[1:]}: {fact.metric.label}"
             if fact.words
             else fact.metric.label,
             *tables.before_and_after(fact.metric),
