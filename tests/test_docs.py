@@ -33,7 +33,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 # Files of a run, of the reader, and names of other programs.
 NOT_OURS = {
-    *("config.yaml", "report.md", "table.md", "shapes.md", "rollouts.sh", "frozen_teacher.yaml"),
+    *("exam.yaml", "config.yaml", "report.md", "table.md", "shapes.md", "rollouts.sh", "frozen_teacher.yaml"),
     *("option_a", "question_stem", "answer_choices", "answer_options"),
     *("model.generate", "--no-enable-chunked-prefill", "convert_hf_to_gguf.py"),
 }
