@@ -41,7 +41,9 @@ def test_a_model_that_is_only_surer_has_the_bases_error_at_its_entropy() -> None
     questions = [
         Question(question_id=f"q{i:02}", domain="d", question="?", choices=("x", "y", "z")) for i in range(20)
     ]
-    key = {question.question_id: "B" for question in questions}  # all wrong, so that the ECE is the confidence
+    key = {
+        question.question_id: "B" for question in questions
+    }  # all wrong, so that the ECE is the confidence
     shares = [np.array([0.5 + i / 100, 0.3, 0.2 - i / 100]) for i in range(20)]
 
     def scores(temperature: float) -> list[OptionScores]:
