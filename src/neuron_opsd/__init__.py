@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuron_opsd.commands.improve import Result, improve
     from neuron_opsd.config import Config, load_config
     from neuron_opsd.contexts.build import build_contexts
     from neuron_opsd.engines.base import sampling_of
@@ -45,7 +44,6 @@ __all__ = [
     "NeuronOpsdError",
     "NeuronSets",
     "Question",
-    "Result",
     "Rollout",
     "Run",
     "RunFolder",
@@ -54,7 +52,6 @@ __all__ = [
     "TeacherContext",
     "build_contexts",
     "capture_neurons",
-    "improve",
     "load_config",
     "load_model",
     "load_questions",
@@ -67,7 +64,6 @@ __all__ = [
 ]
 
 _MODULES = {
-    "commands.improve": ("Result", "improve"),
     "config": ("Config", "load_config"),
     "engines.base": ("sampling_of",),
     "engines.hf": ("HFEngine",),

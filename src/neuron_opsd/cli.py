@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,6 @@ import typer
 
 from neuron_opsd import cli_options as option
 from neuron_opsd import processes
-from neuron_opsd.cli_talk import talk
 from neuron_opsd.cli_views import (
     log_handler,
     print_end,
@@ -40,7 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(views)
-app.add_typer(talk)
 logger = logging.getLogger(__name__)
 
 # What is wrong with a path that was given, wherever it is first used.
@@ -135,9 +133,15 @@ def run(
     show_all: option.ShowAll = False,
     fit: option.Fit = None,
     cache: option.Cache = None,
+    track: option.Track = None,
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
     from neuron_opsd.early_checks import check_early
+
+    if track:
+        from neuron_opsd.run.tracking import check_tracker
+
+        check_tracker(track)
     from neuron_opsd.model.defaults import resolve
 
     _use_cache(cache)
@@ -169,7 +173,9 @@ def run(
     check_early(config, output, until=until)  # what can fail at once fails before a folder is made
     workers = _workers(runner, num_processes)
     folder = RunFolder.create(output)
-    _run_stages(folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely, runner=workers)
+    _run_stages(
+        folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely, runner=workers, track=track
+    )
 
 
 @app.command()
@@ -210,20 +216,24 @@ def _run_stages(
     config: Config | None = None,
     stop_if_unlikely: bool = False,
     runner: "Runner | None" = None,
+    track: str | None = None,
 ) -> None:
     from neuron_opsd.pipeline import STAGES, run_stages
     from neuron_opsd.run.session import Run
+    from neuron_opsd.run.tracking import Tracking
 
     quieten_libraries()
     _refuse_several_processes(until)
     with folder.locked() if processes.is_main() else nullcontext():
         if config is not None and processes.is_main():
             folder.write_config(config)
-        session = Run(folder, runner=runner)
-        if only:
-            STAGES[until](session)
-        else:
-            run_stages(session, until=until, stop_if_unlikely=stop_if_unlikely)
+        tracking = Tracking(track, folder) if track else None
+        session = Run(folder, runner=runner, tracking=tracking)
+        with closing(tracking) if tracking else nullcontext():
+            if only:
+                STAGES[until](session)
+            else:
+                run_stages(session, until=until, stop_if_unlikely=stop_if_unlikely)
     processes.leave()
     if until == "preflight":
         print_preflight(folder)

@@ -69,6 +69,15 @@ Fit = Annotated[
     ),
 ]
 
+Track = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TRACKER",
+        help="Also send every stage's figures to wandb, trackio, tensorboard or mlflow, below the run folder.",
+        show_default=False,
+    ),
+]
+
 # Of `questions`.
 RunOrOverrides = Annotated[
     list[str] | None,

@@ -94,6 +94,8 @@ def run_stages(run: Run, *, until: str = "report", stop_if_unlikely: bool = Fals
     for name, make in STAGES.items():
         if name in needed:
             make(run)
+            if run.tracking:
+                run.tracking.catch_up()
         if name == "preflight" and name in needed and stop_if_unlikely:
             stop_where_unlikely(run)
         if name == until:

@@ -16,7 +16,6 @@ from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, choice_orders
 from neuron_opsd.rollouts.stage import SampledStage
-from neuron_opsd.rollouts.stopping import next_wave
 from neuron_opsd.run.runners import OnProgress
 from neuron_opsd.run.session import Run
 from neuron_opsd.run.shards import ShardedStage
@@ -73,17 +72,6 @@ class AskedStage(ShardedStage):
         return self.run.config.evaluation.context and self.asked == Asked("trained", is_general=False)
 
 
-def orders_asked(
-    question: Question, settings: EvaluationSettings, *, role: str, seed: int, purpose: str
-) -> list[tuple[int, ...]]:
-    """The orders in which a model is asked a question: all cyclic ones, or those that its samples would see."""
-    if settings.order_average and role == "trained":
-        return [order.choice_order for order in cyclic_orders(question)]
-    return choice_orders(
-        question, settings.num_samples, shuffle=settings.shuffle_choices, seed=seed, stage=purpose
-    )
-
-
 class EvaluationSamples(AskedStage, SampledStage):
     """One model's completions. Base and trained draw alike, which narrows their paired difference."""
 
@@ -107,10 +95,6 @@ class EvaluationSamples(AskedStage, SampledStage):
         """See `ShardedStage`."""
         return self.settings.num_samples
 
-    def next_wave(self, answers: Sequence[str | None]) -> int:
-        """See `SampledStage`. Here an unreadable answer is an answer like any other, and wrong if it wins."""
-        return next_wave(answers, total=self.num_per_question(), skip_unparsable=False)
-
     @cached_property
     def messages_of(self) -> MessagesOf | None:
         """See `SampledStage`."""
@@ -119,9 +103,16 @@ class EvaluationSamples(AskedStage, SampledStage):
         return teacher_messages_of(self.run, "evaluation/contexts", self.questions)
 
     def orders_of(self, question: Question) -> list[tuple[int, ...]]:
-        """The orders in which a question is asked."""
-        return orders_asked(
-            question, self.settings, role=self.asked.role, seed=self.run.config.seed, purpose=self.purpose
+        """The orders in which a question is asked: all cyclic ones, or those that its samples would see."""
+        settings = self.settings
+        if settings.order_average and self.asked.role == "trained":
+            return [order.choice_order for order in cyclic_orders(question)]
+        return choice_orders(
+            question,
+            settings.num_samples,
+            shuffle=settings.shuffle_choices,
+            seed=self.run.config.seed,
+            stage=self.purpose,
         )
 
     @property

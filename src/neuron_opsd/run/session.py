@@ -18,6 +18,7 @@ from neuron_opsd.run.inputs import StageInputs
 from neuron_opsd.run.models import Models
 from neuron_opsd.run.runners import InProcessRunner, Runner
 from neuron_opsd.run.stage_records import StageRecords
+from neuron_opsd.run.tracking import Tracking
 from neuron_opsd.store.files import JsonDict
 from neuron_opsd.store.run_folder import HARNESS_RESULTS, RESULTS, TEACHER_GAP, RunFolder
 from neuron_opsd.store.stage_cache import default_cache
@@ -46,9 +47,12 @@ class Run:
         models: The models, one in memory at a time.
         runner: Where shards are made.
         cache: Stages that runs share.
+        tracking: Sends what the run finds to an experiment tracker, if one was asked for.
     """
 
-    def __init__(self, folder: RunFolder, *, runner: Runner | None = None) -> None:
+    def __init__(
+        self, folder: RunFolder, *, runner: Runner | None = None, tracking: Tracking | None = None
+    ) -> None:
         self.folder = folder
         self.config = resolve(folder.config())
         self.inputs = StageInputs(self.config, folder)
@@ -57,6 +61,7 @@ class Run:
         self.runner = runner or InProcessRunner()
         _check_runner(self.config.engine, self.runner)
         self.cache = default_cache()
+        self.tracking = tracking
         if self.config.num_threads:
             torch.set_num_threads(self.config.num_threads)
 

@@ -1,4 +1,4 @@
-"""Training's bar: steps, tokens, divergence, and the time that is left."""
+"""Training's bar: steps, tokens, divergence, and the time that is left. And its curve in an experiment tracker."""
 
 import logging
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from neuron_opsd.progress import Tracker, tell
+from neuron_opsd.run.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -51,3 +52,13 @@ class ProgressCallback(TrainerCallback):
                 logger.info(
                     "training: about %s for the remaining %d steps", self.tracker.describe_left(), left
                 )
+
+
+class TrackingCallback(TrainerCallback):
+    """Sends each step's figures to an experiment tracker as the step ends."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        self.tracking = tracking
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.tracking.catch_up()

@@ -21,7 +21,7 @@ from neuron_opsd.store.files import JsonDict, read_json_lines
 from neuron_opsd.store.run_folder import MODEL_CARD
 from neuron_opsd.store.stage_folder import StageFolder, describe_change
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
-from neuron_opsd.training.progress import ProgressCallback
+from neuron_opsd.training.progress import ProgressCallback, TrackingCallback
 from neuron_opsd.training.prompts import TrainingPrompts
 from neuron_opsd.training.publish import NUM_PROMPTS, REPLY_TOKENS, publish
 from neuron_opsd.training.rivals.opsa import UnlikelyTokenTrainer
@@ -53,7 +53,9 @@ def make_training(run: Run) -> None:
             stage.begin(inputs)
         processes.wait_for_all()
         with track("training", total=steps, unit="steps") as progress:
-            callbacks = [ProgressCallback(progress, tells_rest=budget is None)]
+            callbacks: list[TrainerCallback] = [ProgressCallback(progress, tells_rest=budget is None)]
+            if run.tracking and processes.is_main():
+                callbacks.append(TrackingCallback(run.tracking))
             train_by = train_rival if settings.by_trl else _train
             trained, tokenizer = train_by(run, stage.path, steps, callbacks, token_budget=budget)
         if not processes.is_main():
