@@ -1,6 +1,7 @@
 """The first screen: harm as visible as gain, every place and every red row, nothing of replies that were not read."""
 
 import dataclasses
+import re
 
 import pytest
 from made_up_results import domain_result, mean_result, metric, results
@@ -132,7 +133,7 @@ def test_of_replies_that_were_not_read_no_vote_share_and_no_calibration_is_shown
     write_report(unread(run, 0.02), tmp_path)
     for name in ("report.html", "report.md"):
         text = (tmp_path / name).read_text().replace("\\", "")
-        assert "Hardly any reply could be read on physics (trained) (1.000 to 0.020)" in text
+        assert "Hardly any reply could be read on physics (trained) (a share of 1.000 to 0.020)" in text
     assert without_empty_votes(unread(run, 0.5)).results == unread(run, 0.5).results
 
 
@@ -186,3 +187,13 @@ def test_ties_of_unread_answers_have_words(run):
         dataclasses.replace(run, results=dataclasses.replace(run.results, questions=rows))
     )
     assert {one.after for one in shown.items} == {"no readable answer"}
+
+
+def test_markdown_has_the_sentence_the_table_and_the_examples(run, tmp_path):
+    write_report(run, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    summary = text.partition("## Summary")[2].partition("\n## ")[0]
+    assert re.search(r"but .* (is|are) \*\*worse\*\*\.", summary)
+    assert "**What changed, domain by domain**" in summary
+    assert "**Questions whose answer changed**" in summary
+    assert "No sure change on physics" in summary

@@ -12,7 +12,7 @@ from neuron_opsd.results import Estimate
 
 LABEL_HEIGHT, MARK_HEIGHT = 24, 13
 CLASSES = {"better": "good", "worse": "bad"}
-NUM_LABEL_CHARACTERS = 26  # so that the difference has room at its right
+NUM_LABEL_CHARACTERS = 22  # so that the difference has room at its right
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,9 @@ def forest(name: str, title: str, rows: Sequence[Row], *, label: str, conclusion
     ends = [end for row in rows for _, found in row.values for end in _ends(found)]
     pad = (max(ends) - min(ends)) * 0.06
     low, high = min(ends) - pad, max(ends) + pad
+    if min(ends) >= 0 and max(ends) <= 1:  # a share
+        high = min(high, 1.0)
+        low = max(min(low, high - 0.05), 0.0)
     heights = [LABEL_HEIGHT + MARK_HEIGHT * len(row.values) for row in rows]
     bottom = svg.TOP + sum(heights)
     x = svg.x_axis(label, max(low, 0.0) if min(ends) >= 0 else low, high, left=svg.RIGHT)

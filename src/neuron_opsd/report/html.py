@@ -27,6 +27,7 @@ from neuron_opsd.report.html_browser import browser
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.markup import Html, escape, join, prose, tag, trusted
 
+MANY_COLUMNS = 6  # of more, numbers may break before their intervals
 VERDICT_CLASSES = {"better": "good", "worse": "bad"}
 
 
@@ -180,6 +181,7 @@ def _scroller(table: Table) -> Html:
         tag("thead", tag("tr", heads, role="row"), role="rowgroup"),
         tag("tbody", rows, role="rowgroup"),
         role="table",
+        class_="many" if len(table.columns) > MANY_COLUMNS else None,
     )
     return tag("div", made, class_="scroll", role="group", aria_label=table.caption, tabindex="0")
 

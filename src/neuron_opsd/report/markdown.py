@@ -56,7 +56,7 @@ def render(block: Block) -> str:
 
 def _prose(text: Prose) -> str:
     """A paragraph: what is marked as code becomes a span of code, everything else is shown as it is."""
-    return "".join(map(_marked, spaced(text)))
+    return "".join(part if part == " " else _marked(part) for part in spaced(text))
 
 
 def _marked(part: str) -> str:

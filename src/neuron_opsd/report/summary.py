@@ -24,7 +24,7 @@ HEADLINES_WITHOUT_GOLD = {
     "completion_tokens": "length of replies",
 }
 NUM_NAMED = 2  # figures that are no headline and got worse; of more the sentence gives the count
-NUM_DIAGRAMS = 3  # reliability diagrams on the first screen; all are in the section on calibration
+NUM_PICTURES = 6  # on the first screen, so that rows are full; every diagram is in the section on calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,14 @@ class Fact:
     where: str
     words: str  # its name in plain words; empty where it is no headline
     metric: MetricResult
+
+    @property
+    def name(self) -> str:
+        """Plain words and the field's own: "Accuracy: Avg@8"."""
+        label = self.metric.label
+        if not self.words or self.words.lower() == label.lower():
+            return label
+        return f"{self.words[:1].upper()}{self.words[1:]}: {label}"
 
     @property
     def judgement(self) -> str:
@@ -109,7 +117,8 @@ def summary(inputs: ReportInputs, ended: Paragraph | None) -> list[Block]:
     """The first screen of a run that was evaluated. `ended`: how training ended, where a guard rail stopped it."""
     results = inputs.results
     assert results is not None
-    drawn = [*_forests(results), *_diagrams(results)]
+    forests = _forests(results)
+    drawn = [*forests, *_diagrams(results, NUM_PICTURES - len(forests))]
     return [
         Paragraph(lead(results), is_lead=True),
         *present(ended),
@@ -130,7 +139,7 @@ def _cautions(results: Results) -> list[Block]:
     """Where the replies or the answers are missing, and why less is shown."""
     made: list[Block] = []
     unread = [
-        f"{where} ({_values(block.metrics['parse_rate'])})"
+        f"{where} (a share of {_values(block.metrics['parse_rate'])})"
         for where, block in tables.domain_blocks(results)
         if hardly_read(block.metrics)
     ]
@@ -197,12 +206,12 @@ def conclusion(found: Sequence[tuple[str, MetricResult]]) -> str:
     return f"{said[:1].upper()}{said[1:]}."
 
 
-def _diagrams(results: Results) -> list[Figure]:
+def _diagrams(results: Results, count: int) -> list[Figure]:
     """One reliability diagram for each of the first places, before and after in one drawing."""
     made: list[Figure] = []
     for index, (where, block) in enumerate(tables.domain_blocks(results)):
         kinds = tables.confidences(block)
-        if kinds and len(made) < NUM_DIAGRAMS:
+        if kinds and len(made) < count:
             one = kinds[0]
             made.append(
                 figures.reliability_before_and_after(
@@ -217,9 +226,7 @@ def facts_table(results: Results) -> Table:
     rows = [
         [
             fact.where,
-            f"{fact.words[:1].upper()}{fact.words[1:]}: {fact.metric.label}"
-            if fact.words
-            else fact.metric.label,
+            fact.name,
             *tables.before_and_after(fact.metric),
             *tables.difference_and_verdict(fact.metric),
         ]
