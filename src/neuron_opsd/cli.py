@@ -190,6 +190,8 @@ def demo(
 
     prepare_sets(load_config("demo", overrides=overrides or ()))
     run("demo", overrides, output=output, dry_run=dry_run, cache=cache)
+    if not dry_run:
+        say("next:   neuron-opsd init     # the same on your own questions: it asks for a model and a file")
 
 
 def _use_cache(place: str | None) -> None:

@@ -100,10 +100,12 @@ def print_preflight(folder: RunFolder) -> None:
 
 
 def print_end(folder: RunFolder) -> None:
-    """The verdicts and where things lie."""
+    """What training changed, a line each, and where things lie. The page has everything."""
+    from neuron_opsd.report.ending import ending
+
     results = folder.load_result(RESULTS, Results)
-    for verdict in results.verdicts if results else ():
-        say(f"- {verdict}")
+    for line in ending(results) if results else ():
+        say(line)
     if (folder.model_folder).is_dir():
         say(f"model:  {folder.path / 'model'}")
     say(f"report: {folder.path / 'report.html'}")

@@ -1,0 +1,44 @@
+"""What a run says when it ends: the field, elsewhere, calibration, and what else got worse. A line each."""
+
+from collections.abc import Mapping, Sequence
+
+from neuron_opsd.report import tables
+from neuron_opsd.report.parts import listed
+from neuron_opsd.report.summary import facts_of, places
+from neuron_opsd.results import MetricResult, ResultBlock, Results
+
+# Of each the first that was measured, in plain words.
+ACCURACY = {"avg": "accuracy", "vote_share": "vote share"}
+CALIBRATION = {"ece": "error", "option_ece": "error of option probabilities"}
+
+
+def ending(results: Results) -> list[str]:
+    """The lines. A figure that was not measured has none."""
+    (field, own), *others = places(results)
+    elsewhere = [(where, block) for where, block in others if where != tables.MEAN_OF_OTHERS]
+    lines = [
+        *_line("In the field", [(field, own)], ACCURACY),
+        *_line("Elsewhere", elsewhere, ACCURACY),
+        *_line("Calibration", [(field, own), *elsewhere], CALIBRATION),
+    ]
+    worse = [
+        f"{fact.metric.label} on {fact.where}"
+        for fact in facts_of(results)
+        if fact.judgement == "worse" and fact.where != tables.MEAN_OF_OTHERS
+    ]
+    return [*lines, f"Worse after training: {listed(worse)}."] if worse else lines
+
+
+def _line(start: str, blocks: Sequence[tuple[str, ResultBlock]], words: Mapping[str, str]) -> list[str]:
+    said: list[str] = []
+    for where, block in blocks:
+        name = next((name for name in words if name in block.metrics), None)
+        if name and block.metrics[name].difference.value is not None:
+            said.append(f"{words[name]} on {where} {_change(block.metrics[name])}")
+    return [f"{start}: {'; '.join(said)}."] if said else []
+
+
+def _change(metric: MetricResult) -> str:
+    before, after = tables.before_and_after(metric)
+    difference, _ = tables.difference_and_verdict(metric)
+    return f"{before} before, {after} after, {difference}, {tables.judgement_of(metric) or 'no sure change'}"
