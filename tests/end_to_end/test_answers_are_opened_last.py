@@ -50,7 +50,7 @@ def opened_by(
 
 
 def test_no_process_of_a_run_opens_the_answers_before_evaluation(opened_by, tmp_path: Path) -> None:
-    opened = opened_by()
+    opened = opened_by("--track", "tensorboard")  # which looks at the run after every stage and step
     assert opened
     assert all(row["is_trained"] for row in opened if row["is_run"])
     # Before, a process that trains nothing has counted them.

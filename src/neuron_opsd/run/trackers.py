@@ -64,7 +64,7 @@ class Wandb:
 
     def __init__(self, place: Path, *, run_id: str, name: str, settings: Mapping[str, Any]) -> None:
         os.environ.setdefault("WANDB_MODE", "offline")
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         quiet = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
         self.run = wandb.init(
@@ -98,8 +98,8 @@ class MLflow:
     package: ClassVar[str] = "mlflow"
 
     def __init__(self, place: Path, *, run_id: str, name: str, settings: Mapping[str, Any]) -> None:
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         self.make_metric = Metric
         self.client = MlflowClient(
