@@ -36,8 +36,9 @@ def test_unknown_name_is_an_attribute_error() -> None:
         _ = neuron_opsd.no_such_name
 
 
-def test_import_loads_no_torch() -> None:
-    code = "from neuron_opsd import Question, load_config; import sys; assert 'torch' not in sys.modules"
+def test_import_loads_no_torch_and_has_waiting_threads_sleep() -> None:
+    code = "import os, sys; os.environ.pop('OMP_WAIT_POLICY', None); from neuron_opsd import Question, load_config; "
+    code += "assert 'torch' not in sys.modules; assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'"
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
 

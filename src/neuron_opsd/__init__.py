@@ -5,7 +5,12 @@ torch. `examples/python_api.py` uses most of it. The command line is `neuron-ops
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait should sleep: on cores shared with another job, spinning made a forward pass 10 times slower. torch
+# reads it when it loads, so it counts where this package is imported first (docs/parallel.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from neuron_opsd.config import Config, load_config

@@ -51,8 +51,6 @@ def main() -> None:
     """Run the command line. Expected errors end with status 2 and their message alone."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that wait should sleep: on cores shared with another job, spinning made a forward pass 10 times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # The message is for the person at the terminal, so it must not look like a log line that scrolls by.
     try:
         app(args=with_fit_value(sys.argv[1:]))

@@ -57,7 +57,14 @@ def test_the_json_files_have_the_documented_keys(whole_run: WholeRun) -> None:
         assert all(shard.keys() == keys["an entry of `shards`"] for shard in manifest["shards"])
         assert all(entry.keys() == {"file", "sha256"} for entry in manifest["files"])
     lines = (whole_run.folder / "timings.jsonl").read_text().splitlines()
-    assert all(json.loads(line).keys() == keys["a line of `timings.jsonl`"] for line in lines)
+    rows = [json.loads(line) for line in lines]
+    parts = keys["training's line also"]
+    for row in rows:
+        more = parts if row["stage"] == "training" else set()
+        assert row.keys() == keys["a line of `timings.jsonl`"] | more
+    (shares,) = ([row[part] for part in parts] for row in rows if row["stage"] == "training")
+    assert sum(shares) == pytest.approx(1, abs=0.01)
+    assert min(shares) > 0
 
 
 @pytest.mark.parametrize("line", re.findall(r"```python\n(.*?)\n```", TEXT))

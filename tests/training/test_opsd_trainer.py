@@ -1,5 +1,6 @@
 """On-policy distillation on a tiny model: exact accumulation, bit-equal resumption, and it learns."""
 
+import re
 import shutil
 
 import pytest
@@ -48,6 +49,17 @@ def test_equal_prompts_and_weights_give_zero_loss(tmp_path, teacher, divergence)
         assert row["student_entropy"] > 0.5
     for name, value in weights(student).items():
         torch.testing.assert_close(value, start.state_dict()[name], atol=1e-6, rtol=1e-5)
+
+
+def test_the_log_says_where_the_time_of_each_step_went(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="neuron_opsd.training.opsd_trainer"):
+        run(tmp_path, steps=2)
+    told = [record.message for record in caplog.records if " s (" in record.message]
+    pattern = (
+        r"training: step [12], \d+\.\d s \(generation \d+%, teacher \d+%, student \d+%, optimiser \d+%\)"
+    )
+    assert len(told) == 2
+    assert all(re.fullmatch(pattern, line) for line in told)
 
 
 def test_a_step_tells_what_it_is_doing(tmp_path):

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class StageWork:
 
     is_needed: bool
     num_tokens: int = 0
+    figures: JsonDict = field(default_factory=dict)  # more for its row of timings.jsonl
 
 
 class Run:
@@ -151,6 +152,7 @@ class Run:
             "seconds": round(seconds, 1),
             "num_items": count,
             "num_tokens": work.num_tokens,
+            **work.figures,
         }
         self.folder.add_timing(row)
         logger.info("%s: %d records in %s", stage.name, count, stage.path)

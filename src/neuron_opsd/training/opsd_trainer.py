@@ -9,6 +9,7 @@ Sampling happens in `get_batch_samples`, which receives the whole optimiser step
 8 x 1. Accelerate, trackers, schedules and checkpoints are the Trainer's own. `checkpoints.py` makes those whole.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -46,6 +47,9 @@ from neuron_opsd.training.items import (
     micro_batches,
     padding_fraction,
 )
+from neuron_opsd.training.step_times import StepTimes
+
+logger = logging.getLogger(__name__)
 
 ReadAnswer = Callable[[TrainingItem], str | None]  # the canonical answer of a completion. None: unreadable
 
@@ -90,6 +94,8 @@ class OpsdTrainer(Trainer):
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
         self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
+        self.times = StepTimes(args.device)
+        self.add_callback(self.times)
         self.open_step: dict[str, float] = {}  # figures of the step that is being computed
         self.interval: list[dict[str, float]] = []  # of the finished steps since the last row
 
@@ -102,7 +108,8 @@ class OpsdTrainer(Trainer):
         if not batches:
             return batches, None
         self.reader.eval()
-        items = self.rollouts.of_step([item for batch in batches for item in batch])
+        with self.times.measure("generation"):
+            items = self.rollouts.of_step([item for batch in batches for item in batch])
         self.unwrapped.train()
         items, voted = self.choose(items)
         if self.state.global_step == 0 and self.args.process_index == 0:
@@ -161,6 +168,11 @@ class OpsdTrainer(Trainer):
             figures["settled_fraction"] = sum(settled) / len(settled)
         return chosen, figures
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's forward and backward pass of a micro-batch. The teacher's pass is within, and not counted."""
+        with self.times.measure("student"):
+            return super().training_step(*args, **kwargs)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -173,7 +185,7 @@ class OpsdTrainer(Trainer):
             raise ValueError("num_items_in_batch is missing: it comes from get_batch_samples.")
         # Autocast keeps the weights that it has cast until it ends. Each role gets its own: the teacher's weights are
         # others, and what is cast without gradient would give the student none.
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self.times.measure("teacher", of="student"):
             teacher_states = self.teacher_states(inputs)
         prompts, completions = zip(*((item.student_ids, item.completion_ids) for item in inputs), strict=True)
         student_batch = pad_right(prompts, completions, device=self.args.device)
@@ -273,6 +285,8 @@ class OpsdTrainer(Trainer):
             logs |= interval_row(self.interval)
             self.interval = []
             self.on_log({"step": self.state.global_step, **logs})
+            if self.args.process_index == 0:
+                logger.info("training: step %d, %s", self.state.global_step, self.times.end_interval())
         super().log(logs, start_time)
 
     def _get_output_dir(self, trial: Any) -> str:

@@ -27,6 +27,7 @@ from neuron_opsd.training.publish import NUM_PROMPTS, REPLY_TOKENS, publish
 from neuron_opsd.training.rivals.opsa import UnlikelyTokenTrainer
 from neuron_opsd.training.rivals.train import train_rival
 from neuron_opsd.training.schedule import num_steps
+from neuron_opsd.training.step_times import PARTS
 from neuron_opsd.training.token_budget import tokens_left
 from neuron_opsd.training.train import Trained, train
 
@@ -63,6 +64,7 @@ def make_training(run: Run) -> None:
         published = _publish(
             run, trained.student, tokenizer, run.folder.model_folder, save=run.config.training.save
         )
+        work.figures = {PARTS[part]: share for part, share in trained.shares.items()}
         rows = read_json_lines(stage.path / "metrics.jsonl")
         work.num_tokens = sum(row["num_completion_tokens"] for row in rows)
         stage.finish(

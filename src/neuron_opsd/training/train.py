@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from neuron_opsd.training.group_context import GroupPrompt
 from neuron_opsd.training.guard_rails import GuardRails, Stop, limits
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.opsd_trainer import OpsdTrainer, ReadAnswer
+from neuron_opsd.training.step_times import shares_of
 from neuron_opsd.training.token_budget import TokenBudget
 from neuron_opsd.training.whole_copy import WholeCopy
 
@@ -63,6 +64,9 @@ class Trained:
 
     student: CausalLM
     summary: dict[str, Any]
+    shares: dict[str, float] = field(
+        default_factory=dict
+    )  # of the time, by what took it, where that is measured
 
 
 def train(
@@ -148,7 +152,7 @@ def train(
         summary = _go_back(trainer, folder, rails.stop, metrics, settings)
     if settings.teacher_entropy == "matched":
         summary["teacher_temperature"] = trainer.teacher_temperature
-    return Trained(reader, summary)
+    return Trained(reader, summary, shares_of(trainer.times.total))
 
 
 def _run(
