@@ -16,7 +16,7 @@ from neuron_opsd.config import Config
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "neuron_opsd"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FOLDERS = "src|tests|docs|experiments|examples|benchmarks|scripts|constraints|.ci"
 CODE = re.compile(r"^```.*?^```|(?:^(?: {4}|\t)[^\n]*\n)+|`([^`]+)`", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"(?<![\w/.<*-])[\w./-]+\.(?:py|md|sh|yaml|toml)\b(?!:\w)")
@@ -33,7 +33,16 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 # Files of a run, of the reader, and names of other programs.
 NOT_OURS = {
-    *("exam.yaml", "config.yaml", "report.md", "table.md", "shapes.md", "rollouts.sh", "frozen_teacher.yaml"),
+    *(
+        "exam.yaml",
+        "teaching.yaml",
+        "config.yaml",
+        "report.md",
+        "table.md",
+        "shapes.md",
+        "rollouts.sh",
+        "frozen_teacher.yaml",
+    ),
     *("option_a", "question_stem", "answer_choices", "answer_options"),
     *("model.generate", "--no-enable-chunked-prefill", "convert_hf_to_gguf.py"),
 }
