@@ -1,6 +1,5 @@
 """The trained model of a run in other programs' forms, and what is refused."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from neuron_opsd.cli import app
+from neuron_opsd.errors import ModelError
+from neuron_opsd.model.gguf_write import FAMILIES
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
@@ -95,15 +96,19 @@ def test_what_cannot_be_exported_is_refused(whole_run, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "run", "taken"]
 
 
-def test_another_family_is_refused_before_anything_is_written(whole_run, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole_run.folder, run)
-    config = (run / "config.yaml").read_text()
-    base = tmp_path / "phi"
-    base.mkdir()
-    (base / "config.json").write_text(json.dumps({"model_type": "phi"}))
-    line = next(line for line in config.splitlines() if line.startswith("  name: /"))
-    (run / "config.yaml").write_text(config.replace(line, f"  name: {base}"))
-    with pytest.raises(Exception, match=r"family phi.*llama, qwen2, qwen3.*--format merged"):
-        invoke("export", run, "--format", "gguf", "--output", tmp_path / "out/model.gguf")
+def test_another_family_is_refused_before_anything_is_written(
+    whole_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(FAMILIES, "llama")
+    with pytest.raises(ModelError, match=r"family llama .*: qwen2, qwen3.*--format merged"):
+        invoke("export", whole_run.folder, "--format", "gguf", "--output", tmp_path / "out/model.gguf")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_whole_model_is_exported_though_its_base_is_gone(whole_run, tmp_path: Path) -> None:
+    run = shutil.copytree(whole_run.folder, tmp_path / "run")
+    config = (run / "config.yaml").read_text()
+    line = next(line for line in config.splitlines() if line.startswith("  name: /"))
+    (run / "config.yaml").write_text(config.replace(line, "  name: /gone/base"))
+    for name, output in (("gguf", "model.gguf"), ("merged", "merged")):
+        assert output in invoke("export", run, "--format", name, "--output", tmp_path / output)

@@ -55,7 +55,7 @@ def test_the_licence_is_that_of_the_base(tmp_path: Path) -> None:
     assert "under the licence of its base: other, llama3" in card
     assert "which is not known here" in model_card(inputs_of("owner/base"))
     assert licence_of("embedded:smollm2-135m") == {"license": "apache-2.0"}
-    assert licence_of("owner/no-such-model") == {}
+    assert [licence_of(name) for name in ("owner/no-such-model", "/gone/folder", "./gone")] == [{}] * 3
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from neuron_opsd.commands.modelfile import FIRST_LINE, modelfile
 from neuron_opsd.commands.push import require_model
@@ -71,14 +71,14 @@ def _export_gguf(run: Run, output: Path, weights: str | None) -> list[str]:
         raise ConfigError(
             f"{beside} exists, and was not written by this command. Name a file in another folder."
         )
-    licence = licence_of(run.config.model.name).get("license")
-    base_config, model = run.models.base_config(), run.folder.model_folder
-    check_family(base_config)
+    model, licence = run.folder.model_folder, licence_of(run.config.model.name).get("license")
+    is_whole = not (model / ADAPTER_CONFIG).is_file()
+    check_family(AutoConfig.from_pretrained(model) if is_whole else run.models.base_config())
     split_rule(AutoTokenizer.from_pretrained(model))
     with explain_disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".merging-", dir=output.parent) as temporary:
-            if (model / ADAPTER_CONFIG).is_file():
+            if not is_whole:
                 model = Path(temporary) / "model"
                 _make_whole(run, model)
             written = []

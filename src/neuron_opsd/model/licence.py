@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import HFValidationError
 
 from neuron_opsd.model.locate import cached_file
 
@@ -19,7 +20,10 @@ def licence_of(name: str) -> dict[str, str]:
     path = Path(name).expanduser()
     if path.is_file():
         return _of_gguf(path)
-    card = path / "README.md" if path.is_dir() else cached_file(name, "README.md")
+    try:
+        card = path / "README.md" if path.is_dir() else cached_file(name, "README.md")
+    except HFValidationError:  # a folder that is gone
+        return {}
     if card is None or not card.is_file() or card.stat().st_size > MAX_CARD:
         return {}
     front = _front_matter(card.read_text(encoding="utf-8", errors="replace"))
