@@ -187,6 +187,9 @@ class DomainResult:
     beyond_majority: Judged | None = None
     answer_distribution: AnswerShares | None  # None where no question has choices
     changes: Changes
+    num_drawn: Both[int] | None = (
+        None  # samples, where `evaluation.stop_votes` drew no more than votes needed
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +323,9 @@ class Results:
     pool_questions: tuple[PoolQuestion, ...]
     general: GeneralResult | None
     pass_k: int = 8  # of pass@k, and of the expected Maj@k
+    num_complete: int | None = (
+        None  # with `evaluation.stop_votes`: samples that each question has, the k of Avg@k
+    )
     is_exact: bool = (
         False  # read from the first token's probabilities, with num_samples orders of the choices
     )

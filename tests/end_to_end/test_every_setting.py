@@ -93,6 +93,7 @@ DEPARTS = {
     "engine.served_model": MODEL_WORK,
     "training.objective": AFTER_SELECTION,  # others than distillation read no context
     "training.max_new_tokens": AFTER_SELECTION,  # what it takes of the model's context is not the prompt's
+    "training.teacher_orders": {"preflight", "training"},  # the preflight's teacher reads them, too
     "evaluation.general_samples": GENERAL,
     "evaluation.exact": BASE,
     "evaluation.order_average": set(),  # an input of the second model's stages alone
@@ -124,6 +125,7 @@ OTHER = {
 WITH = {
     "engine.served_model": ["engine.name=server", "engine.url=http://127.0.0.1:9/v1"],
     "selection.score": ["rollouts.num_rollouts=2"],
+    "rollouts.stop_votes": ["rollouts.num_rollouts=2"],
     "evaluation.order_average": ["evaluation.exact=true"],
     "training.unlikely_fraction": ["training.objective=unlikely_tokens"],
     "training.distil": ["training.num_rollouts=2"],

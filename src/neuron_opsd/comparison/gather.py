@@ -58,6 +58,7 @@ class Settings:
     num_bootstrap: int
     is_exact: bool
     pass_k: int
+    num_complete: int | None
 
 
 @dataclass(slots=True)
@@ -122,7 +123,12 @@ def gather(plan: Plan, cells: Sequence[Cell], folder: Path) -> Gathered:
             continue
         counts[FINISHED] += 1
         found.settings = found.settings or Settings(
-            results.num_samples, results.num_bins, results.num_bootstrap, results.is_exact, results.pass_k
+            results.num_samples,
+            results.num_bins,
+            results.num_bootstrap,
+            results.is_exact,
+            results.pass_k,
+            results.num_complete,
         )
         _add_answers(found, cell, results)
         if cell.source is not None and (share := _template_share(path, cell.recipe, cell.source)) is not None:

@@ -81,7 +81,8 @@ class Row:
 
 def _metrics(found: Gathered, settings: Settings) -> tuple[Metric, ...]:
     """The figures that the answers have. pass@k was not written by older versions."""
-    of, k = of_samples(settings.num_samples, is_exact=settings.is_exact), settings.pass_k
+    of = of_samples(settings.num_complete or settings.num_samples, is_exact=settings.is_exact)
+    k = settings.pass_k
     everyone = [answers for group in found.answers.values() for answers in group.values()]
     has_pass = all(np.isfinite(answers.pass_fraction).all() for answers in everyone)
     expected = [Metric("maj_at_k", f"Maj@{k} (expected)", True)] if settings.is_exact else []

@@ -78,6 +78,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_stopped_vote_gives_no_share(self) -> "Config":
+        readers = {
+            "selection.score is vote_share": self.selection.score == "vote_share",
+            f"training.objective is {self.training.objective}": self.training.fine_tunes,
+        }
+        for what, is_asked in readers.items():
+            if self.rollouts.stop_votes and is_asked:
+                raise ValueError(
+                    f"rollouts.stop_votes draws no more rollouts than a vote needs, but {what}, which reads all. Use "
+                    "rollouts.stop_votes=false."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _own_answers_are_of_the_pool(self) -> "Config":
         retrieval = self.contexts.retrieval
         if self.contexts.is_own and self.evaluation.context:

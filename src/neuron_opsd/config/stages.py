@@ -102,6 +102,11 @@ class PromptSettings(Section):
         return pattern
 
 
+def num_complete(num_samples: int, *, stop_votes: bool) -> int:
+    """Samples that each question has, whatever its answers are: no vote is decided before half of them is drawn."""
+    return -(-num_samples // 2) if stop_votes else num_samples
+
+
 class RolloutSettings(Section):
     """Zero-shot answers of the frozen model."""
 
@@ -117,10 +122,19 @@ class RolloutSettings(Section):
         default=False,
         description="A new order of the choices for each rollout, mapped back before voting. [ours]",
     )
+    stop_votes: bool = Field(
+        default=False,
+        description="Draw no more rollouts of a question once its majority answer cannot change. [ours]",
+    )
     batch_size: Count = Field(default=32, description="Completions decoded together.")
     shard_size: Count = Field(
         default=256, description="Questions per file written. A kill loses at most one file's."
     )
+
+    @property
+    def num_complete(self) -> int:
+        """Rollouts that each question has."""
+        return num_complete(self.num_rollouts, stop_votes=self.stop_votes)
 
 
 class NeuronSettings(Section):
@@ -294,10 +308,15 @@ class EvaluationSettings(Section):
         "are the mean: one pass for each choice. Needs evaluation.exact. [2309.03882]",
     )
     num_samples: Count = Field(default=8, description="k of Avg@k and Maj@k. [N]")
+    stop_votes: bool = Field(
+        default=False,
+        description="Draw no more samples of a question once its majority answer cannot change. Maj@k stays as it is. "
+        "All other figures are of the first half of the samples, which each question has. [ours]",
+    )
     pass_k: Count | None = Field(
         default=None,
-        description="k of pass@k, and of the expected Maj@k of exact answers. At most num_samples where answers are "
-        "sampled. Default: num_samples, or 8 with exact. [ours]",
+        description="k of pass@k, and of the expected Maj@k of exact answers. At most num_samples (half of it with "
+        "stop_votes) where answers are sampled. Default: that, or 8 with exact. [ours]",
     )
     temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
     top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")
@@ -328,7 +347,12 @@ class EvaluationSettings(Section):
 
     @model_validator(mode="after")
     def _pass_needs_samples(self) -> "EvaluationSettings":
-        fewest = min(self.num_samples, self.general_samples or self.num_samples)
+        if self.exact and self.stop_votes:
+            raise ValueError(
+                "evaluation.exact reads probabilities and draws no samples, so there is no vote to stop. Use "
+                "evaluation.stop_votes=false."
+            )
+        fewest = min(self.num_complete, self.for_general().num_complete)
         if not self.exact and self.pass_k is not None and self.pass_k > fewest:
             raise ValueError(
                 f"evaluation.pass_k is {self.pass_k}, but a question has {fewest} samples. Use evaluation.pass_k="
@@ -353,7 +377,12 @@ class EvaluationSettings(Section):
     @property
     def k_of_pass(self) -> int:
         """The k of pass@k, with its default filled in."""
-        return self.pass_k or (8 if self.exact else self.num_samples)
+        return self.pass_k or (8 if self.exact else self.num_complete)
+
+    @property
+    def num_complete(self) -> int:
+        """Samples that each question has."""
+        return num_complete(self.num_samples, stop_votes=self.stop_votes)
 
     def for_general(self) -> "EvaluationSettings":
         """These settings as they hold for the general questions."""

@@ -104,6 +104,7 @@ def compare(
         general=general,
         pass_k=settings.k_of_pass,
         is_exact=settings.exact,
+        num_complete=settings.num_complete if settings.stop_votes else None,
     )
 
 
@@ -130,8 +131,17 @@ def compare_domains(
         if not scored:
             continue
         votes = Both(
-            count_votes(scored, before, key, options_before, pass_k=settings.k_of_pass),
-            count_votes(scored, after, key, options_after, pass_k=settings.k_of_pass),
+            *(
+                count_votes(
+                    scored,
+                    groups,
+                    key,
+                    scores,
+                    pass_k=settings.k_of_pass,
+                    num_complete=settings.num_complete if settings.stop_votes else None,
+                )
+                for groups, scores in ((before, options_before), (after, options_after))
+            )
         )
         results[domain], draws[domain] = _measure(votes, settings, seed=[seed, _hash(domain)])
         rows += _question_rows(domain, votes)
@@ -167,6 +177,7 @@ def _measure(
         beyond_majority=beyond,
         answer_distribution=answer_distribution(votes),
         changes=measure_changes(base, votes.trained, seed),
+        num_drawn=Both(base.num_drawn, votes.trained.num_drawn) if settings.stop_votes else None,
     )
     return result, draws
 
@@ -239,6 +250,7 @@ def _metric_results(
         pass_k=settings.k_of_pass,
         temperature=settings.temperature,
         is_exact=settings.exact,
+        num_complete=settings.num_complete,
     )
     for metric in known:
         base, trained = f"base:{metric.name}", f"trained:{metric.name}"

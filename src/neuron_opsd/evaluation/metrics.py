@@ -91,10 +91,16 @@ class Metric:
 
 
 def metrics_of(
-    num_samples: int, num_bins: int, *, pass_k: int, temperature: float, is_exact: bool = False
+    num_samples: int,
+    num_bins: int,
+    *,
+    pass_k: int,
+    temperature: float,
+    is_exact: bool = False,
+    num_complete: int | None = None,
 ) -> list[Metric]:
-    """All metrics in the order in which reports show them."""
-    of = of_samples(num_samples, is_exact=is_exact)
+    """All metrics in the order in which reports show them. Of `num_complete` samples, where votes stopped."""
+    of = of_samples(num_complete or num_samples, is_exact=is_exact)
     return [
         Metric("avg", f"Avg{of}", "higher", True),
         Metric("maj", majority_label(num_samples, is_exact=is_exact), "higher", True),

@@ -16,6 +16,7 @@ from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, choice_orders
 from neuron_opsd.rollouts.stage import SampledStage
+from neuron_opsd.rollouts.stopping import next_wave
 from neuron_opsd.run.runners import OnProgress
 from neuron_opsd.run.session import Run
 from neuron_opsd.run.shards import ShardedStage
@@ -94,6 +95,10 @@ class EvaluationSamples(AskedStage, SampledStage):
     def num_per_question(self) -> int:
         """See `ShardedStage`."""
         return self.settings.num_samples
+
+    def next_wave(self, answers: Sequence[str | None]) -> int:
+        """See `SampledStage`. Here an unreadable answer is an answer like any other, and wrong if it wins."""
+        return next_wave(answers, total=self.num_per_question(), skip_unparsable=False)
 
     @cached_property
     def messages_of(self) -> MessagesOf | None:

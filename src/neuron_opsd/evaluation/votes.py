@@ -37,6 +37,10 @@ class Votes:
     answers: list[tuple[str | None, ...]]  # each sample's answer, equivalent ones made equal. Exact: none
     shares: list[dict[str | None, float]]  # of the samples, for each answer
     majority: list[str | None]
+    complete_majority: list[
+        str | None
+    ]  # the same, of the samples that each question has (`evaluation.stop_votes`)
+    num_drawn: int  # samples of all questions
     num_samples: Array
     vote_share: Array  # votes of the majority answer / samples: the confidence
     parsed_fraction: Array
@@ -69,21 +73,26 @@ def count_votes(
     options: Mapping[str, OptionScores] | None = None,
     *,
     pass_k: int = 1,
+    num_complete: int | None = None,
 ) -> Votes:
     """Tally these questions, each of which has rollouts in `groups`. `options` may cover some of them.
 
-    `pass_k` is the k of pass@k, and of Maj@k where answers are exact.
+    `pass_k` is the k of pass@k, and of Maj@k where answers are exact. Where votes stopped, each question has
+    `num_complete` samples, and some have more. All of them vote. Every other figure is of the first `num_complete`,
+    because a mean over samples that were drawn for others' answers would be biased.
     """
     options = options or {}
     questions = sorted(questions, key=lambda question: question.question_id)
     gold = [answer_key.get(question.question_id) for question in questions]
-    rollouts = [groups[question.question_id] for question in questions]
+    drawn = [groups[question.question_id] for question in questions]
+    all_tallies = [_tally(group) for group in drawn]
+    majority = _majorities(all_tallies)
+    rollouts = [group[:num_complete] for group in drawn]
     tallies = [_tally(group) for group in rollouts]
-    majority = [max(tally, key=tally.__getitem__) for tally in tallies]  # of tied ones the first
     totals = [1 if _is_exact(group) else len(group) for group in rollouts]
     right = [
         {answer for answer in tally if answers_match(answer, g)}
-        for tally, g in zip(tallies, gold, strict=True)
+        for tally, g in zip(all_tallies, gold, strict=True)
     ]
     majority_correct = [float(answer in own) for answer, own in zip(majority, right, strict=True)]
     scores = [options.get(question.question_id) for question in questions]
@@ -97,8 +106,12 @@ def count_votes(
             for tally, total in zip(tallies, totals, strict=True)
         ],
         majority=majority,
+        complete_majority=_majorities(tallies),
+        num_drawn=sum(map(len, drawn)),
         num_samples=_array([len(group) for group in rollouts]),
-        vote_share=_array([max(tally.values()) / n for tally, n in zip(tallies, totals, strict=True)]),
+        vote_share=_array(
+            [tally.get(answer, 0) / n for answer, tally, n in zip(majority, tallies, totals, strict=True)]
+        ),
         parsed_fraction=_array(
             [
                 sum(count for answer, count in tally.items() if answer is not None) / total
@@ -129,11 +142,11 @@ def count_votes(
         ),
         pass_fraction=_array(
             [
-                _passes(group, sum(tally[answer] for answer in own), pass_k)
+                _passes(group, sum(tally.get(answer, 0) for answer in own), pass_k)
                 for group, tally, own in zip(rollouts, tallies, right, strict=True)
             ]
         ),
-        num_ties=sum(_is_tied(tally) for tally in tallies),
+        num_ties=sum(_is_tied(tally) for tally in all_tallies),
         has_options=np.array([score is not None for score in scores], dtype=bool),
         option_shares=[_array(s.probabilities if s else ()) for s in scores],
         option_confidence=_array([max(s.probabilities) if s else np.nan for s in scores]),
@@ -142,6 +155,11 @@ def count_votes(
             [float(likeliest_option(s) == g) if s else np.nan for s, g in zip(scores, gold, strict=True)]
         ),
     )
+
+
+def _majorities(tallies: Sequence[Mapping[str | None, float]]) -> list[str | None]:
+    """Of tied answers the one given first."""
+    return [max(tally, key=tally.__getitem__) for tally in tallies]
 
 
 def _is_exact(group: Sequence[Rollout]) -> bool:
@@ -180,7 +198,7 @@ def likeliest_option(score: OptionScores) -> str:
 
 def answers_flipped(before: Votes, after: Votes) -> Array:
     """1 where the majority answer of a question changed, None to None not counted as a change."""
-    pairs = zip(before.majority, after.majority, strict=True)
+    pairs = zip(before.complete_majority, after.complete_majority, strict=True)
     return _array([float(a != b and not answers_match(a, b)) for a, b in pairs])
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from neuron_opsd.config import USES_GOLD
 from neuron_opsd.records import TeacherContext
+from neuron_opsd.report import tables
 from neuron_opsd.report.blocks import Block, Bullets, Paragraph
 from neuron_opsd.report.inputs import ReportInputs
 
@@ -172,6 +173,19 @@ def _evaluation(inputs: ReportInputs) -> str:
             f"probability is that of the first token{orders}. Maj@{results.pass_k} is its expectation, and the "
             "likeliest answer is what infinitely many samples would vote for. Before and "
             f"after training, on the same questions; {results.num_bootstrap:,} bootstrap resamples.{_on_what(inputs)}"
+        )
+    if results.num_complete:
+        own = [*([results.in_domain] if results.in_domain else []), *results.cross.domains.values()]
+        drawn = " and ".join(
+            f"{sum(block.num_drawn.of(role) for block in own if block.num_drawn):,} {word} training"
+            for role, word in tables.WORDS.items()
+        )
+        most = results.num_samples * sum(block.num_questions for block in own)
+        return (
+            f"Evaluation: up to {results.num_samples} samples a question at temperature {results.temperature}, until "
+            f"its majority answer could not change: {drawn}, of {most:,}. So Maj@{results.num_samples} is that of all "
+            f"samples. Other figures are of the first {results.num_complete} of each question. Before and after "
+            f"training, on the same questions; {results.num_bootstrap:,} bootstrap resamples.{_on_what(inputs)}"
         )
     return (
         f"Evaluation: {results.num_samples} samples a question at temperature {results.temperature}, "

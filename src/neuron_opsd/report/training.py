@@ -94,14 +94,16 @@ def _evaluation_cost(inputs: ReportInputs) -> list[list[str]]:
     if not results:
         return []
     own = [*([results.in_domain] if results.in_domain else []), *results.cross.domains.values()]
-    sampled = [(block.num_questions * results.num_samples, block) for block in own]
+    sampled = [(results.num_samples, block) for block in own]
     if results.general:
-        asked = results.general.domains.values()
-        sampled += [(block.num_questions * results.general.num_samples, block) for block in asked]
-    count = sum(number for number, _ in sampled)
+        sampled += [(results.general.num_samples, block) for block in results.general.domains.values()]
     rows: list[list[str]] = []
     for role, word in tables.WORDS.items():
+        counts = [
+            block.num_drawn.of(role) if block.num_drawn else block.num_questions * most
+            for most, block in sampled
+        ]
         lengths = [block.metrics["completion_tokens"].both.of(role).value or 0.0 for _, block in sampled]
-        tokens = sum(number * length for (number, _), length in zip(sampled, lengths, strict=True))
-        rows.append([f"Evaluation {word} training", f"{count:,}", f"{round(tokens):,}"])
+        tokens = sum(number * length for number, length in zip(counts, lengths, strict=True))
+        rows.append([f"Evaluation {word} training", f"{sum(counts):,}", f"{round(tokens):,}"])
     return rows

@@ -5,7 +5,7 @@ Evaluation samples through the same function, with its own settings.
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from neuron_opsd.config import PromptSettings
@@ -34,9 +34,10 @@ def sample_rollouts(
     stage: str,
     messages_of: MessagesOf | None = None,
     max_context: int | None = None,
+    next_wave: Callable[[Sequence[str | None]], int] | None = None,
     on_finished: Callable[[int, int], None] = lambda questions, tokens: None,
 ) -> list[Rollout]:
-    """Sample `num_rollouts` completions of each question.
+    """Sample `num_rollouts` completions of each question, or the first of them where `next_wave` says that is enough.
 
     Args:
         questions: What to answer.
@@ -50,6 +51,7 @@ def sample_rollouts(
         stage: Part of the random state, so that two stages never draw alike.
         messages_of: What the model reads for a question and an order of its choices. Default: the bare question.
         max_context: Tokens that the model can read, where known.
+        next_wave: Says how many completions a question gets next, after the answers it has. Default: all at once.
         on_finished: Called with (finished prompts, tokens generated) as batches end.
 
     Returns:
@@ -63,18 +65,31 @@ def sample_rollouts(
         for question in questions
     ]
     read = messages_of or partial(bare_messages, prompts=prompts)
-    requests, places = _build_requests(questions, orders, encoder, read, seed=seed, stage=stage)
-    for request, (q, _) in zip(requests, places, strict=True):
-        check_fits(questions[q], len(request.prompt_ids), sampling.max_new_tokens, max_context)
-    done: dict[tuple[int, int], Rollout] = {}
-    for index, completions in engine.generate(requests, sampling):
-        q, rollout_indices = places[index]
-        for r, completion in zip(rollout_indices, completions, strict=True):
-            done[q, r] = _make_rollout(
-                questions[q], r, orders[q][r], requests[index].prompt_ids, completion, encoder, prompts
-            )
-        on_finished(len(rollout_indices), sum(len(completion.token_ids) for completion in completions))
-    return [done[key] for key in sorted(done)]
+    num_next = next_wave or (lambda answers: num_rollouts - len(answers))
+    done: list[list[Rollout]] = [[] for _ in questions]
+    wave = {q: range(num_next([])) for q in range(len(questions))}
+    while wave:
+        requests, places = _build_requests(questions, orders, encoder, read, wave, seed=seed, stage=stage)
+        for request, (q, _) in zip(requests, places, strict=True):
+            check_fits(questions[q], len(request.prompt_ids), sampling.max_new_tokens, max_context)
+        for index, completions in engine.generate(requests, sampling):
+            q, rollout_indices = places[index]
+            done[q] += [
+                _make_rollout(
+                    questions[q], r, orders[q][r], requests[index].prompt_ids, completion, encoder, prompts
+                )
+                for r, completion in zip(rollout_indices, completions, strict=True)
+            ]
+            on_finished(len(rollout_indices), sum(len(completion.token_ids) for completion in completions))
+        for q in wave:
+            done[q].sort(key=lambda rollout: rollout.rollout_index)
+        asked, wave = wave, {}
+        for q in asked:
+            if more := num_next([rollout.answer for rollout in done[q]]):
+                wave[q] = range(len(done[q]), len(done[q]) + more)
+            else:
+                on_finished(num_rollouts - len(done[q]), 0)  # what is not drawn is done, too
+    return [rollout for own in done for rollout in own]
 
 
 def bare_messages(question: Question, order: tuple[int, ...], *, prompts: PromptSettings) -> list[Message]:
@@ -106,17 +121,22 @@ def _build_requests(
     orders: list[list[tuple[int, ...]]],
     encoder: ChatEncoder,
     messages_of: MessagesOf,
+    wave: Mapping[int, range],
     *,
     seed: int,
     stage: str,
 ) -> tuple[list[Request], list[tuple[int, list[int]]]]:
-    """One request for each distinct prompt, and (question, rollout indices) that it serves."""
+    """One request for each distinct prompt, and (question, rollout indices) that it serves.
+
+    `wave` has the questions that are asked, and the indices of their completions.
+    """
     requests: list[Request] = []
     places: list[tuple[int, list[int]]] = []
-    for q, question in enumerate(questions):
+    for q, own in wave.items():
+        question = questions[q]
         by_order: dict[tuple[int, ...], list[int]] = {}
-        for r, order in enumerate(orders[q]):
-            by_order.setdefault(order, []).append(r)
+        for r in own:
+            by_order.setdefault(orders[q][r], []).append(r)
         for order, indices in by_order.items():
             messages = messages_of(question, order)
             seeds = tuple(derive_seed(seed, stage, question.question_id, r) for r in indices)

@@ -10,6 +10,7 @@ from neuron_opsd.engines.base import sampling_of
 from neuron_opsd.engines.hf import OnRead
 from neuron_opsd.records import Question, Rollout
 from neuron_opsd.rollouts.sample import MessagesOf, read_again, sample_rollouts
+from neuron_opsd.rollouts.stopping import next_wave
 from neuron_opsd.run.runners import OnProgress
 from neuron_opsd.run.session import Run
 from neuron_opsd.run.shards import ShardedStage, make_sharded
@@ -60,8 +61,13 @@ class SampledStage(ShardedStage):
             stage=self.purpose,
             messages_of=self.messages_of,
             max_context=run.models.max_context(),
+            next_wave=self.next_wave if settings.stop_votes else None,
             on_finished=on_progress,
         )
+
+    def next_wave(self, answers: Sequence[str | None]) -> int:
+        """How many completions a question gets next. An unreadable answer is never a pseudo-label."""
+        return next_wave(answers, total=self.num_per_question(), skip_unparsable=True)
 
     def read_again(self) -> None:
         """See `ShardedStage`. Replies stay as they were sampled. A shard that is damaged is sampled again."""
@@ -93,6 +99,11 @@ class SampledStage(ShardedStage):
         tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
         return {
             "num_completions": len(rollouts),
+            **(
+                {"num_not_drawn": len(self.questions) * self.num_per_question() - len(rollouts)}
+                if self.settings.stop_votes
+                else {}
+            ),
             "num_completion_tokens": tokens,
             "parse_rate": sum(rollout.answer is not None for rollout in rollouts) / total,
             "truncated_fraction": sum(rollout.finish_reason == "length" for rollout in rollouts) / total,

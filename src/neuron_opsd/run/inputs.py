@@ -236,6 +236,7 @@ class StageInputs:
     def _zero_shot(self, asked: Sequence[Question], num_rollouts: int) -> JsonDict:
         settings = self.config.rollouts
         how = {"num_rollouts": num_rollouts, "shuffle_choices": settings.shuffle_choices}
+        how |= {"stop_votes": True} if settings.stop_votes and num_rollouts > 1 else {}
         return {
             "rollouts": {
                 **_sampling(settings),
@@ -258,7 +259,7 @@ class StageInputs:
         is_base = role == "base" or not self.config.training.trains
         model = self.config.model.name if is_base else str(self.folder.model_folder)
         how = {"num_samples": settings.num_samples, "shuffle_choices": settings.shuffle_choices}
-        how |= {"exact": True} if settings.exact else {}
+        how |= {name: True for name in ("exact", "stop_votes") if getattr(settings, name)}
         how |= {"order_average": True} if settings.order_average and role == "trained" else {}
         return {
             "evaluation": {**_sampling(settings), **how},

@@ -25,7 +25,7 @@ def make_selection(run: Run) -> None:
         records = select_questions(
             run.records.pool,
             sets,
-            votes_of_groups(answers),
+            {} if run.config.rollouts.stop_votes else votes_of_groups(answers),  # no shares of all rollouts
             settings,
             seed=run.config.seed,
             mean_log_probs=mean_log_probs,
