@@ -15,6 +15,7 @@ import typer
 
 from neuron_opsd import cli_options as option
 from neuron_opsd import processes
+from neuron_opsd.cli_talk import talk
 from neuron_opsd.cli_views import (
     log_handler,
     print_end,
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(views)
+app.add_typer(talk)
 logger = logging.getLogger(__name__)
 
 # What is wrong with a path that was given, wherever it is first used.

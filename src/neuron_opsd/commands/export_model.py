@@ -10,7 +10,6 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer
 
 from neuron_opsd.commands.modelfile import FIRST_LINE, modelfile
-from neuron_opsd.commands.push import require_model
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.model.gguf_tokenizer import split_rule
 from neuron_opsd.model.gguf_write import WEIGHTS, check_family, write_gguf
@@ -38,7 +37,7 @@ def export_model(run: Run, *, format_name: str, output: Path, weights: str | Non
         ConfigError: an output or weights that cannot be, or an adapter of a model without one.
         ModelError: a model that cannot be written as GGUF.
     """
-    require_model(run.folder)
+    run.folder.require_model()
     if weights is not None and format_name != "gguf":
         raise ConfigError(
             f"--weights is {weights}, but --format is {format_name}. It is for --format gguf alone."

@@ -10,7 +10,7 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
 )
 
-from neuron_opsd.errors import ConfigError, HubError, RunFolderError
+from neuron_opsd.errors import ConfigError, HubError
 from neuron_opsd.store.run_folder import RunFolder
 
 
@@ -30,7 +30,7 @@ def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
         ConfigError: no such name can be.
         HubError: offline, no token, no right, no answer.
     """
-    require_model(folder)
+    folder.require_model()
     if is_offline_mode():
         raise HubError("HF_HUB_OFFLINE is set, so nothing is sent. Unset it to push the model to the hub.")
     api = HfApi(library_name="neuron-opsd")
@@ -50,19 +50,3 @@ def push(folder: RunFolder, repository: str, *, public: bool = False) -> str:
             f"{repository} was not pushed to {api.endpoint}: {why}.{token} The run is unchanged. Push it again."
         ) from None
     return str(commit.commit_url)
-
-
-def require_model(folder: RunFolder) -> None:
-    """Refuse a trained model that is not there, or not as training wrote it.
-
-    Raises:
-        RunFolderError: names what is wrong.
-    """
-    stage = folder.stage("training")
-    if stage.is_finished() and (folder.model_folder).is_dir():
-        return
-    wrong = stage.wrong_files() if stage.manifest() else []
-    what = f"{', '.join(wrong)} is corrupted (checksum mismatch)" if wrong else "training is not finished"
-    raise RunFolderError(
-        f"{folder.path} has no trained model: {what}. Run `neuron-opsd run` first. It resumes."
-    )

@@ -115,6 +115,21 @@ class RunFolder:
         """Where the trained model is published."""
         return self.path / "model"
 
+    def require_model(self) -> None:
+        """Refuse to hand on a trained model that is not there, or not as training wrote it.
+
+        Raises:
+            RunFolderError: names the damaged files, or says what finishes training.
+        """
+        stage = self.stage("training")
+        if stage.is_finished() and self.model_folder.is_dir():
+            return
+        wrong = stage.wrong_files() if stage.manifest() else []
+        what = f"{', '.join(wrong)} is corrupted (checksum mismatch)" if wrong else "training is not finished"
+        raise RunFolderError(
+            f"{self.path} has no trained model: {what}. Run the same `neuron-opsd run` again. It resumes."
+        )
+
     def config(self) -> Config:
         """The run's settings, checked again."""
         return read_config(self.config_file)
