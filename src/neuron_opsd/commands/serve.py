@@ -78,7 +78,7 @@ def find_program(name: str) -> str:
         raise ConfigError(f"{name} is not installed. Run {INSTALL[name]}, or see the command with --print.")
     if name == "transformers" and beside and not _can_serve():
         raise ConfigError(
-            f"transformers has no server without further packages. Run {INSTALL[name]}, or see the command with --print."
+            f"The server of transformers needs further packages. Run {INSTALL[name]}, or see the command with --print."
         )
     return found
 

@@ -29,12 +29,16 @@ from neuron_opsd.commands.speakers import Speakers
 from neuron_opsd.errors import NeuronOpsdError
 from neuron_opsd.text.prompts import Message
 
-FILES = {"/": ("talk.html", "text/html"), "/talk.css": ("talk.css", "text/css"), "/talk.js": ("talk.js", "text/javascript")}
+FILES = {
+    "/": ("talk.html", "text/html"),
+    "/talk.css": ("talk.css", "text/css"),
+    "/talk.js": ("talk.js", "text/javascript"),
+}
 HOSTS = (LOOPBACK, "localhost")
 MAX_BODY = 1_000_000  # bytes
 MAX_SAMPLES = 64
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -117,7 +121,9 @@ def make_app(speakers: Speakers, *, port: int, max_new_tokens: int | None = None
                     return _json({"error": f"No model {body.role!r} here."}, status=400)
                 return _json(await run_in_threadpool(locked, body))
             except ValidationError as error:
-                return _json({"error": f"Not a request of this page: {error.errors()[0]['msg']}."}, status=400)
+                return _json(
+                    {"error": f"Not a request of this page: {error.errors()[0]['msg']}."}, status=400
+                )
             except NeuronOpsdError as error:
                 return _json({"error": str(error)}, status=400)
 
