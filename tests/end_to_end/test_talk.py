@@ -78,9 +78,10 @@ def test_replies_are_those_of_the_evaluation(whole_run: WholeRun, speakers: Spea
 
 
 def test_exact_runs_answer_from_one_pass(whole_run: WholeRun, tmp_path: Path) -> None:
-    run = changed_run(whole_run, tmp_path, evaluation={"exact": True, "option_probability": True})
+    run = changed_run(whole_run, tmp_path, evaluation={"exact": True, "order_average": True})
     exact = Speakers(RunFolder.open(run))
-    for answers in ask(exact, "What is 2 + 2?", ["3", "4"]):
+    for answers, num_orders in zip(ask(exact, "What is 2 + 2?", ["3", "4"]), (1, 2), strict=True):
+        assert len(answers.replies) == num_orders  # the trained model answers in each cyclic order
         assert answers.is_exact
         assert sum(answers.shares.values()) == pytest.approx(1, abs=1e-4)
         assert answers.vote_share == max(answers.shares.values())

@@ -16,6 +16,7 @@ from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.evaluation.exact import answer_exactly, exact_options
 from neuron_opsd.evaluation.kinds import HARDLY_OPTIONS, MIN_OPTION_MASS
 from neuron_opsd.evaluation.options import score_options
+from neuron_opsd.evaluation.samples import orders_asked
 from neuron_opsd.evaluation.votes import count_votes
 from neuron_opsd.records import OptionScores, Question, Rollout
 from neuron_opsd.rollouts.sample import sample_rollouts
@@ -162,10 +163,7 @@ def _rollouts_and_options(
             speakers.model(role),
             speakers.reader,
             sampling=sampling_of(settings),
-            num_orders=settings.num_samples,
-            shuffle_choices=settings.shuffle_choices,
-            seed=config.seed,
-            stage=purpose,
+            orders=[orders_asked(question, settings, role=role, seed=config.seed, purpose=purpose)],
             max_context=speakers.max_context,
             batch_size=settings.batch_size,
         )

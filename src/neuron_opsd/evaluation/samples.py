@@ -73,6 +73,17 @@ class AskedStage(ShardedStage):
         return self.run.config.evaluation.context and self.asked == Asked("trained", is_general=False)
 
 
+def orders_asked(
+    question: Question, settings: EvaluationSettings, *, role: str, seed: int, purpose: str
+) -> list[tuple[int, ...]]:
+    """The orders in which a model is asked a question: all cyclic ones, or those that its samples would see."""
+    if settings.order_average and role == "trained":
+        return [order.choice_order for order in cyclic_orders(question)]
+    return choice_orders(
+        question, settings.num_samples, shuffle=settings.shuffle_choices, seed=seed, stage=purpose
+    )
+
+
 class EvaluationSamples(AskedStage, SampledStage):
     """One model's completions. Base and trained draw alike, which narrows their paired difference."""
 
@@ -108,16 +119,9 @@ class EvaluationSamples(AskedStage, SampledStage):
         return teacher_messages_of(self.run, "evaluation/contexts", self.questions)
 
     def orders_of(self, question: Question) -> list[tuple[int, ...]]:
-        """The orders in which a question is asked: all cyclic ones, or those that its samples would see."""
-        settings = self.settings
-        if settings.order_average and self.asked.role == "trained":
-            return [order.choice_order for order in cyclic_orders(question)]
-        return choice_orders(
-            question,
-            settings.num_samples,
-            shuffle=settings.shuffle_choices,
-            seed=self.run.config.seed,
-            stage=self.purpose,
+        """The orders in which a question is asked."""
+        return orders_asked(
+            question, self.settings, role=self.asked.role, seed=self.run.config.seed, purpose=self.purpose
         )
 
     @property
