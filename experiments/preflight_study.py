@@ -28,7 +28,7 @@ MEASURES = {
 }
 
 
-OUTCOMES = ("gain in Avg", "Avg - base's Maj")
+OUTCOMES: tuple[str, ...] = ("gain in Avg", "Avg - base's Maj")
 NUM_NEEDED = 4  # a correlation of fewer runs has no interval
 
 
@@ -61,7 +61,7 @@ def read_rows(paths: Sequence[str]) -> list[Row]:
 
 def main() -> None:
     """Print a row for each run, and the correlations."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--halves", action="store_true")
     arguments = parser.parse_args()

@@ -3,8 +3,9 @@
 import pytest
 
 from neuron_opsd.preflight.verdict import (
-    LIKELY,
+    CANNOT_TELL,
     UNLIKELY,
+    agreements,
     flips_by_chance,
     judge,
 )
@@ -44,7 +45,7 @@ def item(
 
 
 def judged(items, *, r=NO_CORRELATION, **figures) -> PreflightVerdict:
-    figures = {"pool_diversity": 0.6, "same_template": 0.5, "thinks": False} | figures
+    figures = {"pool_diversity": 0.6, "same_template": 0.5, "position_bias": None, "thinks": False} | figures
     return judge(items, length_correlation=r, seed=0, **figures)
 
 
@@ -77,35 +78,53 @@ def test_intervals_cover_and_shrink() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entropies", "divergence", "verdict"),
+    ("entropies", "divergence", "verdict", "is_warned"),
     [
-        ((4.0, 3.0), 0.4, LIKELY),
-        ((4.0, 4.0), 0.4, UNLIKELY),  # not surer
-        ((4.0, 4.5), 0.4, UNLIKELY),
-        ((4.0, 3.99), 0.4, UNLIKELY),  # -0.0025 a token
-        ((4.0, 3.97), 0.4, LIKELY),  # -0.0075
-        ((4.0, 3.0), 0.01, UNLIKELY),  # 0.0025 a token: nothing to learn
+        ((4.0, 3.0), 0.4, CANNOT_TELL, True),
+        ((4.0, 4.0), 0.4, CANNOT_TELL, False),
+        ((4.0, 4.5), 0.4, CANNOT_TELL, False),
+        ((4.0, 3.99), 0.4, CANNOT_TELL, False),  # -0.0025 a token
+        ((4.0, 3.97), 0.4, CANNOT_TELL, True),  # -0.0075
+        ((4.0, 3.0), 0.01, UNLIKELY, True),  # 0.0025 a token: nothing to learn
     ],
 )
-def test_two_signs_decide(entropies, divergence, verdict) -> None:
+def test_nothing_promises_a_gain_and_a_surer_teacher_is_a_warning(
+    entropies, divergence, verdict, is_warned
+) -> None:
     items = [item(i, entropies=entropies, divergence=divergence) for i in range(12)]
-    assert judged(items).verdict == verdict
+    found = judged(items)
+    assert found.verdict == verdict
+    assert any("overconfident" in reason for reason in found.reasons) == is_warned
+    assert ("no measure foresaw the gain" in found.reasons[0]) == (verdict == CANNOT_TELL)
+
+
+def test_agreement_with_the_students_vote_by_hand() -> None:
+    # Without the first, the second, the third A the vote is A. Without B it is A. So the student agrees in 3 of 4.
+    assert agreements(item(student="AAAB", teacher="AABC")) == (0.75, 0.5)
+    # Without A, and without the unreadable one, the vote is C. Without a C the others tie, and A was given first.
+    assert agreements(item(student="AC-C", teacher="CCCC")) == (0.0, 0.5)
+    assert agreements(item(student="--", teacher="AA")) is None
+    assert agreements(item(student="A", teacher="A")) is None  # nobody is left to vote
+    items = [item(i, student="AAAA", teacher="AABB") for i in range(12)]
+    found = {measure.name: measure for measure in judged(items).measures}["agreement_change"]
+    assert (found.value, found.student, found.teacher) == (-0.5, 1.0, 0.5)
+    assert any("vote for in 50%" in reason for reason in judged(items).reasons)
+
+
+def test_a_teacher_whose_replies_hardly_end_is_not_worth_learning_from() -> None:
+    cut = ((True,) * 4, (False, False, False, True))
+    found = judged([item(i, finished=cut) for i in range(8)])
+    assert found.verdict == UNLIKELY
+    assert "with the context 25% of the replies finish" in found.reasons[0]
 
 
 def test_the_other_signs_warn_and_do_not_decide() -> None:
     items = [item(i, student="AAAA", teacher="AAAA") for i in range(12)]
     found = judged(items, r=Correlation("Pearson", -0.9, -0.95, -0.8, 100))
-    assert found.verdict == LIKELY
+    assert found.verdict == CANNOT_TELL
     text = "; ".join(found.reasons)
     for part in ("flips no majority answer", "agrees with itself", "r = -0.90"):
         assert part in text
-
-
-def test_a_weak_sign_is_called_weak() -> None:
-    items = [item(i, entropies=(4.0, 4.0 + (0.5 if i % 2 else -0.7))) for i in range(10)]
-    found = judged(items)
-    assert found.verdict == LIKELY
-    assert "weak sign" in found.reasons[0]
 
 
 def test_what_cannot_be_measured_is_none() -> None:
@@ -133,12 +152,12 @@ def test_a_teacher_that_cannot_be_read_is_not_worth_learning_from() -> None:
     )
     assert values(cut)["readable_change"] == pytest.approx(-0.75)
     clearer = [item(number, student="A-B-", teacher="AAAA", divergence=1.0) for number in range(8)]
-    assert judged(clearer).verdict == LIKELY
+    assert judged(clearer).verdict == CANNOT_TELL
     worse = [item(number, student="ABCA", teacher="AA--", divergence=1.0) for number in range(8)]
-    assert judged(worse).verdict == LIKELY  # half as readable still: a warning
+    assert judged(worse).verdict == CANNOT_TELL  # half as readable still: a warning
     assert any("readable in 50%" in reason for reason in judged(worse).reasons)
     one_slip = [item(number, teacher="AAAA") for number in range(7)] + [item(7, teacher="AAA-")]
-    assert judged(one_slip).verdict == LIKELY  # one unreadable sample is no evidence
+    assert judged(one_slip).verdict == CANNOT_TELL  # one unreadable sample is no evidence
 
 
 def test_the_context_makes_replies_longer_and_fewer_finish() -> None:

@@ -57,13 +57,19 @@ def test_grid_of_one_run(inputs):
 
 def test_preflight_shows_verdict_reasons_and_measures(inputs):
     sentence, reasons, table = preflight_section(inputs)
-    assert sentence.text == "Before training, and without any label, it looked unlikely to help."
+    assert sentence.text == "What could be said before training, and without any label: unlikely to help."
     assert list(reasons.items) == ["the teacher says what the student says (KL 0.001)"]
     assert [list(row) for row in table.rows] == [
         ["Entropy change", "−0.0102 (−0.0153 to −0.0049)", "A good sign below -0.005."],
         ["Pool diversity", "0.651", ""],
     ]
     assert preflight_section(ReportInputs()) == []
+
+
+def test_a_thinking_model_gets_a_notice_beside_the_verdict(inputs):
+    thinks = dataclasses.replace(inputs, preflight=dataclasses.replace(inputs.preflight, thinks=True))
+    (notice,) = set(map(repr, preflight_section(thinks))) - set(map(repr, preflight_section(inputs)))
+    assert "2607.05184" in notice
 
 
 def test_guard_rails_and_the_stop_are_drawn(inputs):

@@ -11,12 +11,13 @@ from neuron_opsd.contexts.templates import same_template_share
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.errors import UnlikelyToHelpError
 from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.preflight.positions import position_bias
 from neuron_opsd.preflight.probe import PromptPair, answer_prompts, make_item, sample_ids, score_under_both
 from neuron_opsd.preflight.verdict import UNLIKELY, judge
 from neuron_opsd.progress import track
 from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.random_state import derive_seed
-from neuron_opsd.records import NeuronSets, PreflightItem, TeacherContext
+from neuron_opsd.records import NeuronSets, PreflightItem, Rollout, TeacherContext
 from neuron_opsd.results import PreflightVerdict, dump, load
 from neuron_opsd.rollouts.sample import choice_orders
 from neuron_opsd.run.inputs import preflight_sampling
@@ -142,6 +143,7 @@ def _pool_figures(run: Run) -> dict[str, Any]:
     keys = {i: template_key(question.question) for i, question in run.records.shown_by_id.items()}
     return {
         "pool_diversity": float(nearest_neighbours(some, len(some) - 1)[1].mean()) if len(some) > 1 else None,
+        "position_bias": position_bias(run.folder.stage("rollouts").read(Rollout), seed=run.config.seed),
         "same_template": same_template_share(contexts, keys),
         "length_correlation": pearson(
             np.array([float(item.consensus_score) for item in sets]),

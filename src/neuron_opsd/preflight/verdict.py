@@ -1,7 +1,7 @@
-"""Preflight records -> measures with intervals -> "likely / unlikely to help, because ..." (docs/preflight.md).
+"""Preflight records -> measures with intervals -> "unlikely to help" or "cannot tell", and why (docs/preflight.md).
 
-The thresholds are heuristics from four published domains. Each measure is shown with its interval, so that readers can
-judge for themselves.
+Some signs speak against training. None was found that foresees a gain (`experiments/preflight_study.py --halves`), so
+none is called likely. Each measure is shown with its interval, so that readers can judge for themselves.
 """
 
 import random
@@ -15,21 +15,24 @@ from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import PreflightItem
 from neuron_opsd.results import Measure, PreflightVerdict, defined
 from neuron_opsd.statistics import Correlation, bootstrap_draws, bootstrap_interval
-from neuron_opsd.text.answers import majority_answer
+from neuron_opsd.text.answers import answers_match, majority_answer
 
 Array = NDArray[np.float64]
 Answers = Sequence[str | None]
 
 ROLES = ("student", "teacher")
-LIKELY, UNLIKELY = "likely to help", "unlikely to help"
-# Published domains that gained: -.017 and -.010 nats a token. Those that did not: -.002 and +.001 (docs/preflight.md).
-MAX_ENTROPY_CHANGE = -0.005
-MIN_DIVERGENCE = 0.005  # nats a token: below it the teacher says what the student says
-MIN_READABLE = (
-    0.5  # of the student's share: measured at .12 where demonstrations were cut before their answer
+CANNOT_TELL, UNLIKELY = "cannot tell whether it will help", "unlikely to help"
+NO_FORESIGHT = (
+    "nothing speaks against training, but no measure foresaw the gain of 28 kept runs (two models, four domains) on "
+    "domains that it was not fitted on (docs/preflight.md)"
 )
+SURER = -0.005  # nats a token: a fall of entropy beyond it is told as a warning
+MIN_DIVERGENCE = 0.005  # nats a token: below it the teacher says what the student says
+MIN_KEPT = 0.5  # of the student's share: measured at .12 where demonstrations were cut before their answer
+LOOK = "Look at what it reads (`neuron-opsd show`); were demonstrations cut (rollouts.max_new_tokens)?"
 MIN_ROOM = 0.02  # of Maj minus Avg
 MAX_LENGTH_CORRELATION = 0.7
+MAX_POSITION_BIAS = 0.15  # a heuristic of ours
 NUM_RESAMPLES = 1000
 NUM_DEALS = 200
 
@@ -53,6 +56,7 @@ def measure(
     pool_diversity: float | None,
     same_template: float | None,
     length_correlation: Correlation,
+    position_bias: Measure | None,
     seed: int,
 ) -> list[Measure]:
     """Every measure, in the order shown."""
@@ -67,7 +71,7 @@ def measure(
     return [
         _per_token(
             "entropy_change", "Entropy change, teacher − student (nats a token)", change, tokens, seed,
-            note=f"A good sign below {MAX_ENTROPY_CHANGE:g}.",
+            note="Below 0 the context makes the model surer, and its student too: a warning, and no good sign.",
         ),
         _per_token(
             "divergence", "KL(student || teacher) (nats a token)", divergence, tokens, seed,
@@ -89,6 +93,8 @@ def measure(
             [1 - majority_answer(i.student_answers, skip_unparsable=True).share for i in items], seed,
             note=f"What voting could teach; 1 − vote share. Little to gain below {MIN_ROOM:g}.",
         ),
+        *_agreement_with_the_vote(items, seed),
+        *([position_bias] if position_bias else []),
         Measure(
             name="pool_diversity", label="Pool diversity (mean pairwise Jaccard distance)",
             value=pool_diversity, low=None, high=None,
@@ -105,6 +111,42 @@ def measure(
             note=f"Beyond ±{MAX_LENGTH_CORRELATION:g} the selection is mostly one by length.",
         ),
     ]  # fmt: skip
+
+
+def _agreement_with_the_vote(items: Sequence[PreflightItem], seed: int) -> list[Measure]:
+    """How often a sample gives what the student's other samples vote for. Needs two samples of a question."""
+    found = np.array([pair for pair in map(agreements, items) if pair is not None])
+    if not len(found):
+        return []
+    student, teacher = found.mean(axis=0)
+    return [
+        _mean(
+            "agreement_change", "Agreement with the student's vote, teacher − student (share of samples)",
+            (found[:, 1] - found[:, 0]).tolist(), seed,
+            note=f"A sample of the student agrees with the vote of its others in {student:.0%}, one of the teacher in "
+            f"{teacher:.0%}. Below 0 the context draws away from the vote.",
+            student=float(student), teacher=float(teacher),
+        )
+    ]  # fmt: skip
+
+
+def agreements(item: PreflightItem) -> tuple[float, float] | None:
+    """Share of the student's samples, and of the teacher's, that give what the other student samples vote for.
+
+    A sample of the student has no part in the vote it is compared with, and the teacher is compared with the same
+    votes. None where no vote can be read.
+    """
+    pairs: list[tuple[float, float]] = []
+    for left_out, own in enumerate(item.student_answers):
+        others = [answer for i, answer in enumerate(item.student_answers) if i != left_out]
+        vote = majority_answer(others, skip_unparsable=True).answer if others else None
+        if vote is not None:
+            agreeing = [answers_match(answer, vote) for answer in item.teacher_answers]
+            pairs.append((float(answers_match(own, vote)), sum(agreeing) / len(agreeing)))
+    if not pairs:
+        return None
+    students, teachers = zip(*pairs, strict=True)
+    return sum(students) / len(pairs), sum(teachers) / len(pairs)
 
 
 def _how_replies_end(items: Sequence[PreflightItem], seed: int) -> list[Measure]:
@@ -135,32 +177,44 @@ def _how_replies_end(items: Sequence[PreflightItem], seed: int) -> list[Measure]
 
 
 def weigh(measures: Sequence[Measure], *, thinks: bool) -> tuple[str, list[str]]:
-    """The verdict and its reasons: three signs decide, the others only warn."""
+    """The verdict and its reasons. Three signs speak against training, the others only warn."""
     by_name = {measure.name: measure for measure in measures}
-    change, divergence = _value(by_name["entropy_change"]), _value(by_name["divergence"])
-    surer = change < MAX_ENTROPY_CHANGE
-    differs = divergence >= MIN_DIVERGENCE
-    is_weak = _covers(by_name["entropy_change"], MAX_ENTROPY_CHANGE)
-    reasons = [
-        f"the context changes the model's entropy by {_signed(change)} nats a token"
-        + (", so it makes it surer" if surer else ", so it does not make it surer")
-        + f" (threshold {_signed(MAX_ENTROPY_CHANGE)}"
-        + (", which the interval includes: a weak sign)" if is_weak else ")"),
-        f"teacher and student differ by {divergence:.3f} nats a token"
-        + ("" if differs else f", under {MIN_DIVERGENCE:g}: there is little to learn"),
+    against = [
+        reason for reason in (_too_alike(by_name), _unreadable(by_name), _unfinished(by_name)) if reason
     ]
-    readable = by_name["readable_change"]
-    student, teacher = _by_role(readable)
-    is_worse = _value(readable) < 0 and not _covers(readable, 0.0)
-    unreadable = is_worse and teacher < MIN_READABLE * student
-    if is_worse:
-        reasons.append(
-            f"the teacher's answers are readable in {teacher:.0%}, the student's in {student:.0%}"
-            + (": it would teach a form that gives no answer" if unreadable else "")
-            + ". Look at what it reads (`neuron-opsd show`); were demonstrations cut (rollouts.max_new_tokens)?"
-        )
+    reasons = against or [NO_FORESIGHT]
     reasons += _warnings(by_name) + ([_on_thinking(by_name)] if thinks else [])
-    return (LIKELY if surer and differs and not unreadable else UNLIKELY), reasons
+    return (UNLIKELY if against else CANNOT_TELL), reasons
+
+
+def _too_alike(by_name: Mapping[str, Measure]) -> str | None:
+    divergence = _value(by_name["divergence"])
+    if divergence >= MIN_DIVERGENCE:
+        return None
+    return (
+        f"teacher and student differ by {divergence:.3f} nats a token, under {MIN_DIVERGENCE:g}: "
+        "there is little to learn"
+    )
+
+
+def _unreadable(by_name: Mapping[str, Measure]) -> str | None:
+    student, teacher = _by_role(by_name["readable_change"])
+    if not _is_below_0(by_name["readable_change"]) or teacher >= MIN_KEPT * student:
+        return None
+    return (
+        f"the teacher's answers are readable in {teacher:.0%}, the student's in {student:.0%}: it would teach a "
+        f"form that gives no answer. {LOOK}"
+    )
+
+
+def _unfinished(by_name: Mapping[str, Measure]) -> str | None:
+    student, teacher = _by_role(by_name["finished_change"])
+    if not _is_below_0(by_name["finished_change"]) or teacher >= MIN_KEPT * student:
+        return None
+    return (
+        f"with the context {teacher:.0%} of the replies finish, without it {student:.0%}: it would teach replies "
+        "without an end"
+    )
 
 
 def flips_by_chance(items: Sequence[PreflightItem], *, seed: int) -> Array:
@@ -177,16 +231,40 @@ def flips_by_chance(items: Sequence[PreflightItem], *, seed: int) -> Array:
 
 
 def _warnings(by_name: Mapping[str, Measure]) -> list[str]:
-    flipped, room, r = (by_name[name] for name in ("answers_flipped", "maj_minus_avg", "length_correlation"))
     warnings: list[str] = []
-    if not flipped.value:
-        warnings.append("but the context flips no majority answer")
-    ends = by_name["finished_change"]
-    if _value(ends) < 0 and not _covers(ends, 0.0):
+    change = _value(by_name["entropy_change"])
+    if change < SURER:
+        warnings.append(
+            f"but the context makes the model surer, by {_signed(change)} nats a token: its student can become "
+            "overconfident (arXiv 2604.16830). Look at the ECE after training"
+        )
+    readable, ends = by_name["readable_change"], by_name["finished_change"]
+    if _is_below_0(readable) and not _unreadable(by_name):
+        student, teacher = _by_role(readable)
+        warnings.append(
+            f"but the teacher's answers are readable in {teacher:.0%}, the student's in {student:.0%}. {LOOK}"
+        )
+    if _is_below_0(ends) and not _unfinished(by_name):
         student, teacher = _by_role(ends)
         warnings.append(f"but with the context {teacher:.0%} of the replies finish, without it {student:.0%}")
-    if _value(room) < MIN_ROOM:
+    if not by_name["answers_flipped"].value:
+        warnings.append("but the context flips no majority answer")
+    agreement = by_name.get("agreement_change")
+    if agreement and _is_below_0(agreement):
+        student, teacher = _by_role(agreement)
+        warnings.append(
+            f"but the teacher gives what the student's samples vote for in {teacher:.0%}, a sample of the student in "
+            f"{student:.0%}"
+        )
+    bias = by_name.get("position_bias")
+    if bias and bias.low is not None and bias.low > MAX_POSITION_BIAS:
+        warnings.append(
+            f"but the model answers by position ({bias.note.partition('. ')[0]}). The recipe order_average teaches the "
+            "mean over orders of the choices"
+        )
+    if _value(by_name["maj_minus_avg"]) < MIN_ROOM:
         warnings.append("but the model nearly always agrees with itself, so there is little for it to settle")
+    r = by_name["length_correlation"]
     if r.value is not None and abs(r.value) > MAX_LENGTH_CORRELATION:
         warnings.append(
             f"but s(x) follows completion length (r = {r.value:.2f}): consider selection.score="
@@ -259,8 +337,9 @@ def _by_role(measure: Measure) -> tuple[float, float]:
     return measure.student, measure.teacher
 
 
-def _covers(measure: Measure, point: float) -> bool:
-    return measure.low is not None and measure.high is not None and measure.low <= point <= measure.high
+def _is_below_0(measure: Measure) -> bool:
+    """Whether a difference is shown to be below 0. Without an interval its value counts."""
+    return _value(measure) < 0 and (measure.high is None or measure.high < 0)
 
 
 def _signed(value: float) -> str:

@@ -48,7 +48,8 @@ CODE_VERSIONS: dict[str, int] = {
     # 2: no reply that was cut while thinking, 3: own_majority by mean log-probability
     **dict.fromkeys(("contexts", "evaluation/contexts"), 3),
     GOLD_LABELS: 2,  # 2: answers are read as people write them
-    "preflight": 4,  # 2: readable answers count, 3: lengths and ends, 4: float32 logits
+    # 2: readable answers count, 3: lengths and ends, 4: float32 logits, 5: positions and votes, "cannot tell"
+    "preflight": 5,
     "training": 2,  # 2: float32 logits. Merged in float32
     # 2: private-use characters of a question stay in its prompt
     **dict.fromkeys((f"evaluation/{asked}{role}" for asked in ("", "general_") for role in ROLES), 2),
