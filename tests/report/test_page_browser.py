@@ -144,7 +144,7 @@ def test_what_a_screen_reader_finds(browser, plain_page):
 
 WIDEST = """
 const wide = [];
-for (const element of document.querySelectorAll("p, li, figcaption, summary")) {
+for (const element of document.querySelectorAll("p, li, figcaption, summary, td, th")) {
   if (element.closest("#found, .fields, nav")) continue;
   const range = document.createRange();
   const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);

@@ -69,7 +69,7 @@ def reliability_before_and_after(
     """Both models in one diagram, grey before and coloured after."""
     x, y = svg.x_axis(f"Confidence ({confidence})", 0, 1), svg.y_axis("Accuracy", 0, 1)
     both: list[tuple[Role, Filled]] = [(role, _filled(own)) for role, own in bins.items()]
-    title = f"Reliability on {where}"
+    title = f"Reliability on {where}, {confidence}"
     said = [f"{ROLES[role]} {_gap_in_words(filled)}" for role, filled in both]
     marks = [_bins(x, y, filled, role) for role, filled in both]
     drawn = svg.drawing(name, title, f"{'; '.join(said)}.", svg.axes(x, y), _diagonal(x, y), *marks)

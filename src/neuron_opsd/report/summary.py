@@ -130,9 +130,7 @@ def summary(inputs: ReportInputs, ended: Paragraph | None) -> list[Block]:
     ]
 
 
-KEY = (
-    "Grey: before training. Coloured: after. Lines: 95% intervals. The numbers at the right: the difference."
-)
+KEY = "Grey: before training. Coloured: after. Lines: 95% intervals. Numbers: the change."
 
 
 def _cautions(results: Results) -> list[Block]:
@@ -207,18 +205,23 @@ def conclusion(found: Sequence[tuple[str, MetricResult]]) -> str:
 
 
 def _diagrams(results: Results, count: int) -> list[Figure]:
-    """One reliability diagram for each of the first places, before and after in one drawing."""
-    made: list[Figure] = []
-    for index, (where, block) in enumerate(tables.domain_blocks(results)):
-        kinds = tables.confidences(block)
-        if kinds and len(made) < count:
-            one = kinds[0]
-            made.append(
-                figures.reliability_before_and_after(
-                    f"summary-reliability-{index}", one.reliability, where=where, confidence=one.label
-                )
-            )
-    return made
+    """Reliability before and after in one drawing: of every place, first of one kind of confidence, then of others."""
+    found = [
+        (index, where, one)
+        for index, (where, block) in enumerate(tables.domain_blocks(results))
+        for one in tables.confidences(block)
+    ]
+    kinds = list(dict.fromkeys(one.kind for *_, one in found))
+    found.sort(key=lambda entry: kinds.index(entry[2].kind))
+    return [
+        figures.reliability_before_and_after(
+            f"summary-reliability-{index}-{figures.identifier(one.kind)}",
+            one.reliability,
+            where=where,
+            confidence=one.label,
+        )
+        for index, where, one in found[:count]
+    ]
 
 
 def facts_table(results: Results) -> Table:
