@@ -31,7 +31,10 @@ def asked(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_flags_give_a_commented_file_that_a_run_takes(asked, monkeypatch, capsys) -> None:
-    options = ["neurons.batch_size=4", "--goal", "trial", "--memory", "4GB", "--yes"]
+    Path("key.jsonl").write_text(
+        "".join(json.dumps({"question_id": f"sums-{i}", "answer": "A"}) + "\n" for i in range(30))
+    )
+    options = ["neurons.batch_size=4", "--goal", "trial", "--answers", "key.jsonl", "--yes"]
     assert run([*asked, *options], monkeypatch) == 0
     said = capsys.readouterr().out
     for part in (
@@ -44,20 +47,28 @@ def test_flags_give_a_commented_file_that_a_run_takes(asked, monkeypatch, capsys
     text = Path("sums.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=neuron_opsd.schema.json\n")
     assert "# Optimiser steps, at most. (as in Neuron-OPSD)\n  num_steps: 20\n" in text
-    assert load_config("sums.yaml").neurons.batch_size == 4
+    config = load_config("sums.yaml")
+    assert (config.neurons.batch_size, config.evaluation.answers) == (4, ("key.jsonl",))
     jsonschema.validate(yaml.safe_load(text), json.loads(Path("neuron_opsd.schema.json").read_text()))
-    capsys.readouterr()
-    assert run(["run", "sums.yaml", "--dry-run"], monkeypatch) == 0
-    assert "=== work ===" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_batches_fit_the_memory_that_is_given(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_questions(tmp_path / "sums.jsonl", "sums", 30)
+    asked = ["--model", "embedded:smollm2-135m", "--questions", "sums.jsonl", "--goal", "trial", "--yes"]
+    assert run(["init", "sums.yaml", *asked, "--memory", "1.2GB"], monkeypatch) == 0
+    assert "Memory at the peak" in capsys.readouterr().out
+    assert load_config("sums.yaml").training.trainer["gradient_checkpointing"] is True
 
 
 def test_on_a_terminal_it_asks_for_what_no_flag_says(asked, monkeypatch, capsys) -> None:
-    Path("key.jsonl").write_text(
-        "".join(json.dumps({"question_id": f"sums-{i}", "answer": "A"}) + "\n" for i in range(30))
-    )
-    monkeypatch.setattr(sys, "stdin", Terminal("sums.jsonl\nkey.jsonl\ntrial\nfree\n"))
-    assert run(asked[:4], monkeypatch) == 0
-    assert load_config("sums.yaml").evaluation.answers == ("key.jsonl",)
+    monkeypatch.setattr(sys, "stdin", Terminal("sums.jsonl\n-\nfame\nfree\n"))
+    assert run(asked[:4], monkeypatch) == 2
+    said = capsys.readouterr()
+    for question in ("Questions: ", "Gold answers", "Goal [method]", "Memory that a run may take"):
+        assert question in said.out
+    assert "--goal is 'fame'" in said.err
 
 
 @pytest.mark.parametrize(

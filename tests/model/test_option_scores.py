@@ -5,6 +5,7 @@ from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model import option_scores
 from neuron_opsd.model.option_scores import _rows, log_probs_after, reply_log_probs
+from neuron_opsd.progress import listening
 
 
 def naive(model, prompt, reply) -> float:
@@ -19,6 +20,13 @@ def test_agrees_with_one_plain_pass_for_each_reply(tiny_model, batch_size: int) 
     found = reply_log_probs(tiny_model, prompts, replies, batch_size=batch_size)
     for prompt, own, values in zip(prompts, replies, found, strict=True):
         assert values == pytest.approx([naive(tiny_model, prompt, reply) for reply in own], abs=1e-4)
+
+
+def test_each_batch_is_told_as_it_begins(tiny_model) -> None:
+    told: list[str] = []
+    with listening(lambda _, doing: told.append(doing)):
+        reply_log_probs(tiny_model, [(5, 6), (7,), (8,)], [[(9, 10)], [(9, 11)], [(4,)]], batch_size=2)
+    assert told == ["reading 1 of 3", "reading 3 of 3"]
 
 
 def test_letters_share_one_row_of_their_prompt() -> None:

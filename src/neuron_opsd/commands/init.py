@@ -18,11 +18,11 @@ from neuron_opsd.commands.settings import schema_text
 from neuron_opsd.config import Config, describe_setting, load_config
 from neuron_opsd.early_checks.memory import describe_memory, fit_memory
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.memory.estimate import run_lengths
+from neuron_opsd.memory.estimate import is_small, run_lengths
 from neuron_opsd.memory.fit import parse_size
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.defaults import resolve
-from neuron_opsd.model.load import load_tokenizer
+from neuron_opsd.model.load import load_model_config, load_tokenizer
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.store.files import write_text
 
@@ -100,13 +100,17 @@ def write_settings(wishes: Wishes, file: Path) -> Iterator[str]:
     config = resolve(given)
     yield from check_questions(config, with_model=True)
     questions = load_questions(config.questions)
-    fitted = fit_memory(config, questions, wishes.memory)
+    is_counted = not is_small(
+        load_model_config(config.model)
+    )  # small ones fit anywhere, and counting takes longer
+    fitted = fit_memory(config, questions, wishes.memory) if is_counted else config
     fitting = [f"{name}={json.dumps(value)}" for name, value in _changed(config, fitted).items()]
     given = load_config(goal.recipe, values=values, overrides=[*wishes.overrides, *fitting])
     write_text(file.with_name(SCHEMA_FILE), schema_text())
     write_text(file, as_yaml(given, goal, file))
     yield f"\nwritten: {file}, and {file.with_name(SCHEMA_FILE)} for editors"
-    yield from describe_memory(fitted, questions)
+    if is_counted:
+        yield from describe_memory(fitted, questions)
     lengths = run_lengths(fitted, questions, ChatEncoder.of(fitted.model, load_tokenizer(fitted.model)))
     yield from describe_seconds(estimate_seconds(fitted, questions, lengths))
     yield f"next: neuron-opsd run {file} --output runs/{file.stem}     (--dry-run shows prompts and settings)"

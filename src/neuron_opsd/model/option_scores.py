@@ -8,6 +8,7 @@ the prompts have just been read for sampling, the replies alone are (`log_probs_
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +19,10 @@ from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.unembedding import backbone, logits_from_hidden
+from neuron_opsd.progress import tell
 
 Ids = tuple[int, ...]
+Item = TypeVar("Item")
 Row = tuple[int, Ids]  # a prompt's place, and one of its replies
 CACHE_TOKENS = 8192  # of prompts that are copied for their replies at once
 
@@ -53,7 +56,7 @@ def reply_log_probs(
         NotFiniteError: logits are NaN or infinite.
     """
     rows = sorted(_rows(replies), key=lambda row: -len(prompts[row[0]]) - len(row[1]))
-    batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    batches = _batches(rows, batch_size)
     scored = (pair for batch in batches for pair in zip(batch, _score(model, prompts, batch), strict=True))
     return _collect(model, prompts, replies, scored)
 
@@ -69,7 +72,7 @@ def log_probs_after(
     """
     rows = sorted(_rows(replies), key=lambda row: -len(row[1]))
     size = max(CACHE_TOKENS // read.mask.shape[1], 1)
-    batches = (rows[start : start + size] for start in range(0, len(rows), size))
+    batches = _batches(rows, size)
     scored = (pair for batch in batches for pair in zip(batch, _score_after(model, read, batch), strict=True))
     return _collect(model, read.prompts, replies, scored)
 
@@ -84,14 +87,20 @@ def first_token_logits(
         NotFiniteError: logits are NaN or infinite.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for batch in _batches(order, batch_size):
         # A token after the prompt is there to be predicted. Which one it is changes nothing.
         padded = pad_right([prompts[i] for i in batch], [(0,)] * len(batch), device=model.device)
         logits = logits_from_hidden(model, predicting_states(model, model, *padded)).cpu()
         if not all_finite(logits.logsumexp(dim=-1).tolist()):
             raise not_finite(model, [prompts[i] for i in batch], what="The logits of the first tokens")
         yield from zip(batch, logits, strict=True)
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Items that are read together, each batch told as it begins."""
+    for start in range(0, len(items), size):
+        tell(doing=f"reading {start + 1} of {len(items)}")
+        yield items[start : start + size]
 
 
 def _rows(replies: Sequence[Sequence[Ids]]) -> list[Row]:
