@@ -51,7 +51,7 @@ def check_family(config: PretrainedConfig) -> None:
     if config.model_type not in FAMILIES:
         raise ModelError(
             f"A model of the family {config.model_type} cannot be written as GGUF here. Families that can: "
-            f"{', '.join(FAMILIES)}. {OTHERWISE}"
+            f"{', '.join(sorted(FAMILIES))}. {OTHERWISE}"
         )
     rope = (config.rope_parameters or {}).get("rope_type", "default")
     refused = {

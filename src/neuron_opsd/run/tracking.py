@@ -87,10 +87,9 @@ class Tracking:
                     reasons = "; ".join(summary["reasons"])
                     self._started().say("preflight_verdict", f"{summary['verdict']}, because {reasons}")
                 self._note(name, manifest["fingerprint"])
+        # A resumed training makes the rows since its checkpoint again.
         for row in read_json_lines(self.folder.path / "training" / "metrics.jsonl"):
-            if (
-                row["step"] > self.sent["step"]
-            ):  # a resumed training makes the rows since its checkpoint again
+            if row["step"] > self.sent["step"]:
                 self._started().log(_numbers(row, "training"), step=row["step"])
                 self.sent["step"] = row["step"]
                 self._save()
