@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from end_to_end.fork_run import WholeRun
+from engines.vllm_environment import ENVIRONMENT, NEEDS_VLLM, PYTHON
 from neuron_opsd.cli import app
 from neuron_opsd.commands.ask import answers_of, ask, describe_answers, make_reply, settings_for, shown_reply
 from neuron_opsd.commands.chat import Chat
+from neuron_opsd.commands.serve import server_command
 from neuron_opsd.commands.speakers import Speakers
 from neuron_opsd.errors import ConfigError, DataError, NeuronOpsdError, RunFolderError
 from neuron_opsd.records import OptionScores, Question
@@ -37,6 +40,15 @@ def changed_run(whole_run: WholeRun, folder: Path, **sections: dict[str, object]
         tree[section] |= values
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
     return folder
+
+
+def publish_adapter_alone(whole_run: WholeRun, run: Path) -> None:
+    """As training.save=adapter does."""
+    shutil.rmtree(run / "model")
+    shutil.copytree(whole_run.folder / "model" / "adapter", run / "model")
+    stage = RunFolder(run).stage("training")
+    stage.begin({"seed": 0})
+    stage.finish({})
 
 
 def said(*arguments: str, given: str | None = None) -> Result:
@@ -159,15 +171,11 @@ def test_serve_prints_the_command_of_each_server(whole_run: WholeRun, tmp_path: 
 
 def test_an_adapter_alone_is_served_by_vllm_on_its_base(whole_run: WholeRun, tmp_path: Path) -> None:
     run = changed_run(whole_run, tmp_path)
-    shutil.rmtree(run / "model")
-    shutil.copytree(whole_run.folder / "model" / "adapter", run / "model")
-    stage = RunFolder(run).stage("training")
-    stage.begin({"seed": 0})
-    stage.finish({})
+    publish_adapter_alone(whole_run, run)
     command = shlex.split(said("serve", str(run), "--print", "--server", "vllm").stdout)
     assert command[2] == yaml.safe_load((run / "config.yaml").read_text())["model"]["name"]
     assert command[command.index("--lora-modules") + 1] == f"{run.name}={(run / 'model').resolve()}"
-    assert command[command.index("--max-lora-rank") + 1] == "4"
+    assert command[command.index("--max-lora-rank") + 1] == "8"  # vLLM allows no 4
     assert "training.save=merged" in refusal("serve", str(run), "--print", "--server", "transformers")
 
 
@@ -235,3 +243,25 @@ def test_transformers_server_takes_these_options() -> None:
 
     known = set(inspect.signature(Serve.__init__).parameters)
     assert {"force_model", "host", "port", "chat_template_kwargs", "trust_remote_code"} <= known
+
+
+PARSE = """
+import sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])
+"""
+
+
+class TestVLLM:
+    pytestmark = NEEDS_VLLM
+
+    def test_vllm_server_takes_these_options(self, whole_run: WholeRun, tmp_path: Path) -> None:
+        arguments = {"enable_thinking": False}
+        run = changed_run(whole_run, tmp_path, model={"template_args": arguments, "trust_remote_code": True})
+        for _ in range(2):
+            command = server_command(RunFolder.open(run), server="vllm")
+            parsed = [PYTHON, "-c", PARSE, *command[2:]]
+            done = subprocess.run(parsed, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+            publish_adapter_alone(whole_run, run)

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from neuron_opsd.config import Config
+from neuron_opsd.engines.student_folders import vllm_rank
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.model.locate import ADAPTER_CONFIG, is_adapter_folder
+from neuron_opsd.model.locate import ADAPTER_CONFIG, is_adapter_folder, resolve_model
 from neuron_opsd.store.files import read_json
 from neuron_opsd.store.run_folder import RunFolder
 
@@ -42,8 +43,9 @@ def _vllm(model: Path, config: Config) -> list[str]:
     command, name = ["vllm", "serve", str(model)], model.parent.name
     if is_adapter_folder(str(model)):
         rank = (read_json(model / ADAPTER_CONFIG) or {}).get("r", config.training.lora.rank)
-        command = ["vllm", "serve", config.model.name, "--tokenizer", str(model)]
-        command += ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{name}={model}"]
+        command = ["vllm", "serve", resolve_model(config.model.name), "--tokenizer", str(model)]
+        command += ["--enable-lora", "--max-lora-rank", str(vllm_rank(rank))]
+        command += ["--lora-modules", f"{name}={model}"]
     else:
         command += ["--served-model-name", name]
     if config.model.template_args:

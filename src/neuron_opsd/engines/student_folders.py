@@ -34,3 +34,8 @@ class StudentFolders:
         student.save_pretrained(str(folder))
         shutil.rmtree(before, ignore_errors=True)
         return folder
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest rank that vLLM can be told as the largest one, and that an adapter of this rank fits."""
+    return next((allowed for allowed in (8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)

@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from neuron_opsd.config import EngineSettings, ModelSettings
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_finite, check_room
-from neuron_opsd.engines.student_folders import StudentFolders
+from neuron_opsd.engines.student_folders import StudentFolders, vllm_rank
 from neuron_opsd.errors import EngineError
 from neuron_opsd.model.device import dtype_of, name_of
 from neuron_opsd.model.load import CausalLM, resolve_model
@@ -75,7 +75,7 @@ class VLLMEngine:
         if adapter is not None:
             self.adapter = self.vllm.lora.request.LoRARequest("published", 1, str(adapter))
         if adapter is not None or isinstance(student, PeftModel):
-            options |= {"enable_lora": True, "max_lora_rank": _rank(lora_rank)}
+            options |= {"enable_lora": True, "max_lora_rank": vllm_rank(lora_rank)}
         self.llm = self._start(options)
 
     def _start(self, options: dict[str, Any]) -> Any:
@@ -185,11 +185,6 @@ def _completion(output: Any) -> Completion:
     ids = tuple(output.token_ids)
     log_probs = tuple(float(row[token].logprob) for row, token in zip(output.logprobs, ids, strict=True))
     return Completion(token_ids=ids, log_probs=log_probs, finish_reason=str(output.finish_reason))
-
-
-def _rank(rank: int) -> int:
-    """VLLM allows certain largest ranks."""
-    return next((allowed for allowed in (8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)
 
 
 def _import_vllm() -> Any:
