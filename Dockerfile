@@ -10,7 +10,8 @@ ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=""
 ARG VENV=/opt/venv
 
-# CUDA's images have no Python.
+# CUDA's images have no Python. Its version is the image's own.
+# hadolint ignore=DL3008
 RUN command -v python3 || { apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*; }
