@@ -4,7 +4,7 @@ import torch
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model import option_scores
-from neuron_opsd.model.option_scores import _rows, log_probs_after, reply_log_probs
+from neuron_opsd.model.option_scores import _rows, first_token_logits, log_probs_after, reply_log_probs
 from neuron_opsd.progress import listening
 
 
@@ -61,3 +61,32 @@ def test_replies_to_prompts_that_sampling_reads_score_the_same(
     expected = reply_log_probs(tiny_model, prompts, replies, batch_size=4)
     for prompt, values in zip(prompts, expected, strict=True):
         assert found[prompt] == pytest.approx(values, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_shared", [0, 7, 8, 20])
+def test_what_prompts_begin_with_is_read_once(
+    tiny_model, num_shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tuple(range(3, 3 + num_shared))
+    prompts = [(*shared, *rest) for rest in ((40, 41), (40,), (50, 51, 52), (60,), (40,))]
+    widths = []
+    handle = tiny_model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    found = dict(first_token_logits(tiny_model, prompts, batch_size=4))
+    handle.remove()
+    for place, prompt in enumerate(prompts):
+        expected = tiny_model(torch.tensor([prompt])).logits[0, -1]
+        torch.testing.assert_close(found[place], expected, atol=1e-4, rtol=1e-4)
+    if num_shared >= 8:
+        assert widths[:2] == [(1, num_shared), (4, 3)]
+    else:
+        assert len(widths) == 2
+
+
+def test_equal_prompts_have_equal_logits(tiny_model) -> None:
+    found = dict(first_token_logits(tiny_model, [tuple(range(3, 20))] * 2, batch_size=4))
+    torch.testing.assert_close(
+        found[0], tiny_model(torch.tensor([range(3, 20)])).logits[0, -1], atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(found[0], found[1])

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.shared_prompt import states_after
 from neuron_opsd.model.unembedding import backbone, logits_from_hidden
 from neuron_opsd.progress import tell
 
@@ -88,9 +89,8 @@ def first_token_logits(
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for batch in _batches(order, batch_size):
-        # A token after the prompt is there to be predicted. Which one it is changes nothing.
-        padded = pad_right([prompts[i] for i in batch], [(0,)] * len(batch), device=model.device)
-        logits = logits_from_hidden(model, predicting_states(model, model, *padded)).cpu()
+        states = torch.stack([*states_after(model, [prompts[i] for i in batch])])
+        logits = logits_from_hidden(model, states).cpu()
         if not all_finite(logits.logsumexp(dim=-1).tolist()):
             raise not_finite(model, [prompts[i] for i in batch], what="The logits of the first tokens")
         yield from zip(batch, logits, strict=True)

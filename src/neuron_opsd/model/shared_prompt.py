@@ -5,7 +5,7 @@ share it. It is prefilled once. The completions then read its keys and values, w
 without a copy that would outlive a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.unembedding import backbone
 
 Ids = Sequence[int]
+MIN_SHARED = 8  # tokens: reading fewer once gains nothing
 
 
 @torch.no_grad()
@@ -48,6 +49,29 @@ def scoring_states(
                 zip(rows, states, strict=True) if states else _read_apart(model, prompts, completions, rows)
             )
     return torch.cat([found[row] for row in range(len(prompts))])
+
+
+@torch.no_grad()
+def states_after(model: CausalLM, prompts: Sequence[Ids]) -> Iterator[Float[Tensor, "hidden"]]:
+    """The last state of each prompt. What all of them begin with (a system turn, instructions) is read once."""
+    width = min(_common_prefix(prompts), min(map(len, prompts)) - 1)
+    # The token after the end is there to be predicted. Which one it is changes nothing.
+    rests: list[Ids] = [[*prompt[width:], 0] for prompt in prompts]
+    cache, last = (
+        _prefill(model, prompts[0][:width]) if len(prompts) > 1 and width >= MIN_SHARED else (None, None)
+    )
+    if cache is None or last is None:
+        batch = pad_right(prompts, [(0,)] * len(prompts), device=model.device)
+        yield from predicting_states(model, model, *batch)
+    else:
+        for states in _after_prompt(model, cache, last, rests):
+            yield states[-1]
+
+
+def _common_prefix(prompts: Sequence[Ids]) -> int:
+    """Tokens with which all prompts begin. Whatever lies between the smallest and the largest begins alike."""
+    first, last = (tuple(prompt) for prompt in (min(prompts, key=tuple), max(prompts, key=tuple)))
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
 
 
 def _read_apart(
