@@ -10,7 +10,7 @@ import pytest
 from made_up_results import domain_result, general_result, metric, results
 from made_up_run import made_up_run
 
-from neuron_opsd.report import figures, model_card, story, tables, write_report
+from neuron_opsd.report import calibration_tables, figures, model_card, story, tables, write_report
 from neuron_opsd.report.compared import Comparison
 from neuron_opsd.report.comparison import comparison_section, pooled
 from neuron_opsd.report.content import sections
@@ -162,7 +162,7 @@ def test_a_row_has_one_number_of_decimals_and_rounding_is_no_number():
 
 
 def test_parts_of_the_brier_score_add_up(inputs):
-    rows = tables.brier_table(inputs.results).rows
+    rows = calibration_tables.brier_table(inputs.results).rows
     assert [row[:3] for row in rows][:2] == [
         ["physics (trained)", "vote share", word] for word in ("before", "after")
     ]

@@ -7,11 +7,11 @@ is over questions, and does not cover what another seed would change (the spread
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from neuron_opsd.comparison.cells import FAILED, FINISHED
+from neuron_opsd.comparison.figure import BEYOND, Figure, Metric, Row, beyond_row, mean_of, spread_of
 from neuron_opsd.comparison.gather import Array, Gathered, Key, Settings
 from neuron_opsd.comparison.plan import BASE, BASE_VOTES, Plan, label_of
 from neuron_opsd.config import USES_GOLD
@@ -19,64 +19,11 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.report.compared import ComparedCell, ComparedMetric, Comparison, Method, MethodMean, Place
 from neuron_opsd.report.comparison import pooled
-from neuron_opsd.results import Estimate, majority_label, of_samples
-from neuron_opsd.statistics import LEVEL, bootstrap_draws, bootstrap_interval, bootstrap_p_value, holm
+from neuron_opsd.results import majority_label, of_samples
+from neuron_opsd.statistics import LEVEL, bootstrap_draws, bootstrap_p_value, holm
 
 PLACES: tuple[Place, ...] = ("in", "cross")
 SIGNIFICANT = 1 - LEVEL
-BEYOND = "beyond_majority"  # a method's Avg minus the base model's Maj
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A figure that the table shows."""
-
-    name: str
-    label: str
-    is_better_high: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A value and its bootstrap draws."""
-
-    value: float
-    draws: Array
-    num_questions: int
-    seeds: tuple[float, ...] = ()
-
-    def minus(self, other: "Figure") -> "Figure":
-        """The paired difference."""
-        fewest = min(self.num_questions, other.num_questions)
-        pairs = zip(self.seeds, other.seeds, strict=True) if len(self.seeds) == len(other.seeds) else ()
-        seeds = tuple(own - theirs for own, theirs in pairs)
-        return Figure(self.value - other.value, self.draws - other.draws, fewest, seeds)
-
-    def estimate(self) -> Estimate:
-        """Value and interval. No interval for too few questions."""
-        interval = bootstrap_interval(self.value, self.draws)
-        if self.num_questions < MIN_QUESTIONS or not np.isfinite(interval.low):
-            return Estimate(self.value, None, None)
-        return Estimate(self.value, interval.low, interval.high)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One method at one place in one metric, its difference from base, and its marks.
-
-    The p values are None where there are too few questions, and of what is no candidate. A figure that is a difference
-    already has no `difference`.
-    """
-
-    method: str
-    place: Place
-    metric: str
-    found: Estimate
-    seeds_sd: float | None  # standard deviation over the seeds
-    difference: Estimate | None
-    p: float | None
-    p_holm: float | None
-    marks: tuple[str, ...]
 
 
 def _metrics(found: Gathered, settings: Settings) -> tuple[Metric, ...]:
@@ -95,33 +42,6 @@ def _metrics(found: Gathered, settings: Settings) -> tuple[Metric, ...]:
         Metric(BEYOND, f"Avg minus base Maj@{voted}", True),
         Metric("ece", f"ECE-{settings.num_bins}", False),
     )
-
-
-def _beyond_row(method: str, place: Place, mean: Figure) -> Row:
-    """A figure that is a difference already. Its mark says on which side of 0 its interval lies."""
-    found = mean.estimate()
-    marks = []
-    if found.low is not None and found.high is not None and not found.low <= 0 <= found.high:
-        marks = ["beyond the base's majority" if found.low > 0 else "below the base's majority"]
-    return Row(
-        method=method, place=place, metric=BEYOND, found=found, seeds_sd=_spread(mean), difference=None,
-        p=None, p_holm=None, marks=tuple(marks),
-    )  # fmt: skip
-
-
-def _spread(mean: Figure) -> float | None:
-    """Standard deviation over the seeds."""
-    return float(np.std(mean.seeds, ddof=1)) if len(mean.seeds) > 1 else None
-
-
-def _mean(own: Sequence[Figure]) -> Figure | None:
-    """Over domains, each counted once."""
-    if not own:
-        return None
-    draws = np.mean([figure.draws for figure in own], axis=0)
-    num_seeds = min(len(figure.seeds) for figure in own)
-    seeds = tuple(float(np.mean([figure.seeds[i] for figure in own])) for i in range(num_seeds))
-    return Figure(float(np.mean([f.value for f in own])), draws, min(f.num_questions for f in own), seeds)
 
 
 class Table:
@@ -196,7 +116,7 @@ class Table:
     def mean(self, method: str, place: str, metric: str) -> Figure | None:
         """Over domains, each pair counted once. None where nothing is finished, or one of them is not shown."""
         own = [self.figures.get((method, s, t, metric)) for s, t in self.places_of(method, place)]
-        return None if None in own else _mean([figure for figure in own if figure])
+        return None if None in own else mean_of([figure for figure in own if figure])
 
     def difference(self, method: str, other: str, place: str, metric: str) -> Figure | None:
         """Method minus other on the same test domains, seeds and questions, trained on the same source."""
@@ -210,7 +130,7 @@ class Table:
                 return None
             if common:
                 changes.append(self._figure(own, metric, common).minus(self._figure(theirs, metric, common)))
-        return _mean(changes)
+        return mean_of(changes)
 
     def rows(self) -> list[Row]:
         """A row for each method, place and metric, with its difference from base, and its marks."""
@@ -221,7 +141,7 @@ class Table:
     def _rows_of(self, place: Place, metric: Metric) -> list[Row]:
         means = {method: self.mean(method, place, metric.name) for method in self.methods}
         if metric.name == BEYOND:
-            return [_beyond_row(method, place, mean) for method, mean in means.items() if mean is not None]
+            return [beyond_row(method, place, mean) for method, mean in means.items() if mean is not None]
         changes = {
             method: self.difference(method, BASE, place, metric.name)
             for method in self.methods
@@ -251,7 +171,7 @@ class Table:
                     place=place,
                     metric=metric.name,
                     found=mean.estimate(),
-                    seeds_sd=_spread(mean),
+                    seeds_sd=spread_of(mean),
                     difference=told[method].estimate() if method in told else None,
                     p=p,
                     p_holm=p_holm,

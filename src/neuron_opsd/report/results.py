@@ -1,6 +1,6 @@
 """Sections on what evaluation measured: results and calibration."""
 
-from neuron_opsd.report import figures, scatter, story, tables
+from neuron_opsd.report import calibration_tables, figures, scatter, story, tables
 from neuron_opsd.report.blocks import Block, Figure, Figures, Paragraph, Table
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.parts import folded, missing, present
@@ -77,7 +77,7 @@ def calibration_section(inputs: ReportInputs) -> list[Block]:
     rules: dict[str, str] = {}
     blocks: list[Block] = []
     for index, (where, block) in enumerate(tables.domain_blocks(results)):
-        for one in tables.confidences(block):
+        for one in calibration_tables.confidences(block):
             rules.setdefault(one.label, one.rule)
             caption = f"More about calibration: {where}, {one.label}"
             if one.ece.caution:
@@ -92,10 +92,10 @@ def calibration_section(inputs: ReportInputs) -> list[Block]:
     return [
         *story.calibration_in_words(rules),
         *present(
-            tables.calibration_table(results),
-            tables.temperature_table(results),
-            tables.risk_coverage_table(results),
-            tables.brier_table(results),
+            calibration_tables.calibration_table(results),
+            calibration_tables.temperature_table(results),
+            calibration_tables.risk_coverage_table(results),
+            calibration_tables.brier_table(results),
         ),
         Figures(drawn),
         *blocks,
@@ -108,7 +108,7 @@ def _why_no_calibration(results: Results) -> str:
     return "There are no gold answers, and calibration cannot be measured without any."
 
 
-def _diagrams(name: str, one: tables.Confidence, where: str) -> list[Figure]:
+def _diagrams(name: str, one: calibration_tables.Confidence, where: str) -> list[Figure]:
     return [
         figures.reliability(
             f"{name}-{figures.identifier(one.kind)}-{role}",
@@ -127,7 +127,7 @@ def _accuracy_against_ece(results: Results, label: str) -> Figure:
     found = [
         (where, one.accuracy, one.ece)
         for where, block in tables.domain_blocks(results)
-        for one in tables.confidences(block)
+        for one in calibration_tables.confidences(block)
         if one.label == label
     ]
     return scatter.before_and_after(f"accuracy-{figures.identifier(label)}", found)

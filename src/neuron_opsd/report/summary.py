@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from neuron_opsd.report import figures, tables
+from neuron_opsd.report import calibration_tables, figures, tables
 from neuron_opsd.report.blocks import Block, Figure, Figures, Paragraph, Prose, Table
 from neuron_opsd.report.examples import changed_questions
 from neuron_opsd.report.forest import Row, forest
@@ -209,7 +209,7 @@ def _diagrams(results: Results, count: int) -> list[Figure]:
     found = [
         (index, where, one)
         for index, (where, block) in enumerate(tables.domain_blocks(results))
-        for one in tables.confidences(block)
+        for one in calibration_tables.confidences(block)
     ]
     kinds = list(dict.fromkeys(one.kind for *_, one in found))
     found.sort(key=lambda entry: kinds.index(entry[2].kind))
