@@ -160,6 +160,16 @@ class OptionScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TruthScore:
+    """How likely one model calls its own majority answer to a test question right (`evaluation/truth.py`)."""
+
+    question_id: str
+    answer: str  # the one that it was asked about
+    probability: float  # of yes, as a share of yes and no
+    yes_no_mass: float  # what yes and no had together before that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseDivergence:
     """KL(trained || base) on the base model's completion of one general question, summed over its tokens (nats)."""
 

@@ -73,6 +73,7 @@ NO_RECORD = {
     "evaluation.general_answers": "the same",
     "evaluation.context": "which stages there are, not what is in them",
     "evaluation.option_probability": "which stages there are",
+    "evaluation.p_true": "which stages there are",
     "evaluation.max_general": "there are no general questions here",
     "evaluation.pass_k": "results.json is always written anew",
     "evaluation.num_bins": "results.json is always written anew",

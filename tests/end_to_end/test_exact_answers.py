@@ -11,7 +11,7 @@ from end_to_end.test_pipeline import run
 from neuron_opsd.commands.status import OUTDATED, run_status
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.config.graph import ROLES
-from neuron_opsd.records import ExactRollout
+from neuron_opsd.records import ExactRollout, TruthScore
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.run import inputs
 from neuron_opsd.store.run_folder import RunFolder
@@ -91,7 +91,14 @@ def test_the_second_model_may_read_a_context(
 def test_the_second_model_may_average_the_cyclic_orders(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = ["run", "base_order_average", *command[2:], "--output", str(tmp_path / "run")]
+    line = [
+        "run",
+        "base_order_average",
+        *command[2:],
+        "evaluation.p_true=true",
+        "--output",
+        str(tmp_path / "run"),
+    ]
     assert run(line, monkeypatch) == 0
     folder = RunFolder.open(tmp_path / "run")
     groups = group_by_question(folder.stage("evaluation/trained").read(ExactRollout))
@@ -106,6 +113,12 @@ def test_the_second_model_may_average_the_cyclic_orders(
         mean = sum(answer.answer_probabilities[1] for answer in group) / 4  # the key says B
         assert found[question_id]["trained_correct_fraction"] == pytest.approx(mean, abs=1e-6)
     (state,) = (stage for stage in run_status(folder).stages if stage.stage == "evaluation/trained")
+    told = folder.stage("evaluation/trained_truth").read(TruthScore)
+    assert {one.question_id: one.answer for one in told} == {
+        name: row["trained_answer"] for name, row in found.items() if row["trained_answer"] is not None
+    }
+    assert "p_true" in results_of(folder.path)["in"]["confidence_kinds"]
+    assert "P(True)" in (folder.path / "report.md").read_text()
     depends_on = [folder.stage(f"evaluation/{role}").manifest()["inputs"]["evaluation"] for role in ROLES]
     assert [made_from.get("order_average") for made_from in depends_on] == [None, True]
     assert state.num_records == state.num_needed == 4 * len(found)

@@ -60,6 +60,7 @@ def count_records(
     }
     samples, general_samples = config.evaluation.num_samples, config.evaluation.for_general().num_samples
     for role in ROLES:
+        counts[f"evaluation/{role}_truth"] = len(test) if config.evaluation.p_true else 0
         averages_orders = config.evaluation.order_average and role == "trained"
         for name, asked, num in (("", test, samples), ("general_", general, general_samples)):
             counts |= _count_samples(config, f"evaluation/{name}{role}", asked, num)

@@ -18,11 +18,13 @@ STAGES_BEFORE: dict[str, tuple[str, ...]] = {
     "training": (*TRAINED_FROM, GOLD_LABELS),
     "evaluation/base": ("questions",),
     "evaluation/base_options": ("questions", "evaluation/base"),
+    "evaluation/base_truth": ("questions", "evaluation/base"),
     "evaluation/general_base": ("questions",),
     "evaluation/general_base_options": ("questions", "evaluation/general_base"),
     "evaluation/contexts": ("questions", "rollouts", "neurons", "demonstrations", "evaluation/base"),
     "evaluation/trained": (*TRAINED_FROM, "training", "evaluation/contexts"),
     "evaluation/trained_options": (*TRAINED_FROM, "training", "evaluation/trained"),
+    "evaluation/trained_truth": (*TRAINED_FROM, "training", "evaluation/trained"),
     "evaluation/general_trained": (*TRAINED_FROM, "training"),
     "evaluation/general_trained_options": (*TRAINED_FROM, "training", "evaluation/general_trained"),
     "evaluation/general_kl": (

@@ -341,6 +341,11 @@ class EvaluationSettings(Section):
         default=True,
         description="Also measure confidence as the probability of each choice, for multiple-choice questions. [ours]",
     )
+    p_true: bool = Field(
+        default=False,
+        description="Also measure confidence as P(True): each model is asked whether its own majority answer is "
+        "right, one pass a test question. [2207.05221]",
+    )
     num_bins: Count = Field(default=15, description="Equal-width bins of the ECE. [N]")
     num_bootstrap: Count = Field(default=2000, description="Resamples of the intervals. [ours]")
     batch_size: Count = Field(default=32, description="Completions decoded together.")

@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from neuron_opsd.evaluation.kinds import (
 from neuron_opsd.evaluation.temperatures import AT_USE, MATCHED, matching_temperature, mean_entropy
 from neuron_opsd.evaluation.votes import Votes, count_votes
 from neuron_opsd.evaluation.wording import verdict_of, verdict_sentences
-from neuron_opsd.records import OptionScores, Question, Rollout
+from neuron_opsd.records import OptionScores, Question, Rollout, TruthScore
 from neuron_opsd.results import (
     Both,
     DomainResult,
@@ -43,6 +43,8 @@ from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.statistics import LEVEL, Draws, bootstrap_draws
 
 Options = tuple[Sequence[OptionScores], Sequence[OptionScores]]  # of base and trained model
+Truth = tuple[Sequence[TruthScore], Sequence[TruthScore]]
+Score = TypeVar("Score", OptionScores, TruthScore)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ def compare(
     train_domain: str,
     seed: int,
     options: Options = ((), ()),
+    truth: Truth = ((), ()),
     pool_questions: tuple[PoolQuestion, ...] = (),
     general: GeneralResult | None = None,
 ) -> Results:
@@ -79,10 +82,11 @@ def compare(
         train_domain: The domain trained on. All others are cross-domain.
         seed: Of the bootstrap, the permutations and the simulations.
         options: The choices' probabilities under base and trained model, where they were scored.
+        truth: How likely base and trained model call their own answers right, where they were asked.
         pool_questions: Of `score_pool`, to stand beside.
         general: Of `compare_general`, to stand beside.
     """
-    found = compare_domains(questions, base, trained, key, settings, seed=seed, options=options)
+    found = compare_domains(questions, base, trained, key, settings, seed=seed, options=options, truth=truth)
     others = {domain: block for domain, block in found.results.items() if domain != train_domain}
     in_domain = found.results.get(train_domain)
     cross = Domains(domains=others, mean=mean_of(others, found.draws))
@@ -117,12 +121,14 @@ def compare_domains(
     *,
     seed: int,
     options: Options,
+    truth: Truth = ((), ()),
 ) -> Compared:
     """Both models on each domain of the questions, see `compare`."""
     before, after = group_by_question(base), group_by_question(trained)
     _check_known(before, questions, "base rollouts")
     _check_known(after, questions, "trained rollouts")
     options_before, options_after = _scored_by_both(options)
+    truth_before, truth_after = _scored_by_both(truth)
     results: dict[str, DomainResult] = {}
     draws: dict[str, Draws] = {}
     rows: list[QuestionResult] = []
@@ -137,10 +143,14 @@ def compare_domains(
                     groups,
                     key,
                     scores,
+                    own_truth,
                     pass_k=settings.k_of_pass,
                     num_complete=settings.num_complete if settings.stop_votes else None,
                 )
-                for groups, scores in ((before, options_before), (after, options_after))
+                for groups, scores, own_truth in (
+                    (before, options_before, truth_before),
+                    (after, options_after, truth_after),
+                )
             )
         )
         results[domain], draws[domain] = _measure(votes, settings, seed=[seed, _hash(domain)])
@@ -316,15 +326,11 @@ def _by_domain(questions: Sequence[Question]) -> dict[str, list[Question]]:
     return dict(sorted(groups.items()))
 
 
-def _by_id(options: Sequence[OptionScores]) -> dict[str, OptionScores]:
-    return {score.question_id: score for score in options}
-
-
 def _scored_by_both(
-    options: tuple[Sequence[OptionScores], Sequence[OptionScores]],
-) -> tuple[dict[str, OptionScores], dict[str, OptionScores]]:
+    scores: tuple[Sequence[Score], Sequence[Score]],
+) -> tuple[dict[str, Score], dict[str, Score]]:
     """What only one model scored is left out, so that both are compared on the same questions."""
-    base, trained = _by_id(options[0]), _by_id(options[1])
+    base, trained = ({score.question_id: score for score in own} for own in scores)
     both = base.keys() & trained.keys()
     return {key: base[key] for key in sorted(both)}, {key: trained[key] for key in sorted(both)}
 

@@ -13,7 +13,7 @@ from neuron_opsd.evaluation.benchmark import compare
 from neuron_opsd.evaluation.general import GeneralSamples, compare_general
 from neuron_opsd.evaluation.pool import score_pool
 from neuron_opsd.evaluation.teacher_gap import measure_gap
-from neuron_opsd.records import GoldLabel, OptionScores, PreflightItem, Question, Rollout
+from neuron_opsd.records import GoldLabel, OptionScores, PreflightItem, Question, Rollout, TruthScore
 from neuron_opsd.results import Results, TeacherGap
 
 
@@ -27,6 +27,7 @@ def evaluate(
     train_domain: str,
     seed: int,
     options: tuple[Sequence[OptionScores], Sequence[OptionScores]] = ((), ()),
+    truth: tuple[Sequence[TruthScore], Sequence[TruthScore]] = ((), ()),
     general: GeneralSamples | None = None,
     pool: Sequence[Question] = (),
     pool_rollouts: Sequence[Rollout] = (),
@@ -50,6 +51,7 @@ def evaluate(
         train_domain=train_domain,
         seed=seed,
         options=options,
+        truth=truth,
         pool_questions=score_pool(pool, pool_rollouts, key),
         general=general_result,
     )

@@ -21,8 +21,8 @@ UNPARSABLE = "unparsable"  # its name in the answer distribution
 ADAPTIVE_BINS = 10
 MIN_QUESTIONS = 10  # below this a bootstrap interval means nothing: none is given, and no verdict
 LABEL_FREE = (
-    "vote_share", "option_confidence", "option_mass", "answer_entropy", "parse_rate", "completion_tokens",
-    "truncated_fraction",
+    "vote_share", "option_confidence", "true_confidence", "option_mass", "answer_entropy", "parse_rate",
+    "completion_tokens", "truncated_fraction",
 )  # fmt: skip
 OPTION_MARGIN = 1e-6  # of the log-likelihood. A probability of 1 that is wrong would be infinite
 
@@ -39,6 +39,7 @@ class ConfidenceKind:
     confidence_metric: str
     accuracy_metric: str
     exact_rule: str = ""  # the rule with `evaluation.exact`, where that is another
+    has: str = ""  # the column that says which questions have this confidence. Default: all
 
     def rule_for(self, votes: Votes) -> str:
         """What the confidence is in these votes."""
@@ -46,7 +47,7 @@ class ConfidenceKind:
 
     def scored(self, votes: Votes) -> NDArray[np.bool_]:
         """Which questions have this confidence."""
-        return votes.has_options if self.prefix else np.ones(len(votes), dtype=bool)
+        return getattr(votes, self.has) if self.has else np.ones(len(votes), dtype=bool)
 
     def scored_pairs(self, votes: Votes) -> tuple[Array, Array]:
         """Confidence and correctness of the questions that have it and a gold answer."""
@@ -73,6 +74,13 @@ KINDS = {
         "Probability of the likeliest choice as the start of the reply, the choices' sum taken as 1, averaged over the "
         "orders in which the samples saw them; multiple choice only.",
         "option_", "option_confidence", "option_correct", "option_confidence", "option_accuracy",
+        has="has_options",
+    ),
+    "p_true": ConfidenceKind(
+        "P(True)",
+        "How likely the model says yes, of yes and no, when it is asked whether its own majority answer is right.",
+        "true_", "truth_probability", "majority_correct", "true_confidence", "true_accuracy",
+        has="has_truth",
     ),
 }  # fmt: skip
 SHARED = ("ece", "ece_10", "ece_adaptive", "mce", "brier", "nll", "auroc", "aurc", "overconfidence")
@@ -112,6 +120,7 @@ def metrics_of(
         Metric(MATCHED, f"ECE-{num_bins} at the base's mean entropy (option probability)", "lower", True),
         Metric("vote_share", "Vote share", "neither", False),
         Metric("option_confidence", "Probability of the likeliest option", "neither", False),
+        Metric("true_confidence", "P(True)", "neither", False),
         Metric("option_mass", "Probability of all options together", "neither", False),
         Metric("answer_entropy", "Answer entropy (nats)", "neither", False, high=np.inf),
         Metric("parse_rate", "Parse rate", "higher", False),
@@ -152,6 +161,9 @@ def label_free_statistics(votes: Votes) -> dict[str, Statistic]:
         "completion_tokens": _mean_of(votes.completion_tokens),
         "truncated_fraction": _mean_of(votes.truncated_fraction),
     }
+    if votes.has_truth.any():
+        asked = votes.has_truth
+        statistics["true_confidence"] = _of_rows(_mean_of(votes.truth_probability[asked]), asked)
     rows = votes.has_options
     if rows.any():
         statistics["option_confidence"] = _of_rows(_mean_of(votes.option_confidence[rows]), rows)

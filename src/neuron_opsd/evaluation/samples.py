@@ -11,8 +11,9 @@ from neuron_opsd.contexts.prompts import teacher_messages_of
 from neuron_opsd.engines.base import sampling_of
 from neuron_opsd.evaluation.exact import OneTokenReader, answer_exactly
 from neuron_opsd.evaluation.options import OptionReader, score_options
+from neuron_opsd.evaluation.truth import score_truth
 from neuron_opsd.questions.orders import cyclic_orders
-from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
+from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout, TruthScore
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, choice_orders
 from neuron_opsd.rollouts.stage import SampledStage
@@ -42,10 +43,15 @@ class Asked:
         """The stage of its probabilities of options."""
         return f"{self.samples}_options"
 
+    @property
+    def truth(self) -> str:
+        """The stage of its P(True)."""
+        return f"{self.samples}_truth"
+
 
 _ASKED = [Asked(role, is_general) for role in ROLES for is_general in (False, True)]
 # A worker opens a stage by its name.
-ASKED_OF = {name: asked for asked in _ASKED for name in (asked.samples, asked.options)}
+ASKED_OF = {name: asked for asked in _ASKED for name in (asked.samples, asked.options, asked.truth)}
 
 
 class AskedStage(ShardedStage):
@@ -226,6 +232,42 @@ class OptionStage(AskedStage):
         return {"num_not_scored": left_out}
 
 
+class TruthStage(AskedStage):
+    """How likely one model calls its own majority answers to the test questions right."""
+
+    record_type = TruthScore
+    unit = "questions"
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """See `ShardedStage`."""
+        return self.asked_questions
+
+    @cached_property
+    def rollouts(self) -> Mapping[str, Sequence[Rollout]]:
+        """The same model's answers, by question."""
+        record_type = ExactRollout if self.run.config.evaluation.exact else Rollout
+        return group_by_question(self.run.folder.stage(self.asked.samples).read(record_type))
+
+    def make_shard(self, index: int, on_progress: OnProgress) -> list[TruthScore]:
+        """See `ShardedStage`."""
+        run, questions = self.run, self.shard_questions(index)
+        scores = score_truth(
+            questions,
+            self.rollouts,
+            run.models.named(self.model_name),
+            run.models.encoder(),
+            prompts=run.config.prompts,
+            batch_size=run.config.evaluation.batch_size,
+        )
+        on_progress(len(questions), 0)
+        return scores
+
+    def summary(self) -> JsonDict:
+        """See `ShardedStage`."""
+        return {"num_not_scored": len(self.asked_questions) - self.folder.num_records()}
+
+
 def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
     """What both models are asked, one model after the other."""
     settings, is_trained = run.config.evaluation, run.config.training.trains
@@ -237,3 +279,5 @@ def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
             yield samples
             if samples.has_options and not settings.exact:
                 yield OptionStage(run, asked.options)
+            if settings.p_true and not is_general and not samples.reads_context:
+                yield TruthStage(run, asked.truth)

@@ -28,6 +28,7 @@ from neuron_opsd.records import (
     PreflightItem,
     Rollout,
     TeacherContext,
+    TruthScore,
 )
 from neuron_opsd.results import dump
 from neuron_opsd.run.session import Run
@@ -60,6 +61,7 @@ def make_evaluation(run: Run) -> None:
         train_domain=run.records.train_domain,
         seed=run.config.seed,
         options=_option_scores(run, names, roles, is_general=False),
+        truth=_truth_scores(run, names, roles),
         general=_general_samples(run, names) if has_general else None,
         pool=run.records.pool,
         pool_rollouts=_complete_rollouts(run) if "rollouts" in run.inputs.made else (),
@@ -144,6 +146,15 @@ def _complete_rollouts(run: Run) -> Sequence[Rollout]:
     """The rollouts that each question of the pool has, wherever its vote stopped."""
     num_complete = run.config.rollouts.num_complete
     return [r for r in run.folder.stage("rollouts").iterate(Rollout) if r.rollout_index < num_complete]
+
+
+def _truth_scores(
+    run: Run, names: Container[str], roles: tuple[str, ...]
+) -> tuple[list[TruthScore], list[TruthScore]]:
+    """P(True) of both models. None where it was not asked."""
+    stages = [Asked(role, is_general=False).truth for role in roles]
+    one, other = (run.folder.stage(name).read(TruthScore) if name in names else [] for name in stages)
+    return one, other
 
 
 def _option_scores(

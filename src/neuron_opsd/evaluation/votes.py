@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_opsd.evaluation.several import estimated_pass, exact_pass, expected_majority
-from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
+from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout, TruthScore
 from neuron_opsd.text.answers import LETTERS, answers_match, unify_answers
 
 Array = NDArray[np.float64]
@@ -61,6 +61,8 @@ class Votes:
     option_confidence: Array  # the likeliest choice's
     option_mass: Array
     option_correct: Array
+    has_truth: NDArray[np.bool_]  # the model was asked whether its majority answer is right
+    truth_probability: Array  # how likely it calls it right
 
     def __len__(self) -> int:
         return len(self.question_ids)
@@ -71,17 +73,18 @@ def count_votes(
     groups: Mapping[str, Sequence[Rollout]],
     answer_key: Mapping[str, str],
     options: Mapping[str, OptionScores] | None = None,
+    truth: Mapping[str, TruthScore] | None = None,
     *,
     pass_k: int = 1,
     num_complete: int | None = None,
 ) -> Votes:
-    """Tally these questions, each of which has rollouts in `groups`. `options` may cover some of them.
+    """Tally these questions, each of which has rollouts in `groups`. `options` and `truth` may cover some of them.
 
     `pass_k` is the k of pass@k, and of Maj@k where answers are exact. Where votes stopped, each question has
     `num_complete` samples, and some have more. All of them vote. Every other figure is of the first `num_complete`,
     because a mean over samples that were drawn for others' answers would be biased.
     """
-    options = options or {}
+    options, truth = options or {}, truth or {}
     questions = sorted(questions, key=lambda question: question.question_id)
     gold = [answer_key.get(question.question_id) for question in questions]
     drawn = [groups[question.question_id] for question in questions]
@@ -147,6 +150,10 @@ def count_votes(
             ]
         ),
         num_ties=sum(_is_tied(tally) for tally in all_tallies),
+        has_truth=np.array([question.question_id in truth for question in questions], dtype=bool),
+        truth_probability=_array(
+            [truth[q.question_id].probability if q.question_id in truth else np.nan for q in questions]
+        ),
         has_options=np.array([score is not None for score in scores], dtype=bool),
         option_shares=[_array(s.probabilities if s else ()) for s in scores],
         option_confidence=_array([max(s.probabilities) if s else np.nan for s in scores]),

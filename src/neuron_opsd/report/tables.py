@@ -28,6 +28,9 @@ MORE_METRICS += tuple(
     f"option_{name}"
     for name in (*MORE_METRICS, "brier", "auroc", "overconfidence", "mass", "ece_use", "ece_matched")
 )
+MORE_METRICS += tuple(
+    f"true_{name}" for name in ("ece_10", "ece_adaptive", "mce", "nll", "aurc", "brier", "overconfidence")
+)
 
 
 def number(value: float | None, *, signed: bool = False, digits: int | None = None) -> str:

@@ -88,11 +88,13 @@ class StageInputs:
             "training": self._training,
             "evaluation/base": lambda: self._evaluation("base"),
             "evaluation/base_options": lambda: self._options("base"),
+            "evaluation/base_truth": lambda: self._truth("base"),
             "evaluation/general_base": lambda: self._general("base"),
             "evaluation/general_base_options": lambda: self._options("general_base"),
             "evaluation/contexts": self._test_contexts,
             "evaluation/trained": lambda: self._evaluation("trained"),
             "evaluation/trained_options": lambda: self._options("trained"),
+            "evaluation/trained_truth": lambda: self._truth("trained"),
             "evaluation/general_trained": lambda: self._general("trained"),
             "evaluation/general_trained_options": lambda: self._options("general_trained"),
             "evaluation/general_kl": self._general_kl,
@@ -282,6 +284,11 @@ class StageInputs:
     def _options(self, role: str) -> JsonDict:
         size = {"shard_size": self.config.rollouts.shard_size}
         return {**self._samples(f"evaluation/{role}"), "rollouts": size}
+
+    def _truth(self, role: str) -> JsonDict:
+        """Unlike the options, it depends on which answers were read."""
+        size = {"shard_size": self.config.rollouts.shard_size}
+        return {**self._records(f"evaluation/{role}"), "rollouts": size}
 
     def _general_kl(self) -> JsonDict:
         return self._samples("evaluation/general_base", "evaluation/general_trained")

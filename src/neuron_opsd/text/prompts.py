@@ -72,5 +72,29 @@ def teacher_messages(
     return [*messages, {"role": "user", "content": asked}]
 
 
+def truth_messages(
+    question: Question, answer: str, answer_format: str, system: str | None = None
+) -> list[Message]:
+    """What a model reads that is asked whether an answer is right: the question, its choices, the answer.
+
+    `answer` is a letter of the original order of the choices, or free text.
+    """
+    asked = question.question
+    if question.choices:
+        place = LETTERS.index(answer)
+        has_letters = answer_format not in ("choice_text", "free")
+        marks = [f"{letter}." for letter in LETTERS] if has_letters else ["-"] * len(question.choices)
+        asked = _join(asked, "\n".join(f"{m} {c}" for m, c in zip(marks, question.choices, strict=False)))
+        answer = f"{answer}. {question.choices[place]}" if has_letters else question.choices[place]
+    content = _join(
+        asked, f"Proposed answer: {answer}", "Is the proposed answer right? Answer with yes or no only."
+    )
+    system = question.system or system
+    return [
+        *([{"role": "system", "content": system}] if system else []),
+        {"role": "user", "content": content},
+    ]
+
+
 def _join(*parts: str) -> str:
     return "\n".join(part for part in parts if part)
