@@ -11,6 +11,7 @@ from training_runs import TOKENIZER, assert_same_bits, make_item, rows, run, tin
 from helpers import build_tiny_model
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.model import order_average
 from neuron_opsd.model.order_average import OrderView
 from neuron_opsd.training.entropy_match import GRID, entropies_at, matching
 from neuron_opsd.training.items import TrainingItem
@@ -61,6 +62,32 @@ def test_the_teacher_is_the_mean_over_its_orders(tmp_path, micro_batch_size):
         student, teacher = read(item.student_ids, completion.token_ids), sum(means) / len(means)
         terms.append((student * (student.log() - teacher.log())).sum(-1))
     assert rows(tmp_path)[0]["loss"] == pytest.approx(torch.cat(terms).mean().item(), rel=1e-4)
+
+
+def test_a_frozen_teacher_reads_a_question_once_and_a_resumed_one_is_equal_to_the_bit(tmp_path, monkeypatch):
+    options = {
+        "steps": 4,
+        "item": lambda place: ordered_item(place % 12),
+        "max_new_tokens": 1,
+        "save_steps": 2,
+    }
+    options |= {"teacher": "frozen", "teacher_orders": 3, "micro_batch_size": 4}
+    read, plain = [], order_average.scoring_states
+
+    def counted(model, prompts, texts):
+        read.extend(prompts)
+        return plain(model, prompts, texts)
+
+    monkeypatch.setattr(order_average, "scoring_states", counted)
+    whole = run(tmp_path / "whole", **options)
+    assert len(read) == sum(
+        2 + place % 2 for place in range(12)
+    )  # each order of each of 12 questions, in 32 places
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-4")
+    assert_same_bits(run(tmp_path / "cut", **options), whole)
+    monkeypatch.setattr(order_average, "MAX_KNOWN", 1)
+    assert_same_bits(run(tmp_path / "forgetful", **options), whole)
 
 
 def test_a_matched_teacher_has_the_base_students_entropy(tmp_path):

@@ -23,6 +23,10 @@ from neuron_opsd.model.shared_prompt import scoring_states
 
 Ids = tuple[int, ...]
 
+MAX_KNOWN = (
+    4096  # questions whose first tokens are kept: 16 kB each for a hidden size of 1,000 and four orders
+)
+
 
 @dataclass(frozen=True, slots=True)
 class OrderView:
@@ -66,20 +70,35 @@ def view_states(
         prompts += [own[0].prompt_ids[:common]] * len(own)
         texts += [view.prompt_ids[common:] + view.rename(completion) for view in own]
     states = iter(scoring_states(model, prompts, texts).split([len(text) for text in texts]))
-    width = max(map(len, views))
     rows = [
-        _rows_of(own, [next(states)[-len(completion) :] for _ in own], width)
+        _rows_of(own, [next(states)[-len(completion) :] for _ in own])
         for own, completion in zip(views, completions, strict=True)
     ]
-    letters = max(part.shown.shape[-1] for part in rows)
-    return ViewStates(
-        torch.cat([part.hidden for part in rows]),
-        torch.cat([part.log_weights for part in rows]),
-        *(
-            torch.cat([_widened(getattr(part, name), letters) for part in rows])
-            for name in ("shown", "there")
-        ),
-    )
+    return _joined(rows)
+
+
+class FirstTokens:
+    """What a teacher whose weights never change says of first tokens: read once for each question, and kept.
+
+    A question is read apart from others of its batch, so that what is kept and what is read again are equal to the bit.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Ids, ...], ViewStates] = {}
+
+    def states(self, model: CausalLM, views: Sequence[Sequence[OrderView]]) -> ViewStates:
+        """`view_states` of completions of one token each."""
+        return _joined([self._of(model, own) for own in views])
+
+    def _of(self, model: CausalLM, own: Sequence[OrderView]) -> ViewStates:
+        key = tuple(view.prompt_ids for view in own)
+        found = self.known.pop(key, None)
+        if found is None:
+            found = view_states(model, [own], [(0,)])  # which token it is does not change what predicts it
+        self.known[key] = found
+        while len(self.known) > MAX_KNOWN:
+            del self.known[next(iter(self.known))]
+        return found
 
 
 def mean_log_probs(
@@ -100,20 +119,35 @@ def _common_start(prompts: Sequence[Ids]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
-def _rows_of(views: Sequence[OrderView], states: Sequence[Tensor], width: int) -> ViewStates:
-    """One completion's rows. Weight 0 (-inf) for the orders that it has fewer than others of its batch."""
-    hidden = torch.stack([*states, *[states[0]] * (width - len(views))], dim=1)
+def _rows_of(views: Sequence[OrderView], states: Sequence[Tensor]) -> ViewStates:
+    """One completion's rows, each order with the same weight."""
+    hidden = torch.stack(list(states), dim=1)
     num_tokens, device = hidden.shape[0], hidden.device
-    weights = torch.full((width,), -torch.inf, device=device)
-    weights[: len(views)] = -torch.log(torch.tensor(float(len(views))))
+    weights = -torch.log(torch.full((len(views),), float(len(views)), device=device))
     letters = max(len(view.renamed) for view in views)
-    maps = torch.zeros(2, width, letters, dtype=torch.long, device=device)
+    maps = torch.zeros(2, len(views), letters, dtype=torch.long, device=device)
     for place, view in enumerate(views):
         maps[0, place, : len(view.renamed)] = torch.tensor(list(view.renamed), dtype=torch.long)
         maps[1, place, : len(view.renamed)] = torch.tensor(list(view.renamed.values()), dtype=torch.long)
     return ViewStates(hidden, *(part.expand(num_tokens, *part.shape) for part in (weights, maps[0], maps[1])))
 
 
-def _widened(tokens: Int[Tensor, "tokens orders letters"], letters: int) -> Tensor:
-    """Filled up with token 0, which a renaming of token 0 to itself leaves as it is."""
-    return torch.nn.functional.pad(tokens, (0, letters - tokens.shape[-1]))
+def _joined(rows: Sequence[ViewStates]) -> ViewStates:
+    """The rows of several completions. Those of fewer orders are filled up with orders of weight 0.
+
+    Letters are filled up with token 0, which is renamed to itself and so stays as it is.
+    """
+    orders = max(part.hidden.shape[1] for part in rows)
+    letters = max(part.shown.shape[-1] for part in rows)
+
+    def filled(values: Tensor, value: float = 0.0, width: int | None = None) -> Tensor:
+        more = orders - values.shape[1]
+        last = () if values.dim() == 2 else (0, 0 if width is None else width - values.shape[-1])
+        return torch.nn.functional.pad(values, (*last, 0, more), value=value)
+
+    return ViewStates(
+        torch.cat([filled(part.hidden) for part in rows]),
+        torch.cat([filled(part.log_weights, -torch.inf) for part in rows]),
+        torch.cat([filled(part.shown, width=letters) for part in rows]),
+        torch.cat([filled(part.there, width=letters) for part in rows]),
+    )

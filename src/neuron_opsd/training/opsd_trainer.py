@@ -26,7 +26,7 @@ from neuron_opsd.engines.base import Engine
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.finite import not_finite
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.model.order_average import ViewStates, mean_log_probs, view_states
+from neuron_opsd.model.order_average import FirstTokens, OrderView, ViewStates, mean_log_probs, view_states
 from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
@@ -90,6 +90,7 @@ class OpsdTrainer(Trainer):
         self.reader = (
             reader or model
         )  # samples and scores as the teacher: a whole copy where the student is sharded
+        self.first_tokens = FirstTokens()
         self.teacher_temperature = 1.0  # where its entropy is matched, another
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
@@ -208,11 +209,19 @@ class OpsdTrainer(Trainer):
             self.reader.eval()
             completions = [item.completion_ids for item in items]
             if any(item.views for item in items):
-                states = view_states(self.reader, [item.views for item in items], completions)
+                states = self._states_of_orders([item.views for item in items], completions)
             else:
                 states = scoring_states(self.reader, [item.teacher_ids for item in items], completions)
             self.unwrapped.train()
         return states
+
+    def _states_of_orders(
+        self, views: Sequence[Sequence[OrderView]], completions: Sequence[Sequence[int]]
+    ) -> ViewStates:
+        """What predicts each token in each order. A frozen teacher reads a question once for its one-token replies."""
+        if self.teacher.kind == "frozen" and all(len(completion) == 1 for completion in completions):
+            return self.first_tokens.states(self.reader, views)
+        return view_states(self.reader, views, completions)
 
     def token_weights(self, items: list[TrainingItem], hidden: Tensor) -> Tensor | None:
         """A factor for the loss of each token that carries it, of which `hidden` are the states. None: 1 for each."""
