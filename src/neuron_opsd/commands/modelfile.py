@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from neuron_opsd.config import Config
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.chat import SWITCH, ChatEncoder
+from neuron_opsd.model.generation import published_end_ids
 from neuron_opsd.text.prompts import Message
 
 FIRST_LINE = "# Written by neuron-opsd export."
@@ -46,14 +47,14 @@ def modelfile(config: Config, model: Path, file_name: str) -> str:
         file_name: Of the GGUF file, in the same folder.
     """
     tokenizer = AutoTokenizer.from_pretrained(model)
-    turns, stops = find_turns(tokenizer), _stop_texts(model, tokenizer)
+    turns, ends = find_turns(tokenizer), published_end_ids(model, tokenizer)
     lines = [
         f"{FIRST_LINE} Then: ollama create NAME -f Modelfile, and: ollama run NAME",
         f"FROM ./{file_name}",
         f"PARAMETER temperature {config.evaluation.temperature:g}",
         f"PARAMETER top_p {config.evaluation.top_p:g}",
         f"PARAMETER num_ctx {CONTEXT}",
-        *(f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in stops),
+        *(f"PARAMETER stop {json.dumps(tokenizer.decode([i]), ensure_ascii=False)}" for i in ends),
     ]
     if turns is None:
         lines.append(
@@ -158,10 +159,3 @@ def go_template(turns: Turns) -> str:
 def _say(text: str) -> str:
     """An action that writes this text. JSON's strings are Go's, as long as they keep their characters."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
-
-
-def _stop_texts(model: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The tokens that end a reply, as text."""
-    ids = GenerationConfig.from_pretrained(model).eos_token_id
-    listed = ids if isinstance(ids, list) else [ids]
-    return [text for i in listed if i is not None and (text := tokenizer.decode([i]))]

@@ -6,7 +6,7 @@ warns. Saving them, after training, is refused.
 
 from pathlib import Path
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
@@ -56,6 +56,13 @@ def load_generation_config(settings: ModelSettings) -> GenerationConfig | None:
                 f"{_NEXT}"
             )
     return config
+
+
+def published_end_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a reply of a published model: of its generation configuration, else the tokenizer's."""
+    has_file = (folder / FILE).is_file()
+    ids = GenerationConfig.from_pretrained(folder).eos_token_id if has_file else tokenizer.eos_token_id
+    return [i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)]
 
 
 def unset_in_published(settings: ModelSettings) -> dict[str, object]:

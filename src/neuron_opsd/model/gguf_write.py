@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from gguf.quants import quantize
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from neuron_opsd.errors import ModelError
+from neuron_opsd.model.generation import published_end_ids
 from neuron_opsd.model.gguf_tokenizer import add_tokenizer, split_rule
 
 Type = gguf.GGMLQuantizationType
@@ -100,17 +101,8 @@ def write_gguf(
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_sizes(writer, config)
-    end_ids = (
-        GenerationConfig.from_pretrained(folder).eos_token_id
-        if (folder / "generation_config.json").is_file()
-        else None
-    )
-    add_tokenizer(
-        writer,
-        tokenizer,
-        num_rows=config.vocab_size,
-        end_ids=end_ids if isinstance(end_ids, list) else [end_ids] if end_ids is not None else [],
-    )
+    end_ids = published_end_ids(folder, tokenizer)
+    add_tokenizer(writer, tokenizer, num_rows=config.vocab_size, end_ids=end_ids)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for tensor_name, shape, _ in _tensors(folder, config):
         used = _type_of(shape, kind)
