@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,7 @@ def print_end(folder: RunFolder) -> None:
         say(line)
     if (folder.model_folder).is_dir():
         say(f"model:  {folder.path / 'model'}")
+        say(f"talk:   neuron-opsd chat {shlex.quote(str(folder.path))}")
     say(f"report: {folder.path / 'report.html'}")
 
 
