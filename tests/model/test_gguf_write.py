@@ -60,10 +60,19 @@ YARN = {
 }
 
 
+def pieces() -> dict[str, Any]:
+    """SentencePiece's kind of vocabulary. Which of two merges comes first decides: "and" is a, nd and not an, d."""
+    merges = [("n", "d"), ("a", "n"), ("2", "3"), ("1", "2"), ("3", "4"), ("▁", "i"), ("i", "s"), ("s", "n")]
+    characters = sorted(set(TEXT) - set(" 你好") | {"▁"})  # the others are written as bytes
+    tokens = [*SPECIAL, "<unk>", *(f"<0x{i:02X}>" for i in range(256)), *characters, *map("".join, merges)]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    return {"vocab": vocab, "merges": merges, "byte_fallback": True, "unk_token": "<unk>"}
+
+
 def trained_tokenizer(rule: str) -> PreTrainedTokenizerFast:
     """A few merges, with a split rule that decides which of them apply. `sentencepiece` is llama's first one."""
     is_pieces = rule in ("sentencepiece", "metaspace")
-    inner = Tokenizer(models.BPE(byte_fallback=is_pieces, unk_token="<unk>" if is_pieces else None))
+    inner = Tokenizer(models.BPE(**(pieces() if is_pieces else {})))
     if is_pieces:
         if rule == "metaspace":
             inner.pre_tokenizer = Metaspace(prepend_scheme="always", split=False)
@@ -72,8 +81,6 @@ def trained_tokenizer(rule: str) -> PreTrainedTokenizerFast:
         inner.decoder = decoders.Sequence(
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         )
-        known = [*SPECIAL, "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
-        trainer = trainers.BpeTrainer(vocab_size=380, special_tokens=known, show_progress=False)
     else:
         inner.pre_tokenizer, inner.decoder = RULES[rule], decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
@@ -82,7 +89,7 @@ def trained_tokenizer(rule: str) -> PreTrainedTokenizerFast:
             initial_alphabet=ByteLevel.alphabet(),
             show_progress=False,
         )
-    inner.train_from_iterator([TEXT, TEXT.replace("1234", "123 12 34")], trainer)
+        inner.train_from_iterator([TEXT, TEXT.replace("1234", "123 12 34")], trainer)
     inner.model.ignore_merges = rule == "llama-bpe"
     names = {"unk_token": "<unk>"} if is_pieces else {}
     tokenizer = PreTrainedTokenizerFast(
