@@ -15,7 +15,8 @@ import pytest
 from end_to_end.fork_run import ForkedRun, WholeRun, differences
 
 TWO = ["--num-processes", "2"]
-SHARDED = ["rollouts", "neurons", "evaluation/base", "evaluation/base_options", "evaluation/trained"]
+# Stages that start workers. The probabilities of options come with the samples.
+SHARDED = ["rollouts", "neurons", "evaluation/base", "evaluation/trained"]
 
 
 @pytest.fixture
@@ -53,7 +54,9 @@ def test_array_tasks_leave_shards_for_the_next_run(whole_run: WholeRun, copy: Pa
         for part in ("1/2", "0/2"):  # in any order
             finish([stage, str(copy), "--shards", part], tmp_path / "log")
         left = {file.parts[-3] for file in copy.rglob("*.inbox/*/part-*.parquet")}
-        assert left == ({"base.inbox", "trained.inbox"} if stage == "evaluate" else {f"{stage}.inbox"})
+        # Evaluation's samples come with the probabilities of options.
+        both = {f"{role}{what}.inbox" for role in ("base", "trained") for what in ("", "_options")}
+        assert left == (both if stage == "evaluate" else {f"{stage}.inbox"})
         said = finish([stage, str(copy)], tmp_path / "log")
         assert "(0.0completions/s)" in "".join(
             said.split()
