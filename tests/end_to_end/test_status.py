@@ -17,7 +17,7 @@ from neuron_opsd.config.graph import OF_THE_TRAINED_MODEL, STAGES_BEFORE
 from neuron_opsd.store.run_folder import RunFolder
 
 # What none of these runs has, though other settings would.
-ABSENT = {name for name in STAGES_BEFORE if "general" in name} | {
+ABSENT = {name for name in STAGES_BEFORE if "general" in name or name.endswith("_truth")} | {
     "evaluation/contexts",
     "demonstrations",
     "gold_labels",
