@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from neuron_opsd.config import ModelSettings, PromptSettings, QuestionSettings
+from neuron_opsd.config import ALL_DOMAINS, ModelSettings, PromptSettings, QuestionSettings
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.hf import HFEngine, OnRead
 from neuron_opsd.evaluation.exact import OneTokenReader, answer_exactly
@@ -44,7 +44,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, tokenizer = load_model(ModelSettings(name=arguments.model, dtype=arguments.dtype))
-    questions = load_questions(QuestionSettings(path=arguments.questions))[: arguments.num_questions]
+    questions = load_questions(QuestionSettings(path=arguments.questions, domain=ALL_DOMAINS))[
+        : arguments.num_questions
+    ]
     prompts, encoder = PromptSettings(answer_format=arguments.answer_format), ChatEncoder(tokenizer)
     asked = {"shuffle_choices": False, "seed": 0, "stage": "evaluation"}
 

@@ -41,7 +41,8 @@ def make_questions(run: Run) -> None:
         return questions, {"num_train": num_train, "num_test": len(questions) - num_train}
 
     run.make_stage("questions", Question, make)
-    logger.info("questions: %d in the pool of domain %s", len(run.records.pool), run.records.train_domain)
+    domains = ", ".join(run.records.train_domains)
+    logger.info("questions: %d in the pool of domain %s", len(run.records.pool), domains)
 
 
 def make_trained_model(run: Run) -> None:

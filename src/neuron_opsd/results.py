@@ -10,8 +10,8 @@ nats, lengths in tokens. Intervals are 95 %, over questions.
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -314,9 +314,11 @@ class Results:
     num_bootstrap: int
     level: float  # of every interval
     seed: int
-    train_domain: str
+    train_domain: str  # "all 3 domains" where several were trained on
     num_not_scored: int  # questions that lack rollouts of one model
-    in_domain: Annotated[DomainResult | None, Field(alias="in")]  # the domain trained on
+    in_domain: Annotated[
+        DomainResult | None, Field(alias="in")
+    ]  # the domain trained on; of several, their questions together
     cross: Domains  # the other domains
     verdicts: tuple[str, ...]  # sentences
     questions: tuple[QuestionResult, ...]
@@ -329,6 +331,19 @@ class Results:
     is_exact: bool = (
         False  # read from the first token's probabilities, with num_samples orders of the choices
     )
+    own: Mapping[str, DomainResult] = field(
+        default_factory=dict[str, DomainResult]
+    )  # each of several domains trained on
+
+    @property
+    def trained_domains(self) -> tuple[str, ...]:
+        """The domain trained on, or each of several."""
+        return tuple(self.own) or (self.train_domain,)
+
+
+def name_together(domains: Sequence[str]) -> str:
+    """What the domains trained on are called together."""
+    return domains[0] if len(domains) == 1 else f"all {len(domains)} domains"
 
 
 def majority_label(num_samples: int, *, is_exact: bool) -> str:

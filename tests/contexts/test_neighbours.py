@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neuron_opsd.config import ContextSettings
-from neuron_opsd.contexts.neighbours import find_neighbours
+from neuron_opsd.contexts.neighbours import by_own_domain, find_neighbours
 from neuron_opsd.records import Question
 
 QUESTIONS = {
@@ -83,3 +83,13 @@ def test_fixed_demonstrations_are_the_same_for_all_but_for_what_may_not_be_shown
             for name, own in contexts.items()
             for other, distance in own
         )
+
+
+def test_of_several_domains_a_questions_own_demonstrates_and_all_to_one_of_none() -> None:
+    art, law, other = (
+        [Question(question_id=f"{domain}-{k}", domain=domain, question=f"{domain} {k}?") for k in range(2)]
+        for domain in ("art", "law", "other")
+    )
+    groups = by_own_domain([other[0], law[0], art[0], law[1]], [*law, *art])
+    assert groups == [([art[0]], art), (law, law), ([other[0]], [*law, *art])]
+    assert by_own_domain([other[0], law[0]], law) == [([other[0], law[0]], law)]

@@ -31,7 +31,7 @@ def compare(*data, **settings):
 
 def score(questions, rollouts, key):
     """The block of one model, beside itself."""
-    return compare(questions, rollouts, rollouts, key, SETTINGS, train_domain="in", seed=0)["in"]
+    return compare(questions, rollouts, rollouts, key, SETTINGS, train_domains=["in"], seed=0)["in"]
 
 
 def question(question_id, domain="in", choices=("w", "x", "y", "z")):
@@ -76,7 +76,7 @@ def compare_made_up(before=0.5, after=0.5, *, num_questions=60, key=None, seed=0
     questions, base, full_key = made_up(num_questions, before, seed=1)
     _, trained, _ = made_up(num_questions, after, seed=2)
     key = full_key if key is None else key
-    return compare(questions, base, trained, key, settings, train_domain="in", seed=seed)
+    return compare(questions, base, trained, key, settings, train_domains=["in"], seed=seed)
 
 
 def test_metrics_by_hand():
@@ -114,7 +114,7 @@ def test_pass_at_k_is_estimated_from_more_samples():
     settings = SETTINGS.model_copy(update={"pass_k": 2})
     found = compare(
         [question("q1"), question("q2")], rollouts, rollouts, {"q1": "A", "q2": "A"}, settings,
-        train_domain="in", seed=0,
+        train_domains=["in"], seed=0,
     )  # fmt: skip
     entry = found["in"]["metrics"]["pass_at_k"]
     assert (entry["label"], entry["base"]["value"]) == ("pass@2", 0.25)  # one right of four: a half. None: 0
@@ -161,10 +161,10 @@ def test_results_are_json_and_do_not_depend_on_order():
     _, trained, _ = made_up(40, 0.6, seed=2)
     _, more_trained, _ = made_up(30, 0.4, seed=4, domain="out")
     data = [questions + more, base + more_base, trained + more_trained]
-    first = compare(*data, key | more_key, SETTINGS, train_domain="in", seed=0)
+    first = compare(*data, key | more_key, SETTINGS, train_domains=["in"], seed=0)
     for part in data:
         random.Random(5).shuffle(part)
-    second = compare(*data, dict(reversed((key | more_key).items())), SETTINGS, train_domain="in", seed=0)
+    second = compare(*data, dict(reversed((key | more_key).items())), SETTINGS, train_domains=["in"], seed=0)
     assert json.dumps(first, allow_nan=False) == json.dumps(second, allow_nan=False)
     assert set(first["cross"]["domains"]) == {"out"}
     out, mean = first["cross"]["domains"]["out"]["metrics"], first["cross"]["mean"]["metrics"]
@@ -176,7 +176,7 @@ def test_results_come_back_from_json_as_they_were():
     questions, base, key = made_up(30, 0.5, seed=1)
     more, more_base, _ = made_up(12, 0.4, seed=3, domain="out")  # without answers
     found = benchmark.compare(
-        questions + more, base + more_base, base + more_base, key, SETTINGS, train_domain="in", seed=0
+        questions + more, base + more_base, base + more_base, key, SETTINGS, train_domains=["in"], seed=0
     )
     assert load(Results, json.loads(json.dumps(dump(found), allow_nan=False))) == found
 
@@ -196,7 +196,7 @@ def test_a_real_gain_is_shown_and_no_change_is_not():
     for trial in range(40):
         questions, base, key = made_up(60, 0.5, seed=[trial, 0])
         _, trained, _ = made_up(60, 0.5, seed=[trial, 1])
-        same = compare(questions, base, trained, key, SETTINGS, train_domain="in", seed=0)
+        same = compare(questions, base, trained, key, SETTINGS, train_domains=["in"], seed=0)
         num_quiet += same["in"]["metrics"]["avg"]["verdict"] == "no difference shown"
         assert any("no difference shown" in sentence for sentence in same["verdicts"])
     assert num_quiet >= 34  # about 38 of 40 expected at 95%
@@ -211,7 +211,7 @@ def test_being_surer_of_the_same_answers_is_told_from_better_answers():
     right = [r for q in questions for r in rollouts_of(q.question_id, [key[q.question_id]] * 8)]
 
     def told(trained):
-        results = compare(questions, base, trained, key, SETTINGS, train_domain="in", seed=0)
+        results = compare(questions, base, trained, key, SETTINGS, train_domains=["in"], seed=0)
         assert results["in"]["metrics"]["avg"]["verdict"] == "higher"
         (sentence,) = (s for s in results["verdicts"] if "against Maj@" in s)
         return results["in"]["beyond_majority"], sentence
@@ -228,7 +228,7 @@ def test_being_surer_of_the_same_answers_is_told_from_better_answers():
 def test_a_gain_below_the_majority_is_called_less():
     questions, base, key = made_up(300, 0.7, seed=1)  # Avg .7, Maj above it
     _, trained, _ = made_up(300, 0.74, seed=2)
-    results = compare(questions, base, trained, key, SETTINGS, train_domain="in", seed=0)
+    results = compare(questions, base, trained, key, SETTINGS, train_domains=["in"], seed=0)
     assert results["in"]["metrics"]["avg"]["verdict"] == "higher"
     assert results["in"]["beyond_majority"]["verdict"] == "lower"
     (sentence,) = (s for s in results["verdicts"] if "against Maj@" in s)
@@ -240,7 +240,7 @@ def test_a_gain_beyond_the_majority_is_the_mean_of_the_other_domains():
     better = [made_up(30, p, seed=n, domain=d) for n, (d, p) in enumerate((("a", 0.9), ("b", 0.8)), 5)]
     questions, key = [q for d in data for q in d[0]], data[0][2] | data[1][2]
     base, trained = ([r for d in part for r in d[1]] for part in (data, better))
-    cross = compare(questions, base, trained, key, SETTINGS, train_domain="none", seed=0)["cross"]
+    cross = compare(questions, base, trained, key, SETTINGS, train_domains=["none"], seed=0)["cross"]
     each = [block["beyond_majority"]["value"] for block in cross["domains"].values()]
     assert cross["mean"]["beyond_majority"]["value"] == pytest.approx(np.mean(each))
     assert cross["mean"]["beyond_majority"]["low"] < np.mean(each) < cross["mean"]["beyond_majority"]["high"]
@@ -248,7 +248,7 @@ def test_a_gain_beyond_the_majority_is_the_mean_of_the_other_domains():
 
 def test_identical_rollouts_change_nothing():
     questions, base, key = made_up(30, 0.5, seed=1)
-    block = compare(questions, base, base, key, SETTINGS, train_domain="in", seed=0)["in"]
+    block = compare(questions, base, base, key, SETTINGS, train_domains=["in"], seed=0)["in"]
     for entry in block["metrics"].values():
         # paired: each resample of the questions is of both
         assert entry["difference"] == {"value": 0, "low": 0, "high": 0}
@@ -283,7 +283,7 @@ def test_few_questions_get_no_interval_and_no_verdict():
 def test_questions_without_both_rollouts_are_counted_and_strange_rollouts_refused():
     questions, base, key = made_up(20, 0.5, seed=1)
     trained = [r for r in base if r.question_id != "in-003"]
-    results = compare(questions, base, trained, key, SETTINGS, train_domain="in", seed=0)
+    results = compare(questions, base, trained, key, SETTINGS, train_domains=["in"], seed=0)
     assert results["num_not_scored"] == 1
     assert results["in"]["num_questions"] == 19
     with pytest.raises(DataError, match="'in-003' is not among"):
@@ -293,7 +293,7 @@ def test_questions_without_both_rollouts_are_counted_and_strange_rollouts_refuse
             base,
             key,
             SETTINGS,
-            train_domain="in",
+            train_domains=["in"],
             seed=0,
         )
 
@@ -302,7 +302,7 @@ def test_cross_mean_counts_each_domain_once():
     data = [made_up(n, p, seed=n, domain=d) for n, p, d in ((20, 0.9, "a"), (60, 0.3, "b"))]
     questions, rollouts = [q for d in data for q in d[0]], [r for d in data for r in d[1]]
     key = data[0][2] | data[1][2]
-    cross = compare(questions, rollouts, rollouts, key, SETTINGS, train_domain="none", seed=0)["cross"]
+    cross = compare(questions, rollouts, rollouts, key, SETTINGS, train_domains=["none"], seed=0)["cross"]
     values = [block["metrics"]["avg"]["base"]["value"] for block in cross["domains"].values()]
     assert cross["mean"]["metrics"]["avg"]["base"]["value"] == pytest.approx(np.mean(values))
     assert cross["mean"]["num_domains"] == 2
@@ -311,7 +311,7 @@ def test_cross_mean_counts_each_domain_once():
 def test_flipped_answers_are_told_of_each_domain():
     data = [made_up(20, 0.5, seed=seed, domain=domain) for seed, domain in enumerate("abc")]
     questions, rollouts = [q for d in data for q in d[0]], [r for d in data for r in d[1]]
-    verdicts = compare(questions, rollouts, rollouts, {}, SETTINGS, train_domain="a", seed=0)["verdicts"]
+    verdicts = compare(questions, rollouts, rollouts, {}, SETTINGS, train_domains=["a"], seed=0)["verdicts"]
     told = [sentence.partition(": ")[0] for sentence in verdicts if "majority answers flipped" in sentence]
     assert told == ["In-domain (a)", "Cross-domain (b)", "Cross-domain (c)"]
 
@@ -358,7 +358,28 @@ def test_verdicts(low, high, num_items, verdict):
 
 
 def test_no_rollouts_at_all():
-    results = compare([question("q1")], [], [], {}, SETTINGS, train_domain="in", seed=0)
+    results = compare([question("q1")], [], [], {}, SETTINGS, train_domains=["in"], seed=0)
     assert results["in"] is None
     assert results["cross"] == {"domains": {}, "mean": None}
     assert results["num_not_scored"] == 1
+
+
+def test_several_trained_domains_are_shown_together_and_each() -> None:
+    parts = [
+        made_up(count, 0.5, seed=seed, domain=name) for seed, (name, count) in enumerate(SEVERAL.items())
+    ]
+    questions, rollouts = ([one for part in parts for one in part[i]] for i in (0, 1))
+    key = {name: answer for part in parts for name, answer in part[2].items()}
+    found = compare(questions, rollouts, rollouts, key, SETTINGS, train_domains=["art", "law"], seed=0)
+    assert found["train_domain"] == "all 2 domains"
+    assert (list(found["own"]), list(found["cross"]["domains"])) == (["art", "law"], ["other"])
+    values = {name: own["metrics"]["avg"]["base"]["value"] for name, own in found["own"].items()}
+    together = (values["art"] * 30 + values["law"] * 12) / 42  # each question counts once
+    assert found["in"]["metrics"]["avg"]["base"]["value"] == pytest.approx(together)
+    assert {row["domain"] for row in found["questions"]} == set(SEVERAL)
+    alone = compare(questions, rollouts, rollouts, key, SETTINGS, train_domains=["art"], seed=0)
+    assert alone["in"] == found["own"]["art"]
+    assert "own" not in alone
+
+
+SEVERAL = {"art": 30, "law": 12, "other": 12}

@@ -111,7 +111,7 @@ def test_results_say_that_they_are_exact() -> None:
     found = dump(
         compare(
             questions, base, trained, {q.question_id: "A" for q in questions}, settings,
-            train_domain="d", seed=0, options=(exact_options(base), exact_options(trained)),
+            train_domains=["d"], seed=0, options=(exact_options(base), exact_options(trained)),
         )
     )  # fmt: skip
     block = found["in"]

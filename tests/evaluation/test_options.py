@@ -120,7 +120,7 @@ def test_both_kinds_of_confidence_stand_side_by_side() -> None:
         rollouts,
         key,
         SETTINGS,
-        train_domain="in",
+        train_domains=["in"],
         seed=0,
         options=(options, options),
     )
@@ -154,7 +154,7 @@ def test_options_of_questions_without_an_answer_have_no_calibration() -> None:
     options = ([scores("q0", 0.9, 0.1)],) * 2
     key = {"q1": "A"}
     results = compare(
-        questions, rollouts, rollouts, key, SETTINGS, train_domain="in", seed=0, options=options
+        questions, rollouts, rollouts, key, SETTINGS, train_domains=["in"], seed=0, options=options
     )
     kind = results["in"]["confidence_kinds"]["option_probability"]
     assert (kind["num_questions"], kind["num_with_gold"]) == (1, 0)
@@ -172,7 +172,7 @@ def test_questions_that_only_one_model_scored_are_left_out() -> None:
         rollouts,
         {},
         SETTINGS,
-        train_domain="in",
+        train_domains=["in"],
         seed=0,
         options=([scores("q0", 1, 0)], []),
     )
@@ -200,7 +200,9 @@ def compared(
     rollouts = [rollout((0, 1), question_id=name, index=j, answer="A") for name in names for j in (0, 1)]
     options = tuple([scores(name, 0.9, 0.1, mass=m) for name in names] for m in (mass, trained_mass))
     key = dict.fromkeys(names, "A")
-    return compare(questions, rollouts, rollouts, key, SETTINGS, train_domain="in", seed=0, options=options)
+    return compare(
+        questions, rollouts, rollouts, key, SETTINGS, train_domains=["in"], seed=0, options=options
+    )
 
 
 def test_options_that_hardly_ever_begin_an_answer_are_unreliable() -> None:

@@ -65,7 +65,7 @@ def test_a_model_that_is_only_surer_has_the_bases_error_at_its_entropy() -> None
     ]  # fmt: skip
     block = compare(
         questions, rollouts, rollouts, key, EvaluationSettings(num_samples=1, num_bootstrap=50, temperature=0.5),
-        train_domain="d", seed=0, options=(scores(1.0), scores(0.25)),
+        train_domains=["d"], seed=0, options=(scores(1.0), scores(0.25)),
     ).in_domain  # fmt: skip
     assert block is not None
     assert block.matched_temperatures is not None

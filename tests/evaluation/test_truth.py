@@ -82,7 +82,7 @@ def test_its_metrics_are_of_the_majority_answer() -> None:
     ]
     block = compare(
         QUESTIONS, samples, samples, key, EvaluationSettings(num_samples=1, num_bootstrap=50),
-        train_domain="d", seed=0, truth=(told[0], told[1]),
+        train_domains=["d"], seed=0, truth=(told[0], told[1]),
     ).in_domain  # fmt: skip
     assert block is not None
     values = {name: (metric.base.value, metric.trained.value) for name, metric in block.metrics.items()}
@@ -94,5 +94,5 @@ def test_its_metrics_are_of_the_majority_answer() -> None:
     assert (kind.label, kind.num_questions, kind.num_with_gold) == ("P(True)", 10, 10)
     assert "p_true" not in compare(
         QUESTIONS, samples, samples, key, EvaluationSettings(num_samples=1, num_bootstrap=50),
-        train_domain="d", seed=0,
+        train_domains=["d"], seed=0,
     ).in_domain.confidence_kinds  # fmt: skip  # pyright: ignore[reportOptionalMemberAccess]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from neuron_opsd.config import QuestionSettings
-from neuron_opsd.errors import DataError
-from neuron_opsd.questions.load import content_id, load_questions
+from neuron_opsd.errors import ConfigError, DataError
+from neuron_opsd.questions.load import content_id, domains_of, load_questions
 from neuron_opsd.records import Question
 
 
@@ -88,8 +88,43 @@ def test_one_domain_trains_the_others_are_tested(tmp_path):
     assert {question.domain for question in questions if question.split == "train"} == {"biology"}
     assert sum(question.domain == "physics" for question in questions) == 20
     assert all(question.split == "test" for question in questions if question.domain == "physics")
-    both = load(path)
+    both = load(path, domain="all")
     assert {question.domain for question in both if question.split == "train"} == {"biology", "physics"}
+
+
+def test_all_trains_on_each_domain_and_caps_hold_for_each(tmp_path):
+    rows = rows_of(60) + rows_of(60, domain="physics")
+    path = write(tmp_path / "a.jsonl", rows)
+    alone = {domain: load(path, domain=domain, max_train=9, max_test=4) for domain in ("biology", "physics")}
+    together = load(path, domain="all", max_train=9, max_test=4)
+    for split in ("train", "test"):
+        own = [name for domain in alone for name in ids(alone[domain], split) if name.startswith(domain)]
+        assert ids(together, split) == own  # the same questions as alone
+
+
+def test_all_of_one_domain_is_that_one(tmp_path):
+    path = write(tmp_path / "a.jsonl", rows_of(50))
+    assert load(path, domain="all") == load(path)
+
+
+def test_a_domain_whose_name_is_all_is_meant_alone(tmp_path, caplog):
+    path = write(tmp_path / "a.jsonl", rows_of(50) + rows_of(50, domain="all"))
+    assert domains_of(q for q in load(path, domain="all") if q.split == "train") == ["all"]
+    assert "has a domain of that name, and it alone is trained on" in caplog.text
+
+
+def test_several_domains_need_a_word_on_which(tmp_path):
+    path = write(tmp_path / "a.jsonl", rows_of(20) + rows_of(20, domain="law"))
+    with pytest.raises(ConfigError, match=r"holds 2 domains \(biology, law\).*domain=biology.*domain=all"):
+        load(path)
+
+
+def test_a_domain_with_no_test_question_is_named(tmp_path):
+    path = write(tmp_path / "a.jsonl", rows_of(50) + rows_of(1, domain="law"))
+    with pytest.raises(
+        DataError, match=r"None of the 1 in-domain .*\(domain law\) falls into the test split"
+    ):
+        load(path, domain="all")
 
 
 def test_equal_content_is_kept_once_first_kept(tmp_path, caplog):

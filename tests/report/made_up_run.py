@@ -202,5 +202,5 @@ def _results(test, hostile, with_answers):
     key = {q.question_id: "AB"[i % 2] for i, q in enumerate(test)} if with_answers else {}
     settings = EvaluationSettings(num_bootstrap=200)
     return compare(
-        test, rollouts["base"], rollouts["trained"], key, settings, train_domain=test[0].domain, seed=0
+        test, rollouts["base"], rollouts["trained"], key, settings, train_domains=[test[0].domain], seed=0
     )

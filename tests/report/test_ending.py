@@ -1,6 +1,8 @@
 """What a run says when it ends, in lines that a person can read."""
 
-from made_up_results import metric
+from dataclasses import replace
+
+from made_up_results import domain_result, metric
 from test_summary import CUT, GAIN, LOSS, evaluated
 
 from neuron_opsd.report.ending import ending
@@ -24,3 +26,21 @@ def test_what_was_not_measured_has_no_line() -> None:
         "In the field: vote share on physics (trained) 0.500 before, 0.500 after, +0.000 (−0.100 to +0.100), no sure "
         "change."
     ]
+
+
+def test_each_of_several_domains_is_named() -> None:
+    found = evaluated({"avg": GAIN}, law={"avg": GAIN})
+    own = {"art": domain_result(avg=GAIN), "music": domain_result(avg=LOSS)}
+    field, elsewhere, worse = ending(replace(found, train_domain="all 2 domains", own=own))
+    assert [part.split(" (trained)")[0] for part in field.split("; ")] == [
+        "In the field: accuracy on all 2 domains",
+        "accuracy on art",
+        "accuracy on music",
+    ]
+    assert elsewhere.startswith("Elsewhere: accuracy on law 0.500")
+    assert worse == "Worse after training: Avg@8 on music (trained)."
+
+
+def test_without_test_questions_of_the_field_the_rest_is_elsewhere() -> None:
+    found = replace(evaluated({"avg": GAIN}, law={"avg": GAIN}), in_domain=None)
+    assert [line.split(":")[0] for line in ending(found)] == ["Elsewhere"]

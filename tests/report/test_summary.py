@@ -150,7 +150,7 @@ def test_votes_of_unread_rollouts_and_steps_are_left_out(run):
 
 def test_sentences_of_the_evaluation_say_why_instead(run):
     block = unread(run, 0.0).results.in_domain
-    said = " ".join(verdict_sentences("physics", block, Domains(domains={}, mean=None), None))
+    said = " ".join(verdict_sentences("physics", block, {}, Domains(domains={}, mean=None), None))
     assert "hardly any reply could be read (100.0% before, 0.0% after)" in said
     assert "ECE" not in said
     assert "Vote share" not in said
@@ -158,7 +158,7 @@ def test_sentences_of_the_evaluation_say_why_instead(run):
         run.results.in_domain, metrics={**run.results.in_domain.metrics, "truncated_fraction": CUT}
     )
     assert "Truncated share 0.380 before, 0.980 after; higher" in " ".join(
-        verdict_sentences("physics", cut, Domains(domains={}, mean=None), None)
+        verdict_sentences("physics", cut, {}, Domains(domains={}, mean=None), None)
     )
 
 

@@ -15,7 +15,7 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_tokenizer
 from neuron_opsd.questions.answer_counts import count_answers
 from neuron_opsd.questions.duplicates import near_duplicates, template_key
-from neuron_opsd.questions.load import load_questions, single_domain
+from neuron_opsd.questions.load import load_questions
 from neuron_opsd.questions.read import QuestionFile, describe_columns, read_file
 from neuron_opsd.records import Question
 from neuron_opsd.text.content import content_id
@@ -44,7 +44,6 @@ def check_questions(config: Config, *, with_model: bool) -> Iterator[str]:
         )
     with _without_notices():  # they are told above
         questions = check_early(config) if with_model else load_questions(settings)
-        single_domain(questions)
         check_votes(config, questions)
     yield from _describe_split(questions)
     yield from _describe_likeness(questions, config.contexts.near_duplicate_threshold)

@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,8 @@ def count_records(
     pool = sum(question.split == "train" for question in questions)
     test = [question for question in questions if question.split == "test"]
     is_selected = "selection" in stages_made(config)
-    kept = num_kept(pool, config.selection.fraction) if is_selected else pool
+    domains = Counter(question.domain for question in questions if question.split == "train")
+    kept = sum(num_kept(own, config.selection.fraction) for own in domains.values()) if is_selected else pool
     counts = {
         "questions": len(questions),
         "rollouts": pool * config.rollouts.num_rollouts,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_opsd.config import Config, QuestionSettings, load_config
+from neuron_opsd.config import ALL_DOMAINS, Config, QuestionSettings, load_config
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.questions.answer_counts import check_answers
 from neuron_opsd.questions.duplicates import near_duplicates
@@ -83,7 +83,11 @@ class Plan:
         if len(set(names)) < len(names):
             raise ConfigError(f"--recipe has two of one name: {', '.join(sorted(names))}. Rename a file.")
         for recipe in self.recipes:
-            self.config(recipe, seed=self.seeds[0])
+            if self.config(recipe, seed=self.seeds[0]).questions.domain == ALL_DOMAINS:
+                raise ConfigError(
+                    f"questions.domain={ALL_DOMAINS} trains on every domain at once. A comparison trains on each in "
+                    "its turn and tests on all: leave the setting out."
+                )
 
     def config(self, recipe: str, *, seed: int, **values: Any) -> Config:
         """The settings of a recipe under this plan: the same budget for all, and no preflight."""

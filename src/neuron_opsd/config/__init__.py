@@ -20,6 +20,7 @@ from neuron_opsd.config.paths import with_absolute_paths
 from neuron_opsd.config.run import Config
 from neuron_opsd.config.section import Section
 from neuron_opsd.config.stages import (
+    ALL_DOMAINS,
     FIELDS,
     MAX_BAD_FRACTION,
     ContextSettings,
@@ -34,6 +35,7 @@ from neuron_opsd.config.stages import (
 from neuron_opsd.config.training import USES_GOLD, GuardRailSettings, LoraSettings, TrainingSettings
 
 __all__ = [
+    "ALL_DOMAINS",
     "FIELDS",
     "MAX_BAD_FRACTION",
     "USES_GOLD",

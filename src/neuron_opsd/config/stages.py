@@ -9,6 +9,7 @@ from neuron_opsd.config.section import Count, Fraction, Paths, Section
 
 FIELDS = ("question", "passage", "choices", "question_id", "domain", "system", "answer")
 MAX_BAD_FRACTION = 0.05
+ALL_DOMAINS = "all"
 
 
 class QuestionSettings(Section):
@@ -20,7 +21,8 @@ class QuestionSettings(Section):
     cross_paths: Paths = Field(default=(), description="Further files: other domains, evaluated only.")
     domain: str | None = Field(
         default=None,
-        description="Train on this domain of the file. Its other domains become cross-domain sets.",
+        description="Train on this domain of the file. Its others become cross-domain sets. `all` trains on each "
+        "domain, with questions selected within each.",
     )
     test_fraction: float = Field(
         default=0.2,
@@ -29,7 +31,7 @@ class QuestionSettings(Section):
         description="Share of each domain held out for evaluation, by a hash of the content. [ours]",
     )
     max_train: Count | None = Field(
-        default=None, description="At most this many pool questions, by hash order."
+        default=None, description="At most this many pool questions a domain, by hash order."
     )
     max_test: Count | None = Field(
         default=None, description="At most this many test questions a domain, by hash order."

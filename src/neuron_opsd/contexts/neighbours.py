@@ -19,6 +19,7 @@ from neuron_opsd.model.load import CausalLM
 from neuron_opsd.neurons.medoids import MAX_SETS, k_medoids
 from neuron_opsd.neurons.overlap import jaccard_distance, nearest_neighbours, pairwise_distances
 from neuron_opsd.questions.duplicates import near_duplicates
+from neuron_opsd.questions.load import domains_of
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import Question
 from neuron_opsd.text.thinking import strip_thinking
@@ -99,6 +100,21 @@ def find_neighbours(
         ]
         for query, row, row_distances in zip(queries, indices, distances, strict=True)
     }
+
+
+def by_own_domain(
+    queries: Sequence[Question], candidates: Sequence[Question]
+) -> list[tuple[Sequence[Question], Sequence[Question]]]:
+    """The queries with those who may demonstrate to them: of several domains their own, or all where none is theirs."""
+    domains = domains_of(candidates)
+    if len(domains) == 1:
+        return [(queries, candidates)]
+    groups: list[tuple[Sequence[Question], Sequence[Question]]] = [
+        ([q for q in queries if q.domain == domain], [c for c in candidates if c.domain == domain])
+        for domain in domains
+    ]
+    groups.append(([query for query in queries if query.domain not in domains], candidates))
+    return [(asked, shown) for asked, shown in groups if asked]
 
 
 def can_demonstrate(reply: str) -> bool:

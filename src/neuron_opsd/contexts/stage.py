@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from neuron_opsd.contexts.build import build_contexts
-from neuron_opsd.contexts.neighbours import find_neighbours
+from neuron_opsd.contexts.neighbours import Neighbours, by_own_domain, find_neighbours
 from neuron_opsd.contexts.replies import demonstrating_replies
 from neuron_opsd.contexts.templates import template_shares
 from neuron_opsd.errors import DataError
@@ -53,15 +53,18 @@ def contexts_of(
     The questions may be of the pool or not. One to which nothing can be shown has no context.
     """
     settings, replies = run.inputs.context_settings, demonstrating_replies(run)
-    neighbours = find_neighbours(
-        queries,
-        run.inputs.other_questions or run.records.pool,
-        {question_id: rollout.reply for question_id, rollout in replies.items()},
-        settings,
-        overlap_sets=overlap_sets,
-        base_model=run.models.base,
-        seed=run.config.seed,
-    )
+    others = run.inputs.other_questions
+    neighbours: Neighbours = {}
+    for asked, candidates in [(queries, others)] if others else by_own_domain(queries, run.records.pool):
+        neighbours |= find_neighbours(
+            asked,
+            candidates,
+            {question_id: rollout.reply for question_id, rollout in replies.items()},
+            settings,
+            overlap_sets=overlap_sets,
+            base_model=run.models.base,
+            seed=run.config.seed,
+        )
     contexts = build_contexts(
         [question.question_id for question in queries if question.question_id in neighbours],
         neighbours,

@@ -25,7 +25,7 @@ from neuron_opsd.early_checks.settings import check_contradictions, check_files,
 from neuron_opsd.early_checks.trainer import check_trainer
 from neuron_opsd.model.load import check_weights, load_tokenizer
 from neuron_opsd.questions.answer_counts import check_answers
-from neuron_opsd.questions.load import general_questions, load_questions, other_questions, single_domain
+from neuron_opsd.questions.load import general_questions, load_questions, other_questions
 from neuron_opsd.records import Question
 from neuron_opsd.text.answer_pattern import check_pattern
 
@@ -53,7 +53,6 @@ def check_early(config: Config, output: Path | None = None, *, until: str = "rep
     check_contradictions(config)
     check_trainer(config)
     questions = load_questions(config.questions)
-    single_domain(questions)
     other_questions(config, questions)
     general = general_questions(config, questions)
     check_answers(config.evaluation.answers, questions, config.questions, name="evaluation.answers")

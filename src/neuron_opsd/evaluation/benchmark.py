@@ -8,7 +8,7 @@ mean resamples each domain on its own. Every question of a comparison has rollou
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +38,7 @@ from neuron_opsd.results import (
     PoolQuestion,
     QuestionResult,
     Results,
+    name_together,
 )
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.statistics import LEVEL, Draws, bootstrap_draws
@@ -63,7 +64,7 @@ def compare(
     key: Mapping[str, str],
     settings: EvaluationSettings,
     *,
-    train_domain: str,
+    train_domains: Sequence[str],
     seed: int,
     options: Options = ((), ()),
     truth: Truth = ((), ()),
@@ -79,7 +80,7 @@ def compare(
         trained: Rollouts of the trained model.
         key: Gold answers, for all, some or none of the questions (`load_answer_key`).
         settings: The evaluation section of the configuration.
-        train_domain: The domain trained on. All others are cross-domain.
+        train_domains: The domains trained on. All others are cross-domain.
         seed: Of the bootstrap, the permutations and the simulations.
         options: The choices' probabilities under base and trained model, where they were scored.
         truth: How likely base and trained model call their own answers right, where they were asked.
@@ -87,8 +88,18 @@ def compare(
         general: Of `compare_general`, to stand beside.
     """
     found = compare_domains(questions, base, trained, key, settings, seed=seed, options=options, truth=truth)
-    others = {domain: block for domain, block in found.results.items() if domain != train_domain}
-    in_domain = found.results.get(train_domain)
+    own = {domain: block for domain, block in found.results.items() if domain in train_domains}
+    others = {domain: block for domain, block in found.results.items() if domain not in own}
+    train_domain = name_together(train_domains)
+    if len(train_domains) == 1:
+        in_domain, own = own.get(train_domain), {}
+    else:
+        together = [replace(one, domain=train_domain) for one in questions if one.domain in own]
+        ids = {question.question_id for question in together}
+        before, after = ([one for one in rollouts if one.question_id in ids] for rollouts in (base, trained))
+        in_domain = compare_domains(
+            together, before, after, key, settings, seed=seed, options=options, truth=truth
+        ).results.get(train_domain)
     cross = Domains(domains=others, mean=mean_of(others, found.draws))
     return Results(
         num_samples=settings.num_samples,
@@ -101,8 +112,9 @@ def compare(
         train_domain=train_domain,
         num_not_scored=len(questions) - len(found.rows),
         in_domain=in_domain,
+        own=own,
         cross=cross,
-        verdicts=verdict_sentences(train_domain, in_domain, cross, general),
+        verdicts=verdict_sentences(train_domain, in_domain, own, cross, general),
         questions=found.rows,
         pool_questions=pool_questions,
         general=general,

@@ -58,7 +58,7 @@ def make_evaluation(run: Run) -> None:
         trained,
         run.config.evaluation,
         reading=run.config.questions,
-        train_domain=run.records.train_domain,
+        train_domains=run.records.train_domains,
         seed=run.config.seed,
         options=_option_scores(run, names, roles, is_general=False),
         truth=_truth_scores(run, names, roles),

@@ -1,5 +1,7 @@
 """Results in words: a verdict for each metric, and the sentences read first. No more than was shown."""
 
+from collections.abc import Mapping
+
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.results import (
     VOTE_FIGURES,
@@ -32,12 +34,18 @@ def verdict_of(difference: Estimate, num_items: int) -> str:
 
 
 def verdict_sentences(
-    train_domain: str, in_domain: DomainResult | None, cross: Domains, general: GeneralResult | None
+    train_domain: str,
+    in_domain: DomainResult | None,
+    own: Mapping[str, DomainResult],
+    cross: Domains,
+    general: GeneralResult | None,
 ) -> tuple[str, ...]:
-    """In-domain first, then the mean of the others, then general questions, each with what was shown."""
+    """In-domain first, also each of several, then the mean of the others, then general questions: what was shown."""
     sentences: list[str] = []
     if in_domain:
         sentences += _domain_sentences(f"In-domain ({train_domain})", in_domain)
+    for domain, block in own.items():
+        sentences += _domain_sentences(f"In-domain ({domain})", block)
     if cross.mean:
         number = cross.mean.num_domains
         where = f"the mean over {number} other domains" if number > 1 else next(iter(cross.domains))

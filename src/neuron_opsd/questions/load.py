@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from neuron_opsd.config import Config, QuestionSettings
+from neuron_opsd.config import ALL_DOMAINS, Config, QuestionSettings
 from neuron_opsd.errors import ConfigError, DataError
 from neuron_opsd.questions.read import read_questions
 from neuron_opsd.records import Question
@@ -26,18 +26,25 @@ _ITEMS_SHOWN = 10
 def load_questions(settings: QuestionSettings) -> list[Question]:
     """Read the pool and the cross-domain files. Return the train questions, then the test questions.
 
-    In-domain questions (all of `settings.path`, or those of `settings.domain`) are split by `test_fraction`.
+    In-domain questions (those of `settings.domain`, or all of `settings.path`) are split by `test_fraction`.
     The other domains of the file and all of `cross_paths` are evaluated only. Equal content is kept once: the
-    pool's first, then the other domains', then the cross files'. Each split is in hash order, test questions
-    domain by domain.
+    pool's first, then the other domains', then the cross files'. Each split is in hash order, domain by domain.
 
     Raises:
+        ConfigError: the file has several domains, and no setting says which to train on.
         DataError: a file that cannot be used, an id with two contents, an unknown domain, an empty split.
     """
     in_domain, others = _divide_by_domain(_read(settings.path, settings), settings)
     cross = {path: _read(path, settings) for path in settings.cross_paths}
     _check_ids_across_files({settings.path: [*in_domain, *others]} | cross)
     pool = _drop_duplicates(in_domain, where=settings.path, seen={})
+    trained = domains_of(pool)
+    if settings.domain is None and len(trained) > 1:
+        raise ConfigError(
+            f"{settings.path} holds {len(trained)} domains ({_shorten(trained)}). Train on one: "
+            f"questions.domain={trained[0]}, and the others become cross-domain sets. Or train on each: "
+            f"questions.domain={ALL_DOMAINS}."
+        )
     test_only = _drop_duplicates(others, where=f"the other domains of {settings.path}", seen=_contents(pool))
     for path, questions in cross.items():
         new = _drop_duplicates(questions, where=path, seen=_contents([*pool, *test_only]))
@@ -48,8 +55,12 @@ def load_questions(settings: QuestionSettings) -> list[Question]:
         test_only += new
     train, test = _split_pool(pool, settings)
     test += [replace(question, split="test") for question in test_only]
-    train = _first_by_hash(train, settings.seed, limit=settings.max_train, name="questions.max_train")
-    test = _cap_each_domain(test, settings, first={question.domain for question in pool})
+    train = _cap_each_domain(
+        train, settings.seed, limit=settings.max_train, name="questions.max_train", first=trained
+    )
+    test = _cap_each_domain(
+        test, settings.seed, limit=settings.max_test, name="questions.max_test", first=trained
+    )
     _log_counts(train, test)
     return train + test
 
@@ -113,15 +124,27 @@ def _check_ids_across_files(files: dict[str, list[Question]]) -> None:
 def _divide_by_domain(
     questions: list[Question], settings: QuestionSettings
 ) -> tuple[list[Question], list[Question]]:
-    if settings.domain is None:
+    known = domains_of(questions)
+    if settings.domain is None or (settings.domain == ALL_DOMAINS and ALL_DOMAINS not in known):
         return questions, []
-    known = sorted({question.domain for question in questions})
     if settings.domain not in known:
         raise DataError(
-            f"questions.domain is '{settings.domain}', but {settings.path} has only: {', '.join(known)}."
+            f"questions.domain is '{settings.domain}', but {settings.path} has only: {', '.join(known)}. "
+            f"Name one of them, or {ALL_DOMAINS} to train on each."
         )
+    if settings.domain == ALL_DOMAINS and len(known) > 1:
+        log.warning(
+            "questions.domain=%s: %s has a domain of that name, and it alone is trained on. Rename it to train on "
+            "every domain.",
+            ALL_DOMAINS, settings.path,
+        )  # fmt: skip
     inside = [question for question in questions if question.domain == settings.domain]
     return inside, [question for question in questions if question.domain != settings.domain]
+
+
+def domains_of(questions: Iterable[Question]) -> list[str]:
+    """Names of the domains, sorted."""
+    return sorted({question.domain for question in questions})
 
 
 def _contents(questions: Iterable[Question]) -> dict[str, Question]:
@@ -160,12 +183,15 @@ def _split_pool(pool: list[Question], settings: QuestionSettings) -> tuple[list[
     ]
     test = [replace(question, split="test") for question, held in zip(pool, is_test, strict=True) if held]
     for name, part, needed in (("train", train, True), ("test", test, settings.test_fraction > 0)):
-        if needed and not part:
-            raise DataError(
-                f"None of the {len(pool)} in-domain questions of {settings.path} falls into the {name} split "
-                f"(questions.test_fraction is {settings.test_fraction}, questions.seed {settings.seed}). "
-                "Add questions, or change test_fraction" + (" (0 holds none out)." if name == "test" else ".")
-            )
+        counts = Counter(question.domain for question in part)
+        for domain, number in Counter(question.domain for question in pool).items():
+            if needed and not counts[domain]:
+                raise DataError(
+                    f"None of the {number} in-domain questions of {settings.path} (domain {domain}) falls into the "
+                    f"{name} split (questions.test_fraction is {settings.test_fraction}, questions.seed "
+                    f"{settings.seed}). Add questions, or change test_fraction"
+                    + (" (0 holds none out)." if name == "test" else ".")
+                )
     return train, test
 
 
@@ -176,12 +202,14 @@ def _first_by_hash(questions: list[Question], seed: int, *, limit: int | None, n
     return ordered[:limit]
 
 
-def _cap_each_domain(test: list[Question], settings: QuestionSettings, *, first: set[str]) -> list[Question]:
-    """Test questions by domain, in-domain first, each domain in hash order and at most `max_test` long."""
+def _cap_each_domain(
+    questions: list[Question], seed: int, *, limit: int | None, name: str, first: Sequence[str]
+) -> list[Question]:
+    """The questions by domain, in-domain first, each domain in hash order and at most `limit` long."""
     capped: list[Question] = []
-    for domain in sorted({question.domain for question in test}, key=lambda name: (name not in first, name)):
-        inside = [question for question in test if question.domain == domain]
-        capped += _first_by_hash(inside, settings.seed, limit=settings.max_test, name="questions.max_test")
+    for domain in sorted(domains_of(questions), key=lambda name: name not in first):
+        inside = [question for question in questions if question.domain == domain]
+        capped += _first_by_hash(inside, seed, limit=limit, name=name)
     return capped
 
 
@@ -190,21 +218,6 @@ def _log_counts(train: Sequence[Question], test: Sequence[Question]) -> None:
         counts = Counter(question.domain for question in questions)
         listed = ", ".join(f"{domain} {count}" for domain, count in sorted(counts.items()))
         log.info("questions: %d %s (%s)", len(questions), where, listed or "none")
-
-
-def single_domain(questions: Sequence[Question]) -> str:
-    """The one domain of the pool.
-
-    Raises:
-        ConfigError: the pool spans several, so "in-domain" would have no meaning.
-    """
-    domains = sorted({question.domain for question in questions if question.split == "train"})
-    if len(domains) != 1:
-        raise ConfigError(
-            f"The pool holds {len(domains)} domains ({', '.join(domains[:6])}). Train on one at a time: set "
-            f"questions.domain={domains[0] if domains else '...'}. The others become cross-domain sets."
-        )
-    return domains[0]
 
 
 def test_questions(questions: Sequence[Question]) -> list[Question]:

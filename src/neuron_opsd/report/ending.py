@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from neuron_opsd.report import tables
 from neuron_opsd.report.parts import listed
-from neuron_opsd.report.summary import facts_of, places
+from neuron_opsd.report.summary import facts_of
 from neuron_opsd.results import MetricResult, ResultBlock, Results
 
 # Of each the first that was measured, in plain words.
@@ -14,12 +14,12 @@ CALIBRATION = {"ece": "error", "option_ece": "error of option probabilities"}
 
 def ending(results: Results) -> list[str]:
     """The lines. A figure that was not measured has none."""
-    (field, own), *others = places(results)
-    elsewhere = [(where, block) for where, block in others if where != tables.MEAN_OF_OTHERS]
+    field = tables.trained_blocks(results)
+    elsewhere = tables.domain_blocks(results)[len(field) :]
     lines = [
-        *_line("In the field", [(field, own)], ACCURACY),
+        *_line("In the field", field, ACCURACY),
         *_line("Elsewhere", elsewhere, ACCURACY),
-        *_line("Calibration", [(field, own), *elsewhere], CALIBRATION),
+        *_line("Calibration", [*field, *elsewhere], CALIBRATION),
     ]
     worse = [
         f"{fact.metric.label} on {fact.where}"

@@ -24,8 +24,8 @@ def changed_questions(inputs: ReportInputs) -> list[Block]:
     ]
     if not changed:
         return []
-    own = inputs.results.train_domain
-    ordered = sorted(changed, key=lambda row: (row.domain != own, -_size(row), row.question_id))
+    own = inputs.results.trained_domains
+    ordered = sorted(changed, key=lambda row: (row.domain not in own, -_size(row), row.question_id))
     groups = {kind: [row for row in ordered if _kind(row) == kind] for kind in JUDGEMENTS}
     # One of each kind, then a second of each, until there are three.
     taken = [

@@ -77,11 +77,10 @@ class ReportInputs:
         return self.setting("training.objective") == "gold_sft"
 
     @property
-    def train_domain(self) -> str | None:
-        """The domain trained on, from the results, the selection or the pool."""
-        if self.results and self.results.train_domain:
-            return self.results.train_domain
-        domains = {s.domain for s in self.selection} or {
-            q.domain for q in self.questions if q.split == "train"
-        }
-        return domains.pop() if len(domains) == 1 else None
+    def train_domains(self) -> Sequence[str]:
+        """The domains trained on, from the results, the selection or the pool."""
+        if self.results and (self.results.in_domain or self.results.own):
+            return self.results.trained_domains
+        return sorted(
+            {s.domain for s in self.selection} or {q.domain for q in self.questions if q.split == "train"}
+        )

@@ -52,8 +52,9 @@ def _row(row: Mapping[str, object]) -> Mapping[str, object]:
 
 def _results(results: Results) -> Results:
     in_domain = results.in_domain and _domain(results.in_domain)
+    own = {domain: _domain(block) for domain, block in results.own.items()}
     general = results.general and _domains(results.general)
-    return replace(results, in_domain=in_domain, cross=_domains(results.cross), general=general)
+    return replace(results, in_domain=in_domain, own=own, cross=_domains(results.cross), general=general)
 
 
 def _domains(found: SomeDomains) -> SomeDomains:

@@ -11,6 +11,7 @@ from neuron_opsd.report.card_use import how_to_use
 from neuron_opsd.report.content import CITATION
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.markdown import render, table
+from neuron_opsd.report.parts import listed
 from neuron_opsd.report.results import general_tables
 from neuron_opsd.text.escape import markdown_block, markdown_text
 
@@ -75,7 +76,8 @@ def _licence(inputs: ReportInputs) -> str:
 
 
 def _introduction(inputs: ReportInputs) -> str:
-    where = f" in the domain {markdown_text(inputs.train_domain)}" if inputs.train_domain else ""
+    domains = [markdown_text(domain) for domain in inputs.train_domains]
+    where = f" in the domain{'s' if len(domains) > 1 else ''} {listed(domains)}" if domains else ""
     if not _is_distilled(inputs):
         what = markdown_text(str(inputs.setting("description", "")).strip())
         gold = f"{USES_GOLD}." if inputs.uses_gold else "No gold answer was used in training."
@@ -93,6 +95,8 @@ def _results(inputs: ReportInputs) -> list[str]:
     parts = ["\n".join(f"- {markdown_text(sentence)}" for sentence in results.verdicts)]
     if results.in_domain:
         parts.append(table(tables.metrics_table(f"In-domain: {results.train_domain}", results.in_domain)))
+    for domain, block in results.own.items():
+        parts.append(table(tables.metrics_table(f"In-domain: {domain}", block)))
     if results.cross.mean:
         parts.append(table(tables.metrics_table(tables.cross_caption(results), results.cross.mean)))
     return parts + [table(shown) for shown in general_tables(results)]

@@ -14,6 +14,9 @@ def results_section(inputs: ReportInputs) -> list[Block]:
     cross, blocks = results.cross, present(tables.grid_table(results))
     if results.in_domain:
         blocks.append(tables.metrics_table(f"In-domain: {results.train_domain}", results.in_domain))
+    blocks += [
+        folded(tables.metrics_table(f"In-domain: {domain}", block)) for domain, block in results.own.items()
+    ]
     if cross.mean:
         blocks.append(tables.metrics_table(tables.cross_caption(results), cross.mean))
         if cross.mean.num_domains > 1:

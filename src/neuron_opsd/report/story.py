@@ -8,6 +8,7 @@ from neuron_opsd.records import TeacherContext
 from neuron_opsd.report import tables
 from neuron_opsd.report.blocks import Block, Bullets, Paragraph
 from neuron_opsd.report.inputs import ReportInputs
+from neuron_opsd.results import name_together
 
 DIVERGENCES = {
     "reverse_kl": "the reverse KL divergence, KL(student || teacher)",
@@ -35,7 +36,8 @@ def title(inputs: ReportInputs) -> str:
     """The report's name: model and domain."""
     if inputs.comparison and not inputs.questions:
         return f"Recipes compared on {inputs.model_name}"
-    where = f" on {inputs.train_domain}" if inputs.train_domain else ""
+    domains = inputs.train_domains
+    where = f" on {name_together(domains)}" if domains else ""
     mark = f" ({USES_GOLD})" if inputs.uses_gold else ""
     return f"{inputs.model_name}{where}{mark}"
 

@@ -239,8 +239,13 @@ def cross_caption(results: Results) -> str:
 
 def domain_blocks(results: Results) -> list[tuple[str, DomainResult]]:
     """In-domain first, then the other domains, then the general questions, with their names."""
-    blocks = [(f"{results.train_domain} (trained)", results.in_domain)] if results.in_domain else []
-    return [*blocks, *results.cross.domains.items(), *general_blocks(results)]
+    return [*trained_blocks(results), *results.cross.domains.items(), *general_blocks(results)]
+
+
+def trained_blocks(results: Results) -> list[tuple[str, DomainResult]]:
+    """The domain trained on. Of several, all together and then each."""
+    together = [(results.train_domain, results.in_domain)] if results.in_domain else []
+    return [(f"{domain} (trained)", block) for domain, block in [*together, *results.own.items()]]
 
 
 def general_blocks(results: Results) -> list[tuple[str, DomainResult]]:

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from neuron_opsd.config import Config
 from neuron_opsd.errors import RunFolderError
-from neuron_opsd.questions.load import single_domain, test_questions
+from neuron_opsd.questions.load import domains_of, test_questions
 from neuron_opsd.records import Question, Rollout, SelectedQuestion, TeacherContext
 from neuron_opsd.run.inputs import StageInputs
 from neuron_opsd.store.run_folder import RunFolder
@@ -38,13 +38,9 @@ class StageRecords:
         return test_questions(self.questions)
 
     @property
-    def train_domain(self) -> str:
-        """The one domain of the pool.
-
-        Raises:
-            ConfigError: the pool spans several, so "in-domain" would have no meaning.
-        """
-        return single_domain(self.pool)
+    def train_domains(self) -> list[str]:
+        """The domains of the pool: one, or several with `questions.domain=all`."""
+        return domains_of(self.pool)
 
     @cached_property
     def shown_by_id(self) -> dict[str, Question]:

@@ -144,6 +144,7 @@ def _result_numbers(results: Results) -> Iterator[tuple[str, float]]:
     """Every metric of both models, and the difference with its interval, by domain."""
     blocks: dict[str, DomainResult | MeanResult | None] = {
         results.train_domain: results.in_domain,
+        **results.own,
         **results.cross.domains,
         "cross_mean": results.cross.mean,
     }
