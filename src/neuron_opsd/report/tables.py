@@ -244,8 +244,9 @@ def domain_blocks(results: Results) -> list[tuple[str, DomainResult]]:
 
 def trained_blocks(results: Results) -> list[tuple[str, DomainResult]]:
     """The domain trained on. Of several, all together and then each."""
-    together = [(results.train_domain, results.in_domain)] if results.in_domain else []
-    return [(f"{domain} (trained)", block) for domain, block in [*together, *results.own.items()]]
+    own = [(f"{domain} (trained)", block) for domain, block in results.own.items()]
+    together = f"all {len(own)} trained domains" if own else f"{results.train_domain} (trained)"
+    return [(together, results.in_domain), *own] if results.in_domain else own
 
 
 def general_blocks(results: Results) -> list[tuple[str, DomainResult]]:
