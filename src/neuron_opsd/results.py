@@ -415,7 +415,7 @@ class TeacherGap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreflightVerdict:
-    """Whether training is likely to help, told before it and without labels."""
+    """What speaks against training, told before it and without labels."""
 
     verdict: str
     reasons: tuple[str, ...]

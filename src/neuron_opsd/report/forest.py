@@ -12,7 +12,7 @@ from neuron_opsd.results import Estimate
 
 LABEL_HEIGHT, MARK_HEIGHT = 24, 13
 CLASSES = {"better": "good", "worse": "bad"}
-NUM_LABEL_CHARACTERS = 22  # so that the difference has room at its right
+NUM_LABEL_CHARACTERS = 19  # so that the difference, bold where it is judged, has room at its right
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def forest(name: str, title: str, rows: Sequence[Row], *, label: str, conclusion
 def _drawn(row: Row, x: svg.Axis, top: float) -> list[Html]:
     """The label, the difference in its colour, and a line with a dot for each value."""
     at = top + LABEL_HEIGHT - 9
-    parts = [svg.text(x.start, at, clip(row.label, NUM_LABEL_CHARACTERS), class_="label")]
+    parts = [svg.text(x.start, at, _short(row.label), class_="label")]
     if row.difference:
         class_ = f"change {CLASSES.get(row.judgement, '')}".rstrip()
         parts.append(svg.text(x.end, at, row.difference, anchor="end", class_=class_))
@@ -80,3 +80,10 @@ def _ends(found: Estimate) -> tuple[float, float, float]:
         found.value if found.low is None else found.low,
         found.value if found.high is None else found.high,
     )
+
+
+def _short(label: str) -> str:
+    """A label that leaves room. The mark of the trained domain goes first: it is in the caption."""
+    if len(label) > NUM_LABEL_CHARACTERS:
+        label = label.removesuffix(" (trained)")
+    return clip(label, NUM_LABEL_CHARACTERS)

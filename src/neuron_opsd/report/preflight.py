@@ -1,4 +1,4 @@
-"""The section on the preflight: was training likely to help, told without labels."""
+"""The section on the preflight: what spoke against training, told without labels."""
 
 from neuron_opsd.report import tables
 from neuron_opsd.report.blocks import Block, Bullets, Paragraph, Table
