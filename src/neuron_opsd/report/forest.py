@@ -12,7 +12,7 @@ from neuron_opsd.results import Estimate
 
 LABEL_HEIGHT, MARK_HEIGHT = 24, 13
 CLASSES = {"better": "good", "worse": "bad"}
-NUM_LABEL_CHARACTERS = 19  # so that the difference, bold where it is judged, has room at its right
+NUM_LABEL_CHARACTERS = 21  # so that the difference, bold where it is judged, has room at its right
 
 
 @dataclass(frozen=True, slots=True)
