@@ -66,7 +66,7 @@ def in_mlflow(folder: Path) -> list[tuple[str, int]]:
 )
 def test_every_fact_is_sent_once(folder: Path, name: str, read, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was killed in its training, and goes on."""
-    monkeypatch.setenv("TRACKIO_DIR", str(folder / "tracking/trackio"))
+    monkeypatch.delenv("TRACKIO_DIR", raising=False)
     metrics, results = folder / "training/metrics.jsonl", folder / RESULTS
     later = {file: file.read_bytes() for file in (metrics, results, folder / "training/manifest.json")}
     metrics.write_bytes(b"".join(later[metrics].splitlines(keepends=True)[:4]))
@@ -121,6 +121,19 @@ def test_training_is_sent_as_it_goes_and_no_byte_of_the_run_differs(
     assert done.exit_code == 0, done.output
     assert set(STEPS) <= set(seen)
     assert all(name.startswith("tracking/") for name in differences(whole_run.folder, folder))
+
+
+def test_a_second_run_of_a_process_has_its_own_trackio_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trackio")
+    monkeypatch.delenv("TRACKIO_DIR", raising=False)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    for run in (folder, other):
+        send(run, "trackio")
+    assert sorted(in_trackio(folder)) == sorted(in_trackio(other))
+    assert set(Counter(in_trackio(other)).values()) == {1}
 
 
 @pytest.mark.parametrize(
