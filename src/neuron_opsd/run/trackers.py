@@ -5,6 +5,7 @@ Each writes below the run folder. Nothing goes over a network unless the tracker
 
 import io
 import os
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -136,9 +137,13 @@ class Trackio:
     package: ClassVar[str] = "trackio"
 
     def __init__(self, place: Path, *, run_id: str, name: str, settings: Mapping[str, Any]) -> None:
-        os.environ.setdefault("TRACKIO_DIR", str(place))  # read on import
         import trackio
 
+        if "TRACKIO_DIR" not in os.environ:
+            # Its modules copy the folder when they are imported, which another run of this process may have done.
+            for module_name, module in list(sys.modules.items()):
+                if module_name.split(".")[0] == "trackio" and hasattr(module, "TRACKIO_DIR"):
+                    vars(module)["TRACKIO_DIR"] = place
         self.trackio = trackio
         trackio.init(
             project=PROJECT, name=f"{name}-{run_id}", config=flat(settings), resume="allow", embed=False
