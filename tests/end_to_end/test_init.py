@@ -74,7 +74,7 @@ def test_on_a_terminal_it_asks_for_what_no_flag_says(asked, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--goal", "fame"], "--goal is 'fame'. It must be one of method, small-model, trial."),
+        (["--goal", "fame"], "--goal is 'fame'. It must be one of method, small-model, position, trial."),
         (["--memory", "much"], "--memory is 'much'. It must be a size such as 24GB"),
         (["--questions", "none.jsonl"], "none.jsonl"),
         (["--model", "./nowhere"], "nowhere"),

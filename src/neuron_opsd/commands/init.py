@@ -51,6 +51,7 @@ class Goal:
 GOALS = {
     "method": Goal("the method, with the paper's values", "neuron_opsd"),
     "small-model": Goal("the method without replies that were cut or cannot be read", "usable_replies"),
+    "position": Goal("a teacher that knows no position, for choices answered by letter", "order_average"),
     "trial": Goal(
         "a short trial of the method: few questions, short replies, 20 steps", "neuron_opsd", TRIAL
     ),
