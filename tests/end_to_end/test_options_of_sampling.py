@@ -51,7 +51,7 @@ def test_only_another_wording_takes_a_pass(
         passes.append(arguments)
         return score_options(*arguments, **settings)
 
-    monkeypatch.setattr(samples, "score_options", counted)
+    monkeypatch.setattr(samples.OptionStage, "score", staticmethod(counted))
     asked = ["run", "base", *command[2:], f"prompts.answer_format={answer_format}", "rollouts.shard_size=100"]
     assert run([*asked, "--output", str(tmp_path / "run")], monkeypatch) == 0
     assert len(passes) == num_passes

@@ -1,9 +1,10 @@
 """What both models are asked in evaluation, shard by shard: sampled completions, and the probabilities of options."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.config.graph import ROLES
@@ -191,29 +192,27 @@ class ExactAnswers(EvaluationSamples):
         return
 
 
-class OptionStage(AskedStage):
-    """The probability that one model gives to each choice of the questions it was asked, in the orders it has seen.
+class ScoringStage(AskedStage):
+    """What one model is asked of its own answers to questions: a score for each question."""
 
-    `EvaluationSamples` leaves a shard in the inbox with each of its own, where it can. The others are made here.
-    """
-
-    record_type = OptionScores
     unit = "questions"
+    score: ClassVar[Callable[..., list[Any]]]
 
     @property
     def questions(self) -> Sequence[Question]:
-        """See `ShardedStage`. Those without choices have no record, so that shards are those of the samples."""
+        """See `ShardedStage`. Those without a score have no record, so that shards are those of the samples."""
         return self.asked_questions
 
     @cached_property
     def rollouts(self) -> Mapping[str, Sequence[Rollout]]:
-        """The same model's completions, by question."""
-        return group_by_question(self.run.folder.stage(self.asked.samples).read(Rollout))
+        """The same model's answers, by question."""
+        record_type = ExactRollout if self.run.config.evaluation.exact else Rollout
+        return group_by_question(self.run.folder.stage(self.asked.samples).read(record_type))
 
-    def make_shard(self, index: int, on_progress: OnProgress) -> list[OptionScores]:
+    def make_shard(self, index: int, on_progress: OnProgress) -> list[Any]:
         """See `ShardedStage`."""
         run, questions = self.run, self.shard_questions(index)
-        scores = score_options(
+        scores = self.score(
             questions,
             self.rollouts,
             run.models.named(self.model_name),
@@ -228,44 +227,25 @@ class OptionStage(AskedStage):
         """See `ShardedStage`."""
         left_out = len(self.asked_questions) - self.folder.num_records()
         if left_out:
-            logger.info("%s: %d questions have no options that can be scored", self.name, left_out)
+            logger.info("%s: %d questions are not scored", self.name, left_out)
         return {"num_not_scored": left_out}
 
 
-class TruthStage(AskedStage):
+class OptionStage(ScoringStage):
+    """The probability that one model gives to each choice of the questions it was asked, in the orders it has seen.
+
+    `EvaluationSamples` leaves a shard in the inbox with each of its own, where it can. The others are made here.
+    """
+
+    record_type = OptionScores
+    score = staticmethod(score_options)
+
+
+class TruthStage(ScoringStage):
     """How likely one model calls its own majority answers to the test questions right."""
 
     record_type = TruthScore
-    unit = "questions"
-
-    @property
-    def questions(self) -> Sequence[Question]:
-        """See `ShardedStage`."""
-        return self.asked_questions
-
-    @cached_property
-    def rollouts(self) -> Mapping[str, Sequence[Rollout]]:
-        """The same model's answers, by question."""
-        record_type = ExactRollout if self.run.config.evaluation.exact else Rollout
-        return group_by_question(self.run.folder.stage(self.asked.samples).read(record_type))
-
-    def make_shard(self, index: int, on_progress: OnProgress) -> list[TruthScore]:
-        """See `ShardedStage`."""
-        run, questions = self.run, self.shard_questions(index)
-        scores = score_truth(
-            questions,
-            self.rollouts,
-            run.models.named(self.model_name),
-            run.models.encoder(),
-            prompts=run.config.prompts,
-            batch_size=run.config.evaluation.batch_size,
-        )
-        on_progress(len(questions), 0)
-        return scores
-
-    def summary(self) -> JsonDict:
-        """See `ShardedStage`."""
-        return {"num_not_scored": len(self.asked_questions) - self.folder.num_records()}
+    score = staticmethod(score_truth)
 
 
 def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
