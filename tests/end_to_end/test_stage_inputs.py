@@ -105,6 +105,16 @@ def _with(config: Config, override: str) -> Config:
     return check_config(values)
 
 
+def test_training_names_only_settings_that_it_reads(command: list[str], tmp_path: Path) -> None:
+    """A model that was trained before there was such a setting is not trained again for it."""
+    orders = {"teacher_orders", "orders_version", "teacher_entropy"}
+    plain, ordered = (
+        StageInputs(settings(command, *extra), RunFolder(tmp_path)).of("training")["training"].keys()
+        for extra in ([], ["training.teacher_orders=2", "training.teacher_entropy=matched"])
+    )
+    assert (plain & orders, ordered & orders) == (set(), orders)
+
+
 def test_what_questions_say_counts(command: list[str], tmp_path: Path) -> None:
     before = fingerprints(settings(command), tmp_path)
     pool = Path(command[5])

@@ -14,9 +14,8 @@ class LetterToken:
 
     token: int
     letter: str  # A, B, C, ...
-    spelling: (
-        str  # equal for letters that are written alike: small or capital, with the same other characters
-    )
+    # Equal for letters that are written alike: small or capital, with the same other characters, by the same piece.
+    spelling: str
 
 
 def letter_tokens(tokenizer: PreTrainedTokenizerBase) -> list[LetterToken]:
@@ -24,11 +23,13 @@ def letter_tokens(tokenizer: PreTrainedTokenizerBase) -> list[LetterToken]:
     vocabulary = tokenizer.get_vocab()
     texts = tokenizer.batch_decode([[token] for token in vocabulary.values()])
     found: list[LetterToken] = []
-    for token, text in zip(vocabulary.values(), texts, strict=True):
+    for (piece, token), text in zip(vocabulary.items(), texts, strict=True):
         plain = unicodedata.normalize("NFKC", text)
         own = "".join(filter(str.isalnum, plain))
         if len(own) == 1 and own.upper() in LETTERS:
-            spelling = f"{plain.replace(own, '')} {own.isupper()} {plain == text}"
+            # SentencePiece's "A", "\u2581A" and the byte <0x41> can all decode to "A".
+            kind = next((mark for mark in ("\u2581", "<0x") if piece.startswith(mark)), "")
+            spelling = f"{plain.replace(own, '')} {own.isupper()} {plain == text} {kind}"
             found.append(LetterToken(token, own.upper(), spelling))
     return found
 

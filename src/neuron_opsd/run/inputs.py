@@ -57,6 +57,8 @@ CODE_VERSIONS: dict[str, int] = {
     # 2: float32 logits. A block of thinking that the prompt opens is closed before the option, 3: shards as the samples
     **dict.fromkeys((name for name in STAGES_BEFORE if name.endswith("_options")), 3),
 }
+# Of what a letter is called in each of several orders (`training.teacher_orders`). 2: SentencePiece's letters, too
+ORDERS_VERSION = 2
 # Stages whose records hold answers that were read out of replies. `text/replies.py` has the reader's own version.
 READS_REPLIES = frozenset(
     {
@@ -331,18 +333,24 @@ class StageInputs:
         limit, orders = preflight_sampling(self.config).max_new_tokens, self.config.training.teacher_orders
         return {
             "preflight": self.config.preflight.model_dump(mode="json"),
-            **({"training.teacher_orders": orders} if orders > 1 else {}),
+            **({"training.teacher_orders": orders, "orders_version": ORDERS_VERSION} if orders > 1 else {}),
             "the smaller max_new_tokens of rollouts and training": limit,
             **self._both_roles(),
         }
 
     def _training(self) -> JsonDict:
         settings = self.config.training
-        unread = set() if settings.objective == "unlikely_tokens" else {"unlikely_fraction"}
+        is_read = {
+            "unlikely_fraction": settings.objective == "unlikely_tokens",
+            "teacher_orders": settings.teacher_orders > 1,
+            "teacher_entropy": settings.teacher_entropy != "own",
+        }
+        unread = [name for name, reads in is_read.items() if not reads]
         memory = {"micro_batch_size": True, "loss_chunk_tokens": True, "trainer": {"gradient_checkpointing"}}
         named = settings.model_dump(
             mode="json", exclude={"save_steps": True, **memory, **dict.fromkeys(unread, True)}
         )
+        named |= {"orders_version": ORDERS_VERSION} if is_read["teacher_orders"] else {}
         if "contexts" in self.made:
             return {"training": named, **self._both_roles()}
         pool = [question for question in self.questions if question.split == "train"]
