@@ -127,6 +127,17 @@ def test_a_resumed_training_keeps_the_temperature(tmp_path):
         assert_same_bits(run(tmp_path / "other", **options), whole)
 
 
+def test_what_the_temperature_was_measured_on_is_read_as_in_a_step(tmp_path):
+    """The frozen teacher's first tokens are kept, and a resumed training, which measures nothing, reads them anew."""
+    options = {"steps": 3, "item": ordered_item, "max_new_tokens": 1, "save_steps": 1, "teacher_orders": 3}
+    options |= {"teacher": "frozen", "teacher_entropy": "matched", "trainer": {"bf16": True}}
+    whole = run(tmp_path / "whole", **options)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for step in (2, 3):
+        shutil.rmtree(tmp_path / "cut" / f"checkpoint-{step}")
+    assert_same_bits(run(tmp_path / "cut", **options), whole)
+
+
 @pytest.mark.parametrize("target", [0.2, 1.0, 2.5])
 def test_the_temperature_gives_the_entropy_that_is_asked_for(target):
     logits = torch.randn(4, 30, generator=torch.Generator().manual_seed(0)) * 2

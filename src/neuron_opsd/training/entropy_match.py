@@ -54,18 +54,21 @@ def measure_temperature(trainer: "OpsdTrainer") -> float:
     places = range(min(NUM_ITEMS, len(trainer.rollouts.items)))
     students, teachers, num_tokens = 0.0, torch.zeros(len(GRID), dtype=torch.float64), 0
     for item in trainer.rollouts.sample([trainer.rollouts.items[place] for place in places]):
-        states = trainer.teacher_states([item])
+        # As in a step, in whose precision the trainer keeps what it has read.
+        with trainer.accelerator.autocast():
+            states = trainer.teacher_states([item])
         assert states is not None
         model.eval()
-        own = predicting_states(
-            model, model, *pad_right([item.student_ids], [item.completion_ids], device=model.device)
-        )
         rows = states if isinstance(states, ViewStates) else (states,)
-        for start in range(0, len(own), chunk):
-            part = slice(start, start + chunk)
-            student = logits_from_hidden(model, own[part]).log_softmax(dim=-1)
-            students += entropy(student).sum().item()
-            teachers += entropies_at(trainer.teacher_logits(*(row[part] for row in rows)), GRID).cpu()
+        with trainer.accelerator.autocast():
+            own = predicting_states(
+                model, model, *pad_right([item.student_ids], [item.completion_ids], device=model.device)
+            )
+            for start in range(0, len(own), chunk):
+                part = slice(start, start + chunk)
+                student = logits_from_hidden(model, own[part]).log_softmax(dim=-1)
+                students += entropy(student).sum().item()
+                teachers += entropies_at(trainer.teacher_logits(*(row[part] for row in rows)), GRID).cpu()
         num_tokens += len(own)
         if num_tokens >= NUM_TOKENS:
             break
