@@ -23,12 +23,28 @@ MODEL = "embedded:smollm2-135m"
         (["a?"], {"training": {"lora": {"rank": 0}}}, r"training\.lora\.rank"),
         (["a?"], {"sede": 1}, "sede"),
         (["a?"], {"recipe": "neuron_opsds"}, "No recipe 'neuron_opsds'"),
+        (["a?"], {"recipe": 3}, "recipe is 3"),
+        (["a?"], {"answers": 5}, "answers is 5"),
+        ({"question": "a?", "choices": ["b", "c"]}, {}, "questions is of type dict"),
+        (b"a?", {}, "questions is of type bytes"),
+        (5, {}, "questions is of type int"),
+        (["a?", 5], {}, r"questions\[1\] is 5"),
+        ([{"question": "a?", "choices": {"b", "c"}}], {}, r"questions\[0\] cannot be written as JSON"),
     ],
 )
 def test_what_the_command_line_refuses_is_refused(tmp_path: Path, questions, settings, said: str) -> None:
     with pytest.raises(NeuronOpsdError, match=said):
         improve(MODEL, questions, output=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_places_are_texts_or_paths(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="output is None"):
+        improve(MODEL, ["a?"], output=None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="folder is 5"):
+        Result(5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(NeuronOpsdError, match="No folder or file .*nowhere"):
+        improve(tmp_path / "nowhere", ["a?"], output=tmp_path / "run")
 
 
 def test_rows_are_written_beside_the_run(tmp_path: Path) -> None:

@@ -42,16 +42,17 @@ def test_a_merged_run_is_exported_in_every_form(whole_run, tiny_model_folder: Pa
     assert "library_name: peft" in (tmp_path / "adapter/README.md").read_text()
 
     said = invoke(
-        "export", run, "--format", "gguf", "--output", tmp_path / "out/it.gguf", "--weights", "q8_0"
+        "export", run, "--format", "gguf", "--output", tmp_path / "out/My it.gguf", "--weights", "q8_0"
     )
-    assert f"ollama create it -f {tmp_path / 'out/Modelfile'}" in said
+    assert f"ollama create my-it -f {tmp_path / 'out/Modelfile'}" in said
+    assert f"lms import '{tmp_path / 'out/My it.gguf'}'" in said
     assert "LM Studio" in said
-    assert "FROM ./it.gguf" in (tmp_path / "out/Modelfile").read_text()
+    assert "FROM ./My it.gguf" in (tmp_path / "out/Modelfile").read_text()
     template = (run / "model/chat_template.jinja").read_text()
-    reader = gguf.GGUFReader(tmp_path / "out/it.gguf")
+    reader = gguf.GGUFReader(tmp_path / "out/My it.gguf")
     assert reader.fields["tokenizer.chat_template"].contents() == template
-    invoke("export", run, "--format", "gguf", "--output", tmp_path / "out/it.gguf")  # ours is replaced
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Modelfile", "it.gguf"]
+    invoke("export", run, "--format", "gguf", "--output", tmp_path / "out/My it.gguf")  # ours is replaced
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Modelfile", "My it.gguf"]
     for file in [path for path in tmp_path.rglob("*") if path.is_file()]:
         assert str(tiny_model_folder).encode() not in file.read_bytes()  # nobody else has that folder
 
@@ -83,6 +84,9 @@ def test_what_cannot_be_exported_is_refused(whole_run, tmp_path: Path) -> None:
         ("--format", "gguf", "--output", file, "--weights", "q4"): "f32, f16, bf16, q8_0",
         ("--format", "gguf", "--output", tmp_path / "taken/model.gguf"): "Name a file in another folder",
         ("--format", "merged", "--output", tmp_path / "full"): "Name a new folder",
+        ("--format", "merged", "--output", run / "model/whole"): "Name a place outside",
+        ("--format", "gguf", "--output", run / "model/model.gguf"): "Name a place outside",
+        ("--format", "trl", "--output", run / "rollouts/rows.jsonl"): "Name a place outside",
         ("--format", "merged", "--output", tmp_path / "new", "--weights", "f16"): "for --format gguf alone",
     }
     for words, message in wrong.items():

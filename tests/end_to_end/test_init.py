@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 def asked(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     write_questions(tmp_path / "sums.jsonl", "sums", 30)
-    return ["init", "sums.yaml", "--model", str(tiny_model_folder), "--questions", "sums.jsonl"]
+    return ["init", "my sums.yaml", "--model", str(tiny_model_folder), "--questions", "sums.jsonl"]
 
 
 def test_flags_give_a_commented_file_that_a_run_takes(asked, monkeypatch, capsys) -> None:
@@ -39,15 +39,15 @@ def test_flags_give_a_commented_file_that_a_run_takes(asked, monkeypatch, capsys
     said = capsys.readouterr().out
     for part in (
         "30 questions of 30 rows",
-        "written: sums.yaml",
+        "written: my sums.yaml",
         "Time: ",
-        "next: neuron-opsd run sums.yaml",
+        "next: neuron-opsd run 'my sums.yaml' --output 'runs/my sums'",
     ):
         assert part in said
-    text = Path("sums.yaml").read_text()
+    text = Path("my sums.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=neuron_opsd.schema.json\n")
     assert "# Optimiser steps, at most. (as in Neuron-OPSD)\n  num_steps: 20\n" in text
-    config = load_config("sums.yaml")
+    config = load_config("my sums.yaml")
     assert (config.neurons.batch_size, config.evaluation.answers) == (4, ("key.jsonl",))
     jsonschema.validate(yaml.safe_load(text), json.loads(Path("neuron_opsd.schema.json").read_text()))
 
@@ -92,6 +92,7 @@ def test_what_a_run_would_stop_for_leaves_no_file(arguments, message, asked, mon
         (["init", "sums.yaml", "--yes"], "--model is required"),
         (["init", "sums.jsonl", "--yes"], "must end in .yaml"),
         (["init", "there.yaml", "--yes"], "exists, and is not overwritten"),
+        (["init", "no/such.yaml", "--yes"], "which is no folder"),
     ],
 )
 def test_what_is_missing_or_in_the_way(arguments, message, asked, monkeypatch, capsys) -> None:

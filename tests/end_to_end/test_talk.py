@@ -185,7 +185,7 @@ def test_bad_input_is_refused_with_the_next_step(whole_run: WholeRun, tmp_path: 
     assert "The question is empty" in refusal("ask", run)
     assert "The question is empty" in refusal("ask", run, "  ")
     assert "Give 2 to 26" in refusal("ask", run, "a?", "--choices", "b")
-    assert "repeated" in refusal("ask", run, "a?", "--choices", "b", "--choices", "b")
+    assert "The question has 1 choice(s)" in refusal("ask", run, "a?", "--choices", "b", "--choices", "b")
     assert "base, trained, both" in refusal("ask", run, "a?", "--model", "best")
     assert "vllm, transformers" in refusal("serve", run, "--print", "--server", "apache")
 

@@ -78,10 +78,14 @@ def make_question(text: str, choices: Sequence[str] = ()) -> Question:
             f"The question has {len(choices)} choice(s). Give 2 to {MAX_CHOICES}, each with its own --choices, or none."
         )
     try:
+        cells = [check_text(choice, "A choice") for choice in choices]
         check_text(text, "The question")
-        texts = read_choices([check_text(choice, "A choice") for choice in choices]).texts if choices else ()
     except BadRowError as error:
         raise DataError(error) from None
+    try:
+        texts = read_choices(cells).texts if cells else ()
+    except BadRowError as error:  # which is said of a row: "has 1 choice(s) ..."
+        raise DataError(f"The question {error}") from None
     if len(texts) != len(choices):
         raise DataError("A choice is repeated, or says n/a. Give each choice once.")
     return Question(question_id=content_id(text, texts), domain=DOMAIN, question=text, choices=texts)

@@ -25,6 +25,18 @@ from neuron_opsd.text.prompts import Message
 Row = dict[str, Any]
 
 
+def check_outside(run: Run, output: Path) -> None:
+    """Refuse an output in the run's own folder: a stage that is made again removes what its folder holds.
+
+    Raises:
+        ConfigError: names both.
+    """
+    if run.folder.path.resolve() in output.resolve().parents:
+        raise ConfigError(
+            f"--output is {output}, which is in the run's own folder {run.folder.path}. Name a place outside."
+        )
+
+
 def export(run: Run, *, format_name: str, output: Path) -> int:
     """Write every question that training uses in one of `FORMATS`, the selected ones best first. Returns how many.
 
@@ -40,6 +52,7 @@ def export(run: Run, *, format_name: str, output: Path) -> int:
         raise ConfigError(
             f"--output is {output}, which is not a regular file. Name a new file, or one to replace."
         )
+    check_outside(run, output)
     _check_has_contexts(run)
     make_row, write = FORMATS[format_name]
     rows = [make_row(run, question_id) for question_id in run.records.training_ids()]

@@ -1,6 +1,8 @@
 """The trained model for other programs: PEFT's adapter, a whole Hugging Face folder, or GGUF with a Modelfile."""
 
 import os
+import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer
 
+from neuron_opsd.commands.export import check_outside
 from neuron_opsd.commands.modelfile import FIRST_LINE, modelfile
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.model.gguf_tokenizer import split_rule
@@ -44,6 +47,7 @@ def export_model(run: Run, *, format_name: str, output: Path, weights: str | Non
         )
     if weights not in (None, *WEIGHTS):
         raise ConfigError(f"--weights is {weights!r}. It must be one of {', '.join(WEIGHTS)}.")
+    check_outside(run, output)
     if format_name == "gguf":
         return _export_gguf(run, output, weights)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -88,11 +92,12 @@ def _export_gguf(run: Run, output: Path, weights: str | None) -> list[str]:
                 ),
             )
             write_text(beside, modelfile(run.config, model, output.name))
+    name = re.sub(r"[^a-z0-9._-]+", "-", output.stem.lower())  # what Ollama takes as a name
     return [
         f"gguf ({written[0]}): {output}",
-        f"Ollama: ollama create {output.stem.lower()} -f {beside}",
-        f"llama.cpp: llama-server -m {output} --jinja",
-        f"LM Studio: lms import {output}",
+        f"Ollama: {shlex.join(['ollama', 'create', name, '-f', str(beside)])}",
+        f"llama.cpp: {shlex.join(['llama-server', '-m', str(output), '--jinja'])}",
+        f"LM Studio: {shlex.join(['lms', 'import', str(output)])}",
     ]
 
 

@@ -7,6 +7,7 @@ result.ask("Which gas do plants take in?", ["oxygen", "carbon dioxide"])
 
 import html
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,8 @@ class Result:
     """
 
     def __init__(self, folder: FilePath) -> None:
+        if not isinstance(folder, str | Path):
+            raise ConfigError(f"folder is {folder!r}. It must be a text or a pathlib.Path.")
         self.run_folder = RunFolder.open(folder)
 
     def __repr__(self) -> str:
@@ -84,7 +87,7 @@ class Result:
         page = self.run_folder.path / PAGE
         if not page.is_file():
             raise RunFolderError(
-                f"{page} does not exist. Write it: neuron-opsd report {self.run_folder.path}"
+                f"{page} does not exist. Write it: neuron-opsd report {shlex.quote(str(self.run_folder.path))}"
             )
         return Report(page)
 
@@ -101,7 +104,7 @@ class Result:
 
 
 def improve(
-    model: str,
+    model: FilePath,
     questions: FilePath | Sequence[str | Mapping[str, Any]],
     /,  # so that the sections `model` and `questions` can be given as settings
     answers: FilePath | Sequence[FilePath] | None = None,
@@ -124,12 +127,15 @@ def improve(
     Raises:
         NeuronOpsdError: what the command line refuses, with its message.
     """
+    for name, value in {"model": model, "output": output, "recipe": recipe}.items():
+        if not isinstance(value, str | Path):
+            raise ConfigError(f"{name} is {value!r}. It must be a text or a pathlib.Path.")
     folder = Path(output)
-    values: dict[str, Any] = {"model.name": model, "questions.path": str(_question_file(questions, folder))}
+    values: dict[str, Any] = {"model.name": str(model)}
     if answers is not None:
-        given = [answers] if isinstance(answers, str | Path) else answers
-        values["evaluation.answers"] = [str(file) for file in given]
-    config: Config = resolve(load_config(recipe, values=values | dict(_dotted(settings))))
+        values["evaluation.answers"] = _answer_files(answers)
+    values["questions.path"] = str(_question_file(questions, folder))
+    config: Config = resolve(load_config(str(recipe), values=values | dict(_dotted(settings))))
     check_early(config, folder)
     run_folder = RunFolder.create(folder)
     with run_folder.locked():
@@ -142,16 +148,41 @@ def _question_file(questions: FilePath | Sequence[str | Mapping[str, Any]], fold
     """The file of the questions, written where they were given themselves."""
     if isinstance(questions, str | Path):
         return questions
+    what = "Give a file, or a list of texts or of rows such as {'question': ..., 'choices': [...]}."
+    # A mapping and bytes are iterable, too, but their items are no questions. A table of pandas has no truth value.
+    if not isinstance(questions, Sequence) or isinstance(questions, bytes):
+        raise ConfigError(f"questions is of type {type(questions).__name__}. {what}")
     if not questions:
-        raise ConfigError(
-            "questions is empty. Give a file, texts, or rows such as {'question': ..., 'choices': [...]}."
-        )
-    rows = [{"question": row} if isinstance(row, str) else dict(row) for row in questions]
+        raise ConfigError(f"questions is empty. {what}")
+    lines = [_as_line(row, place) for place, row in enumerate(questions)]
     file = folder.with_name(f"{folder.name}.questions.jsonl")
     with explain_disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_lines(file, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_lines(file, lines)
     return file
+
+
+def _as_line(row: object, place: int) -> str:
+    """A question as a line of JSON."""
+    if isinstance(row, str):
+        row = {"question": row}
+    if not isinstance(row, Mapping):
+        raise ConfigError(
+            f"questions[{place}] is {row!r}. It must be a text, or a row such as {{'question': ..., 'choices': [...]}}."
+        )
+    try:
+        return json.dumps(dict(row), ensure_ascii=False) + "\n"
+    except (TypeError, ValueError) as error:  # a value of no JSON type, or one that holds itself
+        raise ConfigError(
+            f"questions[{place}] cannot be written as JSON: {error}. Give texts, numbers and lists."
+        ) from None
+
+
+def _answer_files(answers: FilePath | Sequence[FilePath]) -> list[str]:
+    given = [answers] if isinstance(answers, str | Path) else answers
+    if not isinstance(given, Sequence) or not all(isinstance(file, str | Path) for file in given):
+        raise ConfigError(f"answers is {answers!r}. It must be a file with answers, or a list of such files.")
+    return [str(file) for file in given]
 
 
 def _dotted(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ for line in write_settings(Wishes(model="Qwen/Qwen3-4B", questions="exam.xlsx"),
 """
 
 import json
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.model.load import load_model_config, load_tokenizer
 from neuron_opsd.questions.load import load_questions
-from neuron_opsd.store.files import write_text
+from neuron_opsd.store.files import explain_disk_errors, write_text
 
 SCHEMA_FILE = "neuron_opsd.schema.json"
 WIDTH = 110  # of a comment
@@ -80,6 +81,10 @@ def check_name(file: Path) -> None:
         raise ConfigError(f"{file} must end in .yaml, as `neuron-opsd run` reads it. Give another name.")
     if file.exists():
         raise ConfigError(f"{file} exists, and is not overwritten. Give another name, or remove it.")
+    if not file.parent.is_dir():
+        raise ConfigError(
+            f"{file} is to be in {file.parent}, which is no folder. Make it, or give another name."
+        )
 
 
 def write_settings(wishes: Wishes, file: Path) -> Iterator[str]:
@@ -107,14 +112,15 @@ def write_settings(wishes: Wishes, file: Path) -> Iterator[str]:
     fitted = fit_memory(config, questions, wishes.memory) if is_counted else config
     fitting = [f"{name}={json.dumps(value)}" for name, value in _changed(config, fitted).items()]
     given = load_config(goal.recipe, values=values, overrides=[*wishes.overrides, *fitting])
-    write_text(file.with_name(SCHEMA_FILE), schema_text())
-    write_text(file, as_yaml(given, goal, file))
+    with explain_disk_errors(file):
+        write_text(file.with_name(SCHEMA_FILE), schema_text())
+        write_text(file, as_yaml(given, goal, file))
     yield f"\nwritten: {file}, and {file.with_name(SCHEMA_FILE)} for editors"
     if is_counted:
         yield from describe_memory(fitted, questions)
     lengths = run_lengths(fitted, questions, ChatEncoder.of(fitted.model, load_tokenizer(fitted.model)))
     yield from describe_seconds(estimate_seconds(fitted, questions, lengths))
-    yield f"next: neuron-opsd run {file} --output runs/{file.stem}     (--dry-run shows prompts and settings)"
+    yield f"next: {_command(file)}     (--dry-run shows prompts and settings)"
 
 
 def as_yaml(config: Config, goal: Goal, file: Path) -> str:
@@ -122,7 +128,7 @@ def as_yaml(config: Config, goal: Goal, file: Path) -> str:
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# Settings of neuron-opsd: {goal.text} (recipe {goal.recipe}). `neuron-opsd settings` lists all there are.",
-        f"#     neuron-opsd run {file} --output runs/{file.stem}",
+        f"#     {_command(file)}",
     ]
     if not config.evaluation.answers:
         lines += [
@@ -136,6 +142,10 @@ def as_yaml(config: Config, goal: Goal, file: Path) -> str:
         else:
             lines += ["", *_entries({name: value}, "", indent="")]
     return "\n".join(lines) + "\n"
+
+
+def _command(file: Path) -> str:
+    return shlex.join(["neuron-opsd", "run", str(file), "--output", f"runs/{file.stem}"])
 
 
 def _entries(values: Mapping[str, Any], before: str, *, indent: str) -> Iterator[str]:

@@ -196,9 +196,9 @@ def _describe(detail: ErrorDetails, *, section: str | None = None) -> str:
             "questions.path": "--questions",
         }
         return f"'{name}' is missing and has no default. Set it with {hint.get(name, name + '=...')}."
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ").removesuffix(".")
     if not name:
-        return message
+        return f"{message}."
     about = describe_setting(name)
     return f"{name} is {detail['input']!r}: {message[:1].lower()}{message[1:]}.{' It means: ' + about if about else ''}"
 
