@@ -103,3 +103,12 @@ def test_a_setting_stands_once_and_its_name_is_text(tmp_path, recipe, message):
 def test_a_name_that_no_file_can_have_is_no_recipe():
     with pytest.raises(ConfigError, match="No recipe"):
         load_config("x" * 5000)
+
+
+def test_a_message_ends_with_one_full_stop() -> None:
+    for override in ("evaluation={exact: true, stop_votes: true}", "training=5", "seed=x"):
+        _, message = result_or_message(
+            lambda override=override: load_config("neuron_opsd", overrides=[override], values=NEEDED)
+        )
+        assert message
+        assert ".." not in message

@@ -43,7 +43,7 @@ def test_places_are_texts_or_paths(tmp_path: Path) -> None:
         improve(MODEL, ["a?"], output=None)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="folder is 5"):
         Result(5)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(NeuronOpsdError, match="No folder or file .*nowhere"):
+    with pytest.raises(NeuronOpsdError, match=r"No folder or file .*nowhere"):
         improve(tmp_path / "nowhere", ["a?"], output=tmp_path / "run")
 
 
