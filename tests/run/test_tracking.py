@@ -160,3 +160,16 @@ def test_a_tracker_that_fails_stops_no_run(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(TRACKERS, "broken", Broken)
     Tracking("broken", RunFolder.open(folder)).close()
     assert "broken failed (ConnectionError: no route). The run goes on" in caplog.text
+
+
+def test_a_tracker_that_fails_as_it_ends_stops_no_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    class Gone(TRACKERS["tensorboard"]):
+        def close(self) -> None:
+            super().close()
+            raise ConnectionError("gone")
+
+    monkeypatch.setitem(TRACKERS, "gone", Gone)
+    Tracking("gone", RunFolder.open(folder)).close()
+    assert "gone failed (ConnectionError: gone)" in caplog.text

@@ -7,7 +7,7 @@ Verdicts are read from results that are already written: nothing here can open a
 import importlib.util
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from neuron_opsd.config.graph import GOLD_LABELS, STAGES_BEFORE
@@ -61,8 +61,11 @@ class Tracking:
 
     def catch_up(self) -> None:
         """Send what the run has found since. Where the tracker fails, the log says so and the run goes on."""
+        self._try(self._send)
+
+    def _try(self, act: Callable[[], None]) -> None:
         try:
-            self._send()
+            act()
         except Exception as error:  # of a tracker, or of its server: there is no list of what they raise
             logger.warning(
                 "tracking: %s failed (%s: %s). The run goes on. The same command sends later what is missing",
@@ -73,7 +76,7 @@ class Tracking:
         """Send the rest, and end the tracker's own run."""
         self.catch_up()
         if self.tracker is not None:
-            self.tracker.close()
+            self._try(self.tracker.close)
 
     def _send(self) -> None:
         for name in STAGES_BEFORE:
