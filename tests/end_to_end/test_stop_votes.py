@@ -53,6 +53,34 @@ def test_the_majority_is_that_of_all_samples(
     assert len(options) == len(sizes)
 
 
+def test_a_vote_that_another_reader_opens_again_is_sampled_again(
+    lettered_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A pattern that finds nothing ends each vote after half of the samples. Without it, some need more."""
+    pool = write_questions(tmp_path / "sums.jsonl", "sums", 20)
+    command = ["run", "base", *command_for(lettered_model_folder, pool, pool)[2:], "questions.cross_paths=[]"]
+    command += ["evaluation.num_samples=7", "evaluation.temperature=0.8", "rollouts.shard_size=1"]
+    command += ["evaluation.stop_votes=true", "evaluation.shuffle_choices=true"]
+    caplog.set_level("INFO")
+    found = {}
+    for name, readings in (
+        ("today", [[]]),
+        ("changed", [["prompts.answer_pattern=nothing like ([A-D])"], []]),
+    ):
+        for extra in readings:
+            assert run([*command, *extra, "--output", str(tmp_path / name)], monkeypatch) == 0
+        folder = RunFolder.open(tmp_path / name)
+        rollouts = folder.stage("evaluation/base").read(Rollout)
+        orders = [score.num_orders for score in folder.stage("evaluation/base_options").read(OptionScores)]
+        found[name] = [(r.question_id, r.rollout_index, r.completion_ids, r.answer) for r in rollouts], orders
+    assert found["changed"] == found["today"]
+    assert max(index for _, index, _, _ in found["today"][0]) > 3  # some votes did need more
+    assert "stopped votes are open again" in caplog.text
+
+
 def test_what_stopped_votes_cannot_give_is_refused() -> None:
     with pytest.raises(ValueError, match=r"evaluation\.pass_k is 8, but a question has 4 samples"):
         EvaluationSettings(stop_votes=True, pass_k=8)

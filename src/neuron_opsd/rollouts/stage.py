@@ -9,6 +9,7 @@ from neuron_opsd.config import EvaluationSettings, RolloutSettings
 from neuron_opsd.engines.base import sampling_of
 from neuron_opsd.engines.hf import OnRead
 from neuron_opsd.records import Question, Rollout
+from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, read_again, sample_rollouts
 from neuron_opsd.rollouts.stopping import next_wave
 from neuron_opsd.run.runners import OnProgress
@@ -70,7 +71,10 @@ class SampledStage(ShardedStage):
         return next_wave(answers, total=self.num_per_question(), skip_unparsable=True)
 
     def read_again(self) -> None:
-        """See `ShardedStage`. Replies stay as they were sampled. A shard that is damaged is sampled again."""
+        """See `ShardedStage`. Replies stay as they were sampled. A shard that is damaged is sampled again.
+
+        So is one in which a vote that had stopped is open again by what its replies are read as now.
+        """
         before = self.folder.manifest()
         if (
             before is None
@@ -80,17 +84,35 @@ class SampledStage(ShardedStage):
             return
         questions = {question.question_id: question for question in self.questions}
         inbox, wrong = self.folder.inbox(self.inputs), self.folder.wrong_files()
-        num_read, num_changed = 0, 0
+        num_read, num_changed, num_open = 0, 0, 0
         for index in (shard_index(shard) for shard in before["shards"] if shard["file"] not in wrong):
             stored = self.folder.read_shard(index, Rollout)
             again = [read_again(r, questions[r.question_id], self.run.config.prompts) for r in stored]
-            inbox.enter(inbox.write_shard(index, again, Rollout))
+            kept = self._drawn_of(again) if self.settings.stop_votes else again
+            if kept is None:
+                num_open += 1
+                continue
+            inbox.enter(inbox.write_shard(index, kept, Rollout))
             num_read += len(stored)
             num_changed += sum(old.answer != new.answer for old, new in zip(stored, again, strict=True))
         logger.info(
             "%s: %d stored replies read again without sampling. %d answers changed",
             self.name, num_read, num_changed,
         )  # fmt: skip
+        if num_open:
+            logger.info("%s: %d shards are sampled again: stopped votes are open again", self.name, num_open)
+
+    def _drawn_of(self, rollouts: Sequence[Rollout]) -> list[Rollout] | None:
+        """The rollouts that would have been drawn had their answers been these. None where some were not drawn."""
+        drawn: list[Rollout] = []
+        for group in group_by_question(rollouts).values():
+            count = 0
+            while more := self.next_wave([rollout.answer for rollout in group[:count]]):
+                count += more
+                if count > len(group):
+                    return None
+            drawn += group[:count]
+        return drawn
 
     def summary(self) -> JsonDict:
         """See `ShardedStage`."""

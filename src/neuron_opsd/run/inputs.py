@@ -284,8 +284,10 @@ class StageInputs:
         }
 
     def _options(self, role: str) -> JsonDict:
-        size = {"shard_size": self.config.rollouts.shard_size}
-        return {**self._samples(f"evaluation/{role}"), "rollouts": size}
+        """Where votes stop, the answers decide in how many orders of its choices a question was seen."""
+        settings, size = self.config.evaluation, {"shard_size": self.config.rollouts.shard_size}
+        read = self._records if settings.stop_votes and settings.shuffle_choices else self._samples
+        return {**read(f"evaluation/{role}"), "rollouts": size}
 
     def _truth(self, role: str) -> JsonDict:
         """Unlike the options, it depends on which answers were read."""
