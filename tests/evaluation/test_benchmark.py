@@ -8,6 +8,7 @@ import pytest
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation import benchmark
+from neuron_opsd.evaluation.several import expected_majority
 from neuron_opsd.evaluation.votes import (
     _majority_codes,
     answers_flipped,
@@ -120,6 +121,11 @@ def test_pass_at_k_is_estimated_from_more_samples():
     assert (entry["label"], entry["base"]["value"]) == ("pass@2", 0.25)  # one right of four: a half. None: 0
     with pytest.raises(ValueError, match=r"evaluation\.pass_k is 5, but a question has 4 samples"):
         EvaluationSettings(num_samples=4, pass_k=5)
+    assert expected_majority(0.4, [0.3, 0.3], EvaluationSettings(exact=True, pass_k=128).k_of_pass) > 0.8
+    with pytest.raises(
+        ValueError, match=r"evaluation\.pass_k is 171. With evaluation\.exact it must be at most 128"
+    ):
+        EvaluationSettings(exact=True, pass_k=171)
 
 
 def test_the_log_likelihood_leaves_half_a_vote_of_doubt():

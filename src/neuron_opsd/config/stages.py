@@ -10,6 +10,7 @@ from neuron_opsd.config.section import Count, Fraction, Paths, Section
 FIELDS = ("question", "passage", "choices", "question_id", "domain", "system", "answer")
 MAX_BAD_FRACTION = 0.05
 ALL_DOMAINS = "all"
+MAX_EXACT_K = 128  # of an expected majority. Its factorials are floats, which end at 170!
 
 
 class QuestionSettings(Section):
@@ -318,7 +319,7 @@ class EvaluationSettings(Section):
     pass_k: Count | None = Field(
         default=None,
         description="k of pass@k, and of the expected Maj@k of exact answers. At most num_samples (half of it with "
-        "stop_votes) where answers are sampled. Default: that, or 8 with exact. [ours]",
+        "stop_votes) where answers are sampled, 128 with exact. Default: that, or 8 with exact. [ours]",
     )
     temperature: float = Field(default=0.6, ge=0, description="0 is greedy. [N]")
     top_p: Fraction = Field(default=1.0, description="Nucleus sampling. [ours]")
@@ -358,6 +359,10 @@ class EvaluationSettings(Section):
             raise ValueError(
                 "evaluation.exact reads probabilities and draws no samples, so there is no vote to stop. Use "
                 "evaluation.stop_votes=false."
+            )
+        if self.exact and self.k_of_pass > MAX_EXACT_K:
+            raise ValueError(
+                f"evaluation.pass_k is {self.pass_k}. With evaluation.exact it must be at most {MAX_EXACT_K}."
             )
         fewest = min(self.num_complete, self.for_general().num_complete)
         if not self.exact and self.pass_k is not None and self.pass_k > fewest:
