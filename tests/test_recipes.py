@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from neuron_opsd.config import list_recipes, load_config
+from neuron_opsd.errors import ConfigError
 
 # Of arXiv 2607.02460, as docs/method.md has them.
 METHOD = {
@@ -76,3 +78,11 @@ def test_every_recipe_departs_from_the_method_as_written() -> None:
     table = Path(__file__).with_name("recipes.yaml")
     assert found == yaml.safe_load(table.read_text(encoding="utf-8"))
     assert [recipe for recipe, departs in found.items() if not departs] == ["neuron_opsd"]
+
+
+def test_a_shipped_recipes_name_as_an_override_is_refused():
+    """It would name the run, and run another recipe."""
+    values = {"model.name": "m", "questions.path": "q"}
+    with pytest.raises(ConfigError, match="`neuron-opsd run ssd`"):
+        load_config("neuron_opsd", overrides=["recipe=ssd"], values=values)
+    assert load_config("neuron_opsd", overrides=["recipe=mine"], values=values).recipe == "mine"

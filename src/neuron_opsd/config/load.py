@@ -58,6 +58,11 @@ def load_config(
             raise ConfigError(
                 f"'{override}' is not an override. Write section.key=value, e.g. selection.fraction=0.3."
             )
+        if key == "recipe" and value in list_recipes() and value != recipe:
+            raise ConfigError(
+                f"recipe={value} names the run, and changes none of its settings. Begin with that recipe: "
+                f"`neuron-opsd run {value}`."
+            )
         _set_dotted(tree, key, _parse_yaml(value, where=f"the value of {key}"))
     for name, variable in secrets_in(tree):
         raise ConfigError(
