@@ -10,6 +10,7 @@ from end_to_end.test_pipeline import run
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.config.load import load_config
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.preflight.positions import position_bias
 from neuron_opsd.records import OptionScores, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.store.run_folder import RunFolder
@@ -79,6 +80,25 @@ def test_a_vote_that_another_reader_opens_again_is_sampled_again(
     assert found["changed"] == found["today"]
     assert max(index for _, index, _, _ in found["today"][0]) > 3  # some votes did need more
     assert "stopped votes are open again" in caplog.text
+
+
+def test_the_preflight_reads_what_each_question_has(
+    lettered_model_folder: Path, question_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples that were drawn because a vote was open would count its question more."""
+    command = [*command_for(lettered_model_folder, *question_files), "--output", str(tmp_path / "run")]
+    command += ["rollouts.num_rollouts=7", "rollouts.stop_votes=true", "rollouts.temperature=0.8"]
+    assert run([*command, "--until", "preflight"], monkeypatch) == 0
+    folder = RunFolder.open(tmp_path / "run")
+    rollouts = folder.stage("rollouts").read(Rollout)
+    found = {row["name"]: row["value"] for row in folder.stage("preflight").summary()["measures"]}
+    wanted, every = (
+        position_bias([r for r in rollouts if r.rollout_index < limit], seed=folder.config().seed)
+        for limit in (4, 7)
+    )
+    assert wanted is not None
+    assert every is not None
+    assert found["position_bias"] == wanted.value != every.value
 
 
 def test_what_stopped_votes_cannot_give_is_refused() -> None:

@@ -64,7 +64,7 @@ def make_evaluation(run: Run) -> None:
         truth=_truth_scores(run, names, roles),
         general=_general_samples(run, names) if has_general else None,
         pool=run.records.pool,
-        pool_rollouts=_complete_rollouts(run) if "rollouts" in run.inputs.made else (),
+        pool_rollouts=run.records.complete_rollouts() if "rollouts" in run.inputs.made else (),
     )
     # In the order in which reports show the metrics.
     run.folder.write_result(RESULTS, dump(results), is_ordered=True)
@@ -140,12 +140,6 @@ def _general_samples(run: Run, names: Container[str]) -> GeneralSamples:
 def _samples(run: Run, name: str) -> Sequence[Rollout]:
     """What a model was asked. Exact replies have the probabilities of the answers."""
     return run.folder.stage(name).read(ExactRollout if run.config.evaluation.exact else Rollout)
-
-
-def _complete_rollouts(run: Run) -> Sequence[Rollout]:
-    """The rollouts that each question of the pool has, wherever its vote stopped."""
-    num_complete = run.config.rollouts.num_complete
-    return [r for r in run.folder.stage("rollouts").iterate(Rollout) if r.rollout_index < num_complete]
 
 
 def _truth_scores(

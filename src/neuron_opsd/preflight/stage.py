@@ -17,7 +17,7 @@ from neuron_opsd.preflight.verdict import UNLIKELY, judge
 from neuron_opsd.progress import track
 from neuron_opsd.questions.duplicates import template_key
 from neuron_opsd.random_state import derive_seed
-from neuron_opsd.records import NeuronSets, PreflightItem, Rollout, TeacherContext
+from neuron_opsd.records import NeuronSets, PreflightItem, TeacherContext
 from neuron_opsd.results import PreflightVerdict, dump, load
 from neuron_opsd.rollouts.sample import choice_orders
 from neuron_opsd.run.inputs import preflight_sampling
@@ -143,7 +143,7 @@ def _pool_figures(run: Run) -> dict[str, Any]:
     keys = {i: template_key(question.question) for i, question in run.records.shown_by_id.items()}
     return {
         "pool_diversity": float(nearest_neighbours(some, len(some) - 1)[1].mean()) if len(some) > 1 else None,
-        "position_bias": position_bias(run.folder.stage("rollouts").read(Rollout), seed=run.config.seed),
+        "position_bias": position_bias(run.records.complete_rollouts(), seed=run.config.seed),
         "same_template": same_template_share(contexts, keys),
         "length_correlation": pearson(
             np.array([float(item.consensus_score) for item in sets]),

@@ -53,6 +53,12 @@ class StageRecords:
         rollouts = self.folder.stage("rollouts").iterate(Rollout)
         return (rollout for rollout in rollouts if rollout.rollout_index == 0)
 
+    def complete_rollouts(self) -> list[Rollout]:
+        """The rollouts that each pool question has, wherever its vote stopped: a mean over others would be biased."""
+        num_complete = self.config.rollouts.num_complete
+        rollouts = self.folder.stage("rollouts").iterate(Rollout)
+        return [rollout for rollout in rollouts if rollout.rollout_index < num_complete]
+
     def training_ids(self) -> list[str]:
         """The questions that training may use: those kept. Of them, those with an own answer where that is shown."""
         if self.config.contexts.retrieval == "own_majority" and "contexts" in self.inputs.made:
