@@ -1,34 +1,17 @@
 """A teacher that reads several orders of the choices, or is brought to the student's entropy."""
 
-import dataclasses
 import json
 import shutil
 
 import pytest
 import torch
-from training_runs import TOKENIZER, assert_same_bits, make_item, rows, run, tiny_train
+from training_runs import TOKENIZER, assert_same_bits, make_item, ordered_item, rows, run, tiny_train
 
 from helpers import build_tiny_model
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model import order_average
-from neuron_opsd.model.order_average import OrderView
 from neuron_opsd.training.entropy_match import GRID, entropies_at, matching
-from neuron_opsd.training.items import TrainingItem
-
-A, B, C = 65, 66, 67
-
-
-def ordered_item(place: int) -> TrainingItem:
-    """Two or three orders of a question, which end differently."""
-    item = make_item(place)
-    start, end = item.teacher_ids[:-2], item.teacher_ids[-2:]
-    views = (
-        OrderView(item.teacher_ids),
-        OrderView((*start, *end[::-1], 7), {A: B, B: A}),
-        OrderView((*start, 9, *end), {A: C, B: A, C: B}),
-    )
-    return dataclasses.replace(item, views=views[: 2 + place % 2])
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 8])

@@ -40,7 +40,7 @@ def two(request, tmp_path_factory) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
     command += [str(random.randint(20_000, 40_000)), str(HERE / "two_processes.py"), str(folder)]
     done = subprocess.run(
-        [*command, "full", "lora", "own group", "adam, 2 steps"],
+        [*command, "full", "lora", "own group", "orders", "orders, lora", "adam, 2 steps"],
         env=environment(request.param), capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
@@ -55,7 +55,7 @@ def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert (found[name] - value).norm() <= limit * value.norm(), name
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "own group"])
+@pytest.mark.parametrize("name", ["full", "lora", "own group", "orders", "orders, lora"])
 def test_two_processes_are_one(two, tmp_path, name):
     """The loss is over the tokens of all, votes are over whole groups."""
     assert_alike(load_file(two / f"{name}.safetensors"), weights(RUNS[name](tmp_path)))

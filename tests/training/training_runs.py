@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from helpers import build_tiny_model, build_tiny_tokenizer
 from neuron_opsd.config import LoraSettings, TrainingSettings
 from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.model.order_average import OrderView
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.train import Trained, train
 
@@ -38,6 +40,21 @@ def make_item(place: int) -> TrainingItem:
     draw = lambda low, high: tuple(state.randrange(3, 259) for _ in range(state.randint(low, high)))  # noqa: E731
     question = draw(3, 14)
     return TrainingItem(f"q{place}", question, draw(1, 20) + question, seed=1000 + place)
+
+
+A, B, C = 65, 66, 67
+
+
+def ordered_item(place: int) -> TrainingItem:
+    """Two or three orders of a question, which end differently."""
+    item = make_item(place)
+    start, end = item.teacher_ids[:-2], item.teacher_ids[-2:]
+    views = (
+        OrderView(item.teacher_ids),
+        OrderView((*start, *end[::-1], 7), {A: B, B: A}),
+        OrderView((*start, 9, *end), {A: C, B: A, C: B}),
+    )
+    return replace(item, views=views[: 2 + place % 2])
 
 
 def grouped_item(num_rollouts: int, item=make_item):
@@ -138,6 +155,13 @@ def own_group(folder: Path) -> torch.nn.Module:
     )  # fmt: skip
 
 
+def orders_at_a_temperature(folder: Path, *, method: str) -> torch.nn.Module:
+    """Kept first tokens of a frozen teacher's orders, and the temperature that the main process measured."""
+    teacher = {"teacher": "frozen", "teacher_orders": 3, "teacher_entropy": "matched", "max_new_tokens": 1}
+    options = {**EXACT, "micro_batch_size": 2, "method": method, **teacher}
+    return run(folder, steps=3, item=lambda place: ordered_item(place % 12), **options)
+
+
 def with_adam(folder: Path, *, steps: int) -> torch.nn.Module:
     """Adam, whose moments a checkpoint must hold; a large epsilon, because small moments would enlarge rounding."""
     trainer = {"optim": "adamw_torch", "adam_epsilon": 0.01}
@@ -151,6 +175,8 @@ RUNS = {
     "full": lambda folder: groups_and_votes(folder, method="full"),
     "lora": lambda folder: groups_and_votes(folder, method="lora"),
     "own group": own_group,
+    "orders": lambda folder: orders_at_a_temperature(folder, method="full"),
+    "orders, lora": lambda folder: orders_at_a_temperature(folder, method="lora"),
     "adam, 2 steps": lambda folder: with_adam(folder, steps=2),
     "adam, 4 steps": lambda folder: with_adam(folder, steps=4),
 }

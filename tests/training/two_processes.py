@@ -20,8 +20,10 @@ plain_init = PartialState.__init__
 
 
 def declared_accelerators(self, *args, **kwargs) -> None:
+    is_first = not PartialState._shared_state
     plain_init(self, *args, **kwargs)
-    self.distributed_type = DistributedType.MULTI_GPU
+    if is_first:  # Accelerate makes FSDP of it, which stays
+        self.distributed_type = DistributedType.MULTI_GPU
 
 
 if __name__ == "__main__":
