@@ -144,15 +144,15 @@ def test_weights_in_four_bits_by_hand():
 
 
 @pytest.mark.slow
-def test_after_two_steps_the_time_left_is_known_within_a_half(tmp_path, monkeypatch):
-    """By a clock that stands while other processes have the processor."""
+def test_after_two_steps_the_time_left_is_known_within_a_factor_of_two(tmp_path, monkeypatch):
+    """By a clock that stands while other processes have the processor. What they do to its caches still counts."""
     monkeypatch.setattr(progress.time, "monotonic", time.process_time)
     tiny_train(tmp_path / "warm-up", steps=1)
     tracker = _TimedTracker("train", 14, "steps")
     callback = ProgressCallback(tracker)
     tiny_train(tmp_path / "timed", steps=14, max_new_tokens=40, callbacks=[callback])
     estimated, at = tracker.told
-    assert 2 / 3 < estimated / (time.process_time() - at) < 3 / 2
+    assert 1 / 2 < estimated / (time.process_time() - at) < 2
 
 
 class _TimedTracker(Tracker):
