@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 
 talk = typer.Typer()
 
+PORT = 8765  # of the page
 Which = Annotated[str, typer.Option("--model", help="base, trained or both.")]
 ShowThinking = Annotated[bool, typer.Option("--thinking", help="Show the thinking before each answer.")]
 Web = Annotated[bool, typer.Option("--web", help="A page in your browser instead, from this machine alone.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="With --web: its port. 0 for any.")]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=65535, help=f"With --web: its port, {PORT} unless given. 0: any.", show_default=False
+    ),
+]
 
 
 @talk.command()
@@ -46,12 +52,20 @@ def ask(
     thinking: ShowThinking = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every reply.")] = False,
     web: Web = False,
-    port: Port = 8765,
+    port: Port = None,
 ) -> None:
     """Ask base and trained model one question, as the run's evaluation asks, and compare their answers."""
     from neuron_opsd.commands.ask import ask as ask_models
     from neuron_opsd.commands.ask import cautions, describe_answers, make_question
 
+    unread = {
+        "QUESTION": question,
+        "--choices": choices,
+        "--samples": samples,
+        "--thinking": thinking,
+        "--json": as_json,
+    }
+    _check_read(unread, web=web, port=port)
     if web:
         _serve_page(run, model, port, start="ask")
         return
@@ -81,11 +95,12 @@ def chat(
     ] = None,
     thinking: ShowThinking = False,
     web: Web = False,
-    port: Port = 8765,
+    port: Port = None,
 ) -> None:
     """Talk with base and trained model side by side, each with its own history. /help lists what else there is."""
     from neuron_opsd.commands.chat import HELP, Chat
 
+    _check_read({"--thinking": thinking}, web=web, port=port)
     if web:
         _serve_page(run, model, port, start="chat", max_new_tokens=max_new_tokens)
         return
@@ -159,7 +174,27 @@ def _speakers(run: Path, which: str) -> "Speakers":
     return Speakers(folder, which)
 
 
-def _serve_page(run: Path, which: str, port: int, *, start: str, max_new_tokens: int | None = None) -> None:
+def _check_read(unread_by_page: Mapping[str, object], *, web: bool, port: int | None) -> None:
+    """Refuse what is given and would not be read.
+
+    Raises:
+        ConfigError: names it.
+    """
+    given = [name for name, value in unread_by_page.items() if value not in (None, False)]
+    if web and given:
+        raise ConfigError(
+            f"--web opens a page that has its own fields, and does not read {', '.join(given)}. "
+            "Leave that out, or --web."
+        )
+    if port is not None and not web:
+        raise ConfigError(
+            f"--port is {port}, but without --web there is no page. Add --web, or leave --port out."
+        )
+
+
+def _serve_page(
+    run: Path, which: str, port: int | None, *, start: str, max_new_tokens: int | None = None
+) -> None:
     """Serve the page until Ctrl-C."""
     try:
         from neuron_opsd.commands.web import serve_page
@@ -167,7 +202,7 @@ def _serve_page(run: Path, which: str, port: int, *, start: str, max_new_tokens:
         raise ConfigError(f"--web needs a web server: {error}. Run pip install 'neuron-opsd[web]'.") from None
     from neuron_opsd.commands.loopback import take_port
 
-    with take_port(port) as taken:
+    with take_port(PORT if port is None else port) as taken:
         speakers = _speakers(run, which)
         speakers.load()
         say(f"Open http://127.0.0.1:{taken.getsockname()[1]}/#{start} in your browser. Ctrl-C ends it.")

@@ -188,6 +188,9 @@ def test_bad_input_is_refused_with_the_next_step(whole_run: WholeRun, tmp_path: 
     assert "The question has 1 choice(s)" in refusal("ask", run, "a?", "--choices", "b", "--choices", "b")
     assert "base, trained, both" in refusal("ask", run, "a?", "--model", "best")
     assert "vllm, transformers" in refusal("serve", run, "--print", "--server", "apache")
+    assert "does not read QUESTION, --json" in refusal("ask", run, "a?", "--web", "--json")
+    assert "does not read --thinking" in refusal("chat", run, "--web", "--thinking")
+    assert "without --web there is no page" in refusal("chat", run, "--port", "9000")
 
 
 def test_a_run_without_a_trained_model_says_how_to_get_one(whole_run: WholeRun, tmp_path: Path) -> None:
