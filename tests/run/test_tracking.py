@@ -16,6 +16,7 @@ from neuron_opsd.cli import app
 from neuron_opsd.run.trackers import TRACKERS
 from neuron_opsd.run.tracking import Tracking
 from neuron_opsd.store.run_folder import RESULTS, RunFolder
+from neuron_opsd.store.stage_folder import fingerprint_of
 
 STEPS = list(range(1, 7))  # of the whole run
 
@@ -121,6 +122,21 @@ def test_training_is_sent_as_it_goes_and_no_byte_of_the_run_differs(
     assert done.exit_code == 0, done.output
     assert set(STEPS) <= set(seen)
     assert all(name.startswith("tracking/") for name in differences(whole_run.folder, folder))
+
+
+def test_another_training_under_equal_settings_is_another_run_with_all_its_steps(folder: Path) -> None:
+    send(folder, "tensorboard")
+    file, manifest = folder / "tracking" / "tensorboard.json", folder / "training" / "manifest.json"
+    first = json.loads(file.read_text())
+    made = json.loads(manifest.read_text()) | {"fingerprint": "of other questions"}
+    del made["checksum"]
+    manifest.write_text(json.dumps(made | {"checksum": fingerprint_of(made)}))
+    send(folder, "tensorboard")
+    second = json.loads(file.read_text())
+    assert second["id"] != first["id"]
+    assert second["step"] == first["step"] == STEPS[-1]
+    steps = Counter(step for key, step in in_tensorboard(folder) if key == "training/loss")
+    assert steps == dict.fromkeys(STEPS, 2)  # once in each of the two
 
 
 def test_a_second_run_of_a_process_has_its_own_trackio_folder(

@@ -49,15 +49,22 @@ class Tracking:
         self.file = folder.path / "tracking" / f"{name}.json"
         settings = folder.config().model_dump(mode="json")
         self.sent = read_json(self.file) or {}
-        if self.sent.get("settings") != fingerprint_of(settings):  # other settings are another run
-            self.sent = {
-                "settings": fingerprint_of(settings),
-                "id": uuid.uuid4().hex[:12],
-                "facts": {},
-                "step": 0,
-            }
         self.tracker: Tracker | None = None
         self._settings = settings
+        if self.sent.get("settings") != fingerprint_of(settings):  # other settings are another run
+            self._begin()
+
+    def _begin(self) -> None:
+        """Another run of the tracker, to which nothing was sent."""
+        if self.tracker is not None:
+            self._try(self.tracker.close)
+            self.tracker = None
+        self.sent = {
+            "settings": fingerprint_of(self._settings),
+            "id": uuid.uuid4().hex[:12],
+            "facts": {},
+            "step": 0,
+        }
 
     def catch_up(self) -> None:
         """Send what the run has found since. Where the tracker fails, the log says so and the run goes on."""
@@ -79,6 +86,10 @@ class Tracking:
             self._try(self.tracker.close)
 
     def _send(self) -> None:
+        training = self.folder.stage("training").manifest()
+        if training and training["fingerprint"] != self.sent.setdefault("training", training["fingerprint"]):
+            self._begin()  # another training under equal settings, as of a question file that changed
+            self.sent["training"] = training["fingerprint"]
         for name in STAGES_BEFORE:
             manifest = self.folder.stage(name).manifest()
             if name == GOLD_LABELS or not manifest or not manifest["complete"]:
