@@ -90,3 +90,11 @@ def test_little_room_and_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPa
     ((state, line),) = found("127.0.0.1:9")
     assert (state, "HF_HUB_OFFLINE=1" in line) == (WARNING, True)
     assert [state for state, _ in found("Python")] == [OK]
+
+
+def test_a_file_where_runs_are_to_be_is_a_problem(tmp_path: Path, monkeypatch, capsys) -> None:
+    file = tmp_path / "runs"
+    file.write_text("")
+    assert run(["doctor", "--output", str(file)], monkeypatch) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{file} (runs): {file} is a file. Name a folder." in shown

@@ -146,7 +146,9 @@ def _disks(place: Path) -> Iterator[Finding]:
     for what, folder in places.items():
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free
-        if free < LITTLE_DISK:
+        if not there.is_dir():
+            yield Finding(PROBLEM, f"{folder} ({what}): {there} is a file.", "Name a folder.")
+        elif free < LITTLE_DISK:
             yield Finding(
                 WARNING,
                 f"disk of {folder} ({what}): {in_words(free)} free.",
