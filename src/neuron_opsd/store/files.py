@@ -17,6 +17,8 @@ from neuron_opsd.errors import RunFolderError
 logger = logging.getLogger(__name__)
 JsonDict = dict[str, Any]
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what more room mends
+
 
 def cache_folder() -> Path:
     """The cache of converted models, digests and stages: $NEURON_OPSD_CACHE, else in the user's cache folder."""
@@ -154,9 +156,12 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # An error of another library has no number. It is a full disk as a rule.
+        is_full = error.errno is None or error.errno in FULL
+        way_out = "Free space, or choose another folder" if is_full else "Choose another folder"
         raise RunFolderError(
-            f"Cannot write to {error.filename or path}: {error.strerror or error}. Free space or choose another "
-            "folder. Finished shards are kept, and the same command resumes."
+            f"Cannot write to {error.filename or path}: {error.strerror or error}. {way_out}. Finished shards are "
+            "kept, and the same command resumes."
         ) from None
 
 
@@ -166,7 +171,7 @@ def explain_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        if error.errno not in (*FULL, errno.EROFS):
             raise
         with explain_disk_errors(path):
             raise
