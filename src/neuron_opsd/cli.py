@@ -136,6 +136,7 @@ def run(
     track: option.Track = None,
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
+    from neuron_opsd.commands.automatic import choose_recipe
     from neuron_opsd.early_checks import check_early
 
     if track:
@@ -149,10 +150,9 @@ def run(
     _refuse_several_processes(until)
     values: dict[str, Any] = {"model.name": model, "questions.path": questions}
     values |= {"questions.cross_paths": cross, "evaluation.answers": answers}
-    config = load_config(
-        recipe, overrides=overrides or (), values={key: value for key, value in values.items() if value}
-    )
-    config = resolve(config)
+    values = {key: value for key, value in values.items() if value}
+    recipe = choose_recipe(recipe, overrides=overrides or (), values=values)
+    config = resolve(load_config(recipe, overrides=overrides or (), values=values))
     if stop_if_unlikely and not config.preflight.num_questions:
         raise ConfigError(
             "--stop-if-unlikely needs the preflight, which preflight.num_questions=0 leaves out."

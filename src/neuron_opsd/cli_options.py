@@ -37,7 +37,7 @@ Shares = Annotated[
 ]
 
 # Of `run`.
-Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")]
+Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `auto`.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[section.key=value]...", help="Settings that win over the recipe."),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_opsd.commands.ask import Answers, ask
+from neuron_opsd.commands.automatic import choose_recipe
 from neuron_opsd.commands.push import push
 from neuron_opsd.commands.speakers import Speakers
 from neuron_opsd.config import Config, load_config
@@ -121,7 +122,7 @@ def improve(
             latter are written to OUTPUT.questions.jsonl.
         answers: Files of gold answers, for evaluation alone.
         output: The run's folder.
-        recipe: A shipped recipe's name, or a YAML file.
+        recipe: A shipped recipe's name, a YAML file, or "auto", which chooses one by the questions.
         settings: Sections of settings: `training={"num_steps": 20}, evaluation={"num_samples": 4}, seed=1`.
 
     Raises:
@@ -135,7 +136,8 @@ def improve(
     if answers is not None:
         values["evaluation.answers"] = _answer_files(answers)
     values["questions.path"] = str(_question_file(questions, folder))
-    config: Config = resolve(load_config(str(recipe), values=values | dict(_dotted(settings))))
+    values |= dict(_dotted(settings))
+    config: Config = resolve(load_config(choose_recipe(str(recipe), values=values), values=values))
     check_early(config, folder)
     run_folder = RunFolder.create(folder)
     with run_folder.locked():

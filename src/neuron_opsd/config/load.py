@@ -107,6 +107,11 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         text, where = shipped.read_text(encoding="utf-8"), f"recipe {recipe}"
     elif os.path.isfile(recipe):
         text, where = _read_text(Path(recipe)), recipe
+    elif recipe == "auto":
+        raise ConfigError(
+            "auto chooses a recipe by the questions, for `neuron-opsd run` and `improve()` alone. Here name one of "
+            f"{', '.join(list_recipes())}."
+        )
     else:
         raise ConfigError(
             f"No recipe '{recipe}'.{_suggest(recipe, list_recipes())} "
