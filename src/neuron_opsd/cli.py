@@ -19,6 +19,7 @@ from neuron_opsd.cli_talk import talk
 from neuron_opsd.cli_views import (
     log_handler,
     print_end,
+    print_figures,
     print_preflight,
     print_version,
     quieten_libraries,
@@ -189,6 +190,13 @@ def demo(
     from neuron_opsd.commands.demo_questions import prepare_sets
 
     prepare_sets(load_config("demo", overrides=overrides or ()))
+    if not dry_run:
+        # In its first minute a newcomer sees figures. The run after it finds these answers in the cache.
+        before = output.with_name(f"{output.name}-before")
+        untrained = ["training.objective=none", "preflight.num_questions=0"]
+        run("demo", [*(overrides or ()), *untrained], output=before, until="evaluate", cache=cache)
+        say("Before training, of the model alone:")
+        print_figures(RunFolder(before))
     run("demo", overrides, output=output, dry_run=dry_run, cache=cache)
     if not dry_run:
         say("next:   neuron-opsd init     # the same on your own questions: it asks for a model and a file")

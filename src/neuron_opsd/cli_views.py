@@ -102,15 +102,21 @@ def print_preflight(folder: RunFolder) -> None:
 
 def print_end(folder: RunFolder) -> None:
     """What training changed, a line each, and where things lie. The page has everything."""
-    from neuron_opsd.report.ending import ending
-
-    results = folder.load_result(RESULTS, Results)
-    for line in ending(results) if results else ():
-        say(line)
+    print_figures(folder)
     if (folder.model_folder).is_dir():
         say(f"model:  {folder.path / 'model'}")
         say(f"talk:   neuron-opsd chat {shlex.quote(str(folder.path))}")
     say(f"report: {folder.path / 'report.html'}")
+
+
+def print_figures(folder: RunFolder) -> None:
+    """What training changed, or where there is none, what the model is: a line each."""
+    from neuron_opsd.report.ending import ending, standing
+
+    results, config = folder.load_result(RESULTS, Results), folder.config
+    is_compared = config.training.trains or config.evaluation.has_second_reading
+    for line in (ending if is_compared else standing)(results) if results else ():
+        say(line)
 
 
 @views.command()

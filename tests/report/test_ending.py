@@ -5,7 +5,8 @@ from dataclasses import replace
 from made_up_results import domain_result, metric
 from test_summary import CUT, GAIN, LOSS, evaluated
 
-from neuron_opsd.report.ending import ending
+from neuron_opsd.report.ending import ending, standing
+from neuron_opsd.report.tables import interval_text
 
 BETTER = metric(0.244, 0.12, "lower", better="lower", label="ECE-15", ends=(-0.2, -0.05))
 
@@ -44,3 +45,10 @@ def test_each_of_several_domains_is_named() -> None:
 def test_without_test_questions_of_the_field_the_rest_is_elsewhere() -> None:
     found = replace(evaluated({"avg": GAIN}, law={"avg": GAIN}), in_domain=None)
     assert [line.split(":")[0] for line in ending(found)] == ["Elsewhere"]
+
+
+def test_a_model_that_is_not_trained_stands_alone() -> None:
+    assert standing(evaluated({"avg": GAIN, "ece": BETTER}, art={"avg": LOSS})) == [
+        f"As it is: accuracy on physics {interval_text(GAIN.base)}; accuracy on art {interval_text(LOSS.base)}.",
+        f"Calibration: error on physics {interval_text(BETTER.base)}.",
+    ]

@@ -1,6 +1,6 @@
 """`neuron-opsd run auto`: the recipe that did least harm where it was measured, for the questions given.
 
-No recipe kept the whole promise (experiments/LOG.md). So this one is chosen by what its questions allow, without a label.
+No recipe kept the whole promise (experiments/LOG.md). So this one is chosen by what its questions allow, label-free.
 """
 
 import logging
