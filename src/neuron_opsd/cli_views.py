@@ -113,7 +113,7 @@ def print_figures(folder: RunFolder) -> None:
     """What training changed, or where there is none, what the model is: a line each."""
     from neuron_opsd.report.ending import ending, standing
 
-    results, config = folder.load_result(RESULTS, Results), folder.config
+    results, config = folder.load_result(RESULTS, Results), folder.config()
     is_compared = config.training.trains or config.evaluation.has_second_reading
     for line in (ending if is_compared else standing)(results) if results else ():
         say(line)

@@ -42,11 +42,16 @@ def results_of(folder: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_many_samples_say_the_same(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_samples_say_the_same(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = ["run", "base", *command[2:]]
     sampled, exact = tmp_path / "sampled", tmp_path / "exact"
     assert run([*base, "--output", str(sampled), f"evaluation.num_samples={NUM_SAMPLES}"], monkeypatch) == 0
     assert run([*base, "--output", str(exact), EXACT], monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert "As it is: accuracy on sums 0." in said
+    assert "before" not in said
     found, expected = results_of(exact), results_of(sampled)
     for ours, theirs in zip(found["questions"], expected["questions"], strict=True):
         p = ours["base_correct_fraction"]
@@ -78,10 +83,11 @@ def test_a_whole_run_with_shuffled_choices_and_general_questions(
 
 
 def test_the_second_model_may_read_a_context(
-    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = ["run", "base", *command[2:]]
     assert run([*base, EXACT, "evaluation.context=true", "--output", str(tmp_path / "run")], monkeypatch) == 0
+    assert "In the field: accuracy on " in capsys.readouterr().out
     assert results_of(tmp_path / "run")["is_exact"]
     monkeypatch.setattr(inputs, "READER_VERSION", 99)
     found = {stage.stage: stage.state for stage in run_status(RunFolder.open(tmp_path / "run")).stages}
