@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from end_to_end.conftest import write_questions
+from end_to_end.fork_run import NEVER_EQUAL, artefacts
 from end_to_end.test_pipeline import run
 from end_to_end.tiny_run import SMALL
 from neuron_opsd.commands.export import export
@@ -241,10 +242,64 @@ def test_a_teacher_of_every_order_trains_and_is_looked_at_before(made, lettered_
     assert looked_at
     assert all(len(row["teacher_answers"]) == 3 for row in looked_at)
     assert any(row["reverse_kl"] > 1e-6 for row in looked_at)  # no demonstration: the orders alone differ
+    averaged = [row["averaged_letter"] for row in looked_at]
+    assert averaged == [
+        row["teacher_letter"] for row in looked_at
+    ]  # this teacher is the mean over the orders
+    assert set(averaged) <= set("ABCD")
+    measures = json.loads((folder / "preflight" / "verdict.json").read_text())["measures"]
+    assert [m["teacher"] for m in measures if m["name"] == "order_agreement_change"] == [1.0]
 
 
 def one_letter(model: Path) -> list[str]:
     return [f"model.name={model}", "rollouts.max_new_tokens=1", "training.max_new_tokens=1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["agree_only", "ttpo"])
+def test_by_vote_the_same_model_comes_of_any_gold_answers(
+    command: list[str],
+    recipe: str,
+    lettered_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    for letter in "AD":
+        monkeypatch.setenv("NEURON_OPSD_STAGES", str(tmp_path / f"cache {letter}"))
+        answers = write_answers(tmp_path / f"{letter}.jsonl", Path(command[5]), letter)
+        more = ["training.num_steps=2", "training.batch_size=2", *one_letter(lettered_model_folder)]
+        line = [*with_recipe(command, recipe), *more, "--answers", str(answers), "--until", "train"]
+        assert run([*line, "--output", str(tmp_path / letter)], monkeypatch) == 0
+        found.append(artefacts(tmp_path / letter, without=NEVER_EQUAL | {"config.yaml"}))
+    assert found[0] == found[1]
+    metrics = [json.loads(line) for line in found[0]["training/metrics.jsonl"].splitlines()]
+    for row in metrics:
+        carries = row["num_loss_tokens"] / row["num_completion_tokens"]
+        assert carries == pytest.approx(row["agreeing_fraction"] if recipe == "agree_only" else 1)
+
+
+def test_settings_by_vote_that_cannot_work_are_refused_by_name() -> None:
+    given = {"model.name": "m", "questions.path": "q"}
+    for more, words in (
+        ({"rollouts.num_rollouts": 1}, "training.distil is agreeing, but rollouts.num_rollouts is 1"),
+        ({"contexts.retrieval": "own_group", "training.num_rollouts": 8}, "contexts.retrieval is own_group"),
+        ({"training.objective": "unlikely_tokens"}, "training.objective is unlikely_tokens"),
+        ({"rollouts.stop_votes": True, "training.min_vote_share": 0.5}, "training.min_vote_share is 0.5"),
+        ({"training.distil": "all", "training.unlikelihood_weight": 1}, "training.unlikelihood_weight is 1"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load_config("agree_only", values={**given, **more})
+    load_config("agree_only", values={**given, "training.objective": "none", "rollouts.num_rollouts": 1})
+    load_config("agree_only", values={**given, "rollouts.stop_votes": True})
+
+
+def test_a_vote_that_nobody_can_read_is_said_before_training(
+    made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AssertionError):  # the tiny model never answers with a letter
+        made("agree_only", "rollouts.num_rollouts=2", until="train")
+    assert "questions that training uses has a majority answer" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -290,7 +345,7 @@ def test_settings_of_own_answers_that_contradict_one_another_are_refused() -> No
             load_config("u_opsd", values={**given, **more})
 
 
-@pytest.mark.parametrize("recipe", ["lmsi", "ttrl", "u_opsd", "canon", "vote_selection"])
+@pytest.mark.parametrize("recipe", ["lmsi", "ttrl", "u_opsd", "canon", "vote_selection", "agree_only"])
 def test_a_vote_over_answers_that_nothing_asks_for_is_refused(
     command: list[str],
     recipe: str,

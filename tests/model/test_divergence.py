@@ -14,6 +14,7 @@ from neuron_opsd.model.divergence import (
     on_top_k,
     reverse_kl,
     sampled_token_loss,
+    unlikelihood,
 )
 
 STUDENT = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]], dtype=torch.float64).log()
@@ -46,6 +47,19 @@ def test_numbers_by_hand():
     # JSD(1/2), m = (3/8, 1/4, 3/8): each half is 1/4 ln(2/3) + 1/2 ln(4/3).
     half = 0.25 * math.log(2 / 3) + 0.5 * math.log(4 / 3)
     torch.testing.assert_close(jensen_shannon(STUDENT, TEACHER, beta=0.5), torch.tensor([half, 0.0]).double())
+
+
+def test_unlikelihood_pushes_a_token_as_hard_as_it_is_believed():
+    """-log(1 - p), whose gradient by the token's logit is p: also of a token that the student is sure of."""
+    for p in (0.01, 0.5, 1 - 1e-9):
+        logits = torch.tensor([[math.log(p), math.log((1 - p) / 2), math.log((1 - p) / 2)]]).double()
+        value = unlikelihood(torch.log_softmax(logits.requires_grad_(), -1), torch.tensor([0]))
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        assert value.item() == pytest.approx(-math.log(1 - p), rel=1e-6)
+        assert gradient[0].tolist() == pytest.approx([p, -p / 2, -p / 2], rel=1e-6)
+    sure = torch.log_softmax(torch.tensor([[200.0, 0.0, 0.0]]), -1).requires_grad_()  # 1 - p is 0 in float32
+    unlikelihood(sure, torch.tensor([0])).sum().backward()
+    assert sure.grad.isfinite().all()
 
 
 def test_the_two_kls_differ_and_point_the_right_way():

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from neuron_opsd.config import TrainingSettings
-from neuron_opsd.model.divergence import entropy, jensen_shannon, reverse_kl
+from neuron_opsd.model.divergence import entropy, jensen_shannon, reverse_kl, unlikelihood
 from neuron_opsd.model.token_loss import MEASURED, importance_ratio, sum_in_chunks, token_loss
 
 OPTIONS = [
@@ -70,6 +70,19 @@ def test_chunks_change_neither_value_nor_gradient(options, chunk_tokens):
     measured = [values.divergence.sum(), *entropies, values.captured.sum(), torch.tensor(7.0).double()]
     torch.testing.assert_close(sums, torch.stack(measured).detach())
     assert not sums.requires_grad
+
+
+def test_tokens_that_are_pushed_down_have_another_loss_and_the_rest_their_own():
+    made, pushed = Made(), torch.tensor([True, False] * 3 + [True])
+    student, teacher = made.log_probs()
+    distilled = reverse_kl(student, teacher)[~pushed].sum()
+    expected = distilled + 0.3 * unlikelihood(student, made.tokens)[pushed].sum()
+    gradients = torch.autograd.grad(expected, [made.hidden, made.weight])
+    total, sums = made.summed({}, pushed_down=pushed, unlikelihood_weight=0.3)
+    total.backward()
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close((made.hidden.grad, made.weight.grad), gradients)
+    torch.testing.assert_close(sums[0], reverse_kl(student, teacher).sum().detach())  # of all tokens still
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=NAMES)

@@ -32,6 +32,7 @@ from neuron_opsd.training.items import (
     carries_loss,
     first_of_groups,
     loss_places,
+    marked,
     micro_batches,
     padding_fraction,
 )
@@ -60,6 +61,27 @@ def test_disagreeing_completions_alone_carry_loss():
     assert not carries_loss(item(0), "A", vote, strict)
     assert carries_loss(item(0), "A", vote, strict.model_copy(update={"min_vote_share": 0.75}))
     assert carries_loss(item(0), "B", vote, settings())
+
+
+def test_completions_that_give_the_pseudo_label_alone_are_distilled():
+    chosen, vote = settings(distil="agreeing"), Vote("B", 3, 4)
+    found = [marked(item(0), answer, vote, chosen).has_loss for answer in ("B", "A", None)]
+    assert found == [True, False, False]
+    assert not marked(item(0), "A", Vote(None, 0, 4), chosen).has_loss  # no vote, nothing to agree with
+    assert not marked(item(0), "A", None, chosen).has_loss
+    strict = chosen.model_copy(update={"min_vote_share": 0.8})
+    assert not marked(item(0), "B", vote, strict).has_loss
+
+
+def test_what_disagrees_with_the_vote_of_the_rollouts_is_pushed_down():
+    chosen, vote = settings(distil="agreeing", unlikelihood_weight=0.5, truncated="mask"), Vote("B", 3, 4)
+    found = [marked(item(0), answer, vote, chosen) for answer in ("B", "A", None)]
+    assert [(each.has_loss, each.is_pushed_down) for each in found] == [
+        (True, False), (True, True), (True, True)
+    ]  # fmt: skip
+    assert not marked(item(0, finish="length"), "A", vote, chosen).has_loss
+    assert not marked(item(0), "A", Vote(None, 0, 4), chosen).has_loss
+    assert not marked(item(0), "A", vote, settings()).is_pushed_down
 
 
 def test_cut_completions_keep_or_lose_their_loss():
@@ -160,9 +182,57 @@ def test_a_run_distils_disagreeing_completions_only(tmp_path):
     assert 0.25 < some["vote_share"] < 1
 
 
-def test_disagreement_needs_answers(tmp_path):
+@pytest.mark.parametrize("distil", ["disagreeing", "agreeing"])
+def test_agreement_needs_answers(tmp_path, distil):
+    options = {"steps": 1, "distil": distil, "num_rollouts": 2, "batch_size": 4}
     with pytest.raises(ConfigError, match="read_answer"):
-        run(tmp_path, steps=1, distil="disagreeing", num_rollouts=2, batch_size=4)
+        run(tmp_path, **options)
+    if distil == "agreeing":
+        with pytest.raises(ConfigError, match="pseudo_labels"):
+            run(tmp_path, **options, read_answer=answer_by_parity)
+
+
+def first_token(item: TrainingItem) -> str | None:
+    """A reader with opinions: by the completion's first id."""
+    return "A" if item.completion_ids[0] < 130 else "B"
+
+
+@torch.no_grad()
+def share_of_a(model: torch.nn.Module) -> float:
+    """The probability of answer A after the bare prompts, as `first_token` reads it."""
+    model.eval()
+    prompts = [make_item(place).student_ids for place in range(8)]
+    last = [model(torch.tensor([prompt])).logits[0, -1].softmax(-1)[:130].sum() for prompt in prompts]
+    return float(torch.stack(last).mean())
+
+
+def test_a_student_leaves_what_the_vote_is_against(tmp_path):
+    """The teacher reads what the student reads, so that only the unlikelihood of the others can teach."""
+
+    def same(place: int) -> TrainingItem:
+        item = make_item(place % 8)
+        return TrainingItem(item.question_id, item.student_ids, item.student_ids, seed=place)
+
+    options = {
+        "steps": 12,
+        "item": same,
+        "max_new_tokens": 1,
+        "trainer": {"optim": "sgd"},
+        "teacher": "frozen",
+    }
+    options |= {
+        "read_answer": first_token,
+        "pseudo_labels": {f"q{place}": Vote("A", 5, 8) for place in range(8)},
+    }
+    options |= {"distil": "agreeing", "learning_rate": 0.05}
+    before = share_of_a(build_tiny_model(spread=0.25))
+    kept = run(tmp_path / "agreeing", **options)
+    assert share_of_a(kept) == pytest.approx(before, abs=1e-4)
+    pushed = run(tmp_path / "pushed", unlikelihood_weight=1.0, **options)
+    assert share_of_a(pushed) > before + 0.005
+    some, every = rows(tmp_path / "agreeing")[0], rows(tmp_path / "pushed")[0]
+    assert 0 < some["agreeing_fraction"] == some["num_loss_tokens"] / some["num_completion_tokens"] < 1
+    assert every["num_loss_tokens"] == every["num_completion_tokens"]
 
 
 def test_left_out_rows_change_nothing_but_the_count(tmp_path):

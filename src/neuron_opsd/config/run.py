@@ -67,6 +67,7 @@ class Config(Section):
                 "rollouts",
                 training.fine_tunes and not training.learns_everything,
             ),
+            "training.distil is agreeing": ("rollouts", training.reads_pseudo_labels),
             "contexts.retrieval is own_majority": ("rollouts", retrieval == "own_majority"),
             "contexts.retrieval is own_group": ("training", retrieval == "own_group"),
         }
@@ -82,6 +83,9 @@ class Config(Section):
         readers = {
             "selection.score is vote_share": self.selection.score == "vote_share",
             f"training.objective is {self.training.objective}": self.training.fine_tunes,
+            f"training.min_vote_share is {self.training.min_vote_share:g} with training.distil=agreeing": (
+                self.training.reads_pseudo_labels and self.training.min_vote_share > 0
+            ),
         }
         for what, is_asked in readers.items():
             if self.rollouts.stop_votes and is_asked:
@@ -98,6 +102,11 @@ class Config(Section):
             raise ValueError(
                 f"evaluation.context shows test questions others of the pool, but contexts.retrieval is {retrieval}: a "
                 "question's own answer. Use another retrieval, or evaluation.context=false."
+            )
+        if retrieval == "own_group" and self.training.reads_pseudo_labels:
+            raise ValueError(
+                "training.distil is agreeing, but contexts.retrieval is own_group, which votes within each step, not "
+                "by the rollouts. Use contexts.retrieval=own_majority, or training.distil=disagreeing."
             )
         if retrieval == "own_group" and self.contexts.replies != "own":
             raise ValueError(

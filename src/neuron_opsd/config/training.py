@@ -153,17 +153,24 @@ class TrainingSettings(Section):
         default=4, description="Completions per forward pass. Changes memory, not the result."
     )
     num_rollouts: Count = Field(default=1, description="Completions of each question in a step. [N]")
-    distil: Literal["all", "disagreeing"] = Field(
+    distil: Literal["all", "disagreeing", "agreeing"] = Field(
         default="all",
-        description="Completions that carry loss: all [N], or those that disagree with their group's majority answer "
-        "(2608.06296).",
+        description="Completions that carry loss: all [N], those that disagree with their group's majority answer "
+        "(2608.06296), or those that agree with their question's pseudo-label, the majority answer of the frozen "
+        "model's rollouts (2608.27448).",
+    )
+    unlikelihood_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="For distil=agreeing: the other completions are made less likely, with this weight beside the "
+        "distillation. 0: they carry no loss. [ours, after 2608.27448]",
     )
     min_vote_share: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="For distil=disagreeing and contexts.retrieval=own_group: groups whose majority is smaller carry "
-        "no loss. 0.5 in 2608.06296.",
+        description="For distil=disagreeing or agreeing, and contexts.retrieval=own_group: questions whose majority is "
+        "smaller carry no loss. 0.5 in 2608.06296.",
     )
     max_distilled: Count | None = Field(
         default=None,
@@ -258,6 +265,20 @@ class TrainingSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_pseudo_label_needs_rollouts(self) -> "TrainingSettings":
+        if self.unlikelihood_weight and self.distil != "agreeing":
+            raise ValueError(
+                f"training.unlikelihood_weight is {self.unlikelihood_weight:g}, but training.distil is {self.distil}: "
+                "it weighs the completions that do not agree. Leave it out, or use training.distil=agreeing."
+            )
+        if self.distil == "agreeing" and self.objective == "unlikely_tokens":
+            raise ValueError(
+                "training.distil is agreeing, but training.objective is unlikely_tokens, which makes no rollouts that "
+                "could vote. Use training.distil=disagreeing, or training.objective=distillation."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rewards_compare_a_group(self) -> "TrainingSettings":
         if self.compares_groups:
             if self.num_rollouts < 2:
@@ -281,6 +302,11 @@ class TrainingSettings(Section):
     def is_distillation(self) -> bool:
         """Whether this is the method: a student learns from a teacher that reads a context."""
         return self.objective == "distillation"
+
+    @property
+    def reads_pseudo_labels(self) -> bool:
+        """Whether the frozen model's votes decide which completions are distilled."""
+        return self.is_distillation and self.distil == "agreeing"
 
     @property
     def fine_tunes(self) -> bool:

@@ -27,7 +27,7 @@ def check_votes(config: Config, questions: Sequence[Question]) -> None:
         f"training.objective={training.objective}": training.objective in ("majority_sft", "majority_reward"),
         f"contexts.retrieval={config.contexts.retrieval}": training.is_distillation
         and config.contexts.is_own,
-        "training.distil=disagreeing": training.is_distillation and training.distil == "disagreeing",
+        f"training.distil={training.distil}": training.is_distillation and training.distil != "all",
         "selection.score=vote_share": "selection" in stages_made(config)
         and config.selection.score == "vote_share",
     }

@@ -109,6 +109,7 @@ def _micro_batch(
             teacher_logits=teacher_logits,
             teacher_rows=[row[:counted] for row in rows],
             loss=token_loss(settings),
+            pushed_down=torch.ones(counted, dtype=torch.bool) if settings.unlikelihood_weight else None,
             tokens=torch.zeros(counted, dtype=torch.long),
             chunk_tokens=max(settings.loss_chunk_tokens // settings.teacher_orders, 1),
             head=head_tensors(student),

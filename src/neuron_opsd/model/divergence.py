@@ -95,6 +95,14 @@ def sampled_token_loss(
     return log_ratio * own, log_ratio
 
 
+def unlikelihood(student: Float[Tensor, "tokens vocab"], tokens: Int[Tensor, " tokens"]) -> PerToken:
+    """-log(1 - p_S(y)) of the sampled tokens y: small where y is unlikely already (1908.04319).
+
+    Its gradient by the token's logit is p_S(y), so that no token is pushed harder than it is believed.
+    """
+    return -_with_tail(student, tokens[:, None])[:, 1]
+
+
 def on_top_k(
     student: Float[Tensor, "tokens vocab"],
     teacher: Float[Tensor, "tokens vocab"],

@@ -1,7 +1,8 @@
 """The loss of each completion token as `training.*` asks for it, and its sum over many tokens in little memory.
 
     student and teacher logits -> log-probabilities (loss_temperature) -> support (full, or top-k with a tail bucket)
-    -> divergence (pointwise clip) -> times the capped importance ratio, where the rollout is stale
+    -> divergence (pointwise clip), or unlikelihood where a token is pushed down
+    -> times the capped importance ratio, where the rollout is stale
 
 Each arrow is a pure function. `token_loss` puts the chosen ones together once, before training.
 """
@@ -11,11 +12,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuron_opsd.config import TrainingSettings
-from neuron_opsd.model.divergence import Divergence, divergence_named, entropy, on_top_k, sampled_token_loss
+from neuron_opsd.model.divergence import (
+    Divergence,
+    divergence_named,
+    entropy,
+    on_top_k,
+    sampled_token_loss,
+    unlikelihood,
+)
 
 # What `sum_in_chunks` measures beside the loss: sums over tokens, in this order.
 MEASURED = ("divergence", "student_entropy", "teacher_entropy", "captured_mass_fraction", "importance_ratio")
@@ -99,6 +107,8 @@ def sum_in_chunks(
     tokens: Int[Tensor, " tokens"],
     chunk_tokens: int,
     weights: Float[Tensor, " tokens"] | None = None,
+    pushed_down: Bool[Tensor, " tokens"] | None = None,
+    unlikelihood_weight: float = 1.0,
     sampled_log_probs: Float[Tensor, " tokens"] | None = None,
     max_importance_ratio: float = 1.0,
     head: Sequence[Tensor] = (),
@@ -119,6 +129,8 @@ def sum_in_chunks(
         tokens: The sampled token at each place.
         chunk_tokens: Changes memory, not the result.
         weights: Of each token's loss, 1 where there are none.
+        pushed_down: Tokens that are made less likely, whatever the teacher says. None: no token is.
+        unlikelihood_weight: Of their loss.
         sampled_log_probs: The sampler's log-probabilities of `tokens`, where the rollouts are stale.
         max_importance_ratio: Cap of the correction for stale rollouts.
         head: The tensors inside `student_logits`. Those that require a gradient get one.
@@ -128,7 +140,9 @@ def sum_in_chunks(
         The sum, and without gradient the sums of MEASURED.
     """
 
-    def one_chunk(student: Tensor, ids: Tensor, weight: Tensor, sampled: Tensor, *teacher: Tensor):
+    def one_chunk(
+        student: Tensor, ids: Tensor, weight: Tensor, pushed: Tensor, sampled: Tensor, *teacher: Tensor
+    ):
         # float32, or the wider type of the logits where they have one
         student_log_probs = torch.log_softmax(student_logits(student), dim=-1)
         with torch.no_grad():
@@ -140,10 +154,14 @@ def sum_in_chunks(
         with torch.no_grad():
             entropies = (entropy(student_log_probs), entropy(teacher_log_probs))
             measured = (values.divergence, *entropies, values.captured, ratio)
-        return (values.loss * ratio * weight).sum(), torch.stack([value.sum() for value in measured]).detach()
+        losses = values.loss
+        if pushed_down is not None:
+            losses = losses.where(~pushed, unlikelihood_weight * unlikelihood(student_log_probs, ids))
+        return (losses * ratio * weight).sum(), torch.stack([value.sum() for value in measured]).detach()
 
     ones = torch.ones_like(tokens, dtype=torch.float32)
     rows = [student_hidden, tokens, ones if weights is None else weights]
+    rows += [torch.zeros_like(tokens, dtype=torch.bool) if pushed_down is None else pushed_down]
     rows += [ones if sampled_log_probs is None else sampled_log_probs, teacher_hidden, *teacher_rows]
     trained = [tensor for tensor in (student_hidden, *head) if tensor.requires_grad]
     if trained and torch.is_grad_enabled():

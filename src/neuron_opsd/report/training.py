@@ -22,6 +22,7 @@ CURVES = {
     "truncated_fraction": "Truncated share",
     "parse_rate": "Share with a readable answer",
     "vote_share": "Vote share of the majority answer",
+    "agreeing_fraction": "Share that agrees with the pseudo-label",
     "captured_mass_fraction": "Probability mass compared",
     "importance_ratio": "Importance ratio",
 }

@@ -48,8 +48,9 @@ CODE_VERSIONS: dict[str, int] = {
     # 2: no reply that was cut while thinking, 3: own_majority by mean log-probability
     **dict.fromkeys(("contexts", "evaluation/contexts"), 3),
     GOLD_LABELS: 2,  # 2: answers are read as people write them
-    # 2: readable answers count, 3: lengths and ends, 4: float32 logits, 5: positions and votes, "cannot tell"
-    "preflight": 5,
+    # 2: readable answers count, 3: lengths and ends, 4: float32 logits, 5: positions and votes, "cannot tell",
+    # 6: order-averaged answers
+    "preflight": 6,
     "training": 2,  # 2: float32 logits. Merged in float32
     # 2: private-use characters of a question stay in its prompt
     **dict.fromkeys((f"evaluation/{asked}{role}" for asked in ("", "general_") for role in ROLES), 2),
@@ -344,6 +345,7 @@ class StageInputs:
         settings = self.config.training
         is_read = {
             "unlikely_fraction": settings.objective == "unlikely_tokens",
+            "unlikelihood_weight": settings.unlikelihood_weight > 0,
             "teacher_orders": settings.teacher_orders > 1,
             "teacher_entropy": settings.teacher_entropy != "own",
         }

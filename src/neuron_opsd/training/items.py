@@ -28,6 +28,7 @@ class TrainingItem:
     log_probs: tuple[float, ...] = ()  # of the sampler, at temperature 1
     place: int = 0
     has_loss: bool = True
+    is_pushed_down: bool = False  # its loss makes it less likely. It is not distilled
     loss_mask: tuple[bool, ...] = ()  # which of its tokens carry loss, where it does. Empty: all
     views: tuple[
         OrderView, ...
@@ -136,12 +137,27 @@ def is_settled(vote: Vote | None, settings: TrainingSettings) -> bool:
 def carries_loss(
     item: TrainingItem, answer: str | None, vote: Vote | None, settings: TrainingSettings
 ) -> bool:
-    """Whether a completion is distilled: not if cut (`truncated: mask`), not if it agrees (`distil: disagreeing`)."""
+    """Whether a completion carries loss: not if cut (`truncated: mask`), not if its answer is no matter of `distil`."""
     if settings.truncated == "mask" and item.finish_reason == "length":
         return False
     if settings.distil == "all":
         return True
-    return vote is not None and is_settled(vote, settings) and not answers_match(answer, vote.answer)
+    if vote is None or not is_settled(vote, settings):
+        return False
+    agrees = answers_match(answer, vote.answer)
+    return not agrees if settings.distil == "disagreeing" else agrees or settings.unlikelihood_weight > 0
+
+
+def marked(
+    item: TrainingItem, answer: str | None, vote: Vote | None, settings: TrainingSettings
+) -> TrainingItem:
+    """The item as `distil` has it: distilled, pushed down because it does not agree, or without loss."""
+    agrees = vote is not None and answers_match(answer, vote.answer)
+    return replace(
+        item,
+        has_loss=carries_loss(item, answer, vote, settings),
+        is_pushed_down=settings.distil == "agreeing" and not agrees,
+    )
 
 
 def first_of_groups(places: Iterable[int], settings: TrainingSettings) -> frozenset[int]:

@@ -40,10 +40,10 @@ from neuron_opsd.training.items import (
     LazyItems,
     StudentRollouts,
     TrainingItem,
-    carries_loss,
     first_of_groups,
     is_settled,
     loss_places,
+    marked,
     micro_batches,
     padding_fraction,
 )
@@ -73,6 +73,7 @@ class OpsdTrainer(Trainer):
         teacher: TeacherWeights,
         settings: TrainingSettings,
         read_answer: ReadAnswer | None = None,
+        pseudo_labels: Mapping[str, Vote] | None = None,
         group_prompt: GroupPrompt | None = None,
         on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
         on_log: Callable[[dict[str, Any]], None] = lambda row: None,
@@ -86,6 +87,7 @@ class OpsdTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.teacher, self.settings = teacher, settings
         self.read_answer, self.group_prompt = read_answer, group_prompt
+        self.pseudo_labels = pseudo_labels
         self.unwrapped = model
         self.reader = (
             reader or model
@@ -152,13 +154,13 @@ class OpsdTrainer(Trainer):
             figures["parse_rate"] = sum(answer is not None for _, answer in everyone) / len(everyone)
             if n > 1:
                 figures["vote_share"] = sum(vote.share for vote in votes.values()) / len(votes)
-        chosen = [
-            replace(
-                item,
-                has_loss=carries_loss(item, answers[item.place], votes.get(item.place // n), self.settings),
-            )
-            for item in items
-        ]
+        deciding = {item.place: votes.get(item.place // n) for item in items}
+        if self.pseudo_labels is not None:
+            deciding = {item.place: self.pseudo_labels.get(item.question_id) for item in items}
+        chosen = [marked(item, answers[item.place], deciding[item.place], self.settings) for item in items]
+        if self.pseudo_labels is not None:
+            agreeing = self._summed([sum(not item.is_pushed_down for item in chosen), len(chosen)])
+            figures["agreeing_fraction"] = agreeing[0] / agreeing[1]
         if self.settings.max_distilled is not None:
             everywhere = cast(list, gather_object([item.place for item in chosen if item.has_loss]))
             kept = first_of_groups(everywhere, self.settings)
@@ -227,6 +229,15 @@ class OpsdTrainer(Trainer):
         """A factor for the loss of each token that carries it, of which `hidden` are the states. None: 1 for each."""
         return None
 
+    def pushed_down(self, items: list[TrainingItem]) -> Tensor | None:
+        """Whether each token that carries loss is made less likely. None if none ever is."""
+        if not self.settings.unlikelihood_weight:
+            return None
+        counts = [(item.is_pushed_down, sum(loss_places(item, self.settings))) for item in items]
+        return torch.tensor(
+            [is_pushed for is_pushed, count in counts for _ in range(count)], device=self.args.device
+        )
+
     def teacher_logits(self, hidden: Tensor, *orders: Tensor) -> Tensor:
         """The teacher's logits: the mean over the orders that it reads, at the matched temperature."""
         head = self.teacher.head_weight(unembedding_weight(self.reader))
@@ -264,6 +275,8 @@ class OpsdTrainer(Trainer):
             tokens=tokens[places],
             chunk_tokens=max(self.settings.loss_chunk_tokens // num_orders, 1),
             weights=self.token_weights(items, own_hidden.detach()),
+            pushed_down=self.pushed_down(items),
+            unlikelihood_weight=self.settings.unlikelihood_weight,
             sampled_log_probs=stale,
             max_importance_ratio=self.settings.max_importance_ratio,
             head=head_tensors(self.unwrapped),

@@ -8,13 +8,16 @@ from itertools import islice
 from neuron_opsd.contexts.neighbours import can_demonstrate
 from neuron_opsd.contexts.orders import TeacherOrders
 from neuron_opsd.contexts.prompts import both_messages
+from neuron_opsd.errors import DataError
 from neuron_opsd.model.order_average import OrderView
 from neuron_opsd.random_state import derive_seed
-from neuron_opsd.records import Demonstration
+from neuron_opsd.records import Demonstration, Rollout
+from neuron_opsd.rollouts.pseudo_label import vote
 from neuron_opsd.rollouts.sample import choice_orders
 from neuron_opsd.run.session import Run
+from neuron_opsd.text.answers import Vote
 from neuron_opsd.text.replies import read_reply
-from neuron_opsd.training.items import LazyItems, TrainingItem
+from neuron_opsd.training.items import LazyItems, TrainingItem, is_settled
 from neuron_opsd.training.schedule import question_order
 
 logger = logging.getLogger(__name__)
@@ -135,6 +138,25 @@ class TrainingPrompts:
             prompts=self.run.config.prompts,
             finish_reason=item.finish_reason,
         ).answer
+
+    def pseudo_labels(self) -> dict[str, Vote]:
+        """The majority answer of each question's rollouts, of the questions that training uses.
+
+        Raises:
+            DataError: no rollout of these questions could be read.
+        """
+        kept = set(self.run.records.training_ids())
+        rollouts = self.run.folder.stage("rollouts").iterate(Rollout)
+        found = vote(rollout for rollout in rollouts if rollout.question_id in kept)
+        num_labelled = sum(is_settled(each, self.run.config.training) for each in found.values())
+        if not num_labelled:
+            raise DataError(
+                f"training.distil is agreeing, but none of the {len(kept)} questions that training uses has a majority "
+                f"answer of at least training.min_vote_share={self.run.config.training.min_vote_share:g}. Lower it, "
+                "look at the replies in RUN/rollouts/records.jsonl, or use training.distil=all."
+            )
+        logger.info("training: %d of %d questions have a pseudo-label to agree with", num_labelled, len(kept))
+        return found
 
     def log_first(self, item: TrainingItem) -> None:
         """At step 0: one student prompt, teacher prompt and completion as they are."""

@@ -126,6 +126,7 @@ def _train(
         trainer_type=OpsdTrainer if is_taught else UnlikelyTokenTrainer,
         token_budget=token_budget,
         read_answer=prompts.read_answer,
+        pseudo_labels=prompts.pseudo_labels() if settings.reads_pseudo_labels else None,
         group_prompt=prompts.group_prompt if is_by_group else None,
         callbacks=callbacks,
         on_first_batch=prompts.log_first,

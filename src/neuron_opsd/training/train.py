@@ -1,7 +1,7 @@
 """Prompts -> a trained student. Sets the trainer up and resumes it. `publish.py` makes the files."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from neuron_opsd.model.device import stay_on
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.trainable import trainable
+from neuron_opsd.text.answers import Vote
 from neuron_opsd.training.checkpoints import (
     TeacherCallback,
     last_complete_checkpoint,
@@ -81,6 +82,7 @@ def train(
     token_budget: int | None = None,
     trainer_type: type[OpsdTrainer] = OpsdTrainer,
     read_answer: ReadAnswer | None = None,
+    pseudo_labels: Mapping[str, Vote] | None = None,
     group_prompt: GroupPrompt | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
@@ -98,17 +100,21 @@ def train(
         token_budget: Ends training with the step at which tokens generated and trained on reach it.
         trainer_type: What a step does.
         read_answer: The answer in a completion, for votes and the parse rate. Without it there are none.
+        pseudo_labels: The vote of each question, for `distil: agreeing`.
         group_prompt: Makes the teacher's prompt of a completion of the step's own group. Without it, items have theirs.
         callbacks: Further Trainer callbacks, such as progress.
         on_first_batch: Called with the first item once sampled, for the log.
 
     Raises:
-        ConfigError: `distil: disagreeing`, or `group_prompt`, without `read_answer`.
+        ConfigError: `distil` other than `all`, or `group_prompt`, without `read_answer`. `distil: agreeing` without
+            `pseudo_labels`.
         TrainingError: the guard rails stopped training before there was a checkpoint to keep.
     """
-    if (settings.distil == "disagreeing" or group_prompt) and read_answer is None:
-        what = "training.distil=disagreeing" if settings.distil == "disagreeing" else "group_prompt"
+    if (settings.distil != "all" or group_prompt) and read_answer is None:
+        what = "group_prompt" if settings.distil == "all" else f"training.distil={settings.distil}"
         raise ConfigError(f"{what} needs read_answer, to compare answers.")
+    if settings.distil == "agreeing" and pseudo_labels is None:
+        raise ConfigError("training.distil=agreeing needs pseudo_labels, to agree with.")
     set_seed(seed)
     student = trainable(model, settings, seed=seed)
     copied = WholeCopy(student) if processes.is_sharded() else None
@@ -128,6 +134,7 @@ def train(
         teacher=teacher,
         settings=settings,
         read_answer=read_answer,
+        pseudo_labels=pseudo_labels,
         group_prompt=group_prompt,
         on_first_batch=on_first_batch,
         on_log=metrics.append,
