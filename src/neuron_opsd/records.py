@@ -145,6 +145,10 @@ class PreflightItem:
     student_entropy: float
     teacher_entropy: float
     reverse_kl: float  # KL(student || teacher)
+    # The likeliest letter, of the original order of the choices (`preflight/position_free.py`). None where none is read
+    averaged_letter: str | None = None  # by the mean of the bare question over the orders of its choices
+    student_letter: str | None = None
+    teacher_letter: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

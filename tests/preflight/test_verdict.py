@@ -1,5 +1,7 @@
 """The preflight's measures, worked by hand, and the verdict they lead to."""
 
+from dataclasses import replace
+
 import pytest
 
 from neuron_opsd.preflight.verdict import (
@@ -109,6 +111,19 @@ def test_agreement_with_the_students_vote_by_hand() -> None:
     found = {measure.name: measure for measure in judged(items).measures}["agreement_change"]
     assert (found.value, found.student, found.teacher) == (-0.5, 1.0, 0.5)
     assert any("vote for in 50%" in reason for reason in judged(items).reasons)
+
+
+def test_agreement_with_the_order_averaged_answer_is_a_measure_and_no_sign() -> None:
+    letters = [("A", "A", "B")] * 9 + [("A", "B", "A")] * 3 + [(None, None, None)] * 4
+    items = [
+        replace(item(i), averaged_letter=averaged, student_letter=student, teacher_letter=teacher)
+        for i, (averaged, student, teacher) in enumerate(letters)
+    ]
+    found = judged(items)
+    measured = {measure.name: measure for measure in found.measures}["order_agreement_change"]
+    assert (measured.value, measured.student, measured.teacher) == (-0.5, 0.75, 0.25)
+    assert found.reasons == judged([item(i) for i in range(len(items))]).reasons
+    assert "order_agreement_change" not in values([item(i) for i in range(4)])
 
 
 def test_a_teacher_whose_replies_hardly_end_is_not_worth_learning_from() -> None:

@@ -1,6 +1,8 @@
 """Stage: contexts -> `PreflightItem` and the verdict: whether the teacher is worth learning from."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,12 @@ from neuron_opsd.contexts.templates import same_template_share
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.errors import UnlikelyToHelpError
 from neuron_opsd.neurons.overlap import nearest_neighbours
+from neuron_opsd.preflight.position_free import (
+    LikeliestLetters,
+    letter_prompts,
+    likeliest_letters,
+    reads_letters,
+)
 from neuron_opsd.preflight.positions import position_bias
 from neuron_opsd.preflight.probe import PromptPair, answer_prompts, make_item, sample_ids, score_under_both
 from neuron_opsd.preflight.verdict import UNLIKELY, judge
@@ -122,16 +130,34 @@ def _look_ahead(run: Run, pairs: list[PromptPair], sampling: Sampling) -> tuple[
         chunk_tokens=config.training.loss_chunk_tokens,
     )
     items, encoders = [], (run.models.encoder(), run.models.encoder(teacher=True))
+    letters = _letters(run, pairs[::step])
     for start, sums in zip(range(0, len(pairs), step), scores, strict=True):
         own = slice(start, start + step)
         question = run.records.pool_by_id[pairs[start].question_id]
-        items.append(
-            make_item(
-                question, pairs[own], student[own], teacher[own], sums, encoders,
-                prompts=config.prompts,
-            )
-        )  # fmt: skip
+        item = make_item(
+            question, pairs[own], student[own], teacher[own], sums, encoders, prompts=config.prompts
+        )
+        if found := letters.get(question.question_id):
+            item = replace(
+                item,
+                averaged_letter=found.averaged, student_letter=found.student, teacher_letter=found.teacher,
+            )  # fmt: skip
+        items.append(item)
     return items, sum(len(completion.token_ids) for completion in (*student, *teacher))
+
+
+def _letters(run: Run, pairs: Sequence[PromptPair]) -> dict[str, LikeliestLetters]:
+    """What is likeliest to be answered to each of these questions that is answered by a letter alone."""
+    config, encoder = run.config, run.models.encoder()
+    asked = {
+        pair.question_id: letter_prompts(run, pair.question_id, pair.choice_order)
+        for pair in pairs
+        if reads_letters(run.records.pool_by_id[pair.question_id], encoder, config.prompts)
+    }
+    found = likeliest_letters(
+        run.models.base()[0], list(asked.values()), encoder, batch_size=config.rollouts.batch_size
+    )
+    return dict(zip(asked, found, strict=True))
 
 
 def _pool_figures(run: Run) -> dict[str, Any]:

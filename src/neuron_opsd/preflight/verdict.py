@@ -94,6 +94,7 @@ def measure(
             note=f"What voting could teach; 1 − vote share. Little to gain below {MIN_ROOM:g}.",
         ),
         *_agreement_with_the_vote(items, seed),
+        *_agreement_without_positions(items, seed),
         *([position_bias] if position_bias else []),
         Measure(
             name="pool_diversity", label="Pool diversity (mean pairwise Jaccard distance)",
@@ -126,6 +127,27 @@ def _agreement_with_the_vote(items: Sequence[PreflightItem], seed: int) -> list[
             note=f"A sample of the student agrees with the vote of its others in {student:.0%}, one of the teacher in "
             f"{teacher:.0%}. Below 0 the context draws away from the vote.",
             student=float(student), teacher=float(teacher),
+        )
+    ]  # fmt: skip
+
+
+def _agreement_without_positions(items: Sequence[PreflightItem], seed: int) -> list[Measure]:
+    """How often the likeliest letter is the one that the mean over the orders of the choices gives."""
+    read = [item for item in items if item.averaged_letter is not None]
+    if not read:
+        return []
+    student, teacher = (
+        np.array([float(getattr(item, f"{role}_letter") == item.averaged_letter) for item in read])
+        for role in ROLES
+    )
+    return [
+        _mean(
+            "order_agreement_change",
+            "Agreement with the order-averaged answer, teacher − student (share of questions)",
+            (teacher - student).tolist(), seed,
+            note=f"The student's likeliest letter is what the mean over the orders of the choices gives in "
+            f"{student.mean():.0%}, the teacher's in {teacher.mean():.0%}. That mean knows no position.",
+            student=float(student.mean()), teacher=float(teacher.mean()),
         )
     ]  # fmt: skip
 
