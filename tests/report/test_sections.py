@@ -18,9 +18,10 @@ from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.markup import spaced
 from neuron_opsd.report.preflight import preflight_section
 from neuron_opsd.report.results import results_section
+from neuron_opsd.report.risk_coverage import risk_coverage
 from neuron_opsd.report.selection import selection_section
 from neuron_opsd.report.training import cost_section, training_section
-from neuron_opsd.results import Bin, ConfidenceResult, PoolQuestion
+from neuron_opsd.results import Bin, Both, ConfidenceResult, CoveragePoint, PoolQuestion
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,8 @@ def test_every_confidence_has_its_diagrams(inputs):
     found = dataclasses.replace(inputs.results, in_domain=block)
     made = next(s for s in sections(dataclasses.replace(inputs, results=found)) if s.name == "calibration")
     titles = [figure.title for figure in figures_of(made.blocks)]
+    curves = [title for title in titles if title.startswith("Risk and coverage")]
+    assert curves == ["Risk and coverage on art, vote share"]  # the made-up kinds have none
     assert "Reliability after training, physics (trained), option probability" in titles
     assert "Reliability before training, physics (trained), vote share" in titles
     assert "Accuracy (option probability) against ECE-15, before and after training" in [
@@ -215,6 +218,29 @@ def test_every_confidence_has_its_diagrams(inputs):
     assert (
         len(main.rows) == len(tables.metrics_table("x", inputs.results.in_domain).rows) + 2
     )  # accuracy and ECE
+
+
+def test_risk_and_coverage_are_drawn_and_said():
+    before, after = (
+        tuple(CoveragePoint(step / 4, risk) for step, risk in enumerate(risks, start=1))
+        for risks in ((0.5, 0.4, 0.4, 0.5), (0.0, 0.2, 0.3, 0.5))
+    )
+    drawn = risk_coverage(
+        "risk", Both(before, after), where="art", confidence="vote share", is_unreliable=True
+    )
+    said = (
+        "Wrong answers: before training 0.400 of the more confident half, 0.500 of all; after training 0.200"
+    )
+    assert drawn.caption.startswith(f"Risk and coverage on art, vote share. {said}")
+    assert drawn.caption.endswith("Unreliable, see above.")
+    assert drawn.data.rows[0] == ["0.250", "0.500", "0.000"]
+    lines = re.findall(r'class="line (base|trained)" points="([^"]+)"', str(drawn.svg))
+    assert [role for role, _ in lines] == ["base", "trained"]
+    heights = [[float(point.split(",")[1]) for point in points.split()] for _, points in lines]
+    assert heights[0][0] < heights[1][0]  # the higher the error, the further up
+    assert heights[0][3] == heights[1][3]
+    nothing_wrong = tuple(CoveragePoint(point.coverage, 0.0) for point in before)
+    risk_coverage("none", Both(nothing_wrong, nothing_wrong), where="art", confidence="vote share")
 
 
 def test_general_questions_and_the_distance_from_the_base(inputs):
@@ -281,7 +307,9 @@ def test_an_unreliable_confidence_is_marked_wherever_it_is_shown(inputs):
         ["physics (trained)", "vote share (unreliable)", "after"],
     ]
     captions = [figure.caption for figure in figures_of(made["calibration"])]
-    assert sum(caption.endswith("Unreliable, see above.") for caption in captions) == 1
+    assert (
+        sum(caption.endswith("Unreliable, see above.") for caption in captions) == 2
+    )  # two kinds of drawing
 
 
 def test_comparison_tables_hold_every_cell(inputs):

@@ -4,6 +4,7 @@ from neuron_opsd.report import calibration_tables, figures, scatter, story, tabl
 from neuron_opsd.report.blocks import Block, Figure, Figures, Paragraph, Table
 from neuron_opsd.report.inputs import ReportInputs
 from neuron_opsd.report.parts import folded, missing, present
+from neuron_opsd.report.risk_coverage import risk_coverage
 from neuron_opsd.results import Harness, Results
 
 
@@ -73,7 +74,7 @@ def _harness_table(harness: Harness | None) -> Table | None:
 
 
 def calibration_section(inputs: ReportInputs) -> list[Block]:
-    """Reliability of both models for each confidence, and accuracy against calibration error."""
+    """Reliability, risk and coverage of both models for each confidence, and accuracy against calibration error."""
     results = inputs.results
     if not results:
         return []
@@ -86,7 +87,7 @@ def calibration_section(inputs: ReportInputs) -> list[Block]:
             if one.ece.caution:
                 blocks.append(Paragraph(f"{where}, {one.label}. {one.ece.caution}", is_notice=True))
             blocks += [
-                Figures(_diagrams(f"reliability-{index}", one, where)),
+                Figures([*_diagrams(f"reliability-{index}", one, where), *_curves(index, one, where)]),
                 tables.metrics_table(caption, block, names=one.names, folded=True),
             ]
     if not blocks:
@@ -122,6 +123,21 @@ def _diagrams(name: str, one: calibration_tables.Confidence, where: str) -> list
             is_unreliable=role in one.unreliable,
         )
         for role, bins in one.reliability.items()
+    ]
+
+
+def _curves(index: int, one: calibration_tables.Confidence, where: str) -> list[Figure]:
+    """The risk-coverage curves of both models in one drawing."""
+    if not one.risk_coverage:
+        return []
+    return [
+        risk_coverage(
+            f"risk-{index}-{figures.identifier(one.kind)}",
+            one.risk_coverage,
+            where=where,
+            confidence=one.label,
+            is_unreliable=bool(one.unreliable),
+        )
     ]
 
 
