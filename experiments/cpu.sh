@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The runs behind docs/results.md, on a CPU: hours on two cores. Each part goes on where it stopped.
 #
-#     experiments/cpu.sh DATA OUT [PART ...]        parts: privacy boolq large csqa signal context report (all, in this order)
+#     experiments/cpu.sh DATA OUT [PART ...]        parts: privacy boolq large csqa promise signal context report (all, in this order)
 #
 # DATA: question files of scripts/prepare_demo_questions.py (made there if it is empty); further *.questions.jsonl with
 # their *.answers.jsonl may lie beside them. OUT: runs and rows. LARGE: Qwen2.5-Coder-1.5B-Instruct, a folder or a .gguf
@@ -14,7 +14,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 data=$1 out=$2
 shift 2
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(privacy boolq large csqa signal context report)
+[ ${#parts[@]} -gt 0 ] || parts=(privacy boolq large csqa promise signal context report)
 bin=${BIN:-$here/../.venv/bin}
 large=${LARGE:-}
 small=embedded:smollm2-135m
@@ -115,6 +115,51 @@ part_csqa() {
     for seed in 0 1 2; do
         for recipe in neuron_opsd random_selection usable_replies; do
             train "$recipe" "$seed" "$out/csqa/$recipe" "$large" "${where[@]}" "${own[@]}"
+        done
+    done
+}
+
+# The promise (LOG.md, "which recipe keeps the promise?"): exact letters, 500 test questions, equal steps. Cells in the order in
+# which they say most. 100 questions of OpenBookQA beside each domain.
+promised=(prompts.answer_format=letter questions.test_fraction=0.5 questions.max_train=256 questions.max_test=500
+    rollouts.max_new_tokens=2 rollouts.batch_size=16 neurons.batch_size=8 selection.fraction=0.25
+    preflight.num_questions=0 num_threads=1 training.learning_rate=2e-4 training.num_steps=12 training.micro_batch_size=4
+    training.max_new_tokens=1 training.save_steps=4 evaluation.exact=true evaluation.option_probability=true)
+
+# promise_cell NAME MODEL DTYPE SYSTEM DOMAIN RECIPE SEED
+promise_cell() {
+    local own=(model.dtype="$3" "prompts.system=$4") recipe=$6
+    case $recipe in
+        neuron_opsd | random_selection) own+=(contexts.num_demonstrations=2) ;;
+        order_average) own+=(training.teacher_orders=5) ;;
+        order_context_matched)
+            recipe=order_average
+            own+=(training.teacher_orders=5 contexts.num_demonstrations=2 training.teacher_entropy=matched)
+            ;;
+        lmsi) own+=(rollouts.num_rollouts=8) ;;
+    esac
+    train "$recipe" "$7" "$out/promise/$1-$5/$6" "$2" "$5" openbookqa-100 "$5" openbookqa "${promised[@]}" "${own[@]}"
+}
+
+part_promise() {
+    sample openbookqa 100
+    local domain recipe seed domains=(commonsenseqa siqa medmcqa mmlu_clinical)
+    for recipe in order_average neuron_opsd random_selection lmsi ssd order_context_matched; do
+        for domain in "${domains[@]}"; do
+            promise_cell small $small float32 Answer. "$domain" "$recipe" 0
+        done
+    done
+    for seed in 1 2; do
+        for domain in "${domains[@]}"; do
+            promise_cell small $small float32 Answer. "$domain" order_average "$seed"
+        done
+    done
+    needs_large promise || return 0
+    for domain in "${domains[@]}"; do
+        for seed in 0 1 2; do
+            for recipe in order_average neuron_opsd random_selection order_context_matched ssd lmsi; do
+                promise_cell large "$large" bfloat16 "$letter" "$domain" "$recipe" "$seed"
+            done
         done
     done
 }

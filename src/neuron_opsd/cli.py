@@ -192,7 +192,7 @@ def demo(
     prepare_sets(load_config("demo", overrides=overrides or ()))
     if not dry_run:
         # In its first minute a newcomer sees figures. The run after it finds these answers in the cache.
-        before = output.with_name(f"{output.name}-before")
+        before = Path(f"{output}-before")
         untrained = ["training.objective=none", "preflight.num_questions=0"]
         run("demo", [*(overrides or ()), *untrained], output=before, until="evaluate", cache=cache)
         say("Before training, of the model alone:")
