@@ -28,6 +28,7 @@ def study(monkeypatch: pytest.MonkeyPatch):
         "context_study",
         "training_study",
         "preflight_study",
+        "promise_study",
         "results_page",
         "kept_rows",
         "power",
@@ -262,3 +263,47 @@ def test_a_figure_that_the_rows_do_not_say_is_named(study, monkeypatch, capsys, 
 )
 def test_only_the_last_decimal_of_a_figure_is_forgiven(study, written, printed, same) -> None:
     assert (not study("results_page").differences(written, printed)) == same
+
+
+def promise_run(gain: float, rise: float, elsewhere: float) -> dict:
+    """A run whose trained answers are right oftener by `gain`, with a change of ECE and of Avg elsewhere."""
+
+    def metrics(**changes: float) -> dict:
+        ends = {name: {"value": 0.5} for name in ("base", "trained")}
+        names = ("avg", "maj", "maj_at_k", "pass_at_k", "ece", "option_ece", "option_ece_matched")
+        return {
+            name: {**ends, "difference": {"value": by, "low": by - 0.005, "high": by + 0.005}}
+            for name in names
+            for by in (changes.get(name, 0.0),)
+        }
+
+    voted = [0.3, 0.7, 0.4, 0.6] * 5
+    return {
+        "num_questions": 20,
+        "in": metrics(avg=gain, option_ece=rise),
+        "cross": metrics(avg=elsewhere),
+        "trained": [value + gain for value in voted],
+        "base_voted": voted,
+    }
+
+
+@pytest.mark.parametrize(
+    ("gain", "rise", "elsewhere", "rule"),
+    [
+        (0.1, -0.1, 0.0, "a kept, b kept, c kept"),
+        (-0.1, 0.1, -0.1, "a missed, b missed, c missed"),
+        (0.1, 0.0, -0.004, "a kept, b kept, c kept"),
+    ],
+)
+def test_the_promise_study_reads_its_rule(study, tmp_path: Path, capsys, gain, rise, elsewhere, rule) -> None:
+    for domain in ("law", "art"):
+        (tmp_path / f"small-{domain}").mkdir()
+        for seed in (0, 1):
+            file = tmp_path / f"small-{domain}" / f"ours-seed{seed}.json"
+            file.write_text(json.dumps(promise_run(gain, rise, elsewhere)))
+    promise = study("promise_study")
+    found = promise.read_groups(tmp_path)
+    assert promise.beyond_majority(found["small-law"]["ours"]).value == pytest.approx(gain)
+    promise.report(found)
+    assert f"| ours | 2 | {gain:+.3f} " in capsys.readouterr().out
+    assert promise.verdict(promise.judged(found["small-law"]["ours"])) == rule
