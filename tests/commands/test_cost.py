@@ -51,6 +51,13 @@ def test_seconds_by_the_record_where_nothing_is_sampled() -> None:
     )
 
 
+def test_the_other_models_pace_serves_where_a_stage_was_never_made() -> None:
+    row = {"stage": "evaluation/base_truth", "seconds": 4.0, "num_items": 8, "num_tokens": 0}
+    rates = Rates(settings(), [row], {})
+    assert rates.cost(stage("evaluation/trained_truth"), 6) == Cost(3.0)
+    assert rates.cost(stage("evaluation/general_trained_truth"), 6) == Cost(None)
+
+
 def test_a_stage_too_short_to_time_has_a_rate() -> None:
     row = {"stage": "contexts", "seconds": 0.0, "num_items": 5, "num_tokens": 0}
     assert Rates(settings(), [row], {}).cost(stage("contexts"), 10) == Cost(0.1)

@@ -88,7 +88,8 @@ DEPARTS = {
     "questions.max_train": {"questions", *POOL},
     "prompts.keep_thinking": AFTER_SELECTION,
     # Option probabilities read samples without their answers. P(True) is asked about those answers.
-    "prompts.answer_pattern": POOL | {"evaluation/base", "evaluation/base_truth", "evaluation/general_base"},
+    "prompts.answer_pattern": POOL
+    | {f"evaluation/{asked}base{what}" for asked in ("", "general_") for what in ("", "_truth")},
     "rollouts.shard_size": MODEL_WORK,
     "engine.name": MODEL_WORK,
     "engine.served_model": MODEL_WORK,

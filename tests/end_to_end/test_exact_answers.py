@@ -94,6 +94,23 @@ def test_the_second_model_may_read_a_context(
     assert found["evaluation/base"] == OUTDATED  # a newer reader needs another pass
 
 
+def test_the_model_that_reads_a_context_is_asked_about_its_answer_after_it(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["run", "base_context", *command[2:], EXACT, "evaluation.p_true=true", "contexts.retrieval=random"]
+    assert run([*line, "--output", str(tmp_path / "run")], monkeypatch) == 0
+    folder = RunFolder.open(tmp_path / "run")
+    bare, after = (
+        {one.question_id: one for one in folder.stage(f"evaluation/{role}_truth").read(TruthScore)}
+        for role in ROLES
+    )
+    alike = [name for name in bare.keys() & after.keys() if bare[name].answer == after[name].answer]
+    assert alike
+    assert all(bare[name].yes_no_mass != after[name].yes_no_mass for name in alike)  # the share is ever a half here
+    states = {stage.stage: stage for stage in run_status(folder).stages}
+    assert states["evaluation/trained_truth"].state == states["evaluation/base_truth"].state
+
+
 def test_the_second_model_may_average_the_cyclic_orders(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

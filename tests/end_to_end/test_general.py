@@ -24,20 +24,22 @@ def log_probs(model_folder: str, rollout: Rollout) -> torch.Tensor:
 
 
 def test_general_questions_are_compared_and_the_kl_is_exact(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str], lettered_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    command[3] = str(lettered_model_folder)
     general = write_questions(tmp_path / "general.jsonl", "general", 6)
     key = tmp_path / "key.jsonl"
     key.write_text("".join(f'{{"question_id": "general-{i}", "answer": "A"}}\n' for i in range(3)))
     folder = tmp_path / "run"
     more = [f"evaluation.general_paths=[{general}]", f"evaluation.general_answers=[{key}]"]
-    more.append("evaluation.general_samples=2")
+    more += ["evaluation.general_samples=2", "evaluation.max_new_tokens=1", "evaluation.p_true=true"]
+    more.append("training.learning_rate=0.001")  # so that both models' answers can be read
     assert run([*command, "--output", str(folder), *more], monkeypatch) == 0
 
     found = json.loads((folder / "evaluation" / "results.json").read_text())["general"]
     assert list(found["domains"]) == ["general"]
     block = found["domains"]["general"]
-    assert list(block["confidence_kinds"]) == ["vote_share", "option_probability"]
+    assert list(block["confidence_kinds"]) == ["vote_share", "option_probability", "p_true"]
     assert (block["num_questions"], block["num_with_gold"]) == (6, 3)
     assert list(block["metrics"])[:2] == ["avg", "maj"]  # in the order of the report, not of the alphabet
     assert {"avg", "ece", "option_ece"} <= block["metrics"].keys()

@@ -23,7 +23,11 @@ AFTER_NEURONS = {"selection", *AFTER_SELECTION}
 AFTER_ROLLOUTS = {"neurons", *AFTER_NEURONS}
 POOL = {"rollouts", *AFTER_ROLLOUTS}
 TEST = {"evaluation/base", "evaluation/base_options", "evaluation/base_truth"}
-GENERAL = {"evaluation/general_base", "evaluation/general_base_options"}
+GENERAL = {
+    "evaluation/general_base",
+    "evaluation/general_base_options",
+    "evaluation/general_base_truth",
+}
 BASE = TEST | GENERAL
 MODEL_WORK = POOL | BASE
 

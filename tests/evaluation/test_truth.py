@@ -12,7 +12,7 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model, load_tokenizer
 from neuron_opsd.records import Question, Rollout, TruthScore
 from neuron_opsd.rollouts.pseudo_label import group_by_question
-from neuron_opsd.text.prompts import truth_messages
+from neuron_opsd.text.prompts import Message, truth_messages
 
 QUESTIONS = [
     Question(question_id=f"q{i:02}", domain="d", question=f"Colour {i}?", choices=("red", "blue"))
@@ -68,6 +68,23 @@ def test_a_real_model_is_asked_about_its_own_majority(encoder: ChatEncoder) -> N
         probs = model(torch.tensor([ids])).logits[0, -1].float().softmax(dim=-1)
     yes, no = (probs[first_tokens(word, encoder)].sum().item() for word in ("yes", "no"))
     assert found[0].probability == pytest.approx(yes / (yes + no), rel=1e-3)
+
+    def context(question: Question, choice_order: tuple[int, ...]) -> list[Message]:
+        assert choice_order == (0, 1)
+        turns = [{"role": "user", "content": "Colour?"}, {"role": "assistant", "content": "red"}]
+        return [*turns, {"role": "user", "content": question.question}]
+
+    after = score_truth(
+        QUESTIONS[:1], group_by_question(samples), model, encoder,
+        prompts=PromptSettings(answer_format="letter"), batch_size=2, messages_of=context,
+    )  # fmt: skip
+    asked = [*context(QUESTIONS[0], (0, 1))[:2], *truth_messages(QUESTIONS[0], "B", "letter")]
+    with torch.no_grad():
+        ids = encoder.encode(asked, closes_thinking=True)
+        probs = model(torch.tensor([ids])).logits[0, -1].float().softmax(dim=-1)
+    yes, no = (probs[first_tokens(word, encoder)].sum().item() for word in ("yes", "no"))
+    assert after[0].probability == pytest.approx(yes / (yes + no), rel=1e-3)
+    assert after[0].probability != pytest.approx(found[0].probability, rel=1e-3)
 
 
 def test_its_metrics_are_of_the_majority_answer() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from neuron_opsd.memory.allocations import Allocations
 from neuron_opsd.memory.count import by_depth
 from neuron_opsd.memory.estimate import RunLengths, StageMemory, _evaluation, _neurons, estimate_run
 from neuron_opsd.memory.fit import _smaller, fit, parse_size, refuse_too_large
+from neuron_opsd.model.option_scores import first_token_logits
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import Rollout
 
@@ -74,6 +76,34 @@ def test_neurons_within_a_quarter_of_what_real_tensors_take(tiny_tokenizer, chan
     with Allocations(model) as allocations:
         list(capture_neurons(model, tiny_tokenizer, rollouts, NeuronSettings()))
     assert _neurons(config, model.config, LENGTHS).working == pytest.approx(allocations.peak, rel=0.25)
+
+
+def test_reading_within_a_quarter_of_what_real_tensors_take():
+    """Prompts that begin with nothing alike, read for their first tokens: P(True) and exact answers."""
+    model = LlamaForCausalLM(small()).eval()
+    prompts = [tuple(_rollout(number, 60, 1, 500).prompt_ids) for number in range(16)]
+    with torch.no_grad(), Allocations(model) as allocations:
+        list(first_token_logits(model, prompts, batch_size=16))
+    _, working = count.count_reading(model.config, torch.float32, rows=16, prompt=60)
+    assert working == pytest.approx(allocations.peak, rel=0.25)
+
+
+def test_the_pass_of_p_true_counts_where_it_is_the_largest():
+    lengths = replace(LENGTHS, truth_prompt=2000)
+    asked, plain = (
+        _evaluation(
+            settings(f"evaluation.p_true={is_asked}", "evaluation.max_new_tokens=4"), small(), lengths
+        )
+        for is_asked in ("true", "false")
+    )
+    assert asked.detail.startswith("P(True): 16 prompts at once of up to 2000 tokens")
+    assert asked.working > plain.working
+    context = settings("evaluation.p_true=true", "evaluation.context=true", "evaluation.max_new_tokens=4")
+    assert (
+        "up to 2160 tokens" in _evaluation(context, small(), lengths).detail
+    )  # 160 of them are the context's
+    served = settings("evaluation.p_true=true", "engine.name=server", "engine.url=http://127.0.0.1:9/v1")
+    assert by_stage(served, small(), lengths)["evaluation"].detail.startswith("P(True)")  # it is asked here
 
 
 def _rollout(number: int, prompt: int, new: int, vocab: int) -> Rollout:

@@ -62,7 +62,6 @@ def count_records(
     }
     samples, general_samples = config.evaluation.num_samples, config.evaluation.for_general().num_samples
     for role in ROLES:
-        counts[f"evaluation/{role}_truth"] = len(test) if config.evaluation.p_true else 0
         averages_orders = config.evaluation.order_average and role == "trained"
         for name, asked, num in (("", test, samples), ("general_", general, general_samples)):
             counts |= _count_samples(config, f"evaluation/{name}{role}", asked, num)
@@ -87,7 +86,10 @@ def describe_work(config: Config, questions: Sequence[Question], folder: RunFold
         "contexts": f"{{}} contexts of up to {config.contexts.num_demonstrations} demonstrations",
         "preflight": "{} questions answered with and without their context",
         "training": f"{at_most}{num_steps(kept, config.training)} steps of {config.training.batch_size}",
-    } | {f"evaluation/{prefix}{role}": f"{{}} {completions}" for role in ROLES for prefix in ("", "general_")}
+    }
+    for name in (f"evaluation/{prefix}{role}" for role in ROLES for prefix in ("", "general_")):
+        work[name] = f"{{}} {completions}"
+        work[f"{name}_truth"] = "{} questions whether its own answer is right"
     made = {name: text.format(counts[name]) for name, text in work.items() if counts.get(name)}
     finished = {name for name in made if folder and folder.stage(name).is_finished()}
     return [f"{name}: {text}{' (there already)' if name in finished else ''}" for name, text in made.items()]
@@ -96,7 +98,8 @@ def describe_work(config: Config, questions: Sequence[Question], folder: RunFold
 def _count_samples(config: Config, name: str, asked: Sequence[Question], num_samples: int) -> dict[str, int]:
     with_choices = sum(bool(question.choices) for question in asked)
     options = with_choices if config.evaluation.option_probability and not config.evaluation.exact else 0
-    return {name: len(asked) * num_samples, f"{name}_options": options}
+    truth = len(asked) if config.evaluation.p_true else 0
+    return {name: len(asked) * num_samples, f"{name}_options": options, f"{name}_truth": truth}
 
 
 class Rates:
@@ -113,13 +116,19 @@ class Rates:
             return Cost(0.0)
         if (pace := shard_pace(stage)) is not None:
             return Cost(pace * num_left)
-        row, length = self.rows.get(stage.name), self._length(stage.name)
+        row, length = self._row(stage.name), self._length(stage.name)
         if length is None:
             if row is None or not row["num_items"]:
                 return Cost(None)
             return Cost(max(row["seconds"], SHORTEST) / row["num_items"] * num_left)
         rate, (tokens, is_upper_bound) = self._tokens_per_second(stage.name), length
         return Cost(None if rate is None else tokens * num_left / rate, is_upper_bound)
+
+    def _row(self, name: str) -> JsonDict | None:
+        """The stage's own. Where it was never made, that of the other model, which is as large."""
+        swapped = {"base": "trained", "trained": "base"}
+        other = "_".join(swapped.get(part, part) for part in name.removeprefix("evaluation/").split("_"))
+        return self.rows.get(name) or self.rows.get(f"evaluation/{other}")
 
     def _tokens_per_second(self, name: str) -> float | None:
         others = () if name == "training" else SAMPLED

@@ -347,7 +347,7 @@ class EvaluationSettings(Section):
     p_true: bool = Field(
         default=False,
         description="Also measure confidence as P(True): each model is asked whether its own majority answer is "
-        "right, one pass a test question. [2207.05221]",
+        "right, one pass a question. [2207.05221]",
     )
     num_bins: Count = Field(default=15, description="Equal-width bins of the ECE. [N]")
     num_bootstrap: Count = Field(default=2000, description="Resamples of the intervals. [ours]")

@@ -12,7 +12,7 @@ import numpy as np
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.evaluation.benchmark import compare_domains, mean_of
 from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
-from neuron_opsd.records import BaseDivergence, OptionScores, Question, Rollout
+from neuron_opsd.records import BaseDivergence, OptionScores, Question, Rollout, TruthScore
 from neuron_opsd.results import GeneralResult, KlFromBase
 from neuron_opsd.statistics import bootstrap_draws, bootstrap_interval
 
@@ -28,6 +28,7 @@ class GeneralSamples:
     trained: Sequence[Rollout]
     divergences: Sequence[BaseDivergence]
     options: tuple[Sequence[OptionScores], Sequence[OptionScores]] = ((), ())  # of base and trained model
+    truth: tuple[Sequence[TruthScore], Sequence[TruthScore]] = ((), ())
 
 
 def compare_general(
@@ -36,8 +37,9 @@ def compare_general(
     """The questions' results by domain and their mean, and the KL."""
     settings = settings.for_general()
     found = compare_domains(
-        samples.questions, samples.base, samples.trained, key, settings, seed=seed, options=samples.options
-    )
+        samples.questions, samples.base, samples.trained, key, settings,
+        seed=seed, options=samples.options, truth=samples.truth,
+    )  # fmt: skip
     return GeneralResult(
         domains=found.results,
         mean=mean_of(found.results, found.draws),

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from neuron_opsd.config import EvaluationSettings
@@ -79,6 +80,13 @@ class AskedStage(ShardedStage):
         """Whether the teacher's context comes before each question."""
         return self.run.config.evaluation.context and self.asked == Asked("trained", is_general=False)
 
+    @cached_property
+    def context_messages(self) -> MessagesOf | None:
+        """What is read for a question after its context. None for the bare one."""
+        if not self.reads_context:
+            return None
+        return teacher_messages_of(self.run, "evaluation/contexts", self.asked_questions)
+
 
 def orders_asked(
     question: Question, settings: EvaluationSettings, *, role: str, seed: int, purpose: str
@@ -121,9 +129,7 @@ class EvaluationSamples(AskedStage, SampledStage):
     @cached_property
     def messages_of(self) -> MessagesOf | None:
         """See `SampledStage`."""
-        if not self.reads_context:
-            return None
-        return teacher_messages_of(self.run, "evaluation/contexts", self.questions)
+        return self.context_messages
 
     def orders_of(self, question: Question) -> list[tuple[int, ...]]:
         """The orders in which a question is asked."""
@@ -197,6 +203,7 @@ class ScoringStage(AskedStage):
 
     unit = "questions"
     score: ClassVar[Callable[..., list[Any]]]
+    more: Mapping[str, Any] = MappingProxyType({})  # what else `score` takes
 
     @property
     def questions(self) -> Sequence[Question]:
@@ -219,6 +226,7 @@ class ScoringStage(AskedStage):
             run.models.encoder(),
             prompts=run.config.prompts,
             batch_size=run.config.evaluation.batch_size,
+            **self.more,
         )
         on_progress(len(questions), 0)
         return scores
@@ -242,10 +250,15 @@ class OptionStage(ScoringStage):
 
 
 class TruthStage(ScoringStage):
-    """How likely one model calls its own majority answers to the test questions right."""
+    """How likely one model calls its own majority answers right, after the context that it answered with."""
 
     record_type = TruthScore
     score = staticmethod(score_truth)
+
+    @cached_property
+    def more(self) -> Mapping[str, Any]:
+        """See `ScoringStage`."""
+        return {"messages_of": self.context_messages}
 
 
 def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
@@ -259,5 +272,5 @@ def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
             yield samples
             if samples.has_options and not settings.exact:
                 yield OptionStage(run, asked.options)
-            if settings.p_true and not is_general and not samples.reads_context:
+            if settings.p_true:
                 yield TruthStage(run, asked.truth)

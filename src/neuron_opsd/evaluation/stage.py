@@ -61,7 +61,7 @@ def make_evaluation(run: Run) -> None:
         train_domains=run.records.train_domains,
         seed=run.config.seed,
         options=_option_scores(run, names, roles, is_general=False),
-        truth=_truth_scores(run, names, roles),
+        truth=_truth_scores(run, names, roles, is_general=False),
         general=_general_samples(run, names) if has_general else None,
         pool=run.records.pool,
         pool_rollouts=run.records.complete_rollouts() if "rollouts" in run.inputs.made else (),
@@ -134,6 +134,7 @@ def _general_samples(run: Run, names: Container[str]) -> GeneralSamples:
         trained,
         run.folder.stage("evaluation/general_kl").read(BaseDivergence),
         _option_scores(run, names, ROLES, is_general=True),
+        _truth_scores(run, names, ROLES, is_general=True),
     )
 
 
@@ -143,10 +144,10 @@ def _samples(run: Run, name: str) -> Sequence[Rollout]:
 
 
 def _truth_scores(
-    run: Run, names: Container[str], roles: tuple[str, ...]
+    run: Run, names: Container[str], roles: tuple[str, ...], *, is_general: bool
 ) -> tuple[list[TruthScore], list[TruthScore]]:
     """P(True) of both models. None where it was not asked."""
-    stages = [Asked(role, is_general=False).truth for role in roles]
+    stages = [Asked(role, is_general).truth for role in roles]
     one, other = (run.folder.stage(name).read(TruthScore) if name in names else [] for name in stages)
     return one, other
 

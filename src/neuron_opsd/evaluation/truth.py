@@ -19,6 +19,7 @@ from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import CausalLM, max_context_tokens
 from neuron_opsd.model.option_scores import Ids, first_token_logits
 from neuron_opsd.records import Question, Rollout, TruthScore
+from neuron_opsd.rollouts.sample import MessagesOf
 from neuron_opsd.text.prompts import truth_messages
 
 
@@ -30,8 +31,13 @@ def score_truth(
     *,
     prompts: PromptSettings,
     batch_size: int,
+    messages_of: MessagesOf | None = None,
 ) -> list[TruthScore]:
-    """Ask the model about its own majority answers, in the order of the questions."""
+    """Ask the model about its own majority answers, in the order of the questions.
+
+    `messages_of` is what the model read when it answered, where that was more than the question. Its last turn, the
+    question itself, becomes the question about the answer.
+    """
     voted = voted_answers(questions, rollouts)
     limit = max_context_tokens(model)
     asked: dict[str, Ids] = {}
@@ -39,6 +45,9 @@ def score_truth(
         answer = voted[question.question_id]
         if answer is not None:
             messages = truth_messages(question, answer, prompts.answer_format, prompts.system)
+            if messages_of:
+                read = messages_of(question, tuple(range(len(question.choices))))
+                messages = [*read[:-1], messages[-1]]
             ids = tuple(encoder.encode(messages, closes_thinking=True))
             if limit is None or len(ids) < limit:
                 asked[question.question_id] = ids

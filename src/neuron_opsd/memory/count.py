@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.memory.allocations import give_shapes, without_contents
-from neuron_opsd.memory.passes import Lengths, peaks_of_learning, peaks_of_sampling
+from neuron_opsd.memory.passes import Lengths, peaks_of_learning, peaks_of_reading, peaks_of_sampling
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.trainable import trainable
 
@@ -160,6 +160,21 @@ def count_sampling(
 
     weights, prefill, decode = by_depth(config, count)
     return weights, max(prefill, decode)
+
+
+@counted_once
+def count_reading(config: PretrainedConfig, dtype: torch.dtype, *, rows: int, prompt: int) -> tuple[int, int]:
+    """Bytes of the weights of a model that only answers, and of what reading `rows` prompts takes beside them."""
+
+    def count(config: PretrainedConfig) -> list[int]:
+        model = without_contents(config, dtype)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            give_shapes(model)
+            weights, _ = _bytes_of_weights(model, is_4bit=False)
+            return [weights, *peaks_of_reading(model, rows, prompt)]
+
+    weights, working = by_depth(config, count)
+    return weights, working
 
 
 @counted_once

@@ -10,13 +10,20 @@ from neuron_opsd import processes
 from neuron_opsd.config import Config
 from neuron_opsd.config.graph import reaches, stages_made
 from neuron_opsd.engines.shared_prompts import may_share_prompts
-from neuron_opsd.memory.count import count_sampling, count_weights, estimate_memory, in_words
+from neuron_opsd.memory.count import (
+    count_reading,
+    count_sampling,
+    count_weights,
+    estimate_memory,
+    in_words,
+)
 from neuron_opsd.memory.passes import Lengths
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model_config
 from neuron_opsd.neurons.capture import MAX_BATCH_TOKENS, MAX_PIECE_CHUNKS, PIECE_TOKENS
 from neuron_opsd.records import Question
-from neuron_opsd.text.prompts import student_messages
+from neuron_opsd.text.answers import LETTERS
+from neuron_opsd.text.prompts import student_messages, truth_messages
 
 NOT_COUNTED = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 SMALL_MODEL = 20_000_000  # parameters. Below, the estimate would take longer than it is worth
@@ -32,6 +39,7 @@ class RunLengths:
     teacher_prompt: int
     num_pool: int
     num_test: int
+    truth_prompt: int = 0  # of P(True), where it is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +74,11 @@ def run_lengths(config: Config, questions: Sequence[Question], encoder: ChatEnco
         teacher_prompt=max(longest, min(whole, contexts.max_prompt_tokens)),
         num_pool=len(pool),
         num_test=len(test),
+        truth_prompt=_longest_truth_prompt(config, test, encoder) if config.evaluation.p_true else 0,
     )
 
 
 def _longest_prompt(config: Config, questions: Sequence[Question], encoder: ChatEncoder) -> int:
-    size = lambda question: len(question.question) + sum(map(len, question.choices))  # noqa: E731
     prompts = config.prompts
     lengths = [
         len(
@@ -83,9 +91,28 @@ def _longest_prompt(config: Config, questions: Sequence[Question], encoder: Chat
                 )
             )
         )
-        for question in sorted(questions, key=size, reverse=True)[:NUM_ENCODED]
+        for question in _longest(questions)
     ]
     return max(lengths, default=0)
+
+
+def _longest_truth_prompt(config: Config, questions: Sequence[Question], encoder: ChatEncoder) -> int:
+    """As if each question were answered by its longest choice, or by text up to the limit."""
+    prompts = config.prompts
+    lengths: list[int] = []
+    for question in _longest(questions):
+        choices = question.choices
+        answer = LETTERS[max(range(len(choices)), key=lambda i: len(choices[i]))] if choices else ""
+        messages = truth_messages(question, answer, prompts.answer_format, prompts.system)
+        text = 0 if choices else config.evaluation.max_new_tokens
+        lengths.append(len(encoder.encode(messages, closes_thinking=True)) + text)
+    return max(lengths, default=0)
+
+
+def _longest(questions: Sequence[Question]) -> list[Question]:
+    """The questions with the most characters."""
+    size = lambda question: len(question.question) + sum(map(len, question.choices))  # noqa: E731
+    return sorted(questions, key=size, reverse=True)[:NUM_ENCODED]
 
 
 def estimate_run(
@@ -105,7 +132,11 @@ def estimate_run(
         (_rollouts, "rollouts", "rollouts" in made and is_sampled_here),
         (_neurons, "neurons", "neurons" in made),
         (_training, "train", "training" in made),
-        (_evaluation, "evaluate", is_sampled_here and lengths.num_test > 0),
+        (
+            _evaluation,
+            "evaluate",
+            (is_sampled_here or config.evaluation.p_true) and lengths.num_test > 0,
+        ),
     ]
     return [
         estimate(config, model, lengths)
@@ -136,9 +167,34 @@ def _evaluation(config: Config, model: PretrainedConfig, lengths: RunLengths) ->
     # At the worst: a merged model is saved in float32 where a narrower dtype would lose what was learned.
     is_merged = config.training.trains and config.training.save == "merged"
     dtype = "float32" if is_merged else config.model.dtype
-    return _sampled(
-        "evaluation", config, model, rows, settings.num_samples, prompt, settings.max_new_tokens, dtype
-    )
+    # Prompts that are read for their first token alone. After a context, P(True) stands in the question's place.
+    read = {"exact answers": prompt} if settings.exact else {}
+    read |= {"P(True)": prompt - lengths.test_prompt + lengths.truth_prompt} if settings.p_true else {}
+    found = [_read(what, config, model, lengths.num_test, longest, dtype) for what, longest in read.items()]
+    if config.engine.name == "hf" and not settings.exact:
+        found.append(
+            _sampled(
+                "evaluation",
+                config,
+                model,
+                rows,
+                settings.num_samples,
+                prompt,
+                settings.max_new_tokens,
+                dtype,
+            )
+        )
+    return max(found, key=lambda stage: stage.peak)
+
+
+def _read(
+    what: str, config: Config, model: PretrainedConfig, num_asked: int, prompt: int, dtype: str
+) -> StageMemory:
+    """Prompts of evaluation that are read, and nothing written."""
+    rows = min(config.evaluation.batch_size, num_asked)
+    weights, working = count_reading(model, getattr(torch, dtype), rows=rows, prompt=max(prompt, 2))
+    detail = f"{what}: {rows} prompts at once of up to {prompt} tokens, {dtype} {in_words(working)}"
+    return StageMemory("evaluation", weights, working, detail)
 
 
 def _sampled(

@@ -62,6 +62,14 @@ def peaks_of_sampling(model: CausalLM, num_prompts: int, rows: int, prompt: int,
     return [prefill.peak, decode.peak]
 
 
+def peaks_of_reading(model: CausalLM, rows: int, prompt: int) -> list[int]:
+    """Peak of reading prompts that begin with nothing alike, for their first tokens alone (`first_token_logits`)."""
+    model.eval()
+    with torch.no_grad(), counted(model) as allocations:
+        logits_from_hidden(model, _states(model, rows, prompt, 1))
+    return [allocations.peak]
+
+
 def peaks_of_learning(student: CausalLM, settings: TrainingSettings, lengths: Lengths) -> list[int]:
     """Peaks of each phase of a step's micro-batches. If there are several, the next finds gradients of the first."""
     several = settings.completions_per_step() > settings.micro_batch_size

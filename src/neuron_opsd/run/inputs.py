@@ -94,12 +94,14 @@ class StageInputs:
             "evaluation/base_truth": lambda: self._truth("base"),
             "evaluation/general_base": lambda: self._general("base"),
             "evaluation/general_base_options": lambda: self._options("general_base"),
+            "evaluation/general_base_truth": lambda: self._truth("general_base"),
             "evaluation/contexts": self._test_contexts,
             "evaluation/trained": lambda: self._evaluation("trained"),
             "evaluation/trained_options": lambda: self._options("trained"),
             "evaluation/trained_truth": lambda: self._truth("trained"),
             "evaluation/general_trained": lambda: self._general("trained"),
             "evaluation/general_trained_options": lambda: self._options("general_trained"),
+            "evaluation/general_trained_truth": lambda: self._truth("general_trained"),
             "evaluation/general_kl": self._general_kl,
         }
         if name not in self._made or name in OF_THE_TRAINED_MODEL:
