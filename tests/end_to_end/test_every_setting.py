@@ -131,6 +131,7 @@ WITH = {
     "evaluation.order_average": ["evaluation.exact=true"],
     "training.unlikely_fraction": ["training.objective=unlikely_tokens"],
     "training.distil": ["training.num_rollouts=2"],
+    "training.min_truth": ["training.objective=verified_sft"],
     "training.unlikelihood_weight": ["rollouts.num_rollouts=2", "training.distil=agreeing"],
     "training.max_distilled": ["training.num_rollouts=2", "training.distil=disagreeing"],
     "training.quantization": ["training.save=adapter"],

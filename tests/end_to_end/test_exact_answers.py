@@ -106,7 +106,9 @@ def test_the_model_that_reads_a_context_is_asked_about_its_answer_after_it(
     )
     alike = [name for name in bare.keys() & after.keys() if bare[name].answer == after[name].answer]
     assert alike
-    assert all(bare[name].yes_no_mass != after[name].yes_no_mass for name in alike)  # the share is ever a half here
+    assert all(
+        bare[name].yes_no_mass != after[name].yes_no_mass for name in alike
+    )  # the share is ever a half here
     states = {stage.stage: stage for stage in run_status(folder).stages}
     assert states["evaluation/trained_truth"].state == states["evaluation/base_truth"].state
 

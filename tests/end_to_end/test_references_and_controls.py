@@ -208,20 +208,26 @@ def test_the_upper_bound_learns_gold_answers_of_the_pool_and_says_so(
 
 @pytest.mark.parametrize(
     "recipe",
-    ["lmsi", "ttrl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ssd", "intuitor", "opsa"))],
+    [
+        *("lmsi", "ttrl"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("ssd", "self_verified", "intuitor", "opsa")
+        ),
+    ],
 )
 def test_a_rival_trains_from_questions_to_a_model_and_says_what_it_is(
     made, recipe: str, lettered_model_folder: Path
 ) -> None:
     more = ["training.batch_size=2", "training.truncated=keep", *one_letter(lettered_model_folder)]
+    more += ["training.min_truth=0.2"] if recipe == "self_verified" else []  # of a tiny model
     folder = made(recipe, "training.num_steps=1", *more, until="report")
-    assert (folder / "rollouts").exists() == (recipe in ("lmsi", "ssd"))
+    fine_tunes = recipe in ("lmsi", "ssd", "self_verified")
+    assert (folder / "rollouts").exists() == fine_tunes
     assert not (folder / "selection").exists()
     rows = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1]
-    assert (rows[0]["num_completion_tokens"] == 0) == (
-        recipe in ("lmsi", "ssd")
-    )  # they sample nothing while they train
+    assert (rows[0]["num_completion_tokens"] == 0) == fine_tunes  # they sample nothing while they train
     assert rows[0]["num_loss_tokens"] > 0
     card = (folder / "model" / "README.md").read_text()
     assert f"trained by {recipe}, a rival of Neuron-OPSD" in card
@@ -345,7 +351,9 @@ def test_settings_of_own_answers_that_contradict_one_another_are_refused() -> No
             load_config("u_opsd", values={**given, **more})
 
 
-@pytest.mark.parametrize("recipe", ["lmsi", "ttrl", "u_opsd", "canon", "vote_selection", "agree_only"])
+@pytest.mark.parametrize(
+    "recipe", ["lmsi", "ttrl", "u_opsd", "canon", "vote_selection", "agree_only", "self_verified"]
+)
 def test_a_vote_over_answers_that_nothing_asks_for_is_refused(
     command: list[str],
     recipe: str,
@@ -359,7 +367,7 @@ def test_a_vote_over_answers_that_nothing_asks_for_is_refused(
     line = [*with_recipe(command, recipe), "--output", str(tmp_path / "run"), "--until", "questions"]
     assert run([*line, "prompts.answer_format=free"], monkeypatch) == 2
     told = capsys.readouterr().err
-    assert "takes a vote" in told
+    assert ("asks about answers" if recipe == "self_verified" else "takes a vote") in told
     assert "answer_format=reasoned" in told
     assert run([*line, "prompts.answer_format=reasoned"], monkeypatch) == 0
 

@@ -7,9 +7,10 @@ import torch
 
 from neuron_opsd.config import EvaluationSettings, ModelSettings, PromptSettings
 from neuron_opsd.evaluation.benchmark import compare
-from neuron_opsd.evaluation.truth import first_tokens, score_truth, truth_score
+from neuron_opsd.evaluation.truth import score_truth
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_model, load_tokenizer
+from neuron_opsd.model.yes_no import first_tokens, yes_share
 from neuron_opsd.records import Question, Rollout, TruthScore
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.text.prompts import Message, truth_messages
@@ -29,9 +30,9 @@ def rollout(question_id: str, answer: str | None, index: int) -> Rollout:
 
 def test_the_share_of_yes_by_hand() -> None:
     logits = torch.tensor([0.3, 0.1, 0.2, 0.4]).log()
-    found = truth_score("q", "B", logits, yes=[0, 1], no=[2])
-    assert (found.probability, found.yes_no_mass) == (pytest.approx(0.4 / 0.6), pytest.approx(0.6))
-    shared = truth_score("q", "B", logits, yes=[0, 3], no=[2, 3])  # a token that begins both says neither
+    found = yes_share(logits, yes=[0, 1], no=[2])
+    assert (found.probability, found.mass) == (pytest.approx(0.4 / 0.6), pytest.approx(0.6))
+    shared = yes_share(logits, yes=[0, 3], no=[2, 3])  # a token that begins both says neither
     assert shared.probability == pytest.approx(0.6)
 
 

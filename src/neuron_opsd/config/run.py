@@ -65,7 +65,7 @@ class Config(Section):
             "selection.score is vote_share": ("rollouts", self.selection.score == "vote_share"),
             f"training.objective is {training.objective}": (
                 "rollouts",
-                training.fine_tunes and not training.learns_everything,
+                training.fine_tunes and not (training.learns_everything or training.verifies),
             ),
             "training.distil is agreeing": ("rollouts", training.reads_pseudo_labels),
             "contexts.retrieval is own_majority": ("rollouts", retrieval == "own_majority"),

@@ -58,6 +58,7 @@ Objective = Literal[
     "distillation",
     "majority_sft",
     "sample_sft",
+    "verified_sft",
     "majority_reward",
     "self_certainty",
     "unlikely_tokens",
@@ -72,7 +73,8 @@ class TrainingSettings(Section):
     objective: Objective = Field(
         default="distillation",
         description="What training does. distillation: the method's [N]. majority_sft: fine-tuning on rollouts that "
-        "agree with the majority [2210.11610]. sample_sft: fine-tuning on all rollouts [2604.01193]. "
+        "agree with the majority [2210.11610]. sample_sft: fine-tuning on all rollouts [2604.01193]. verified_sft: "
+        "fine-tuning on rollouts whose answer the model itself calls right [2605.26132]. "
         "majority_reward, self_certainty: GRPO rewarded for the majority answer [2504.16084] or for self-certainty "
         "[2505.19590]. unlikely_tokens: making the least likely tokens less likely [2608.31046]. gold_sft: an upper "
         "bound that USES GOLD ANSWERS, fine-tuning on rollouts that agree with them. none: the second model is the "
@@ -81,6 +83,12 @@ class TrainingSettings(Section):
     unlikely_fraction: Fraction = Field(
         default=0.2,
         description="For objective=unlikely_tokens: share of each completion's tokens that carry loss. [2608.31046]",
+    )
+    min_truth: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="For objective=verified_sft: least P(True) of the answers of rollouts that are learnt. [ours]",
     )
     kl_weight: float = Field(
         default=0.0,
@@ -311,12 +319,17 @@ class TrainingSettings(Section):
     @property
     def fine_tunes(self) -> bool:
         """Whether training learns from the stage's rollouts. If not, it samples completions of its own."""
-        return self.objective in ("majority_sft", "sample_sft", "gold_sft")
+        return self.objective in ("majority_sft", "sample_sft", "verified_sft", "gold_sft")
 
     @property
     def learns_everything(self) -> bool:
         """Whether fine-tuning learns from every rollout. If not, rollouts are chosen by their answers."""
         return self.objective == "sample_sft"
+
+    @property
+    def verifies(self) -> bool:
+        """Whether fine-tuning learns from rollouts whose answer the model itself calls right."""
+        return self.objective == "verified_sft"
 
     @property
     def compares_groups(self) -> bool:

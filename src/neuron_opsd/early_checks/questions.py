@@ -24,7 +24,8 @@ def check_votes(config: Config, questions: Sequence[Question]) -> None:
     """
     training = config.training
     voters = {
-        f"training.objective={training.objective}": training.objective in ("majority_sft", "majority_reward"),
+        f"training.objective={training.objective}": training.verifies
+        or training.objective in ("majority_sft", "majority_reward"),
         f"contexts.retrieval={config.contexts.retrieval}": training.is_distillation
         and config.contexts.is_own,
         f"training.distil={training.distil}": training.is_distillation and training.distil != "all",
@@ -34,8 +35,9 @@ def check_votes(config: Config, questions: Sequence[Question]) -> None:
     what = next((name for name, votes in voters.items() if votes), None)
     free = [question for question in questions if question.split == "train" and not question.choices]
     if what and free and config.prompts.answer_format not in ("reasoned", "math"):
+        does = "asks about answers" if training.verifies else "takes a vote"
         raise ConfigError(
-            f"{what} takes a vote, but prompts.answer_format is {config.prompts.answer_format} and {len(free)} "
+            f"{what} {does}, but prompts.answer_format is {config.prompts.answer_format} and {len(free)} "
             f"questions of the pool are free-form ({free[0].question_id}): nothing asks for an answer that can be "
             "read out and compared. Use prompts.answer_format=reasoned (or math), or give the questions their choices."
         )

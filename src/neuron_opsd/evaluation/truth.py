@@ -11,13 +11,12 @@ be read, or whose prompt does not fit the model's context, has none.
 
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from neuron_opsd.config import PromptSettings
 from neuron_opsd.evaluation.votes import count_votes
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import CausalLM, max_context_tokens
-from neuron_opsd.model.option_scores import Ids, first_token_logits
+from neuron_opsd.model.option_scores import Ids
+from neuron_opsd.model.yes_no import ask_yes_no
 from neuron_opsd.records import Question, Rollout, TruthScore
 from neuron_opsd.rollouts.sample import MessagesOf
 from neuron_opsd.text.prompts import truth_messages
@@ -51,12 +50,13 @@ def score_truth(
             ids = tuple(encoder.encode(messages, closes_thinking=True))
             if limit is None or len(ids) < limit:
                 asked[question.question_id] = ids
-    tokens = {word: first_tokens(word, encoder) for word in ("yes", "no")}
     names = list(asked)
     found: dict[str, TruthScore] = {}
-    for place, logits in first_token_logits(model, list(asked.values()), batch_size=batch_size):
+    for place, said in ask_yes_no(model, encoder, list(asked.values()), batch_size=batch_size):
         name = names[place]
-        found[name] = truth_score(name, voted[name] or "", logits, tokens["yes"], tokens["no"])
+        found[name] = TruthScore(
+            question_id=name, answer=voted[name] or "", probability=said.probability, yes_no_mass=said.mass
+        )
     return [found[name] for name in names]
 
 
@@ -66,25 +66,3 @@ def voted_answers(
     """The majority answer of each question, as evaluation counts it. No answer key."""
     votes = count_votes(questions, rollouts, {})
     return dict(zip(votes.question_ids, votes.majority, strict=True))
-
-
-def first_tokens(word: str, encoder: ChatEncoder) -> list[int]:
-    """The tokens with which a reply of this word begins, in its usual spellings."""
-    spellings = (word, word.capitalize(), word.upper(), f" {word}", f" {word.capitalize()}")
-    return sorted({encoder.encode_text(spelling)[0] for spelling in spellings})
-
-
-def truth_score(
-    question_id: str, answer: str, logits: torch.Tensor, yes: Sequence[int], no: Sequence[int]
-) -> TruthScore:
-    """From the logits of the first token. A token that begins both words says neither."""
-    probs = logits.float().softmax(dim=-1)
-    both = set(yes) & set(no)
-    mass = [probs[[token for token in own if token not in both]].sum().item() for own in (yes, no)]
-    total = sum(mass)
-    return TruthScore(
-        question_id=question_id,
-        answer=answer,
-        probability=mass[0] / total if total > 0 else 0.5,
-        yes_no_mass=min(total, 1.0),
-    )

@@ -347,6 +347,7 @@ class StageInputs:
         settings = self.config.training
         is_read = {
             "unlikely_fraction": settings.objective == "unlikely_tokens",
+            "min_truth": settings.verifies,
             "unlikelihood_weight": settings.unlikelihood_weight > 0,
             "teacher_orders": settings.teacher_orders > 1,
             "teacher_entropy": settings.teacher_entropy != "own",

@@ -12,17 +12,20 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from helpers import build_tiny_model, build_tiny_tokenizer
-from neuron_opsd.config import LoraSettings, TrainingSettings, load_config
+from neuron_opsd.config import LoraSettings, PromptSettings, TrainingSettings, load_config
 from neuron_opsd.errors import DataError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.trainable import trainable
-from neuron_opsd.records import Rollout
+from neuron_opsd.model.yes_no import first_tokens
+from neuron_opsd.records import Question, Rollout
 from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
+from neuron_opsd.text.prompts import truth_messages
 from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.rivals.rewards import MajorityReward, SelfCertaintyReward, self_certainty
 from neuron_opsd.training.rivals.train import make_reward, texts_to_learn
 from neuron_opsd.training.rivals.trl_trainers import fine_tune, reinforce
+from neuron_opsd.training.rivals.verified import verified_rollouts
 
 TOKENIZER = build_tiny_tokenizer()
 ENCODER = ChatEncoder(TOKENIZER)
@@ -255,6 +258,33 @@ def test_lmsi_leaves_out_what_was_cut_and_refuses_to_learn_from_nothing() -> Non
     assert texts_to_learn(cut, settings())
     with pytest.raises(DataError, match="nothing to learn from"):
         texts_to_learn(cut, settings(truncated="mask"))
+
+
+def test_self_verified_learns_what_the_model_calls_right_itself() -> None:
+    model, own = build_tiny_model(), rollouts(build_tiny_model())
+    own = [*own[:-1], replace(own[-1], answer=None)]
+    questions = {
+        word: Question(question_id=word, domain="d", question=word, choices=("red", "blue", "green", "black"))
+        for word in WORDS
+    }
+
+    def truth(rollout: Rollout) -> float:
+        ids = ENCODER.encode(truth_messages(questions[rollout.question_id], rollout.answer or "", "letter"))
+        with torch.no_grad():
+            probs = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+        yes, no = (first_tokens(word, ENCODER) for word in ("yes", "no"))
+        return float(probs[sorted({*yes} - {*no})].sum() / probs[sorted({*yes} ^ {*no})].sum())
+
+    known = [truth(rollout) for rollout in own[:-1]]
+    limit = sorted(known)[len(known) // 2]
+    how = {"prompts": PromptSettings(answer_format="letter"), "batch_size": 3}
+    found = verified_rollouts(own, questions, model, ENCODER, min_truth=limit - 1e-4, **how)
+    assert found == [r for r, value in zip(own, known, strict=False) if value >= limit - 1e-4]
+    assert 0 < len(found) < len(own) - 1
+    chosen = settings(objective="verified_sft")
+    assert texts_to_learn(own, chosen, verified=found) == [(r.prompt_ids, r.completion_ids) for r in found]
+    with pytest.raises(DataError, match=r"0 have an answer of P\(True\) 0.5 or more"):
+        texts_to_learn(own, chosen, verified=[])
 
 
 def test_ssd_learns_every_rollout_as_it_was_sampled() -> None:

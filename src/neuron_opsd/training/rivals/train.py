@@ -23,6 +23,7 @@ from neuron_opsd.training.items import TrainingItem
 from neuron_opsd.training.prompts import TrainingPrompts
 from neuron_opsd.training.rivals.rewards import MajorityReward, Reward, SelfCertaintyReward
 from neuron_opsd.training.rivals.trl_trainers import fine_tune, reinforce
+from neuron_opsd.training.rivals.verified import verified_rollouts
 from neuron_opsd.training.schedule import question_order
 from neuron_opsd.training.token_budget import TokenBudget
 from neuron_opsd.training.train import Trained
@@ -47,13 +48,13 @@ def train_rival(
     metrics = MetricsFile(folder / "metrics.jsonl", checkpoint=None, is_writer=processes.is_main())
     budget = TokenBudget(metrics.rows, token_budget)
     set_seed(config.seed)
+    verified = _verified(run)  # by the frozen model
     model, tokenizer = run.models.take_base()
     student = trainable(model, config.training, seed=config.seed)
     how: dict[str, Any] = {"folder": folder / "trl", "num_steps": num_steps, "seed": config.seed}
     if config.training.fine_tunes:
-        texts = texts_to_learn(
-            run.folder.stage("rollouts").read(Rollout), config.training, gold=_gold_labels(run)
-        )
+        rollouts = run.folder.stage("rollouts").read(Rollout)
+        texts = texts_to_learn(rollouts, config.training, gold=_gold_labels(run), verified=verified)
         tokens = sum(len(completion) for _, completion in texts) / len(texts)
         rows = _LossRows(metrics, tokens_a_step=round(tokens * config.training.batch_size))
         fine_tune(student, tokenizer, texts, config.training, callbacks=[rows, budget, *callbacks], **how)
@@ -77,20 +78,43 @@ def _gold_labels(run: Run) -> dict[str, str] | None:
     return {label.question_id: label.answer for label in run.folder.stage(GOLD_LABELS).read(GoldLabel)}
 
 
+def _verified(run: Run) -> list[Rollout] | None:
+    """The rollouts whose answers the frozen model calls right. None where it is not asked."""
+    config = run.config
+    if not config.training.verifies:
+        return None
+    return verified_rollouts(
+        run.folder.stage("rollouts").read(Rollout),
+        run.records.pool_by_id,
+        run.models.base()[0],
+        run.models.encoder(),
+        prompts=config.prompts,
+        min_truth=config.training.min_truth,
+        batch_size=config.rollouts.batch_size,
+    )
+
+
 def texts_to_learn(
-    rollouts: Sequence[Rollout], settings: TrainingSettings, *, gold: Mapping[str, str] | None = None
+    rollouts: Sequence[Rollout],
+    settings: TrainingSettings,
+    *,
+    gold: Mapping[str, str] | None = None,
+    verified: Sequence[Rollout] | None = None,
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(prompt ids, completion ids) of the rollouts that fine-tuning learns from.
 
     LMSI: every rollout that gives its question's majority answer. A question in which nothing can be read has none.
-    With `gold`, the answer wanted is the question's label there, and a question without one teaches nothing. SSD: every
-    rollout. With `truncated: mask`, a rollout that was cut is left out: its end is not the model's.
+    With `gold`, the answer wanted is the question's label there, and a question without one teaches nothing. With
+    `verified`, those are learnt. SSD: every rollout. With `truncated: mask`, a rollout that was cut is left out: its
+    end is not the model's.
 
     Raises:
         DataError: no rollout is left.
     """
     wanted, what = rollouts, "were sampled"
-    if not settings.learns_everything:
+    if verified is not None:
+        wanted, what = verified, f"have an answer of P(True) {settings.min_truth:g} or more"
+    elif not settings.learns_everything:
         wanted = [rollout for group in agreeing_rollouts(rollouts, gold).values() for rollout in group]
         what = f"give their question's {'majority' if gold is None else 'gold'} answer"
     kept = [
@@ -101,8 +125,9 @@ def texts_to_learn(
     if not kept:
         raise DataError(
             f"There is nothing to learn from: of {len(rollouts)} rollouts {len(wanted)} {what}, and none of those may "
-            f"be learnt from (training.truncated={settings.truncated}). Raise "
-            "rollouts.max_new_tokens, choose another prompts.answer_format, or set training.truncated=keep."
+            f"be learnt from (training.truncated={settings.truncated}). "
+            + ("Lower training.min_truth, raise " if settings.verifies else "Raise ")
+            + "rollouts.max_new_tokens, choose another prompts.answer_format, or set training.truncated=keep."
         )
     logger.info("training: learns from %d of %d rollouts. %d %s", len(kept), len(rollouts), len(wanted), what)
     return kept
