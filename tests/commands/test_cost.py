@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_opsd.commands.cost import Cost, Rates, count_records, shard_pace
+from neuron_opsd.commands.cost import Cost, Rates, count_records, describe_work, shard_pace
 from neuron_opsd.commands.status import describe_seconds
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.config.graph import STAGES_BEFORE
@@ -56,6 +56,15 @@ def test_the_other_models_pace_serves_where_a_stage_was_never_made() -> None:
     rates = Rates(settings(), [row], {})
     assert rates.cost(stage("evaluation/trained_truth"), 6) == Cost(3.0)
     assert rates.cost(stage("evaluation/general_trained_truth"), 6) == Cost(None)
+
+
+def test_the_plan_says_where_p_true_is_asked() -> None:
+    asked = [Question(question_id="t", domain="a", question="?", split="test")]
+    lines = describe_work(settings("training.objective=none", "evaluation.p_true=true"), asked, None)
+    assert "evaluation/base_truth: 1 of its own answers, judged by itself (P(True))" in lines
+    assert not any(
+        "truth" in line for line in describe_work(settings("training.objective=none"), asked, None)
+    )
 
 
 def test_a_stage_too_short_to_time_has_a_rate() -> None:

@@ -89,7 +89,7 @@ def describe_work(config: Config, questions: Sequence[Question], folder: RunFold
     }
     for name in (f"evaluation/{prefix}{role}" for role in ROLES for prefix in ("", "general_")):
         work[name] = f"{{}} {completions}"
-        work[f"{name}_truth"] = "{} questions whether its own answer is right"
+        work[f"{name}_truth"] = "{} of its own answers, judged by itself (P(True))"
     made = {name: text.format(counts[name]) for name, text in work.items() if counts.get(name)}
     finished = {name for name in made if folder and folder.stage(name).is_finished()}
     return [f"{name}: {text}{' (there already)' if name in finished else ''}" for name, text in made.items()]
