@@ -66,6 +66,7 @@ NO_RECORD = {
     "engine.gpu_memory_share": "memory",
     "engine.enforce_eager": "rounding alone",
     "contexts.other_path": "read for retrieval=other_domain alone",
+    "training.keep_prefixes": "rounding alone",
     "training.loss_chunk_tokens": "rounding alone",
     "training.micro_batch_size": "memory, and rounding",
     "training.save_steps": "what a kill can lose",

@@ -213,6 +213,11 @@ def test_a_students_prompt_is_bare_and_a_teachers_has_its_context(made: Path) ->
         assert len(asked) == 2
         assert own in student
         assert own in teacher
+        context, question = (
+            tokenizer.decode(ids) for ids in (item.context, item.teacher_ids[item.context_tokens :])
+        )
+        assert all(text in context for text in asked)
+        assert question.startswith(own)
         assert all(text in teacher and text not in student for text in asked)
 
 

@@ -14,7 +14,14 @@ from neuron_opsd.errors import ConfigError
 from neuron_opsd.memory import count
 from neuron_opsd.memory.allocations import Allocations
 from neuron_opsd.memory.count import by_depth
-from neuron_opsd.memory.estimate import RunLengths, StageMemory, _evaluation, _neurons, estimate_run
+from neuron_opsd.memory.estimate import (
+    RunLengths,
+    StageMemory,
+    _evaluation,
+    _neurons,
+    estimate_run,
+    num_kept_contexts,
+)
 from neuron_opsd.memory.fit import _smaller, fit, parse_size, refuse_too_large
 from neuron_opsd.model.option_scores import first_token_logits
 from neuron_opsd.neurons.capture import capture_neurons
@@ -169,7 +176,23 @@ def test_the_trained_model_may_be_read_in_float32():
 def test_trl_samples_a_step_at_once_whatever_the_batch_of_rollouts():
     config = settings("training.objective=self_certainty", "training.num_rollouts=8")
     training = StageMemory("training", weights=1, working=9, detail="", is_sampling=True)
-    assert _smaller(config, training) is None
+    assert _smaller(config, training, LENGTHS) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        ([], 0),  # nothing that one step reads twice
+        (["contexts.retrieval=medoids"], 1),
+        (["training.teacher=frozen"], LENGTHS.num_pool),
+        (["training.num_rollouts=8", "training.batch_size=4"], 4),
+        (["training.teacher=frozen", "training.keep_prefixes=0"], 0),
+    ],
+)
+def test_contexts_are_kept_where_they_are_read_again_and_are_the_first_to_go(overrides, count):
+    config, training = settings(*overrides), StageMemory("training", weights=1, working=9, detail="")
+    assert num_kept_contexts(config, LENGTHS) == count
+    assert (_smaller(config, training, LENGTHS) == (("training", "keep_prefixes"), 0)) == bool(count)
 
 
 def test_the_same_is_counted_once(monkeypatch):

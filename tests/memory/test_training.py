@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import MistralConfig
 
 from helpers import build_tiny_model
 from neuron_opsd import progress
@@ -87,6 +89,19 @@ def test_what_is_alive_is_counted():
         model.weight.detach().mul_(1)  # was there before
         del second, view, third
     assert allocations.now == 0
+
+
+def test_kept_contexts_are_counted_up_to_their_limit():
+    config = build_tiny_model().config  # two layers, two heads of 8 for keys: 256 bytes a token
+    long = replace(LENGTHS, teacher_prompt=1_000, kept_contexts=5)
+    for megabytes, found in ((1000, 5 * 256_000), (1, 1_000_000), (0, 0)):
+        chosen = settings(keep_prefixes=megabytes)
+        estimate = estimate_memory(config, torch.float32, chosen, long)
+        assert estimate.contexts == found
+        assert estimate.peak == replace(estimate, contexts=0).peak + found
+        assert ("kept contexts" in estimate.describe()) == bool(found)
+    sliding = MistralConfig(**{**config.to_dict(), "sliding_window": 16})
+    assert estimate_memory(sliding, torch.float32, settings(), long).contexts == 0
 
 
 def test_gradients_of_the_micro_batch_before_are_there_too():

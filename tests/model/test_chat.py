@@ -155,3 +155,12 @@ def test_thinking_that_the_template_opens_and_the_limit_cuts_is_no_answer():
     assert strip_thinking(encoder.decode_reply(ended)) == "B"
     quick = ChatEncoder(tokenizer, template_args={"quick": True})
     assert quick.decode_reply(ids) == "The answer is A, but"
+
+
+@pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)
+def test_what_comes_before_the_question_is_the_same_whatever_it_asks(encoder, text):
+    shown = [*user(text), {"role": "assistant", "content": f"{text} so A"}]
+    found = {question: encoder.encode([*shown, *user(question)]) for question in (text, "Why?", "\n")}
+    (width,) = {encoder.num_before_last([*shown, *user(question)]) for question in (text, "Why?")}
+    assert len({tuple(ids[:width]) for ids in found.values()}) == 1
+    assert encoder.decode(found["Why?"][width:]).startswith("Why?")

@@ -21,7 +21,7 @@ from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.errors import ConfigError, ModelError
 from neuron_opsd.progress import listening, track
-from neuron_opsd.training import opsd_trainer
+from neuron_opsd.training import opsd_trainer, teacher
 from neuron_opsd.training.checkpoints import CHECKSUMS_FILE
 from neuron_opsd.training.items import LazyItems, TrainingItem
 from neuron_opsd.training.progress import ProgressCallback
@@ -273,8 +273,9 @@ def test_autocast_is_around_every_pass_and_the_head_and_changes_the_loss_little(
 
         return seen_function
 
-    monkeypatch.setattr(opsd_trainer, "scoring_states", spy("shared prompt", opsd_trainer.scoring_states))
-    monkeypatch.setattr(opsd_trainer, "logits_from_hidden", spy("head", opsd_trainer.logits_from_hidden))
+    monkeypatch.setattr(teacher, "scoring_states", spy("shared prompt", teacher.scoring_states))
+    for module in (opsd_trainer, teacher):
+        monkeypatch.setattr(module, "logits_from_hidden", spy("head", module.logits_from_hidden))
     shared = {"method": method, "steps": 2, "num_rollouts": 4, "item": grouped_item(4), "temperature": 1e-4}
     half = run(tmp_path / "half", trainer={"bf16": True}, **shared)
     assert seen == {"shared prompt": {True}, "head": {True}}

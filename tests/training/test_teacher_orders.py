@@ -57,9 +57,9 @@ def test_a_frozen_teacher_reads_a_question_once_and_a_resumed_one_is_equal_to_th
     options |= {"teacher": "frozen", "teacher_orders": 3, "micro_batch_size": 4}
     read, plain = [], order_average.scoring_states
 
-    def counted(model, prompts, texts):
+    def counted(model, prompts, texts, **kept):
         read.extend(prompts)
-        return plain(model, prompts, texts)
+        return plain(model, prompts, texts, **kept)
 
     monkeypatch.setattr(order_average, "scoring_states", counted)
     whole = run(tmp_path / "whole", **options)

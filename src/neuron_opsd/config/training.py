@@ -145,6 +145,13 @@ class TrainingSettings(Section):
         "at which its mean token entropy is the base student's, so that what it prefers is learnt and its sureness is "
         "not. [ours]",
     )
+    keep_prefixes: int = Field(
+        default=1000,
+        ge=0,
+        description="Megabytes of keys and values of contexts that the teacher has read and need not read again while "
+        "its weights are the same: all through training where it is frozen, else within a step. Changes memory, not "
+        "the result. 0: none are kept. [ours]",
+    )
     num_steps: Count = Field(default=150, description="Optimiser steps, at most. [N]")
     max_epochs: float | None = Field(
         default=3.4,

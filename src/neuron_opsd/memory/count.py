@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import PretrainedConfig
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.memory.allocations import give_shapes, without_contents
@@ -32,18 +33,20 @@ BYTES_OF_4_BITS = 0.5 + (1 + 4 / 256) / 64
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes. The first three are there throughout. Sampling and learning follow one another, so the larger counts."""
+    """Bytes. Sampling and learning follow one another, so the larger counts. The others are there throughout."""
 
     weights: int
     teacher: int
     optimiser: int
     sampling: int
     learning: int
+    contexts: int = 0
 
     @property
     def peak(self) -> int:
         """The most there is at any moment."""
-        return self.weights + self.teacher + self.optimiser + max(self.sampling, self.learning)
+        throughout = self.weights + self.teacher + self.optimiser + self.contexts
+        return throughout + max(self.sampling, self.learning)
 
     def describe(self) -> str:
         """Every part, in words."""
@@ -53,6 +56,7 @@ class MemoryEstimate:
             "optimiser": self.optimiser,
             "sampling": self.sampling,
             "learning": self.learning,
+            **({"kept contexts": self.contexts} if self.contexts else {}),
         }
         return ", ".join(f"{name} {in_words(value)}" for name, value in parts.items())
 
@@ -96,7 +100,25 @@ def estimate_memory(
         sampling = max(
             _count_own_sampling(config, dtype, alike, lengths.student_prompt, lengths.sampling_rows)
         )
-    return MemoryEstimate(weights, teacher, optimiser, sampling=sampling, learning=max(phases))
+    kept = lengths.kept_contexts * lengths.teacher_prompt * cache_bytes(config, dtype)
+    contexts = min(kept, settings.keep_prefixes * 1_000_000) if keeps_all(config) else 0
+    return MemoryEstimate(
+        weights, teacher, optimiser, sampling=sampling, learning=max(phases), contexts=contexts
+    )
+
+
+def cache_bytes(config: PretrainedConfig, dtype: torch.dtype) -> int:
+    """Keys and values of one token in all layers."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    return 2 * text.num_hidden_layers * kv_heads * head_size * dtype.itemsize
+
+
+def keeps_all(config: PretrainedConfig) -> bool:
+    """Whether every layer's cache holds all keys and values."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
 @counted_once

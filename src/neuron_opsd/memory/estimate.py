@@ -11,6 +11,7 @@ from neuron_opsd.config import Config
 from neuron_opsd.config.graph import reaches, stages_made
 from neuron_opsd.engines.shared_prompts import may_share_prompts
 from neuron_opsd.memory.count import (
+    cache_bytes,
     count_reading,
     count_sampling,
     count_weights,
@@ -230,7 +231,6 @@ def _neurons(config: Config, model: PretrainedConfig, lengths: RunLengths) -> St
     layers, hidden, vocab = text.num_hidden_layers, text.hidden_size, text.vocab_size
     heads = text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or hidden // heads
-    kv = 2 * (getattr(text, "num_key_value_heads", None) or heads) * head_size
     d_ff = getattr(text, "intermediate_size", None) or 4 * hidden
     whole = lengths.pool_prompt + config.rollouts.max_new_tokens
     rows = max(1, min(settings.batch_size, lengths.num_pool or 1, MAX_BATCH_TOKENS // whole))
@@ -240,7 +240,7 @@ def _neurons(config: Config, model: PretrainedConfig, lengths: RunLengths) -> St
     segments = rows * -(-piece // chunk)
     is_in_pieces = config.rollouts.max_new_tokens > piece
     working = (
-        rows * whole * layers * kv * size * is_in_pieces  # cache
+        rows * whole * cache_bytes(model, getattr(torch, config.model.dtype)) * is_in_pieces
         + tokens * (3 * hidden + 3 * d_ff + 2 * heads * head_size) * size  # one layer
         + 4 * (distinct * (d_ff + hidden) + hidden * d_ff)  # how strongly each neuron speaks for each token
         + 4 * 3 * min(chunk, piece) * d_ff  # contributions of a chunk, and their selection
@@ -260,7 +260,12 @@ def _training(config: Config, model: PretrainedConfig, lengths: RunLengths) -> S
         model,
         getattr(torch, settings.dtype),
         settings,
-        Lengths(max(lengths.pool_prompt, 2), max(lengths.teacher_prompt, 2), max(rows, 1)),
+        Lengths(
+            max(lengths.pool_prompt, 2),
+            max(lengths.teacher_prompt, 2),
+            max(rows, 1),
+            num_kept_contexts(config, lengths),
+        ),
     )
     detail = (
         f"{settings.micro_batch_size} completions a pass of up to {lengths.pool_prompt} (student), "
@@ -270,9 +275,22 @@ def _training(config: Config, model: PretrainedConfig, lengths: RunLengths) -> S
     return StageMemory("training", found.weights, found.peak - found.weights, detail, is_sampling)
 
 
-def describe_training(config: Config, student_prompt: int, teacher_prompt: int) -> str:
+def num_kept_contexts(config: Config, lengths: RunLengths) -> int:
+    """Contexts of which the teacher keeps what it has read, at most and at once, while there is room."""
+    training = config.training
+    if not training.is_distillation or not training.keep_prefixes or "contexts" not in stages_made(config):
+        return 0
+    if config.contexts.retrieval in ("medoids", "fixed_random"):
+        return 1
+    if training.teacher == "frozen":
+        return lengths.num_pool
+    return training.batch_size if training.num_rollouts > 1 else 0  # of one step, whose rows may lie apart
+
+
+def describe_training(config: Config, student_prompt: int, teacher_prompt: int, num_questions: int) -> str:
     """The training of a run whose prompts are known, as a line for the log, or why it is not estimated."""
-    lengths, model = RunLengths(student_prompt, 0, teacher_prompt, 1, 0), load_model_config(config.model)
+    lengths = RunLengths(student_prompt, 0, teacher_prompt, num_pool=num_questions, num_test=0)
+    model = load_model_config(config.model)
     if is_small(model):
         return f"memory is not estimated: the model has less than {SMALL_MODEL / 1e6:.0f} million parameters"
     try:

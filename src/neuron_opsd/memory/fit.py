@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from neuron_opsd.config import Config
 from neuron_opsd.errors import ConfigError
 from neuron_opsd.memory.count import in_words
-from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run
+from neuron_opsd.memory.estimate import RunLengths, StageMemory, estimate_run, num_kept_contexts
 
 ROOM = 0.9  # of what is free: the estimate is right within a quarter, mostly above, and allocators keep some back
 
@@ -91,7 +91,7 @@ def fit(
     refuse_too_large(stages, limit)
     changes: dict[str, Any] = {}
     while excess := too_large(stages, limit, engine_adapts=engine_adapts):
-        smaller = _smaller(config, excess[0])
+        smaller = _smaller(config, excess[0], lengths)
         if smaller is None:
             raise ConfigError(_nothing_left(config, excess[0], limit))
         (section, name), value = smaller
@@ -102,9 +102,11 @@ def fit(
     return config, [f"{name}={_as_yaml(value)}" for name, value in changes.items()]
 
 
-def _smaller(config: Config, stage: StageMemory) -> tuple[tuple[str, str], Any] | None:
+def _smaller(config: Config, stage: StageMemory, lengths: RunLengths) -> tuple[tuple[str, str], Any] | None:
     """The next setting to change for a stage, and its value. None where nothing is left."""
     training = config.training
+    if stage.stage == "training" and num_kept_contexts(config, lengths):
+        return ("training", "keep_prefixes"), 0
     if stage.stage != "training" or stage.is_sampling:
         if stage.stage == "training" and training.by_trl:
             return None  # TRL samples a whole step's completions at once

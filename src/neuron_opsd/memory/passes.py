@@ -32,6 +32,7 @@ class Lengths:
     student_prompt: int
     teacher_prompt: int
     sampling_rows: int  # completions that are decoded together
+    kept_contexts: int = 0  # of which the teacher may keep what it has read
 
 
 def peaks_of_sampling(model: CausalLM, num_prompts: int, rows: int, prompt: int, new: int) -> list[int]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
@@ -89,6 +89,12 @@ class ChatEncoder:
             elif piece:
                 ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
         return ids
+
+    def num_before_last(self, messages: Sequence[Message]) -> int:
+        """How many of the prompt's tokens come before the text of its last message."""
+        other = self.encode([*messages[:-1], {**messages[-1], "content": _PROBE}])
+        pairs = zip(self.encode(messages), other, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def render(self, messages: Sequence[Message], *, opens_reply: bool = True) -> str:
         """The prompt as text, for eyes and checks. `opens_reply` appends the generation prompt."""

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.model.shared_prompt import scoring_states
+from neuron_opsd.model.shared_prompt import KeptPrefixes, scoring_states
 
 Ids = tuple[int, ...]
 
@@ -54,7 +54,12 @@ class ViewStates(NamedTuple):
 
 
 def view_states(
-    model: CausalLM, views: Sequence[Sequence[OrderView]], completions: Sequence[Sequence[int]]
+    model: CausalLM,
+    views: Sequence[Sequence[OrderView]],
+    completions: Sequence[Sequence[int]],
+    *,
+    kept: KeptPrefixes | None = None,
+    starts: Sequence[int] = (),
 ) -> ViewStates:
     """The states of each completion under its orders. What the orders' prompts begin with alike is read once.
 
@@ -62,6 +67,8 @@ def view_states(
         model: The teacher, in eval mode and without a wrapper.
         views: For each completion, one or more.
         completions: At least one token each.
+        kept: Where the beginnings of prompts are kept between calls.
+        starts: For each completion, the length of its prompts' beginning that is to be kept, with `kept`.
     """
     prompts: list[Ids] = []
     texts: list[Ids] = []
@@ -69,7 +76,9 @@ def view_states(
         common = _common_start([view.prompt_ids for view in own])
         prompts += [own[0].prompt_ids[:common]] * len(own)
         texts += [view.prompt_ids[common:] + view.rename(completion) for view in own]
-    states = iter(scoring_states(model, prompts, texts).split([len(text) for text in texts]))
+    widths = [width for own, width in zip(views, starts, strict=bool(kept)) for _ in own]
+    found = scoring_states(model, prompts, texts, kept=kept, starts=widths)
+    states = iter(found.split([len(text) for text in texts]))
     rows = [
         _rows_of(own, [next(states)[-len(completion) :] for _ in own])
         for own, completion in zip(views, completions, strict=True)
@@ -86,15 +95,23 @@ class FirstTokens:
     def __init__(self) -> None:
         self.known: dict[tuple[Ids, ...], ViewStates] = {}
 
-    def states(self, model: CausalLM, views: Sequence[Sequence[OrderView]]) -> ViewStates:
+    def states(
+        self,
+        model: CausalLM,
+        views: Sequence[Sequence[OrderView]],
+        *,
+        kept: KeptPrefixes,
+        starts: Sequence[int],
+    ) -> ViewStates:
         """`view_states` of completions of one token each."""
-        return _joined([self._of(model, own) for own in views])
+        return _joined([self._of(model, own, kept, start) for own, start in zip(views, starts, strict=True)])
 
-    def _of(self, model: CausalLM, own: Sequence[OrderView]) -> ViewStates:
+    def _of(self, model: CausalLM, own: Sequence[OrderView], kept: KeptPrefixes, start: int) -> ViewStates:
         key = tuple(view.prompt_ids for view in own)
         found = self.known.pop(key, None)
         if found is None:
-            found = view_states(model, [own], [(0,)])  # which token it is does not change what predicts it
+            # Which token it is does not change what predicts it.
+            found = view_states(model, [own], [(0,)], kept=kept, starts=[start])
         self.known[key] = found
         while len(self.known) > MAX_KNOWN:
             del self.known[next(iter(self.known))]

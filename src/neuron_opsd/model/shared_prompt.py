@@ -2,11 +2,14 @@
 
 The teacher's prompt carries ten demonstrations and is many times longer than a completion, and each question's rollouts
 share it. It is prefilled once. The completions then read its keys and values, which are expanded to the number of rows
-without a copy that would outlive a layer.
+without a copy that would outlive a layer. What several prompts begin with is read once, too, and kept for later calls
+(`KeptPrefixes`).
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,11 +23,60 @@ from neuron_opsd.model.unembedding import backbone
 
 Ids = Sequence[int]
 MIN_SHARED = 8  # tokens: reading fewer once gains nothing
+MIN_KEPT = 64  # tokens: reading fewer again costs less than a pass of their own
+
+
+class ReadPrompt(NamedTuple):
+    """What a model made of a prompt."""
+
+    cache: DynamicCache
+    last: Float[Tensor, "1 hidden"]  # the state that predicts what comes next
+
+
+class KeptPrefixes:
+    """What a model made of the beginnings of prompts, while its weights stay as they are. The least used leave first.
+
+    A beginning is always read by itself, so what is kept and what is read again are equal to the bit.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.known: dict[tuple[int, ...], ReadPrompt] = {}  # the least recently used first
+        self.is_possible = max_bytes > 0
+
+    def clear(self) -> None:
+        """Forget all, because the weights have changed."""
+        self.known = {}
+
+    def read(self, model: CausalLM, prefix: tuple[int, ...]) -> ReadPrompt | None:
+        """The beginning, kept or read now. None where a layer keeps something else than all keys and values."""
+        found = self.known.pop(prefix, None)
+        if found is None and self.is_possible:
+            found = _prefill(model, prefix)
+            self.is_possible = found is not None and all(
+                type(layer) is DynamicLayer and layer.get_seq_length() == len(prefix)
+                for layer in found.cache.layers
+            )
+        if found is None or not self.is_possible:
+            return None
+        self.known[prefix] = found
+        while sum(map(_num_bytes, self.known.values())) > self.max_bytes:
+            del self.known[next(iter(self.known))]
+        return found
+
+
+def _num_bytes(read: ReadPrompt) -> int:
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in read.cache.layers)  # pyright: ignore
 
 
 @torch.no_grad()
 def scoring_states(
-    model: CausalLM, prompts: Sequence[Ids], completions: Sequence[Ids]
+    model: CausalLM,
+    prompts: Sequence[Ids],
+    completions: Sequence[Ids],
+    *,
+    kept: KeptPrefixes | None = None,
+    starts: Sequence[int] = (),
 ) -> Float[Tensor, "tokens hidden"]:
     """The states that predict each completion token, row by row: those of `predicting_states`, prompts read once.
 
@@ -32,22 +84,26 @@ def scoring_states(
         model: The teacher, in eval mode and without a wrapper.
         prompts: One for each row. Equal ones are shared.
         completions: At least one token each.
+        kept: Where the beginnings of prompts are kept between calls.
+        starts: The length of each prompt's beginning that is to be kept, with `kept`.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
         groups.setdefault(tuple(prompt), []).append(row)
-    found: dict[int, Tensor] = {}
-    alone = [rows[0] for rows in groups.values() if len(rows) == 1]
-    if alone:
-        found |= _read_apart(model, prompts, completions, alone)
+    by_prefix: dict[tuple[int, ...], list[list[int]]] = defaultdict(list)
     for prompt, rows in groups.items():
-        if len(rows) > 1:
-            cache, last = _prefill(model, prompt)
-            shared = [completions[row] for row in rows]
-            states = _after_prompt(model, cache, last, shared) if cache else None
-            found |= (
-                zip(rows, states, strict=True) if states else _read_apart(model, prompts, completions, rows)
-            )
+        width = min(starts[rows[0]], len(prompt) - 1) if kept else 0
+        by_prefix[prompt[:width] if width >= MIN_KEPT else ()].append(rows)
+    found: dict[int, Tensor] = {}
+    whole = by_prefix.pop((), [])
+    for prefix, members in by_prefix.items():
+        before = kept.read(model, prefix) if kept else None
+        if before is None:
+            whole += members
+        else:
+            rests = {row: prompts[row][len(prefix) :] for rows in members for row in rows}
+            found |= _read_groups(model, rests, completions, members, before)
+    found |= _read_groups(model, dict(enumerate(prompts)), completions, whole)
     return torch.cat([found[row] for row in range(len(prompts))])
 
 
@@ -57,14 +113,12 @@ def states_after(model: CausalLM, prompts: Sequence[Ids]) -> Iterator[Float[Tens
     width = min(_common_prefix(prompts), min(map(len, prompts)) - 1)
     # The token after the end is there to be predicted. Which one it is changes nothing.
     rests: list[Ids] = [[*prompt[width:], 0] for prompt in prompts]
-    cache, last = (
-        _prefill(model, prompts[0][:width]) if len(prompts) > 1 and width >= MIN_SHARED else (None, None)
-    )
-    if cache is None or last is None:
+    read = _prefill(model, prompts[0][:width]) if len(prompts) > 1 and width >= MIN_SHARED else None
+    if read is None:
         batch = pad_right(prompts, [(0,)] * len(prompts), device=model.device)
         yield from predicting_states(model, model, *batch)
     else:
-        for states in _after_prompt(model, cache, last, rests):
+        for states in _after_prompt(model, read, rests):
             yield states[-1]
 
 
@@ -74,38 +128,70 @@ def _common_prefix(prompts: Sequence[Ids]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
 
 
-def _read_apart(
-    model: CausalLM, prompts: Sequence[Ids], completions: Sequence[Ids], rows: list[int]
+def _read_groups(
+    model: CausalLM,
+    prompts: Mapping[int, Ids],
+    completions: Sequence[Ids],
+    groups: Sequence[list[int]],
+    before: ReadPrompt | None = None,
 ) -> dict[int, Tensor]:
-    """Rows that share nothing: one padded batch."""
+    """The states of each row. Rows of a group share their prompt, and `before` comes before every prompt."""
+    found: dict[int, Tensor] = {}
+    if alone := [rows[0] for rows in groups if len(rows) == 1]:
+        found |= _read_apart(model, prompts, completions, alone, before)
+    for rows in groups:
+        if len(rows) > 1:
+            read = _prefill(model, prompts[rows[0]], before)
+            shared = [completions[row] for row in rows]
+            states = _after_prompt(model, read, shared) if read else None
+            found |= (
+                zip(rows, states, strict=True)
+                if states
+                else _read_apart(model, prompts, completions, rows, before)
+            )
+    return found
+
+
+def _read_apart(
+    model: CausalLM,
+    prompts: Mapping[int, Ids],
+    completions: Sequence[Ids],
+    rows: list[int],
+    before: ReadPrompt | None,
+) -> dict[int, Tensor]:
+    """Rows that share nothing but what comes before them: one padded batch."""
+    if before:
+        states = _after_prompt(model, before, [[*prompts[row], *completions[row]] for row in rows])
+        return {row: own[-len(completions[row]) :] for row, own in zip(rows, states, strict=True)}
     texts = [completions[row] for row in rows]
     batch = pad_right([prompts[row] for row in rows], texts, device=model.device)
     states = predicting_states(model, model, *batch).split([len(text) for text in texts])
     return dict(zip(rows, states, strict=True))
 
 
-def _prefill(model: CausalLM, prompt: Ids) -> tuple[DynamicCache | None, Tensor]:
-    """The prompt's cache and last state. No cache where the model's layers keep something else than keys and values."""
+def _prefill(model: CausalLM, prompt: Ids, before: ReadPrompt | None = None) -> ReadPrompt | None:
+    """Read a prompt, or its rest. None where the model's layers keep something else than keys and values."""
     cache = DynamicCache(config=model.config)
+    if before:
+        cache.layers[:] = map(copy.copy, before.cache.layers)  # a layer grows by new tensors
     ids = torch.tensor([prompt], device=model.device)
     states = backbone(model)(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
     is_plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
-    return cache if is_plain else None, states[0, -1:]
+    return ReadPrompt(cache, states[0, -1:].clone()) if is_plain else None
 
 
-def _after_prompt(
-    model: CausalLM, cache: DynamicCache, last: Float[Tensor, "1 hidden"], completions: list[Ids]
-) -> list[Tensor]:
-    """States of several completions behind one cached prompt."""
+def _after_prompt(model: CausalLM, prompt: ReadPrompt, completions: Sequence[Ids]) -> list[Tensor]:
+    """States of several completions behind one prompt."""
     read = [list(completion[:-1]) for completion in completions]  # the last token predicts nothing
     width = max(map(len, read))
     if width == 0:
-        return [last for _ in read]
-    cache.layers[:] = [_for_rows(layer, len(read)) for layer in cache.layers]
+        return [prompt.last for _ in read]
+    cache = DynamicCache(config=model.config)
+    cache.layers[:] = [_for_rows(layer, len(read)) for layer in prompt.cache.layers]
     # Right padding comes after all that is read, so causal order alone hides it and no row needs a mask of its own.
     ids = torch.tensor([row + [0] * (width - len(row)) for row in read], device=model.device)
     states = backbone(model)(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-    return [torch.cat([last, states[i, : len(row)]]) for i, row in enumerate(read)]
+    return [torch.cat([prompt.last, states[i, : len(row)]]) for i, row in enumerate(read)]
 
 
 def _for_rows(layer: Any, num_rows: int) -> DynamicLayer:

@@ -353,7 +353,10 @@ class StageInputs:
             "teacher_entropy": settings.teacher_entropy != "own",
         }
         unread = [name for name, reads in is_read.items() if not reads]
-        memory = {"micro_batch_size": True, "loss_chunk_tokens": True, "trainer": {"gradient_checkpointing"}}
+        memory: dict[str, Any] = dict.fromkeys(
+            ("micro_batch_size", "loss_chunk_tokens", "keep_prefixes"), True
+        )
+        memory["trainer"] = {"gradient_checkpointing"}
         named = settings.model_dump(
             mode="json", exclude={"save_steps": True, **memory, **dict.fromkeys(unread, True)}
         )

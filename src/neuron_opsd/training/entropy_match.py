@@ -68,7 +68,7 @@ def measure_temperature(trainer: "OpsdTrainer") -> float:
                 part = slice(start, start + chunk)
                 student = logits_from_hidden(model, own[part]).log_softmax(dim=-1)
                 students += entropy(student).sum().item()
-                teachers += entropies_at(trainer.teacher_logits(*(row[part] for row in rows)), GRID).cpu()
+                teachers += entropies_at(trainer.teacher.logits(*(row[part] for row in rows)), GRID).cpu()
         num_tokens += len(own)
         if num_tokens >= NUM_TOKENS:
             break

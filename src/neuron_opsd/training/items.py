@@ -33,11 +33,17 @@ class TrainingItem:
     views: tuple[
         OrderView, ...
     ] = ()  # where the teacher reads several orders of the choices, the first as the student
+    context_tokens: int = 0  # of the teacher's prompt, those that come before the question
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the teacher's row, the longer of the two."""
         return len(self.teacher_ids) + len(self.completion_ids)
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """What the teacher reads before the question."""
+        return self.teacher_ids[: self.context_tokens]
 
 
 class LazyItems(torch.utils.data.Dataset):

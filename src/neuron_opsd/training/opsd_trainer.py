@@ -26,11 +26,10 @@ from neuron_opsd.engines.base import Engine
 from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.finite import not_finite
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.model.order_average import FirstTokens, OrderView, ViewStates, mean_log_probs, view_states
-from neuron_opsd.model.shared_prompt import scoring_states
+from neuron_opsd.model.order_average import ViewStates
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
-from neuron_opsd.model.unembedding import head_tensors, logits_from_hidden, unembedding_weight
+from neuron_opsd.model.unembedding import head_tensors, logits_from_hidden
 from neuron_opsd.rollouts.pseudo_label import votes_of_groups
 from neuron_opsd.text.answers import Vote
 from neuron_opsd.training.checkpoints import STAGING, publish_checkpoint, saving, write_own_state
@@ -48,6 +47,7 @@ from neuron_opsd.training.items import (
     padding_fraction,
 )
 from neuron_opsd.training.step_times import StepTimes
+from neuron_opsd.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -85,15 +85,13 @@ class OpsdTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = True  # the loss is already divided by the step's token count
         self.loss_is_scaled_for_ga = True
-        self.teacher, self.settings = teacher, settings
+        self.teacher, self.settings = Teacher(reader or model, teacher, settings), settings
         self.read_answer, self.group_prompt = read_answer, group_prompt
         self.pseudo_labels = pseudo_labels
         self.unwrapped = model
         self.reader = (
             reader or model
         )  # samples and scores as the teacher: a whole copy where the student is sharded
-        self.first_tokens = FirstTokens()
-        self.teacher_temperature = 1.0  # where its entropy is matched, another
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
         self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
@@ -118,6 +116,7 @@ class OpsdTrainer(Trainer):
         if self.state.global_step == 0 and self.args.process_index == 0:
             self.on_first_batch(items[0])
         batches = micro_batches(items, num_batches)
+        self.teacher.begin_step(batches)
         totals = self._summed(
             [
                 sum(len(item.completion_ids) for item in items),
@@ -206,24 +205,9 @@ class OpsdTrainer(Trainer):
 
     def teacher_states(self, items: list[TrainingItem]) -> Tensor | ViewStates | None:
         """The states by which the teacher predicts each completion token. None where there is no teacher."""
-        with torch.no_grad(), self.teacher.applied():
-            # eval(): the teacher never has dropout
-            self.reader.eval()
-            completions = [item.completion_ids for item in items]
-            if any(item.views for item in items):
-                states = self._states_of_orders([item.views for item in items], completions)
-            else:
-                states = scoring_states(self.reader, [item.teacher_ids for item in items], completions)
-            self.unwrapped.train()
+        states = self.teacher.states(items)
+        self.unwrapped.train()
         return states
-
-    def _states_of_orders(
-        self, views: Sequence[Sequence[OrderView]], completions: Sequence[Sequence[int]]
-    ) -> ViewStates:
-        """What predicts each token in each order. A frozen teacher reads a question once for its one-token replies."""
-        if self.teacher.kind == "frozen" and all(len(completion) == 1 for completion in completions):
-            return self.first_tokens.states(self.reader, views)
-        return view_states(self.reader, views, completions)
 
     def token_weights(self, items: list[TrainingItem], hidden: Tensor) -> Tensor | None:
         """A factor for the loss of each token that carries it, of which `hidden` are the states. None: 1 for each."""
@@ -237,12 +221,6 @@ class OpsdTrainer(Trainer):
         return torch.tensor(
             [is_pushed for is_pushed, count in counts for _ in range(count)], device=self.args.device
         )
-
-    def teacher_logits(self, hidden: Tensor, *orders: Tensor) -> Tensor:
-        """The teacher's logits: the mean over the orders that it reads, at the matched temperature."""
-        head = self.teacher.head_weight(unembedding_weight(self.reader))
-        logits = logits_from_hidden(self.unwrapped, hidden, weight=head)
-        return (mean_log_probs(logits, *orders) if orders else logits) / self.teacher_temperature
 
     def _summed_loss(
         self, items: list[TrainingItem], student_hidden: Tensor, teacher_states: Tensor | ViewStates
@@ -269,7 +247,7 @@ class OpsdTrainer(Trainer):
             own_hidden,
             hidden,
             student_logits=lambda hidden: logits_from_hidden(self.unwrapped, hidden),
-            teacher_logits=self.teacher_logits,
+            teacher_logits=self.teacher.logits,
             teacher_rows=orders,
             loss=self.token_loss,
             tokens=tokens[places],
@@ -324,7 +302,7 @@ class OpsdTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                write_own_state(staged, self.teacher, held)
+                write_own_state(staged, self.teacher.weights, held)
                 self.on_save(staged)
                 publish_checkpoint(staged, folder, limit=self.args.save_total_limit)
 

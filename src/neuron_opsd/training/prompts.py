@@ -39,17 +39,18 @@ class TrainingPrompts:
         )
 
         @lru_cache(maxsize=64)  # the completions of one question follow one another
-        def prompts(group: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[OrderView, ...]]:
+        def prompts(group: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[OrderView, ...], int]:
             choices, shown = self.choices(order[group], group), None if has_contexts else ()
             student, teacher = both_messages(self.run, order[group], choices, shown)
             return (
                 tuple(self.run.models.encoder().encode(student)),
                 tuple(self.run.models.encoder(teacher=True).encode(teacher)),
                 self.orders.views(order[group], choices, shown),
+                self.run.models.encoder(teacher=True).num_before_last(teacher),
             )
 
         def make_item(index: int) -> TrainingItem:
-            question_id, (student, teacher, views) = (
+            question_id, (student, teacher, views, context_tokens) = (
                 order[index // num_rollouts],
                 prompts(index // num_rollouts),
             )
@@ -58,6 +59,7 @@ class TrainingPrompts:
                 student_ids=student,
                 teacher_ids=teacher,
                 views=views,
+                context_tokens=context_tokens,
                 seed=derive_seed(self.run.config.seed, "training", question_id, index),
             )
 

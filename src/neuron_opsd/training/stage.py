@@ -111,7 +111,8 @@ def _train(
     settings, prompts = run.config.training, TrainingPrompts(run)
     items = prompts.items(steps * settings.completions_per_step())
     if processes.is_main():
-        logger.info("training: %s", describe_training(run.config, *prompts.longest()))
+        num_questions = len(run.records.training_ids())
+        logger.info("training: %s", describe_training(run.config, *prompts.longest(), num_questions))
     is_taught = settings.is_distillation
     is_by_group = is_taught and run.config.contexts.retrieval == "own_group"
     model, tokenizer = run.models.take_base()

@@ -142,7 +142,7 @@ def train(
         callbacks=[keeper, rails, budget, *callbacks],
     )
     if settings.teacher_entropy == "matched":
-        trainer.teacher_temperature = kept_temperature(folder, lambda: measure_temperature(trainer))
+        trainer.teacher.temperature = kept_temperature(folder, lambda: measure_temperature(trainer))
     trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
     if checkpoint is not None:
         logger.info("training: resumes at step %d of %d", step_of(checkpoint), num_steps)
@@ -158,7 +158,7 @@ def train(
     else:
         summary = _go_back(trainer, folder, rails.stop, metrics, settings)
     if settings.teacher_entropy == "matched":
-        summary["teacher_temperature"] = trainer.teacher_temperature
+        summary["teacher_temperature"] = trainer.teacher.temperature
     return Trained(reader, summary, shares_of(trainer.times.total))
 
 
