@@ -1,11 +1,12 @@
 """Cost of a distillation step: ours against the bare passes and against TRL's SDFTTrainer.
 
     python benchmarks/training.py                      # everything, some ten minutes on two cores
-    python benchmarks/training.py --only step          # or teacher, memory, generation
+    python benchmarks/training.py --only step          # or teacher, orders, memory, generation
 
 The same model, dtype, threads, batch, token ids, loss (reverse KL over the full vocabulary, frozen teacher) and
 gradient checkpointing everywhere. The kinds alternate within each round, so that whatever else the machine does meets
-all of them; ratios are medians over rounds of the ratio within a round. Bare is what no trainer can do without: the
+all of them; ratios are medians over rounds of the ratio within a round. Times are the process's own on a CPU, so what
+else the machine does takes no part. Bare is what no trainer can do without: the
 teacher's forward pass, the student's forward and backward pass, with the heads at the completion's places and no loss.
 With --device cuda, memory is what torch allocates there; without TRL, SDFTTrainer is left out.
 SDFTTrainer cuts prompts at 512 tokens; here it is given the ids, so that all score the same tokens.
@@ -33,6 +34,7 @@ from neuron_opsd.config import LoraSettings, ModelSettings, TrainingSettings
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.load import load_model
+from neuron_opsd.model.order_average import OrderView, view_states
 from neuron_opsd.model.shared_prompt import scoring_states
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED
@@ -43,7 +45,9 @@ from neuron_opsd.training.opsd_trainer import OpsdTrainer
 from neuron_opsd.training.train import training_arguments
 
 Step = Callable[[], object]
+RATIOS = [("ours", "bare"), ("sdft", "ours"), ("sdft", "bare"), ("orders", "separate"), ("orders", "one")]
 NUM_ROLLOUTS = 4
+NUM_ORDERS, NUM_CHOICE_TOKENS = 4, 40
 
 
 def main() -> None:
@@ -51,6 +55,7 @@ def main() -> None:
     parts: dict[str, Callable[[argparse.Namespace], None]] = {
         "step": measure_step,
         "teacher": measure_teacher,
+        "orders": measure_orders,
         "memory": measure_memory,
         "generation": measure_generation,
     }
@@ -62,7 +67,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["lora", "full"], choices=["lora", "full"])
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--seconds", type=float, default=60, help="rounds end early once a case took this long"
@@ -70,6 +75,7 @@ def main() -> None:
     parser.add_argument("--student-prompt", type=int, default=150)
     parser.add_argument("--teacher-prompt", type=int, default=1500)
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 512])
+    parser.add_argument("--order-lengths", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--chunk-tokens", type=int, default=TrainingSettings().loss_chunk_tokens)
     parser.add_argument("--vocabularies", nargs="+", type=int, default=[49_152, 151_936])
     parser.add_argument("--layers", type=int, default=4, help="of the model whose memory is measured")
@@ -107,6 +113,39 @@ def measure_teacher(arguments: argparse.Namespace) -> None:
         _report(f"teacher scoring, {what}", _teacher_scorings(model, tokenizer, items, arguments), arguments)
         steps = _steps(model, tokenizer, items, "lora", arguments)
         _report(f"whole step, lora, {what}", steps, arguments)
+
+
+def measure_orders(arguments: argparse.Namespace) -> None:
+    """The teacher's mean over the orders of a question's choices, against a pass for each, and against one pass."""
+    model, _ = _load(arguments)
+    for length in arguments.order_lengths:
+        views, completion = _orders(arguments, length)
+        prompts = [view.prompt_ids for view in views]
+
+        def read(prompts: list[tuple[int, ...]], completion: tuple[int, ...] = completion) -> None:
+            for prompt in prompts:
+                scoring_states(model, [prompt], [completion])
+
+        steps: dict[str, Step] = {
+            "orders": lambda views=views, completion=completion: view_states(model, [views], [completion]),
+            "separate": lambda prompts=prompts, read=read: read(prompts),
+            "one": lambda prompts=prompts, read=read: read(prompts[:1]),
+        }
+        what = f"{len(views)} orders, {length} completion tokens after {arguments.teacher_prompt}"
+        _report(f"{what}, of which {NUM_CHOICE_TOKENS} are the choices", steps, arguments)
+
+
+def _orders(arguments: argparse.Namespace, length: int) -> tuple[list[OrderView], tuple[int, ...]]:
+    """Prompts that differ in their last tokens alone, and a completion."""
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(100, 40_000, (arguments.teacher_prompt + length,), generator=random).tolist()
+    prompt, completion = ids[: arguments.teacher_prompt], ids[arguments.teacher_prompt :]
+    start, choices = prompt[:-NUM_CHOICE_TOKENS], prompt[-NUM_CHOICE_TOKENS:]
+    turned = [
+        choices[place:] + choices[:place]
+        for place in range(0, NUM_CHOICE_TOKENS, NUM_CHOICE_TOKENS // NUM_ORDERS)
+    ]
+    return [OrderView((*start, *end)) for end in turned], tuple(completion)
 
 
 def measure_memory(arguments: argparse.Namespace) -> None:
@@ -388,17 +427,18 @@ def _report(name: str, steps: dict[str, Step], arguments: argparse.Namespace) ->
         len(times) <= arguments.rounds and time.perf_counter() - began < arguments.seconds
     ):
         row = {}
+        clock = time.perf_counter if arguments.device.startswith("cuda") else time.process_time
         for kind, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
             _synchronise()
-            row[kind] = time.perf_counter() - start
+            row[kind] = clock() - start
         times.append(row)
     del times[0]  # it warmed up
     seconds = ", ".join(f"{kind} {median(row[kind] for row in times):.2f} s" for kind in steps)
     ratios = [
         f"{over} / {under} {median(row[over] / row[under] for row in times):.2f}"
-        for over, under in (("ours", "bare"), ("sdft", "ours"), ("sdft", "bare"))
+        for over, under in RATIOS
         if {over, under} <= set(steps)
     ]
     print(f"{name}: {seconds}; {', '.join(ratios)} ({len(times)} rounds)", flush=True)

@@ -5,7 +5,7 @@ import torch
 
 from helpers import build_tiny_model
 from neuron_opsd.model.order_average import OrderView, mean_log_probs, view_states
-from neuron_opsd.model.unembedding import logits_from_hidden
+from neuron_opsd.model.unembedding import backbone, logits_from_hidden
 
 A, B, C = 65, 66, 67  # letter tokens
 
@@ -69,3 +69,14 @@ def test_one_order_is_the_prompt_itself(model):
     logits = logits_from_hidden(model, states.hidden).double()
     found = mean_log_probs(logits, states.log_weights, states.shown, states.there)
     torch.testing.assert_close(found, read_alone(model, (3, 4, 5), (6, 7)), rtol=1e-5, atol=1e-6)
+
+
+def test_k_orders_read_what_is_common_once_and_the_rest_k_times():
+    model, read = build_tiny_model(), []
+    backbone(model).register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    orders = three_orders(tuple(range(20, 120)))
+    view_states(model, [orders], [(B, 20)])
+    # The last completion token predicts nothing.
+    assert read == [100, 3 * (4 + 1)]

@@ -53,16 +53,19 @@ class KeptPrefixes:
         found = self.known.pop(prefix, None)
         if found is None and self.is_possible:
             found = _prefill(model, prefix)
-            self.is_possible = found is not None and all(
-                type(layer) is DynamicLayer and layer.get_seq_length() == len(prefix)
-                for layer in found.cache.layers
-            )
+            self.is_possible = found is not None and _holds_all(found, prefix)
         if found is None or not self.is_possible:
             return None
         self.known[prefix] = found
         while sum(map(_num_bytes, self.known.values())) > self.max_bytes:
             del self.known[next(iter(self.known))]
         return found
+
+
+def _holds_all(read: ReadPrompt, prompt: Ids) -> bool:
+    """Whether every layer holds the keys and values of every token."""
+    layers = read.cache.layers
+    return all(type(layer) is DynamicLayer and layer.get_seq_length() == len(prompt) for layer in layers)
 
 
 def _num_bytes(read: ReadPrompt) -> int:
@@ -105,6 +108,19 @@ def scoring_states(
             found |= _read_groups(model, rests, completions, members, before)
     found |= _read_groups(model, dict(enumerate(prompts)), completions, whole)
     return torch.cat([found[row] for row in range(len(prompts))])
+
+
+def states_of_completions(
+    model: CausalLM, prompt: Ids, completions: Sequence[Ids]
+) -> Float[Tensor, "tokens hidden"] | None:
+    """The states that predict each completion token, with gradients where those are on. The prompt is read once.
+
+    None where a layer keeps something else than all keys and values.
+    """
+    read = _prefill(model, prompt)
+    if read is None or not _holds_all(read, prompt):
+        return None
+    return torch.cat(_after_prompt(model, read, completions))
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.finite import not_finite
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.order_average import ViewStates
+from neuron_opsd.model.shared_prompt import states_of_completions
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
 from neuron_opsd.model.unembedding import head_tensors, logits_from_hidden
@@ -92,6 +93,7 @@ class OpsdTrainer(Trainer):
         self.reader = (
             reader or model
         )  # samples and scores as the teacher: a whole copy where the student is sharded
+        self.shares_prompts = args.world_size == 1 and self.reader is model and not settings.lora.dropout
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
         self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
@@ -189,10 +191,8 @@ class OpsdTrainer(Trainer):
         # others, and what is cast without gradient would give the student none.
         with self.accelerator.autocast(), self.times.measure("teacher", of="student"):
             teacher_states = self.teacher_states(inputs)
-        prompts, completions = zip(*((item.student_ids, item.completion_ids) for item in inputs), strict=True)
-        student_batch = pad_right(prompts, completions, device=self.args.device)
         with self.accelerator.autocast():
-            student_hidden = predicting_states(model, self.unwrapped, *student_batch)
+            student_hidden = self.student_states(model, inputs)
             if teacher_states is None:
                 teacher_states = student_hidden.detach()
             total = self._summed_loss(inputs, student_hidden, teacher_states)
@@ -208,6 +208,21 @@ class OpsdTrainer(Trainer):
         states = self.teacher.states(items)
         self.unwrapped.train()
         return states
+
+    def student_states(self, model: nn.Module, items: list[TrainingItem]) -> Tensor:
+        """The states by which the student predicts each completion token. A group's prompt is read once for its rows.
+
+        Processes make the same passes in step, a checkpointed pass keeps no cache, and dropout is a row's own.
+        """
+        prompts, completions = zip(*((item.student_ids, item.completion_ids) for item in items), strict=True)
+        self.shares_prompts &= not self.unwrapped.is_gradient_checkpointing
+        if self.shares_prompts and len(prompts) > 1 and len(set(prompts)) == 1:
+            states = states_of_completions(self.unwrapped, prompts[0], completions)
+            if states is not None:
+                return states
+            self.shares_prompts = False
+        batch = pad_right(prompts, completions, device=self.args.device)
+        return predicting_states(model, self.unwrapped, *batch)
 
     def token_weights(self, items: list[TrainingItem], hidden: Tensor) -> Tensor | None:
         """A factor for the loss of each token that carries it, of which `hidden` are the states. None: 1 for each."""
