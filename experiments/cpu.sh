@@ -124,7 +124,7 @@ part_csqa() {
 promised=(prompts.answer_format=letter questions.test_fraction=0.5 questions.max_train=256 questions.max_test=500
     rollouts.max_new_tokens=2 rollouts.batch_size=16 neurons.batch_size=8 selection.fraction=0.25
     preflight.num_questions=0 num_threads=1 training.learning_rate=2e-4 training.num_steps=12 training.micro_batch_size=4
-    training.max_new_tokens=1 training.save_steps=4 evaluation.exact=true evaluation.option_probability=true)
+    training.max_new_tokens=1 training.save=adapter training.save_steps=4 evaluation.exact=true evaluation.option_probability=true)
 
 # promise_cell NAME MODEL DTYPE SYSTEM DOMAIN RECIPE SEED
 promise_cell() {
