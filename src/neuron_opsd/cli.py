@@ -137,7 +137,7 @@ def run(
     track: option.Track = None,
 ) -> None:
     """Run the whole method, from questions to report. The same command resumes an interrupted run."""
-    from neuron_opsd.commands.automatic import choose_recipe
+    from neuron_opsd.commands.automatic import AUTO, BY_POSITION, choose_by_questions, choose_by_rollouts
     from neuron_opsd.early_checks import check_early
 
     if track:
@@ -152,17 +152,15 @@ def run(
     values: dict[str, Any] = {"model.name": model, "questions.path": questions}
     values |= {"questions.cross_paths": cross, "evaluation.answers": answers}
     values = {key: value for key, value in values.items() if value}
-    recipe = choose_recipe(recipe, overrides=overrides or (), values=values)
-    config = resolve(load_config(recipe, overrides=overrides or (), values=values))
+    is_automatic, overrides = recipe == AUTO, overrides or []
+    recipe = choose_by_questions(recipe, overrides=overrides, values=values)
+    config = resolve(load_config(recipe, overrides=overrides, values=values))
     if stop_if_unlikely and not config.preflight.num_questions:
         raise ConfigError(
             "--stop-if-unlikely needs the preflight, which preflight.num_questions=0 leaves out."
         )
     if fit:
-        from neuron_opsd.early_checks.memory import fit_memory
-        from neuron_opsd.questions.load import load_questions
-
-        config = fit_memory(config, load_questions(config.questions), fit, until)
+        config = _fitted(config, fit, until)
     if dry_run:
         usual = load_config(
             recipe, values={"model.name": config.model.name, "questions.path": config.questions.path}
@@ -174,9 +172,23 @@ def run(
     check_early(config, output, until=until)  # what can fail at once fails before a folder is made
     workers = _workers(runner, num_processes)
     folder = RunFolder.create(output)
+    if is_automatic and recipe == BY_POSITION and until not in ("questions", "rollouts"):
+        from neuron_opsd.run.session import Run
+
+        _run_stages(folder, until="rollouts", config=config, runner=workers)
+        config = choose_by_rollouts(Run(folder), overrides=overrides, values=values)
+        config = _fitted(config, fit, until) if fit else config
+        check_early(config, output, until=until)
     _run_stages(
         folder, until=until, config=config, stop_if_unlikely=stop_if_unlikely, runner=workers, track=track
     )
+
+
+def _fitted(config: Config, fit: str, until: str) -> Config:
+    from neuron_opsd.early_checks.memory import fit_memory
+    from neuron_opsd.questions.load import load_questions
+
+    return fit_memory(config, load_questions(config.questions), fit, until)
 
 
 @app.command()

@@ -324,7 +324,7 @@ def init(
     questions: option.Questions = None,
     answers: option.Answers = None,
     goal: Annotated[
-        str | None, typer.Option(help="auto, method, small-model, position or trial.", show_default=False)
+        str | None, typer.Option(help="method, small-model, position or trial.", show_default=False)
     ] = None,
     memory: Annotated[
         str | None,

@@ -5,10 +5,19 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from neuron_opsd.commands.automatic import choose_recipe
+from end_to_end.conftest import write_questions
+from end_to_end.test_pipeline import run
+from end_to_end.tiny_run import SMALL
+from neuron_opsd import improve
+from neuron_opsd.commands.automatic import choose_by_questions
+from neuron_opsd.commands.status import FINISHED, run_status
 from neuron_opsd.config import load_config
 from neuron_opsd.errors import ConfigError, DataError
+from neuron_opsd.store.run_folder import RunFolder
 
 WITH_CHOICES = [{"question": f"{n} and 1?", "choices": [str(n + 1), str(n)]} for n in range(30)]
 FREE = [{"question": f"{n} and 2?"} for n in range(30, 32)]
@@ -17,7 +26,7 @@ FREE = [{"question": f"{n} and 2?"} for n in range(30, 32)]
 def chosen(rows: list[dict], folder: Path, *overrides: str, recipe: str = "auto", model: str = "tiny") -> str:
     (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = {"model.name": model, "questions.path": str(folder / "pool.jsonl")}
-    return choose_recipe(recipe, overrides=overrides, values=values)
+    return choose_by_questions(recipe, overrides=overrides, values=values)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +64,55 @@ def test_what_cannot_be_read_is_refused_as_in_a_run(tmp_path: Path) -> None:
 def test_elsewhere_auto_is_no_recipe() -> None:
     with pytest.raises(ConfigError, match="auto chooses a recipe"):
         load_config("auto", values={"model.name": "any", "questions.path": "any"})
+
+
+@pytest.fixture(scope="module")
+def even_model_folder(lettered_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, to which all letters are alike."""
+    folder = tmp_path_factory.mktemp("even-model")
+    model = AutoModelForCausalLM.from_pretrained(lettered_model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(lettered_model_folder)
+    letters = [tokenizer.encode(letter)[0] for letter in "ABCD"]
+    with torch.no_grad():
+        model.lm_head.weight[letters] = model.lm_head.weight[letters].mean(dim=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "said"),
+    [
+        ("lettered_model_folder", "order_average", "the model answers by position"),
+        ("even_model_folder", "entropy_matched", "the model does not surely answer by position"),
+    ],
+)
+def test_the_model_chooses_where_answers_are_letters(
+    model, recipe, said, request, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    pool = write_questions(tmp_path / "sums.jsonl", "sums", 150)  # with fewer, chance alone looks like a bias
+    asked = ["--model", str(request.getfixturevalue(model)), "--questions", str(pool), *SMALL]
+    line = ["run", "auto", *asked, "--output", str(tmp_path / "run"), "--until", "select"]
+    assert run(line, monkeypatch) == 0
+    assert f"auto: {said}" in caplog.text
+    folder = RunFolder.open(tmp_path / "run")
+    config = folder.config()
+    assert (config.recipe, config.prompts.answer_format, config.evaluation.exact) == (recipe, "letter", True)
+    # Nothing that was made before the choice is outdated by it, and the same command has nothing left to do.
+    states = {stage.stage: stage.state for stage in run_status(folder).stages}
+    assert {states[name] for name in ("questions", "rollouts", "neurons", "selection")} == {FINISHED}
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    assert run(line, monkeypatch) == 0
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_improve_chooses_as_the_command_line_does(lettered_model_folder: Path, tmp_path: Path) -> None:
+    pool = write_questions(tmp_path / "sums.jsonl", "sums", 20)
+    settings: dict[str, dict] = {}
+    for line in SMALL:
+        (section, name), value = line.partition("=")[0].split(".", 1), yaml.safe_load(line.partition("=")[2])
+        settings.setdefault(section, {})[name] = value
+    result = improve(str(lettered_model_folder), pool, output=tmp_path / "run", recipe="auto", **settings)
+    assert result.run_folder.config().recipe == "order_average"
+    assert result.results

@@ -66,7 +66,7 @@ def test_on_a_terminal_it_asks_for_what_no_flag_says(asked, monkeypatch, capsys)
     monkeypatch.setattr(sys, "stdin", Terminal("sums.jsonl\n-\nfame\nfree\n"))
     assert run(asked[:4], monkeypatch) == 2
     said = capsys.readouterr()
-    for question in ("Questions: ", "Gold answers", "Goal [auto]", "Memory that a run may take"):
+    for question in ("Questions: ", "Gold answers", "Goal [method]", "Memory that a run may take"):
         assert question in said.out
     assert "--goal is 'fame'" in said.err
 
@@ -76,7 +76,7 @@ def test_on_a_terminal_it_asks_for_what_no_flag_says(asked, monkeypatch, capsys)
     [
         (
             ["--goal", "fame"],
-            "--goal is 'fame'. It must be one of auto, method, small-model, position, trial.",
+            "--goal is 'fame'. It must be one of method, small-model, position, trial.",
         ),
         (["--memory", "much"], "--memory is 'much'. It must be a size such as 24GB"),
         (["--questions", "none.jsonl"], "none.jsonl"),
@@ -105,7 +105,7 @@ def test_what_is_missing_or_in_the_way(arguments, message, asked, monkeypatch, c
     assert not Path("there.yaml").read_text()
 
 
-@pytest.mark.parametrize("goal", [goal for goal in GOALS if goal != "auto"])
+@pytest.mark.parametrize("goal", GOALS)
 def test_what_is_written_is_read_back_equal(goal: str, tmp_path: Path) -> None:
     values = {"model.name": "a: [b", "questions.path": "q #1.csv", **GOALS[goal].settings}
     given = load_config(GOALS[goal].recipe, values=values, overrides=["training.trainer={bf16: true}"])

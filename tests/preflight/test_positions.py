@@ -2,8 +2,7 @@
 
 import pytest
 
-from neuron_opsd.preflight.positions import position_bias, position_counts
-from neuron_opsd.preflight.verdict import MAX_POSITION_BIAS
+from neuron_opsd.preflight.positions import answers_by_position, position_bias, position_counts
 from neuron_opsd.records import Rollout
 
 
@@ -37,8 +36,7 @@ def test_the_bias_by_hand() -> None:
     assert found is not None
     # A .6, B .4, others 0, each .25 if even: half of .35 + .15 + .25 + .25.
     assert found.value == pytest.approx(0.5)
-    assert found.low is not None
-    assert found.low > MAX_POSITION_BIAS
+    assert answers_by_position(found)
     assert found.note.startswith("A has 60% of the readable answers, 25% would be even. Chance alone")
 
 
@@ -49,6 +47,7 @@ def test_even_answers_have_no_more_bias_than_chance() -> None:
     # A model that follows the choices, whatever their place, is not one that answers by position.
     turned = [rollout(i, "A", tuple((i + j) % 4 for j in range(4))) for i in range(100)]
     assert position_bias(turned, seed=0).value == pytest.approx(0)  # pyright: ignore[reportOptionalMemberAccess]
+    assert not answers_by_position(found)
 
 
 def test_questions_without_choices_have_no_positions() -> None:

@@ -1,24 +1,27 @@
-"""`neuron-opsd run auto`: the recipe that did least harm where it was measured, for the questions given.
+"""`neuron-opsd run auto`: the recipe that did least harm where it was measured, chosen without a label.
 
-No recipe kept the whole promise (experiments/LOG.md). So this one is chosen by what its questions allow, label-free.
+No recipe kept the whole promise (experiments/LOG.md). Two things decide here: whether each question is answered by the
+letter of a choice, and if so, whether the frozen model answers by position.
 """
 
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from neuron_opsd.config import load_config
-from neuron_opsd.model.defaults import thinks
+from neuron_opsd.config import Config, load_config
+from neuron_opsd.model.defaults import resolve, thinks
+from neuron_opsd.preflight.positions import answers_by_position, position_bias
 from neuron_opsd.questions.load import load_questions
+from neuron_opsd.run.session import Run
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-FOR_LETTERS = "order_average"  # every question is answered by the letter of a choice
-FOR_OTHERS = "entropy_matched"
+BY_POSITION = "order_average"
+OTHERWISE = "entropy_matched"
 
 
-def choose_recipe(recipe: str, *, overrides: Iterable[str] = (), values: Mapping[str, Any]) -> str:
+def choose_by_questions(recipe: str, *, overrides: Iterable[str] = (), values: Mapping[str, Any]) -> str:
     """The recipe that is named. For `auto`: the one that goes with the questions, and the reason in the log.
 
     Args:
@@ -32,16 +35,40 @@ def choose_recipe(recipe: str, *, overrides: Iterable[str] = (), values: Mapping
     """
     if recipe != AUTO:
         return recipe
-    config = load_config(FOR_OTHERS, overrides=overrides, values=values)
+    config = load_config(OTHERWISE, overrides=overrides, values=values)
     questions = load_questions(config.questions)
     free = sum(len(question.choices) < 2 for question in questions)
     if "answer_format" in config.prompts.model_fields_set and config.prompts.answer_format != "letter":
-        chosen, why = FOR_OTHERS, f"prompts.answer_format is {config.prompts.answer_format}"
+        chosen, why = OTHERWISE, f"prompts.answer_format is {config.prompts.answer_format}"
     elif free:
-        chosen, why = FOR_OTHERS, f"{free:,} of {len(questions):,} questions have no choices"
+        chosen, why = OTHERWISE, f"{free:,} of {len(questions):,} questions have no choices"
     elif thinks(config):
-        chosen, why = FOR_OTHERS, "the replies of this model begin with thinking"
+        chosen, why = OTHERWISE, "the replies of this model begin with thinking"
     else:
-        chosen, why = FOR_LETTERS, f"all {len(questions):,} questions have choices"
+        chosen, why = BY_POSITION, f"all {len(questions):,} questions have choices"
     logger.info("auto: %s, so recipe %s", why, chosen)
     return chosen
+
+
+def choose_by_rollouts(run: Run, *, overrides: Iterable[str] = (), values: Mapping[str, Any]) -> Config:
+    """The settings to go on with, once the frozen model has answered the pool.
+
+    A model that does not answer by position is harmed by the mean over orders. The settings of `run` are those of
+    BY_POSITION. Its rollouts stay as they are: the other recipe asks for them in the same way.
+    """
+    bias = position_bias(run.records.complete_rollouts(), seed=run.config.seed)
+    is_biased = bias is not None and answers_by_position(bias)
+    chosen = BY_POSITION if is_biased else OTHERWISE
+    said = bias.note.partition(". ")[0] if bias else "no answer of the pool can be read"
+    does = "answers" if is_biased else "does not surely answer"
+    logger.info("auto: the model %s by position (%s), so recipe %s", does, said, chosen)
+    if is_biased:
+        return run.config
+    letters = load_config(BY_POSITION, values=values)
+    kept = {
+        "prompts.answer_format": letters.prompts.answer_format,
+        "rollouts.max_new_tokens": letters.rollouts.max_new_tokens,
+        "training.max_new_tokens": letters.training.max_new_tokens,
+        "evaluation.exact": letters.evaluation.exact,
+    }
+    return resolve(load_config(OTHERWISE, overrides=overrides, values={**kept, **values}))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_opsd.commands.ask import Answers, ask
-from neuron_opsd.commands.automatic import choose_recipe
+from neuron_opsd.commands.automatic import AUTO, BY_POSITION, choose_by_questions, choose_by_rollouts
 from neuron_opsd.commands.push import push
 from neuron_opsd.commands.speakers import Speakers
 from neuron_opsd.config import Config, load_config
@@ -137,11 +137,16 @@ def improve(
         values["evaluation.answers"] = _answer_files(answers)
     values["questions.path"] = str(_question_file(questions, folder))
     values |= dict(_dotted(settings))
-    config: Config = resolve(load_config(choose_recipe(str(recipe), values=values), values=values))
+    named = choose_by_questions(str(recipe), values=values)
+    config: Config = resolve(load_config(named, values=values))
     check_early(config, folder)
     run_folder = RunFolder.create(folder)
     with run_folder.locked():
         run_folder.write_config(config)
+        if recipe == AUTO and named == BY_POSITION:
+            run = Run(run_folder)
+            run_stages(run, until="rollouts")
+            run_folder.write_config(choose_by_rollouts(run, values=values))
         run_stages(Run(run_folder))
     return Result(folder)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from neuron_opsd.commands.automatic import AUTO, choose_recipe
 from neuron_opsd.commands.check_questions import check_questions
 from neuron_opsd.commands.duration import describe_seconds, estimate_seconds
 from neuron_opsd.commands.settings import schema_text
@@ -51,7 +50,6 @@ class Goal:
 
 
 GOALS = {
-    "auto": Goal("what did least harm where it was measured, chosen by your questions", AUTO),
     "method": Goal("the method, with the paper's values", "neuron_opsd"),
     "small-model": Goal("the method without replies that were cut or cannot be read", "usable_replies"),
     "position": Goal("a teacher that knows no position, for choices answered by letter", "order_average"),
@@ -68,7 +66,7 @@ class Wishes:
     model: str
     questions: str
     answers: tuple[str, ...] = ()
-    goal: str = AUTO
+    goal: str = "method"
     memory: str = "free"  # what every stage is to fit: a size such as 24GB, or what is free
     overrides: tuple[str, ...] = ()  # further settings
 
@@ -104,8 +102,7 @@ def write_settings(wishes: Wishes, file: Path) -> Iterator[str]:
     values = {"model.name": wishes.model, "questions.path": wishes.questions, **goal.settings}
     if wishes.answers:
         values["evaluation.answers"] = list(wishes.answers)
-    recipe = choose_recipe(goal.recipe, overrides=wishes.overrides, values=values)
-    given = load_config(recipe, values=values, overrides=wishes.overrides)
+    given = load_config(goal.recipe, values=values, overrides=wishes.overrides)
     config = resolve(given)
     yield from check_questions(config, with_model=True)
     questions = load_questions(config.questions)
@@ -114,7 +111,7 @@ def write_settings(wishes: Wishes, file: Path) -> Iterator[str]:
     )  # small ones fit anywhere, and counting takes longer
     fitted = fit_memory(config, questions, wishes.memory) if is_counted else config
     fitting = [f"{name}={json.dumps(value)}" for name, value in _changed(config, fitted).items()]
-    given = load_config(recipe, values=values, overrides=[*wishes.overrides, *fitting])
+    given = load_config(goal.recipe, values=values, overrides=[*wishes.overrides, *fitting])
     with explain_disk_errors(file):
         write_text(file.with_name(SCHEMA_FILE), schema_text())
         write_text(file, as_yaml(given, goal, file))

@@ -16,6 +16,7 @@ from neuron_opsd.statistics import bootstrap_draws, bootstrap_interval
 from neuron_opsd.text.answers import LETTERS
 
 Array = NDArray[np.float64]
+MAX_POSITION_BIAS = 0.15  # a heuristic of ours
 NUM_RESAMPLES = 1000
 NUM_SIMULATED = 200
 
@@ -68,6 +69,11 @@ def position_bias(rollouts: Sequence[Rollout], *, seed: int) -> Measure | None:
         note=f"{LETTERS[most]} has {shares[most]:.0%} of the readable answers, {expected[most]:.0%} would be even. "
         f"Chance alone would show up to {_by_chance(even, seed):.3f}.",
     )
+
+
+def answers_by_position(bias: Measure) -> bool:
+    """Whether the measure is above what we put up with, by its whole interval."""
+    return bias.low is not None and bias.low > MAX_POSITION_BIAS
 
 
 def _by_chance(even: Array, seed: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuron_opsd.preflight.positions import answers_by_position
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import PreflightItem
 from neuron_opsd.results import Measure, PreflightVerdict, defined
@@ -32,7 +33,6 @@ MIN_KEPT = 0.5  # of the student's share: measured at .12 where demonstrations w
 LOOK = "Look at what it reads (`neuron-opsd show`); were demonstrations cut (rollouts.max_new_tokens)?"
 MIN_ROOM = 0.02  # of Maj minus Avg
 MAX_LENGTH_CORRELATION = 0.7
-MAX_POSITION_BIAS = 0.15  # a heuristic of ours
 NUM_RESAMPLES = 1000
 NUM_DEALS = 200
 
@@ -279,7 +279,7 @@ def _warnings(by_name: Mapping[str, Measure]) -> list[str]:
             f"{student:.0%}"
         )
     bias = by_name.get("position_bias")
-    if bias and bias.low is not None and bias.low > MAX_POSITION_BIAS:
+    if bias and answers_by_position(bias):
         warnings.append(
             f"but the model answers by position ({bias.note.partition('. ')[0]}). The recipe order_average teaches the "
             "mean over orders of the choices"
