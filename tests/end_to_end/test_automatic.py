@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_the_model_chooses_where_answers_are_letters(
 
 def test_improve_chooses_as_the_command_line_does(lettered_model_folder: Path, tmp_path: Path) -> None:
     pool = write_questions(tmp_path / "sums.jsonl", "sums", 20)
-    settings: dict[str, dict] = {}
+    settings: dict[str, Any] = {}
     for line in SMALL:
         (section, name), value = line.partition("=")[0].split(".", 1), yaml.safe_load(line.partition("=")[2])
         settings.setdefault(section, {})[name] = value
