@@ -15,8 +15,7 @@ import typer
 
 from neuron_opsd import cli_options as option
 from neuron_opsd import processes
-from neuron_opsd.cli_talk import talk
-from neuron_opsd.cli_views import (
+from neuron_opsd.cli_print import (
     log_handler,
     print_end,
     print_figures,
@@ -25,8 +24,10 @@ from neuron_opsd.cli_views import (
     quieten_libraries,
     say,
     show_text,
-    views,
 )
+from neuron_opsd.cli_setup import setup
+from neuron_opsd.cli_talk import talk
+from neuron_opsd.cli_views import views
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.config.graph import COMMANDS, STAGE_NAMES, command_of
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(views)
+app.add_typer(setup)
 app.add_typer(talk)
 logger = logging.getLogger(__name__)
 

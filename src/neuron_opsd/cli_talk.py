@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from neuron_opsd import cli_options as option
-from neuron_opsd.cli_views import quieten_libraries, say, show_text
+from neuron_opsd.cli_print import quieten_libraries, say, show_text
 from neuron_opsd.errors import ConfigError, NeuronOpsdError
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.text.escape import terminal_text

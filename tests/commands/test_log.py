@@ -6,7 +6,7 @@ import re
 import pytest
 
 from neuron_opsd import cli
-from neuron_opsd.cli_views import log_handler
+from neuron_opsd.cli_print import log_handler
 from neuron_opsd.config.graph import COMMANDS, STAGE_NAMES
 
 DATED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S.*\S")
