@@ -12,7 +12,7 @@ from neuron_opsd.preflight.verdict import (
     judge,
 )
 from neuron_opsd.records import PreflightItem
-from neuron_opsd.results import PreflightVerdict
+from neuron_opsd.results import Measure, PreflightVerdict
 from neuron_opsd.statistics import Correlation
 
 NO_CORRELATION = Correlation("Pearson", 0.1, -0.1, 0.3, 100)
@@ -192,3 +192,30 @@ def test_a_thinking_model_is_told_what_was_reported_and_measured() -> None:
     assert verdict.thinks
     assert "2607.05184" in verdict.reasons[-1]
     assert "100% of the replies finish with it and 100% without, at 6 and 8 tokens" in verdict.reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("ends", "averages_orders", "verdict"),
+    [
+        ((0.04, 0.13), True, UNLIKELY),  # as the 1.5B model on CommonsenseQA, which lost by it
+        ((0.04, 0.13), False, CANNOT_TELL),
+        ((0.1, 0.2), True, CANNOT_TELL),
+        ((0.2, 0.3), True, CANNOT_TELL),
+    ],
+)
+def test_orders_averaged_without_a_position_bias_speak_against_training(
+    ends, averages_orders, verdict
+) -> None:
+    bias = Measure(
+        name="position_bias",
+        label="",
+        value=sum(ends) / 2,
+        low=ends[0],
+        high=ends[1],
+        note="B has 28%. Even is 20%.",
+    )
+    found = judged(
+        [item(i, teacher="AABB") for i in range(8)], position_bias=bias, averages_orders=averages_orders
+    )
+    assert found.verdict == verdict
+    assert ("does not answer by position (B has 28%)" in found.reasons[0]) == (verdict != CANNOT_TELL)

@@ -59,7 +59,13 @@ def make_preflight(run: Run) -> None:
                     progress.advance(len(shards[index]), tokens=num_tokens)
             work.num_tokens = progress.num_tokens
             thinks = run.models.encoder().thinks(system=config.prompts.system)
-            verdict = judge(stage.read(PreflightItem), thinks=thinks, **_pool_figures(run), seed=config.seed)
+            verdict = judge(
+                stage.read(PreflightItem),
+                thinks=thinks,
+                averages_orders=config.training.teacher_orders > 1,
+                **_pool_figures(run),
+                seed=config.seed,
+            )
             run.folder.write_json("preflight/verdict.json", dump(verdict))
             stage.finish(dump(verdict), PreflightItem, files=[stage.path / "verdict.json"])
     verdict = load(PreflightVerdict, stage.summary())

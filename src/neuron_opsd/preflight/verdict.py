@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuron_opsd.preflight.positions import answers_by_position
+from neuron_opsd.preflight.positions import MAX_POSITION_BIAS, answers_by_position
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import PreflightItem
 from neuron_opsd.results import Measure, PreflightVerdict, defined
@@ -37,10 +37,20 @@ NUM_RESAMPLES = 1000
 NUM_DEALS = 200
 
 
-def judge(items: Sequence[PreflightItem], *, thinks: bool, seed: int, **figures: Any) -> PreflightVerdict:
-    """The verdict, its reasons, and every measure. `thinks` of the model, `figures` are those of `measure`."""
+def judge(
+    items: Sequence[PreflightItem],
+    *,
+    thinks: bool,
+    averages_orders: bool = False,
+    seed: int,
+    **figures: Any,
+) -> PreflightVerdict:
+    """The verdict, its reasons, and every measure.
+
+    `thinks` of the model, `averages_orders` of the teacher, `figures` are those of `measure`.
+    """
     measures = measure(items, seed=seed, **figures)
-    verdict, reasons = weigh(measures, thinks=thinks)
+    verdict, reasons = weigh(measures, thinks=thinks, averages_orders=averages_orders)
     return PreflightVerdict(
         verdict=verdict,
         reasons=tuple(reasons),
@@ -198,12 +208,14 @@ def _how_replies_end(items: Sequence[PreflightItem], seed: int) -> list[Measure]
     ]  # fmt: skip
 
 
-def weigh(measures: Sequence[Measure], *, thinks: bool) -> tuple[str, list[str]]:
-    """The verdict and its reasons. Three signs speak against training, the others only warn."""
+def weigh(
+    measures: Sequence[Measure], *, thinks: bool, averages_orders: bool = False
+) -> tuple[str, list[str]]:
+    """The verdict and its reasons. Four signs speak against training, the others only warn."""
     by_name = {measure.name: measure for measure in measures}
-    against = [
-        reason for reason in (_too_alike(by_name), _unreadable(by_name), _unfinished(by_name)) if reason
-    ]
+    signs = [_too_alike(by_name), _unreadable(by_name), _unfinished(by_name)]
+    signs += [_has_no_position(by_name)] if averages_orders else []
+    against = [reason for reason in signs if reason]
     reasons = against or [NO_FORESIGHT]
     reasons += _warnings(by_name) + ([_on_thinking(by_name)] if thinks else [])
     return (UNLIKELY if against else CANNOT_TELL), reasons
@@ -236,6 +248,17 @@ def _unfinished(by_name: Mapping[str, Measure]) -> str | None:
     return (
         f"with the context {teacher:.0%} of the replies finish, without it {student:.0%}: it would teach replies "
         "without an end"
+    )
+
+
+def _has_no_position(by_name: Mapping[str, Measure]) -> str | None:
+    # Measured: a 1.5B model that did not answer by position lost 10 points of Avg to the mean over orders (LOG.md).
+    bias = by_name.get("position_bias")
+    if bias is None or bias.high is None or bias.high >= MAX_POSITION_BIAS:
+        return None
+    return (
+        "the teacher averages over the orders of the choices, but the model does not answer by position "
+        f"({bias.note.partition('. ')[0]}): it would teach doubt alone. Use training.teacher_orders=1"
     )
 
 

@@ -49,8 +49,8 @@ CODE_VERSIONS: dict[str, int] = {
     **dict.fromkeys(("contexts", "evaluation/contexts"), 3),
     GOLD_LABELS: 2,  # 2: answers are read as people write them
     # 2: readable answers count, 3: lengths and ends, 4: float32 logits, 5: positions and votes, "cannot tell",
-    # 6: order-averaged answers
-    "preflight": 6,
+    # 6: order-averaged answers, 7: orders averaged without a position bias
+    "preflight": 7,
     "training": 2,  # 2: float32 logits. Merged in float32
     # 2: private-use characters of a question stay in its prompt
     **dict.fromkeys((f"evaluation/{asked}{role}" for asked in ("", "general_") for role in ROLES), 2),
