@@ -4,6 +4,7 @@ import functools
 import gc
 import importlib.metadata
 import os
+import sys
 from pathlib import Path
 
 os.environ.update(
@@ -49,13 +50,26 @@ settings.register_profile(
 settings.register_profile("search", settings.get_profile("fixed"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
+num_kept = 0  # modules
 gc.disable()  # while the tests are collected: what they import stays
 
 
 def pytest_collection_finish() -> None:
-    """Leave the imports out of garbage collection: accelerate collects at the start and the end of each training."""
-    gc.freeze()
+    keep_imports()
     gc.enable()
+
+
+def pytest_runtest_teardown() -> None:
+    if len(sys.modules) > num_kept + 100:  # a test imported torch, or transformers' trainer
+        gc.collect()
+        keep_imports()
+
+
+def keep_imports() -> None:
+    """Leave the imports out of garbage collection: accelerate collects at the start and the end of each training."""
+    global num_kept
+    num_kept = len(sys.modules)
+    gc.freeze()
 
 
 # torch comes with the first test that needs it: the process that only hands out tests does without.

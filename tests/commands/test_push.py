@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from neuron_opsd import cli
 from neuron_opsd.commands.push import push
 from neuron_opsd.config import load_config
 from neuron_opsd.errors import HubError, RunFolderError
@@ -83,21 +84,17 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-def pushed(run: Path, endpoint: str, token: str = TOKEN, *options: str) -> subprocess.CompletedProcess[str]:
+def test_the_model_arrives_and_nothing_else(run, hub):
     own = {
-        "HF_ENDPOINT": endpoint,
-        "HF_TOKEN": token,
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}",
+        "HF_TOKEN": TOKEN,
         "HF_HUB_OFFLINE": "0",
         "HF_HOME": str(run.parent / "hf"),
     }
-    command = [sys.executable, "-m", "neuron_opsd.cli", "push", str(run), "o/m", *options]
-    return subprocess.run(
+    command = [sys.executable, "-m", "neuron_opsd.cli", "push", str(run), "o/m"]
+    done = subprocess.run(
         command, env={**os.environ, **own}, capture_output=True, text=True, timeout=120, check=False
     )
-
-
-def test_the_model_arrives_and_nothing_else(run, hub):
-    done = pushed(run, f"http://127.0.0.1:{hub.server_address[1]}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("/commit/0123abcd")
     calls = {path: body for path, _, body in hub.seen}
@@ -110,15 +107,22 @@ def test_the_model_arrives_and_nothing_else(run, hub):
     }
 
 
-def test_a_wrong_token_and_no_hub_are_told(run, hub):
-    done = pushed(run, f"http://127.0.0.1:{hub.server_address[1]}", "hf_other", "--public")
-    assert done.returncode == 2
-    assert "o/m was not pushed" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "hf_other" not in done.stderr
-    done = pushed(run, "http://127.0.0.1:9")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+def test_a_wrong_token_and_no_hub_are_told(run, hub, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for endpoint, token in (
+        (f"http://127.0.0.1:{hub.server_address[1]}", "hf_other"),
+        ("http://127.0.0.1:9", TOKEN),
+    ):
+        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", endpoint)
+        monkeypatch.setenv("HF_TOKEN", token)
+        monkeypatch.setattr(sys, "argv", ["neuron-opsd", "push", str(run), "o/m", "--public"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        told = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert "o/m was not pushed" in " ".join(told.split())
+        assert "Traceback" not in told
+        assert token not in told
 
 
 def test_offline_nothing_is_sent(run, monkeypatch):

@@ -83,7 +83,12 @@ def test_patterns_are_checked_as_settings(pattern: str, expected: str, read) -> 
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(?:a+)+(b)", r"(?:\w+\s?)+([A-D])$", ".*.*.*([A-D])", r"(?:x|x)*([A-D])\d"]
+    "pattern",
+    [
+        r"(?:\w+\s?)+([A-D])$",
+        ".*.*.*([A-D])",
+        *(pytest.param(pattern, marks=pytest.mark.slow) for pattern in ("(?:a+)+(b)", r"(?:x|x)*([A-D])\d")),
+    ],
 )
 def test_slow_patterns_are_refused(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these takes hours."""

@@ -26,10 +26,10 @@ PROMPTS = [(5, 6, 7), (9, 8, 4, 3, 7)]
 COMPLETIONS = [tuple(range(20, 50)), (9, 8, 33)]
 
 
-def sampled(model, *, cache_tokens: int | None = None) -> list[list[Completion]]:
+def sampled(model, *, cache_tokens: int | None = None, max_new_tokens: int = 20) -> list[list[Completion]]:
     """Completions, drawn with a nucleus."""
     requests = [Request(prompt_ids=prompt, seeds=(i, 10 + i, 20 + i)) for i, prompt in enumerate(PROMPTS)]
-    sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=20)
+    sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=max_new_tokens)
     found = dict(HFEngine(model, TOKENIZER, cache_tokens=cache_tokens).generate(requests, sampling))
     return [found[i] for i in range(len(requests))]
 

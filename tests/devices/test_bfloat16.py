@@ -85,9 +85,10 @@ def test_a_whole_run_in_bfloat16(device, tmp_path):
     )
     model.save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
-    pool = write_questions(tmp_path / "sums.jsonl", "sums", 20)
+    pool = write_questions(tmp_path / "sums.jsonl", "sums", 12)
     command = command_for(tmp_path / "model", pool, write_questions(tmp_path / "other.jsonl", "other", 4))
     settings = [f"model.device={device.type}", "model.dtype=bfloat16", "contexts.max_prompt_tokens=2000"]
+    settings += ["training.num_steps=1", "evaluation.num_samples=2", "preflight.num_questions=2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["neuron-opsd", *command, "--output", str(tmp_path / "run"), *settings])
         with pytest.raises(SystemExit) as stop:

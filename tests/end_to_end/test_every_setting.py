@@ -3,14 +3,16 @@
 The rule is by section; what departs from it stands in a table, with its reason where it changes no record at all.
 """
 
+import functools
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
 
+from end_to_end.conftest import command_for, write_questions
 from end_to_end.test_stage_inputs import (
     AFTER_NEURONS,
     AFTER_ROLLOUTS,
@@ -182,8 +184,24 @@ def others(name: str, kind: Any, value: Any) -> list[Any]:
     return ["other"]
 
 
+@pytest.fixture(scope="module")
+def command(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("settings")
+    files = (write_questions(folder / f"{name}.jsonl", name, 20) for name in ("sums", "other"))
+    return command_for(tiny_model_folder, *files)
+
+
+@pytest.fixture(scope="module")
+def plain(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, str]]:
+    """The fingerprints of a run, worked out once for all tests that change a setting of it."""
+    folder = tmp_path_factory.mktemp("plain")
+    return functools.cache(lambda *beside: fingerprints(settings(command, *beside), folder))
+
+
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_setting_outdates_what_it_changes(command: list[str], tmp_path: Path, name: str) -> None:
+def test_a_setting_outdates_what_it_changes(
+    command: list[str], plain: Callable[..., dict[str, str]], tmp_path: Path, name: str
+) -> None:
     if name == "model.chat_template":
         OTHER[name] = str(tmp_path / "template.jinja")
         (tmp_path / "template.jinja").write_text("{{ messages[0]['content'] }}")
@@ -195,7 +213,7 @@ def test_a_setting_outdates_what_it_changes(command: list[str], tmp_path: Path, 
             break
     else:
         pytest.fail(f"No other value of {name} is allowed: give one in OTHER, with what it needs in WITH.")
-    remade = changed(fingerprints(before, tmp_path), fingerprints(after, tmp_path))
+    remade = changed(plain(*beside), fingerprints(after, tmp_path))
     assert remade == expected(name), f"{name}={value}"
 
 
@@ -235,9 +253,13 @@ def test_the_tables_name_settings_that_exist() -> None:
 
 @pytest.mark.parametrize("stage", sorted(ALL))
 def test_a_raised_code_version_outdates_its_stage_and_what_reads_it(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    command: list[str],
+    plain: Callable[..., dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
 ) -> None:
-    before = fingerprints(settings(command), tmp_path)
+    before = plain()
     monkeypatch.setitem(CODE_VERSIONS, stage, 99)
     after = fingerprints(settings(command), tmp_path)
     assert stage in changed(before, after)

@@ -93,9 +93,7 @@ def each_alone(tiny_model, tiny_tokenizer):
     return [[next(iter(engine.generate([one], sampling)))[1][0] for one in group] for group in alone]
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "budget"), [(3, None), (8, None), (8, 400), (14, 700), (14, 171)], ids=str
-)
+@pytest.mark.parametrize(("batch_size", "budget"), [(3, None), (8, 400), (14, 171)], ids=str)
 def test_layouts_pauses_and_budgets_leave_no_trace(
     tiny_model, tiny_tokenizer, monkeypatch, each_alone, batch_size, budget
 ):
@@ -153,11 +151,11 @@ def test_a_default_budget_that_is_too_small_goes_on_with_one_warning(
     requests, sampling = long_requests()
     monkeypatch.setattr(hf, "free_memory", lambda device: 20_000)
     engine = HFEngine(tiny_model, tiny_tokenizer)
-    for _ in range(2):
-        found = dict(engine.generate(requests, sampling))
-        assert [[completion.token_ids for completion in found[i]] for i in sorted(found)] == [
-            [completion.token_ids for completion in group] for group in each_alone
-        ]
+    found = dict(engine.generate(requests, sampling))
+    assert [[completion.token_ids for completion in found[i]] for i in sorted(found)] == [
+        [completion.token_ids for completion in group] for group in each_alone
+    ]
+    list(engine.generate(requests[-1:], sampling))  # too long for the memory, too
     warned = [record for record in caplog.records if "The free memory holds" in record.getMessage()]
     assert len(warned) == 1
     assert "46 tokens" in warned[0].getMessage()

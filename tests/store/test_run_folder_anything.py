@@ -46,8 +46,8 @@ def good(tmp_path: Path) -> Path:
     return tmp_path / "good"
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "part-00000.parquet", "part-00001.parquet"])
-@settings(max_examples=100)
+@pytest.mark.parametrize("name", ["manifest.json", "part-00001.parquet"])
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_spoiled_stage_is_never_read_wrongly_and_is_remade(good, name, data):
     bad = good.with_name("bad")

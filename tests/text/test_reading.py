@@ -30,9 +30,10 @@ def outcome(row: dict) -> str:
     return "unread" if answer is None else "wrong"
 
 
-@pytest.mark.parametrize("row", SETTLED, ids=lambda row: f"{row['kind']}: {row['reply'][:40]!r}")
-def test_a_reply_is_read_as_a_person_reads_it(row):
-    assert outcome(row) == "as wanted", f"{read(row)}, not {row['right']}"
+@pytest.mark.parametrize("kind", sorted({row["kind"] for row in SETTLED}))
+def test_a_reply_is_read_as_a_person_reads_it(kind):
+    rows = [row for row in SETTLED if row["kind"] == kind]
+    assert [(row, read(row)) for row in rows if outcome(row) != "as wanted"] == []
 
 
 @pytest.mark.parametrize("source", ["given", "own", "held"])
