@@ -109,6 +109,12 @@ def command_for(model: Path, pool: Path, cross: Path) -> list[str]:
     return ["run", "neuron_opsd", *files, *SMALL]
 
 
+@pytest.fixture
+def shared_stages(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test has made from the same inputs is taken from there: of the same rollouts there are many runs."""
+    monkeypatch.setenv("NEURON_OPSD_STAGES", str(tmp_path_factory.getbasetemp() / "stages"))
+
+
 @pytest.fixture(scope="session")
 def whole_run(
     request: pytest.FixtureRequest, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory

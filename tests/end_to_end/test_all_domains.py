@@ -39,6 +39,7 @@ def test_a_run_on_two_domains(
 ) -> None:
     cross = write_questions(tmp_path / "other.jsonl", "other", 6)
     command = command_for(lettered_model_folder, two_domains, cross)
+    command += ["training.num_steps=1", "preflight.num_questions=2"]
     answers = answers_to(tmp_path, two_domains, cross)
     output = tmp_path / "run"
     assert run([*command, *answers, "questions.domain=all", "--output", str(output)], monkeypatch) == 0

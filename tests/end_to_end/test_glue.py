@@ -308,7 +308,11 @@ def test_the_preflight_scores_the_student_bare_and_the_teacher_with_its_context(
 
 
 def test_both_roles_answer_the_preflight_with_what_they_read(
-    command: list[str], tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str],
+    shared_stages: None,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert run([*command, "--output", str(tmp_path / "run"), "--until", "preflight"], monkeypatch) == 0
     session = Run(RunFolder.open(tmp_path / "run"))

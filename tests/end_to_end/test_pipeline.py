@@ -35,20 +35,35 @@ def copied(whole_run: WholeRun, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_equal_runs_give_equal_bytes_and_a_model_others_load(
+def test_equal_runs_give_equal_bytes_and_answers_change_results_alone(
     whole_run: WholeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the two runs, one had a process of its own."""
-    assert run([*whole_run.command, "--output", str(tmp_path / "run")], monkeypatch) == 0
-    first, second = (
-        artefacts(folder, without=NEVER_EQUAL) for folder in (whole_run.folder, tmp_path / "run")
-    )
+    """One run has a process of its own and no answers. The other has poisoned answers, then true ones, then none."""
+    files = [Path(whole_run.command[place]) for place in (5, 7)]
+    ids = [json.loads(line)["question_id"] for file in files for line in file.read_text().splitlines()]
+    key, folder = tmp_path / "answers.jsonl", tmp_path / "run"
+    line, without, majority = [*whole_run.command, "--output", str(folder)], NEVER_EQUAL | KNOWS_ANSWERS, []
+    for letter in "DA":
+        key.write_text("".join(json.dumps({"question_id": one, "answer": letter}) + "\n" for one in ids))
+        assert run([*line, "--answers", str(key)], monkeypatch) == 0
+        assert artefacts(folder, without=without) == artefacts(whole_run.folder, without=without)
+        results = json.loads((folder / "evaluation/results.json").read_text())
+        majority.append(results["in"]["majority_class"]["answer"])
+    pool = (folder / "rollouts" / "records.jsonl").read_text().splitlines()
+    scored = results["pool_questions"]  # the pool's own answers too, for the figures
+    assert len(scored) == len({json.loads(line)["question_id"] for line in pool})
+    assert majority == ["D", "A"]  # the key was read, afterwards
+
+    assert run(line, monkeypatch) == 0
+    first, second = artefacts(whole_run.folder), artefacts(folder)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
     assert len(first["training/metrics.jsonl"].splitlines()) == 6
     assert "report.html" in capsys.readouterr().out
 
-    published = tmp_path / "run" / "model"
+
+def test_others_load_the_published_model(whole_run: WholeRun) -> None:
+    published = whole_run.folder / "model"
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(published),
         AutoTokenizer.from_pretrained(published),
@@ -58,27 +73,6 @@ def test_equal_runs_give_equal_bytes_and_a_model_others_load(
     assert not torch.equal(model(ids).logits, base(ids).logits)  # trained, not copied
     assert tokenizer.chat_template
     assert (published / "README.md").read_text().startswith("---")
-
-
-def test_answers_change_nothing_before_evaluation(
-    whole_run: WholeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run with poisoned answers has the bytes of one without answers; true ones then change its results alone."""
-    files = [Path(whole_run.command[place]) for place in (5, 7)]
-    ids = [json.loads(line)["question_id"] for file in files for line in file.read_text().splitlines()]
-    key, folder = tmp_path / "answers.jsonl", tmp_path / "run"
-    without, majority = NEVER_EQUAL | KNOWS_ANSWERS, []
-    for letter in "DA":
-        key.write_text("".join(json.dumps({"question_id": one, "answer": letter}) + "\n" for one in ids))
-        line = [*whole_run.command, "--answers", str(key), "--output", str(folder)]
-        assert run(line, monkeypatch) == 0
-        assert artefacts(folder, without=without) == artefacts(whole_run.folder, without=without)
-        results = json.loads((folder / "evaluation/results.json").read_text())
-        majority.append(results["in"]["majority_class"]["answer"])
-    pool = (folder / "rollouts" / "records.jsonl").read_text().splitlines()
-    scored = results["pool_questions"]  # the pool's own answers too, for the figures
-    assert len(scored) == len({json.loads(line)["question_id"] for line in pool})
-    assert majority == ["D", "A"]  # the key was read, afterwards
 
 
 def test_answer_column_in_the_question_file_changes_nothing(
@@ -265,7 +259,11 @@ def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: 
 
 
 def test_the_preflight_tells_and_stops(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str],
+    shared_stages: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, with_flag = tmp_path / "run", [*command, "--output", str(tmp_path / "run"), "--stop-if-unlikely"]
     # Without demonstrations the teacher reads what the student reads: nothing can be learned from it.

@@ -39,7 +39,7 @@ def test_stored_replies_are_read_again_by_evaluate_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    command = command_for(lettered_model_folder, *question_files)
+    command = [*command_for(lettered_model_folder, *question_files), "training.num_steps=1"]
     with monkeypatch.context() as before:
         before.setattr(inputs, "READER_VERSION", 1)
         assert run([*command, "--output", str(folder.path)], monkeypatch) == 0

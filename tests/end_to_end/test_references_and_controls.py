@@ -29,9 +29,8 @@ def with_recipe(command: list[str], recipe: str) -> list[str]:
 
 
 @pytest.fixture
-def made(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def made(command: list[str], shared_stages: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Makes a run of a recipe up to a stage."""
-    monkeypatch.setenv("NEURON_OPSD_STAGES", str(tmp_path / "cache"))
 
     def make(recipe: str, *options: str, until: str = "contexts") -> Path:
         folder = tmp_path / recipe

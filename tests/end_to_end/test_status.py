@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from end_to_end.fork_run import ForkedRun, WholeRun
+from end_to_end.fork_run import WholeRun
 from end_to_end.test_pipeline import run
 from end_to_end.test_stage_inputs import REMADE
 from neuron_opsd.commands.status import OUTDATED, describe_status, run_status
@@ -63,14 +63,13 @@ def test_status_foretells_what_a_setting_makes_again(whole_run: WholeRun, overri
     ],
 )
 def test_a_run_makes_again_what_status_foretold(
-    whole_run: WholeRun, override: str, remade: set[str], tmp_path: Path
+    whole_run: WholeRun, override: str, remade: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole_run.folder, folder)
     assert outdated(folder, override) == remade
     (folder / "timings.jsonl").unlink()
-    again = ForkedRun([*whole_run.command, override, "--output", str(folder)], tmp_path / "log")
-    assert again.wait() == 0, again.log.read_text()
+    assert run([*whole_run.command, override, "--output", str(folder)], monkeypatch) == 0
     assert {row["stage"] for row in RunFolder(folder).timings()} == remade
     assert outdated(folder, override) == set()
 

@@ -61,7 +61,7 @@ def test_a_vote_that_another_reader_opens_again_is_sampled_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A pattern that finds nothing ends each vote after half of the samples. Without it, some need more."""
-    pool = write_questions(tmp_path / "sums.jsonl", "sums", 20)
+    pool = write_questions(tmp_path / "sums.jsonl", "sums", 12)
     command = ["run", "base", *command_for(lettered_model_folder, pool, pool)[2:], "questions.cross_paths=[]"]
     command += ["evaluation.num_samples=7", "evaluation.temperature=0.8", "rollouts.shard_size=1"]
     command += ["evaluation.stop_votes=true", "evaluation.shuffle_choices=true"]

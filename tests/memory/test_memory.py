@@ -157,12 +157,13 @@ def test_where_only_float32_weights_are_too_large_an_adapter_is_the_way_out():
 
 
 def test_only_stages_of_the_recipe_that_the_run_reaches_are_estimated():
-    assert list(by_stage(settings("training.objective=none"), small())) == ["evaluation"]
+    model = small(num_hidden_layers=1)
+    assert list(by_stage(settings("training.objective=none"), model)) == ["evaluation"]
     lmsi = settings("training.objective=majority_sft", "rollouts.num_rollouts=8")
-    assert list(by_stage(lmsi, small())) == ["rollouts", "training", "evaluation"]
-    until = estimate_run(settings(), small(), LENGTHS, "contexts")
+    assert list(by_stage(lmsi, model)) == ["rollouts", "training", "evaluation"]
+    until = estimate_run(settings(), model, LENGTHS, "contexts")
     assert [stage.stage for stage in until] == ["rollouts", "neurons"]
-    refuse_too_large(estimate_run(settings(), small(), LENGTHS, "questions"), limit=1)
+    refuse_too_large(estimate_run(settings(), model, LENGTHS, "questions"), limit=1)
 
 
 def test_the_trained_model_may_be_read_in_float32():
@@ -198,10 +199,10 @@ def test_contexts_are_kept_where_they_are_read_again_and_are_the_first_to_go(ove
 def test_the_same_is_counted_once(monkeypatch):
     counts = []
     monkeypatch.setattr(count, "by_depth", lambda *given: counts.append(given) or by_depth(*given))
-    config, model = settings("rollouts.max_new_tokens=101"), small()
+    config, model = settings("rollouts.max_new_tokens=101"), small(num_hidden_layers=1)
     estimate_run(config, model, LENGTHS)
     first = len(counts)
-    estimate_run(config, small(), LENGTHS)
+    estimate_run(config, small(num_hidden_layers=1), LENGTHS)
     assert len(counts) == first
     half = config.training.model_copy(update={"micro_batch_size": 2})
     estimate_run(config.model_copy(update={"training": half}), model, LENGTHS)

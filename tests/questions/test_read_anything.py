@@ -111,7 +111,7 @@ def good_file(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv", "parquet", "xlsx"])
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_spoiled_file_is_read_or_refused(tmp_path, caplog, suffix, data):
     path = tmp_path / f"spoiled.{suffix}"

@@ -175,12 +175,14 @@ ODD = (
 @pytest.mark.parametrize("choices", [EXAMPLE_CHOICES, ()], ids=["choices", "free form"])
 def test_no_reply_takes_long(choices):
     """Each repeats something that a pattern begins with, to 100,000 characters. The bound is 5 times 50 ms."""
-    marks = [text for pair in MARKS for text in (*pair, "x".join(pair))]
-    times = {}
-    for unit in (*ODD, *marks, *(f"{row.example}\n" for row in (*PATTERNS, *FALLBACKS))):
+
+    def is_slow(unit: str) -> bool:
         reply = (unit * (100_000 // len(unit) + 1))[:100_000]
         start = time.process_time()
         read_answer(reply, choices=choices)
-        times[unit] = time.process_time() - start
-    slowest = max(times, key=times.__getitem__)
-    assert times[slowest] < 5 * 0.05, slowest
+        return time.process_time() - start >= 5 * 0.05
+
+    marks = [text for pair in MARKS for text in (*pair, "x".join(pair))]
+    units = (*ODD, *marks, *(f"{row.example}\n" for row in (*PATTERNS, *FALLBACKS)))
+    # A busy machine may slow one reading. What is slow by itself is slow three times.
+    assert [unit for unit in units if all(is_slow(unit) for _ in range(3))] == []

@@ -24,7 +24,7 @@ def test_micro_batch_size_changes_nothing(tmp_path, method, max_grad_norm):
     options = EXACT | {"steps": 2, "method": method, "max_grad_norm": max_grad_norm}
     whole = run(tmp_path / "8", micro_batch_size=8, **options)
     expected = rows(tmp_path / "8")
-    for size in (1, 2, 4):
+    for size in (1, 4):
         split = run(tmp_path / str(size), micro_batch_size=size, **options)
         assert relative_difference(whole, split) < 1e-6
         for first, second in zip(expected, rows(tmp_path / str(size)), strict=True):

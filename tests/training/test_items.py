@@ -264,29 +264,37 @@ def test_stale_completions_are_corrected(tmp_path):
     assert [row["importance_ratio"] for row in rows(tmp_path / "fresh")] == [1.0] * 4
 
 
+# Completions sampled for three steps at once, rows every two steps, a checkpoint at each.
+HELD = {
+    "steps": 5, "rollout_steps": 3, "save_steps": 1, "teacher": "ema", "ema_rate": 0.3, "batch_size": 4,
+    "trainer": {"logging_steps": 2}, "micro_batch_size": 4, "item": grouped_item(2), "num_rollouts": 2,
+    "guard_rails": {"window_steps": 2}, "method": "lora",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def held_run(tmp_path_factory):
+    """The folder and the student of a run that nothing stopped. Read only."""
+    folder = tmp_path_factory.mktemp("held") / "whole"
+    return folder, run(folder, **HELD)
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
-def test_resuming_at_any_step_changes_no_bit_with_held_completions_and_an_open_interval(tmp_path, stop):
-    """Completions sampled for three steps at once, rows every two steps, a checkpoint at each."""
-    options = {"steps": 5, "rollout_steps": 3, "save_steps": 1, "teacher": "ema", "ema_rate": 0.3}
-    options |= {
-        "trainer": {"logging_steps": 2},
-        "micro_batch_size": 4,
-        "item": grouped_item(2),
-        "num_rollouts": 2,
-    }
-    options |= {"guard_rails": {"window_steps": 2}, "batch_size": 4, "method": "lora"}
-    whole = run(tmp_path / "whole", **options)
+def test_resuming_at_any_step_changes_no_bit_with_held_completions_and_an_open_interval(
+    held_run, tmp_path, stop
+):
+    folder, whole = held_run
     cut = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole", cut)
+    shutil.copytree(folder, cut)
     for step in range(stop + 1, 6):
         shutil.rmtree(cut / f"checkpoint-{step}")
     assert (cut / f"checkpoint-{stop}" / CHECKSUMS_FILE).is_file()
     held = json.loads((cut / f"checkpoint-{stop}" / STATE_FILE).read_text())
     assert bool(held["rollouts"]) == (stop != 3)
     assert len(held["interval"]) == stop % 2
-    resumed = run(cut, **options)
+    resumed = run(cut, **HELD)
     assert_same_bits(resumed, whole)
-    assert (cut / "metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+    assert (cut / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
 
 
 def test_rows_of_longer_intervals_are_means_of_the_steps(tmp_path):

@@ -29,8 +29,16 @@ from neuron_opsd.training.schedule import num_steps, question_order
 from neuron_opsd.training.train import train, training_arguments
 
 
-@pytest.mark.parametrize("teacher", ["frozen", "ema", "live"])
-@pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "jsd"])
+@pytest.mark.parametrize(
+    ("teacher", "divergence"),
+    [
+        ("frozen", "reverse_kl"),
+        ("frozen", "forward_kl"),
+        ("frozen", "jsd"),
+        ("ema", "reverse_kl"),
+        ("live", "reverse_kl"),
+    ],
+)
 def test_equal_prompts_and_weights_give_zero_loss(tmp_path, teacher, divergence):
     def same(place: int) -> TrainingItem:
         item = make_item(place)
@@ -138,11 +146,12 @@ def test_whole_run_is_the_plain_loop_by_hand(tmp_path, teacher):
 
 
 def test_twice_is_the_same_bits(tmp_path):
-    assert_same_bits(run(tmp_path / "a", steps=3), run(tmp_path / "b", steps=3))
+    first = run(tmp_path / "a", steps=3)
+    assert_same_bits(first, run(tmp_path / "b", steps=3))
     assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
     other = run(tmp_path / "c", steps=3, item=lambda place: make_item(place + 50))
     with pytest.raises(AssertionError):
-        assert_same_bits(other, run(tmp_path / "d", steps=3))
+        assert_same_bits(other, first)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -155,8 +164,7 @@ def test_resuming_changes_no_bit(tmp_path, method, teacher):
     cut.mkdir()
     shutil.copytree(tmp_path / "whole/checkpoint-4", cut / "checkpoint-4")
     (cut / "checkpoint-4" / CHECKSUMS_FILE).unlink()
-    run(tmp_path / "first", **options | {"steps": 2})
-    shutil.copytree(tmp_path / "first/checkpoint-2", cut / "checkpoint-2")
+    shutil.copytree(tmp_path / "whole/checkpoint-2", cut / "checkpoint-2")
     lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines(keepends=True)
     (cut / "metrics.jsonl").write_text("".join(lines[:3]))
 
