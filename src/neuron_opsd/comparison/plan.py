@@ -103,6 +103,10 @@ class Plan:
         }
         return load_config(recipe, overrides=self.overrides, values={**shared, **values})
 
+    def uses_gold(self, recipe: str) -> bool:
+        """Whether a recipe is an upper bound, trained on gold answers."""
+        return self.config(recipe, seed=self.seeds[0]).training.uses_gold
+
 
 def label_of(recipe: str) -> str:
     """A recipe's name, also of a file."""

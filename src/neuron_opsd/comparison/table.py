@@ -54,11 +54,10 @@ class Table:
         self.num_bins, self.num_bootstrap = found.settings.num_bins, found.settings.num_bootstrap
         self.pass_k = found.settings.pass_k
         self.metrics = _metrics(found, found.settings)
+        self.bounds = frozenset(recipe for recipe in plan.recipes if plan.uses_gold(recipe))
         # Read once: each row of each table asks.
-        configs = {recipe: plan.config(recipe, seed=plan.seeds[0]) for recipe in plan.recipes}
-        self.bounds = frozenset(name for name, config in configs.items() if config.training.uses_gold)
         self.averages_orders = frozenset(
-            name for name, config in configs.items() if config.evaluation.order_average
+            name for name in plan.recipes if plan.config(name, seed=plan.seeds[0]).evaluation.order_average
         )
         self.no_candidates = self.bounds | {BASE_VOTES}
         self.methods = [BASE, BASE_VOTES, *(recipe for recipe in plan.recipes if recipe != BASE)]
