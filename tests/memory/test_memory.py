@@ -198,11 +198,12 @@ def test_contexts_are_kept_where_they_are_read_again_and_are_the_first_to_go(ove
 
 def test_the_same_is_counted_once(monkeypatch):
     counts = []
+    monkeypatch.setattr(count, "DEPTHS", (1, 2))
     monkeypatch.setattr(count, "by_depth", lambda *given: counts.append(given) or by_depth(*given))
-    config, model = settings("rollouts.max_new_tokens=101"), small(num_hidden_layers=1)
+    config, model = settings("rollouts.max_new_tokens=101"), small()
     estimate_run(config, model, LENGTHS)
     first = len(counts)
-    estimate_run(config, small(num_hidden_layers=1), LENGTHS)
+    estimate_run(config, small(), LENGTHS)
     assert len(counts) == first
     half = config.training.model_copy(update={"micro_batch_size": 2})
     estimate_run(config.model_copy(update={"training": half}), model, LENGTHS)
