@@ -25,7 +25,7 @@ def line(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     key = tmp_path / "answers.jsonl"
     rows, files = [], []
     for domain in ("sums", "other"):
-        path = write_questions(tmp_path / f"{domain}.jsonl", domain, 10)
+        path = write_questions(tmp_path / f"{domain}.jsonl", domain, 14)
         files += ["--questions", str(path)]
         rows += [{"question_id": json.loads(text)["question_id"], "answer": "B"} for text in path.open()]
     key.write_text("".join(json.dumps(row) + "\n" for row in rows))
