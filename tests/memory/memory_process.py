@@ -81,8 +81,8 @@ if __name__ == "__main__":
         while not done.wait(0.002):
             highest = max(highest, resident())
 
-    ids = tuple(range(10, 10 + prompt))
-    items = LazyItems(16, lambda i: TrainingItem("q", ids, ids + ids, seed=i))
+    prompts = [tuple(range(place, place + prompt)) for place in range(10, 26)]  # none is shared
+    items = LazyItems(16, lambda i: TrainingItem("q", prompts[i], 2 * prompts[i], seed=i))
     threading.Thread(target=watch, daemon=True).start()
     train(model, EndlessEngine, items, settings, folder=Path(tempfile.mkdtemp()), num_steps=2, seed=0)
     done.set()
