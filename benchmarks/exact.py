@@ -2,20 +2,23 @@
 
     python benchmarks/exact.py --questions openbookqa.questions.jsonl
 
-Each way asks one model all questions as evaluation does, at temperature 0.6. Evaluation samples and scores the options
-in one pass ("together"). The pass for the options alone is what other engines need. The exact way's time holds the
-reading of the vocabulary. It needs letters.
+Each way asks one model all questions as evaluation does, at temperature 0.6. Sampling reads once what all prompts begin
+with. "Read whole" is without that. Evaluation samples and scores the options in one pass ("together"). The pass for the
+options alone is what other engines need. The exact way's time holds the reading of the vocabulary. It needs letters.
 """
 
 # ruff: noqa: T201
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
+from unittest.mock import patch
 
 import torch
 
 from neuron_opsd.config import ALL_DOMAINS, ModelSettings, PromptSettings, QuestionSettings
+from neuron_opsd.engines import read_prompts
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.hf import HFEngine, OnRead
 from neuron_opsd.evaluation.exact import OneTokenReader, answer_exactly
@@ -67,9 +70,14 @@ def main() -> None:
         )  # fmt: skip
         return reader.scores(sample(reader)) or []
 
+    def sample_whole() -> list[Rollout]:
+        with patch.object(read_prompts, "MIN_SHARED", sys.maxsize):
+            return sample()
+
     rows: list[list[float]] = []
     for _ in range(arguments.rounds):
         samples, sampled = cpu_seconds(sample)
+        _, whole = cpu_seconds(sample_whole)
         together_scores, together = cpu_seconds(sample_and_score)
         groups = group_by_question(samples)
         scores, scored = cpu_seconds(
@@ -82,7 +90,7 @@ def main() -> None:
             for one, other in zip(scores, together_scores, strict=True)
             for p, q in zip(one.probabilities, other.probabilities, strict=True)
         )
-        rows.append([sampled, scored, together])
+        rows.append([sampled, whole, scored, together])
         if arguments.answer_format == "letter":
             _, exact = cpu_seconds(
                 lambda: answer_exactly(
@@ -92,7 +100,7 @@ def main() -> None:
                 )
             )  # fmt: skip
             rows[-1].append(exact)
-    names = ("samples", "options alone", "together", "exact")
+    names = ("samples", "samples of prompts read whole", "options alone", "together", "exact")
     medians = [median(column) for column in zip(*rows, strict=True)]
     print(
         f"{len(questions)} questions: "

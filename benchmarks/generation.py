@@ -29,7 +29,8 @@ from transformers import PreTrainedTokenizerBase
 
 from neuron_opsd.config import EngineSettings, ModelSettings
 from neuron_opsd.engines.base import Request, Sampling
-from neuron_opsd.engines.hf import HFEngine, pad_left
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.engines.read_prompts import pad_left
 from neuron_opsd.engines.vllm import VLLMEngine
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import configured_end_ids, end_token_ids, load_model, load_tokenizer

@@ -76,6 +76,13 @@ class ExactRollout(Rollout):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExactGeneralRollout(ExactRollout):
+    """The same of a general question, with what the KL of two models is computed from."""
+
+    state: tuple[float, ...]  # the last hidden state, which predicts the reply. Empty but for rollout 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NeuronSets:
     """The neurons behind one completion (`neurons/sets.py`). A neuron id is layer * d_ff + index."""
 

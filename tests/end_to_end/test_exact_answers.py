@@ -1,9 +1,11 @@
 """`evaluation.exact` from the command line, beside samples of the same model; and what it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from end_to_end.conftest import command_for, write_questions
 from end_to_end.test_bad_input import attempt, lines  # noqa: F401
@@ -11,7 +13,10 @@ from end_to_end.test_pipeline import run
 from neuron_opsd.commands.status import OUTDATED, run_status
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.config.graph import ROLES
-from neuron_opsd.records import ExactRollout, TruthScore
+from neuron_opsd.evaluation import stage
+from neuron_opsd.model import base_kl
+from neuron_opsd.model.base_kl import keep_states, kl_from_base
+from neuron_opsd.records import BaseDivergence, ExactRollout, TruthScore
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.run import inputs
 from neuron_opsd.store.run_folder import RunFolder
@@ -35,6 +40,15 @@ def command(lettered_model_folder: Path, tmp_path_factory: pytest.TempPathFactor
         str(key),
         "evaluation.temperature=0.8",
     ]
+
+
+def reading_nothing(function: Callable) -> Callable:
+    def called(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(base_kl, "predicting_states", lambda *_: pytest.fail("a text is read again"))
+            return function(*arguments)
+
+    return called
 
 
 def results_of(folder: Path) -> dict:
@@ -71,8 +85,22 @@ def test_a_whole_run_with_shuffled_choices_and_general_questions(
 ) -> None:
     general = write_questions(tmp_path / "general.jsonl", "general", 5)
     extra = [EXACT, "evaluation.shuffle_choices=true", f"evaluation.general_paths=[{general}]"]
+    for function in (keep_states, kl_from_base):
+        monkeypatch.setattr(stage, function.__name__, reading_nothing(function))
     assert run([*command, *extra, "--output", str(tmp_path / "run")], monkeypatch) == 0
     folder = RunFolder.open(tmp_path / "run")
+    texts = [
+        (answer.prompt_ids, answer.completion_ids)
+        for answer in folder.stage("evaluation/general_base").read(ExactRollout)
+        if answer.rollout_index == 0
+    ]
+    base, trained = (
+        AutoModelForCausalLM.from_pretrained(path) for path in (command[3], str(folder.model_folder))
+    )
+    expected = kl_from_base(trained, texts, keep_states(base, texts))
+    sums = [item.kl for item in folder.stage("evaluation/general_kl").read(BaseDivergence)]
+    assert sums == pytest.approx(expected, rel=1e-3)
+    assert min(sums) > 0
     answers = folder.stage("evaluation/base").read(ExactRollout)
     assert {answer.rollout_index for answer in answers} == {0, 1, 2}
     assert len({answer.choice_order for answer in answers}) > 3

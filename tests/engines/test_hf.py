@@ -9,7 +9,8 @@ from scipy.stats import chi2_contingency, chisquare
 
 from helpers import build_tiny_model
 from neuron_opsd.engines.base import Completion, Request, Sampling
-from neuron_opsd.engines.hf import HFEngine, pad_left
+from neuron_opsd.engines.hf import HFEngine
+from neuron_opsd.engines.read_prompts import pad_left
 from neuron_opsd.engines.sampling import sample_tokens
 from neuron_opsd.engines.slot_cache import SlotCache
 from neuron_opsd.errors import EngineError
@@ -307,7 +308,7 @@ def test_what_stands_in_the_padding_does_not_matter(tiny_model, tiny_tokenizer, 
     engine = HFEngine(tiny_model, tiny_tokenizer)
     expected = run(engine, requests(), GREEDY)
     monkeypatch.setattr(
-        "neuron_opsd.engines.hf.pad_left",
+        "neuron_opsd.engines.read_prompts.pad_left",
         lambda sequences, device: pad_left(sequences, device=device, pad_id=123),
     )
     assert run(engine, requests(), GREEDY) == expected

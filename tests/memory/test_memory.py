@@ -23,7 +23,7 @@ from neuron_opsd.memory.estimate import (
     num_kept_contexts,
 )
 from neuron_opsd.memory.fit import _smaller, fit, parse_size, refuse_too_large
-from neuron_opsd.model.option_scores import first_token_logits
+from neuron_opsd.model.option_scores import read_first_tokens
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import Rollout
 
@@ -90,7 +90,7 @@ def test_reading_within_a_quarter_of_what_real_tensors_take():
     model = LlamaForCausalLM(small()).eval()
     prompts = [tuple(_rollout(number, 60, 1, 500).prompt_ids) for number in range(16)]
     with torch.no_grad(), Allocations(model) as allocations:
-        list(first_token_logits(model, prompts, batch_size=16))
+        list(read_first_tokens(model, prompts, batch_size=16))
     _, working = count.count_reading(model.config, torch.float32, rows=16, prompt=60)
     assert working == pytest.approx(allocations.peak, rel=0.25)
 

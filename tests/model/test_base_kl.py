@@ -25,6 +25,15 @@ def test_agrees_with_both_models_side_by_side(tied: bool) -> None:
     assert found != pytest.approx(reversed_order, rel=1e-2)  # the direction is told apart
 
 
+def test_states_that_are_known_are_not_read() -> None:
+    base, trained = (build_tiny_model(seed=seed) for seed in (0, 1))
+    kept, others = (keep_states(model, TEXTS).states for model in (base, trained))
+    expected = kl_from_base(trained, TEXTS, keep_states(base, TEXTS))
+    for model in (base, trained):
+        model.register_forward_pre_hook(lambda *_: pytest.fail("a text is read again"))
+    assert kl_from_base(trained, TEXTS, keep_states(base, TEXTS, kept), others) == expected
+
+
 def test_an_untrained_model_is_at_no_distance() -> None:
     base = build_tiny_model()
     assert kl_from_base(build_tiny_model(), TEXTS, keep_states(base, TEXTS)) == [0.0, 0.0]

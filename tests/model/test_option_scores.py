@@ -4,7 +4,7 @@ import torch
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model import option_scores
-from neuron_opsd.model.option_scores import _rows, first_token_logits, log_probs_after, reply_log_probs
+from neuron_opsd.model.option_scores import _rows, log_probs_after, read_first_tokens, reply_log_probs
 from neuron_opsd.progress import listening
 
 
@@ -73,7 +73,7 @@ def test_what_prompts_begin_with_is_read_once(
     handle = tiny_model.model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    found = dict(first_token_logits(tiny_model, prompts, batch_size=4))
+    found = {first.place: first.logits for first in read_first_tokens(tiny_model, prompts, batch_size=4)}
     handle.remove()
     for place, prompt in enumerate(prompts):
         expected = tiny_model(torch.tensor([prompt])).logits[0, -1]
@@ -85,7 +85,8 @@ def test_what_prompts_begin_with_is_read_once(
 
 
 def test_equal_prompts_have_equal_logits(tiny_model) -> None:
-    found = dict(first_token_logits(tiny_model, [tuple(range(3, 20))] * 2, batch_size=4))
+    prompts = [tuple(range(3, 20))] * 2
+    found = {first.place: first.logits for first in read_first_tokens(tiny_model, prompts, batch_size=4)}
     torch.testing.assert_close(
         found[0], tiny_model(torch.tensor([range(3, 20)])).logits[0, -1], atol=1e-4, rtol=1e-4
     )

@@ -1,9 +1,10 @@
 """The default engine: a transformers model, decoded in batches with a key-value cache.
 
 Why not `model.generate`: it draws from one global random state, so a completion would change with its batch. Here each
-completion has a random state of its own (inverse transform sampling on one uniform number per token), a prompt is
-read and held once for all its completions, a finished completion gives its place to the next at once, and the cache is
-written in place. Another batch size changes no more than floating-point rounding does.
+completion has a random state of its own (inverse transform sampling on one uniform number per token). What all prompts
+begin with is read once (`read_prompts.py`), and a prompt is read and held once for all its completions. A finished
+completion gives its place to the next at once, and the cache is written in place. Another batch size changes no more
+than floating-point rounding does.
 
 The cache has a budget in tokens (`engine.cache_tokens`). Completions are admitted while they fit as they are now,
 because few grow to the limit. When the rows outgrow the budget, the shortest ones are paused: they give up their keys
@@ -24,15 +25,14 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from neuron_opsd.engines.base import Completion, Request, Sampling, check_room
 from neuron_opsd.engines.merged import has_room_to_merge, merged_adapter
+from neuron_opsd.engines.read_prompts import PromptReader
 from neuron_opsd.engines.sampling import draw_uniforms, sample_tokens
 from neuron_opsd.engines.shared_prompts import SharedPromptCache, can_share_prompts
 from neuron_opsd.engines.slot_cache import SlotCache, attention_states
-from neuron_opsd.model.align import kept_output
 from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM, end_token_ids, max_context_tokens
 from neuron_opsd.model.option_scores import ReadPrompts
-from neuron_opsd.model.unembedding import backbone, last_place
 from neuron_opsd.progress import tell
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class HFEngine:
             waiting=deque(_rows(i, requests[i]) for i in order),
             max_rows=max(self.batch_size, *(len(request.seeds) for request in requests)),
             cache=self._make_cache(requests, sampling, cache_tokens),
+            reader=self._make_reader(requests),
             on_read=self.on_read,
         )
         finished: dict[int, list[_Row]] = defaultdict(list)
@@ -119,12 +120,19 @@ class HFEngine:
                     rows = sorted(finished.pop(row.request), key=lambda done: done.place)
                     yield row.request, [done.completion() for done in rows]
 
+    def _may_share(self) -> bool:
+        if self.shares_prompts is None:
+            self.shares_prompts = can_share_prompts(self.model)
+        return self.shares_prompts
+
+    def _make_reader(self, requests: Sequence[Request]) -> PromptReader:
+        prompts = [request.prompt_ids for request in requests]
+        return PromptReader(self.model, prompts, shares=self._may_share())
+
     def _make_cache(
         self, requests: Sequence[Request], sampling: Sampling, max_tokens: int | None
     ) -> SlotCache:
-        if self.shares_prompts is None:
-            self.shares_prompts = can_share_prompts(self.model)
-        if self.shares_prompts:
+        if self._may_share():
             return SharedPromptCache(max_columns=sampling.max_new_tokens, max_tokens=max_tokens)
         longest = max(len(request.prompt_ids) for request in requests)
         return SlotCache(max_columns=longest + sampling.max_new_tokens, max_tokens=max_tokens)
@@ -187,6 +195,7 @@ class _RunningBatch:
         waiting: Groups of rows that read the same ids, in the order of their turn. Paused rows go to its front.
         max_rows: Completions written together, at most.
         cache: Its budget decides how many of them there are.
+        reader: Reads the prompts.
         on_read: See `HFEngine`.
     """
 
@@ -199,10 +208,11 @@ class _RunningBatch:
         waiting: deque[list[_Row]],
         max_rows: int,
         cache: SlotCache,
+        reader: PromptReader,
         on_read: OnRead | None = None,
     ) -> None:
         self.model, self.end_ids, self.sampling, self.on_read = model, end_ids, sampling, on_read
-        self.waiting, self.max_rows, self.cache = waiting, max_rows, cache
+        self.waiting, self.max_rows, self.cache, self.reader = waiting, max_rows, cache, reader
         self.rows: list[_Row] = []
         # Of each row, on the device: its next token's logits, its random numbers, and how many of them are used.
         self.logits: Float[Tensor, "rows vocab"] = torch.empty(0, 0, device=model.device)
@@ -239,22 +249,13 @@ class _RunningBatch:
         device = self.model.device
         texts, copies = [group[0].ids for group in groups], [len(group) for group in groups]
         tell(doing=f"reading {len(texts)} prompts of up to {max(map(len, texts))} tokens")
-        ids, mask = pad_left(texts, device=device)
-        prefilled = DynamicCache()
-        with kept_output(backbone(self.model)) as states:
-            logits = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-                past_key_values=prefilled,
-                logits_to_keep=last_place(device),
-            ).logits[:, -1]
+        read, logits = self.reader.read(texts)
         new = [row for group in groups for row in group]
         num_waiting = sum(map(len, self.waiting))
         self.cache.expected_rows = min(self.max_rows, len(self.rows) + len(new) + num_waiting)
-        self.cache.admit(prefilled, list(map(len, texts)), copies)
+        self.cache.admit(read.cache, list(map(len, texts)), copies)
         if self.on_read:
-            self.on_read(self.model, ReadPrompts(texts, mask, prefilled, states[-1][:, -1]))
+            self.on_read(self.model, read)
         uniforms = torch.stack([draw_uniforms(row.seed, self.sampling.max_new_tokens) for row in new])
         fresh = (
             logits.repeat_interleave(torch.tensor(copies, device=device), dim=0),
@@ -319,19 +320,6 @@ class _RunningBatch:
         self.rows.pop()
         kept.pop()
         return row
-
-
-def pad_left(
-    sequences: Sequence[Sequence[int]], *, device: torch.device | str = "cpu", pad_id: int = 0
-) -> tuple[Int[Tensor, "rows seq"], Int[Tensor, "rows seq"]]:
-    """Token ids aligned at the right end, and their mask (1 = a real token). The pad id is never attended to."""
-    width = max(map(len, sequences))
-    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, width - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
-        mask[row, width - len(sequence) :] = 1
-    return ids.to(device), mask.to(device)
 
 
 def free_cache_tokens(model: CausalLM) -> int | None:

@@ -11,7 +11,7 @@ that is likely enough to matter.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 
 import torch
@@ -23,7 +23,7 @@ from neuron_opsd.evaluation.options import average_orders
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.letter_tokens import letter_tokens
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.model.option_scores import Ids, first_token_logits
+from neuron_opsd.model.option_scores import Ids, read_first_tokens
 from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, bare_messages, check_fits
@@ -83,10 +83,12 @@ def answer_exactly(
     messages_of: MessagesOf | None = None,
     max_context: int | None = None,
     batch_size: int,
+    on_state: Callable[[Question, torch.Tensor], None] | None = None,
 ) -> list[ExactRollout]:
     """One record for each question and order of its choices. Equal prompts are read once.
 
-    `orders` are those of each question. `messages_of` and `max_context` are as for `sample_rollouts`.
+    `orders` are those of each question. `messages_of` and `max_context` are as for `sample_rollouts`. `on_state` is
+    called with the hidden state that predicts the reply to each question in its first order.
 
     Raises:
         DataError: a question that does not fit the model's context.
@@ -99,9 +101,11 @@ def answer_exactly(
             check_fits(question, len(prompt), 1, max_context)
     found: dict[tuple[int, Order], ExactRollout] = {}
     keys = list(places)
-    for place, logits in first_token_logits(model, list(places.values()), batch_size=batch_size):
+    for place, logits, state in read_first_tokens(model, list(places.values()), batch_size=batch_size):
         q, order = keys[place]
         found[keys[place]] = _answer(questions[q], order, places[q, order], logits, reader, sampling)
+        if on_state and order == orders[q][0]:
+            on_state(questions[q], state)
     return [
         dataclasses.replace(found[q, order], rollout_index=index)
         for q in range(len(questions))

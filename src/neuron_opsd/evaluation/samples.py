@@ -1,11 +1,14 @@
 """What both models are asked in evaluation, shard by shard: sampled completions, and the probabilities of options."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
+
+import torch
 
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.config.graph import ROLES
@@ -15,7 +18,7 @@ from neuron_opsd.evaluation.exact import OneTokenReader, answer_exactly
 from neuron_opsd.evaluation.options import OptionReader, score_options
 from neuron_opsd.evaluation.truth import score_truth
 from neuron_opsd.questions.orders import cyclic_orders
-from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout, TruthScore
+from neuron_opsd.records import ExactGeneralRollout, ExactRollout, OptionScores, Question, Rollout, TruthScore
 from neuron_opsd.rollouts.pseudo_label import group_by_question
 from neuron_opsd.rollouts.sample import MessagesOf, choice_orders
 from neuron_opsd.rollouts.stage import SampledStage
@@ -175,6 +178,15 @@ class ExactAnswers(EvaluationSamples):
 
     def make_shard(self, index: int, on_progress: OnProgress) -> list[Rollout]:
         """See `ShardedStage`."""
+        return list(self.answer(index, on_progress))
+
+    def answer(
+        self,
+        index: int,
+        on_progress: OnProgress,
+        on_state: Callable[[Question, torch.Tensor], None] | None = None,
+    ) -> list[ExactRollout]:
+        """Answer the questions of one shard. `on_state` is as for `answer_exactly`."""
         run, settings, questions = self.run, self.settings, self.shard_questions(index)
         answers = answer_exactly(
             questions,
@@ -185,9 +197,10 @@ class ExactAnswers(EvaluationSamples):
             messages_of=self.messages_of,
             max_context=run.models.max_context(),
             batch_size=settings.batch_size,
+            on_state=on_state,
         )
         on_progress(len(answers), len(answers))
-        return list(answers)
+        return answers
 
     def num_items(self, index: int) -> int:
         """See `ShardedStage`."""
@@ -196,6 +209,27 @@ class ExactAnswers(EvaluationSamples):
     def read_again(self) -> None:
         """Probabilities were added up by what the reader read, so a newer one needs another pass."""
         return
+
+
+class ExactGeneralAnswers(ExactAnswers):
+    """The same of general questions. The states are kept, so that the KL of both models reads nothing again."""
+
+    record_type = ExactGeneralRollout
+
+    def make_shard(self, index: int, on_progress: OnProgress) -> list[Rollout]:
+        """See `ShardedStage`."""
+        states: dict[str, tuple[float, ...]] = {}
+
+        def keep(question: Question, state: torch.Tensor) -> None:
+            states[question.question_id] = tuple(state.tolist())
+
+        return [
+            ExactGeneralRollout(
+                **{field.name: getattr(answer, field.name) for field in dataclasses.fields(answer)},
+                state=() if answer.rollout_index else states[answer.question_id],
+            )
+            for answer in self.answer(index, on_progress, keep)
+        ]
 
 
 class ScoringStage(AskedStage):
@@ -268,7 +302,8 @@ def stages_of_evaluation(run: Run) -> Iterator[AskedStage]:
     for role in ROLES if is_trained or settings.has_second_reading else ("base",):
         for is_general in (False, True) if has_general else (False,):
             asked = Asked(role, is_general)
-            samples = (ExactAnswers if settings.exact else EvaluationSamples)(run, asked.samples)
+            exactly = ExactGeneralAnswers if is_general else ExactAnswers
+            samples = (exactly if settings.exact else EvaluationSamples)(run, asked.samples)
             yield samples
             if samples.has_options and not settings.exact:
                 yield OptionStage(run, asked.options)

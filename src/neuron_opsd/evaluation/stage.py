@@ -8,6 +8,7 @@ import logging
 from collections.abc import Container, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from neuron_opsd.config import USES_GOLD
@@ -17,10 +18,11 @@ from neuron_opsd.evaluation.evaluate import evaluate, gold_labels, teacher_gap
 from neuron_opsd.evaluation.exact import exact_options
 from neuron_opsd.evaluation.general import GeneralSamples
 from neuron_opsd.evaluation.samples import Asked, stages_of_evaluation
-from neuron_opsd.model.base_kl import keep_states, kl_from_base
+from neuron_opsd.model.base_kl import States, keep_states, kl_from_base
 from neuron_opsd.neurons.capture import capture_neurons
 from neuron_opsd.records import (
     BaseDivergence,
+    ExactGeneralRollout,
     ExactRollout,
     GoldLabel,
     NeuronSets,
@@ -119,8 +121,9 @@ def _general_samples(run: Run, names: Container[str]) -> GeneralSamples:
     def make() -> tuple[list[BaseDivergence], JsonDict]:
         first = [rollout for rollout in base if rollout.rollout_index == 0]
         texts = [(rollout.prompt_ids, rollout.completion_ids) for rollout in first]
-        kept = keep_states(run.models.base()[0], texts)
-        sums = kl_from_base(run.models.named(str(run.folder.model_folder)), texts, kept)
+        before, after = _known_states(run, first) if run.config.evaluation.exact else (None, None)
+        kept = keep_states(run.models.base()[0], texts, before)
+        sums = kl_from_base(run.models.named(str(run.folder.model_folder)), texts, kept, after)
         divergences = [
             BaseDivergence(question_id=rollout.question_id, num_tokens=len(rollout.completion_ids), kl=kl)
             for rollout, kl in zip(first, sums, strict=True)
@@ -136,6 +139,22 @@ def _general_samples(run: Run, names: Container[str]) -> GeneralSamples:
         _option_scores(run, names, ROLES, is_general=True),
         _truth_scores(run, names, ROLES, is_general=True),
     )
+
+
+def _known_states(run: Run, first: Sequence[Rollout]) -> tuple[States, States] | tuple[None, None]:
+    """Of both models, from the passes of their exact answers. None if they read other prompts."""
+    states = [
+        {
+            answer.prompt_ids: torch.tensor([answer.state])
+            for answer in run.folder.stage(Asked(role, is_general=True).samples).read(ExactGeneralRollout)
+            if answer.state
+        }
+        for role in ROLES
+    ]
+    if any(rollout.prompt_ids not in own for own in states for rollout in first):
+        return None, None
+    base, trained = ([own[rollout.prompt_ids] for rollout in first] for own in states)
+    return base, trained
 
 
 def _samples(run: Run, name: str) -> Sequence[Rollout]:

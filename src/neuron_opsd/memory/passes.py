@@ -64,7 +64,7 @@ def peaks_of_sampling(model: CausalLM, num_prompts: int, rows: int, prompt: int,
 
 
 def peaks_of_reading(model: CausalLM, rows: int, prompt: int) -> list[int]:
-    """Peak of reading prompts that begin with nothing alike, for their first tokens alone (`first_token_logits`)."""
+    """Peak of reading prompts that begin with nothing alike, for their first tokens alone (`read_first_tokens`)."""
     model.eval()
     with torch.no_grad(), counted(model) as allocations:
         logits_from_hidden(model, _states(model, rows, prompt, 1))

@@ -4,7 +4,7 @@ The first model leaves behind the hidden states that predict the completion's to
 its logits. The second model then turns its own states and the kept ones into logits, chunk by chunk.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,27 +19,32 @@ from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
 
 CHUNK_TOKENS = 256  # whose vocabulary logits are held at once
 Texts = Sequence[tuple[Sequence[int], Sequence[int]]]  # prompt ids, completion ids
+States = Sequence[Float[Tensor, "_ hidden"]]  # for each text, one state a completion token
 
 
 @dataclass(frozen=True, slots=True)
 class KeptStates:
     """What is kept of a model, on the CPU."""
 
-    states: list[Float[Tensor, "_ hidden"]]  # for each text, one state a completion token (as many as it has)
+    states: States
     head: Float[Tensor, "vocab hidden"]
 
 
 @torch.inference_mode()
-def keep_states(model: CausalLM, texts: Texts) -> KeptStates:
-    """The first model's part."""
+def keep_states(model: CausalLM, texts: Texts, known: States | None = None) -> KeptStates:
+    """The first model's part. Where its states are known, no text is read."""
     head = unembedding_weight(model).detach().cpu().clone()
-    return KeptStates([_states(model, *text).cpu() for text in texts], head)
+    return KeptStates([states.cpu() for states in known or _read(model, texts)], head)
 
 
 @torch.inference_mode()
-def kl_from_base(model: CausalLM, texts: Texts, base: KeptStates) -> list[float]:
-    """For each text KL(trained || base) summed over its completion tokens, in nats. `model` is the trained one."""
-    return _kl_sums(model, texts, base, lambda own, kept: forward_kl(kept, own))  # KL(second || first)
+def kl_from_base(model: CausalLM, texts: Texts, base: KeptStates, known: States | None = None) -> list[float]:
+    """For each text KL(trained || base) summed over its completion tokens, in nats. `model` is the trained one.
+
+    Where its states are known, no text is read.
+    """
+    # KL(second || first)
+    return _kl_sums(model, texts, base, lambda own, kept: forward_kl(kept, own), known)
 
 
 @torch.inference_mode()
@@ -50,7 +55,11 @@ def kl_to_model(model: CausalLM, texts: Texts, first: KeptStates) -> float:
 
 
 def _kl_sums(
-    model: CausalLM, texts: Texts, kept: KeptStates, kl: Callable[[Tensor, Tensor], Tensor]
+    model: CausalLM,
+    texts: Texts,
+    kept: KeptStates,
+    kl: Callable[[Tensor, Tensor], Tensor],
+    known: States | None = None,
 ) -> list[float]:
     """For each text the sum over its completion tokens of `kl`, of this model's and the kept log-probabilities.
 
@@ -58,12 +67,10 @@ def _kl_sums(
     """
     head = kept.head.to(model.device)
     sums = []
-    for text, before in zip(texts, kept.states, strict=True):
+    for text, after, before in zip(texts, known or _read(model, texts), kept.states, strict=True):
         total = 0.0
-        for own, others in zip(
-            _states(model, *text).split(CHUNK_TOKENS), before.split(CHUNK_TOKENS), strict=True
-        ):
-            logits = logits_from_hidden(model, own)
+        for own, others in zip(after.split(CHUNK_TOKENS), before.split(CHUNK_TOKENS), strict=True):
+            logits = logits_from_hidden(model, own.to(model.device))
             kept_logits = logits_from_hidden(model, others.to(model.device), weight=head)
             total += (
                 kl(*(values.double().log_softmax(dim=-1) for values in (logits, kept_logits))).sum().item()
@@ -76,5 +83,6 @@ def _kl_sums(
     return sums
 
 
-def _states(model: CausalLM, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
-    return predicting_states(model, model, *pad_right([prompt], [completion], device=model.device))
+def _read(model: CausalLM, texts: Texts) -> Iterator[Tensor]:
+    for prompt, completion in texts:
+        yield predicting_states(model, model, *pad_right([prompt], [completion], device=model.device))

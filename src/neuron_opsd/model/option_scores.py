@@ -6,9 +6,10 @@ So a reply of several tokens needs no rule of its own, and whatever engine sampl
 the prompts have just been read for sampling, the replies alone are (`log_probs_after`).
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +27,7 @@ Ids = tuple[int, ...]
 Item = TypeVar("Item")
 Row = tuple[int, Ids]  # a prompt's place, and one of its replies
 CACHE_TOKENS = 8192  # of prompts that are copied for their replies at once
+HEAD_ROWS = 64  # states whose vocabulary logits are held at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,15 @@ class ReadPrompts:
     mask: Int[Tensor, "prompts seq"]
     cache: DynamicCache
     last_states: Float[Tensor, "prompts hidden"]
+    sees_all: bool = False  # whether attention is over all earlier tokens, wherever they are held
+
+
+class FirstToken(NamedTuple):
+    """What a model says of the first token of the reply to a prompt."""
+
+    place: int  # among the prompts
+    logits: Float[Tensor, " vocab"]  # float32
+    state: Float[Tensor, " hidden"]  # which the logits are made from
 
 
 @torch.inference_mode()
@@ -71,18 +82,26 @@ def log_probs_after(
     Raises:
         NotFiniteError: logits are NaN or infinite.
     """
-    rows = sorted(_rows(replies), key=lambda row: -len(row[1]))
-    size = max(CACHE_TOKENS // read.mask.shape[1], 1)
-    batches = _batches(rows, size)
-    scored = (pair for batch in batches for pair in zip(batch, _score_after(model, read, batch), strict=True))
-    return _collect(model, read.prompts, replies, scored)
+    items = sorted(_beginnings(replies, packs=read.sees_all), key=lambda item: -len(item.read))
+    found: dict[Row, float] = {}
+    for batch in _batches(items, max(CACHE_TOKENS // read.mask.shape[1], 1)):
+        states = _states_after(model, read, batch)
+        first, wanted = 0, {}  # of each reply, the states that predict its tokens, and these tokens
+        for item, own in zip(batch, states, strict=True):
+            for reply in replies[item.place]:
+                if reply[:-1] in item.index:
+                    wanted[item.place, reply] = [
+                        (first + item.index[reply[:t]], token) for t, token in enumerate(reply)
+                    ]
+            first += len(own)
+        values = iter(_log_probs(model, torch.cat(states), [pair for own in wanted.values() for pair in own]))
+        found |= {row: sum(itertools.islice(values, len(own))) for row, own in wanted.items()}
+    return _in_order(model, read.prompts, replies, found)
 
 
 @torch.inference_mode()
-def first_token_logits(
-    model: CausalLM, prompts: Sequence[Ids], *, batch_size: int
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """(place among the prompts, float32 logits of the first token of its reply), the longest prompts first.
+def read_first_tokens(model: CausalLM, prompts: Sequence[Ids], *, batch_size: int) -> Iterator[FirstToken]:
+    """Read each prompt, the longest first.
 
     Raises:
         NotFiniteError: logits are NaN or infinite.
@@ -93,7 +112,7 @@ def first_token_logits(
         logits = logits_from_hidden(model, states).cpu()
         if not all_finite(logits.logsumexp(dim=-1).tolist()):
             raise not_finite(model, [prompts[i] for i in batch], what="The logits of the first tokens")
-        yield from zip(batch, logits, strict=True)
+        yield from map(FirstToken, batch, logits, states.cpu())
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -101,6 +120,30 @@ def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     for start in range(0, len(items), size):
         tell(doing=f"reading {start + 1} of {len(items)}")
         yield items[start : start + size]
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginnings:
+    """What is read behind one prompt in one row: beginnings of its replies, each after the one it goes on from."""
+
+    place: int
+    read: tuple[Ids, ...]
+
+    @property
+    def index(self) -> dict[Ids, int]:
+        """Of the states. The first is the prompt's."""
+        return {(): 0, **{ids: i for i, ids in enumerate(self.read, start=1)}}
+
+
+def _beginnings(replies: Sequence[Sequence[Ids]], *, packs: bool) -> list[_Beginnings]:
+    """Rows to read: all replies of a prompt in one, what they begin with once. Or one for each that is longer."""
+    found = []
+    for place, own in enumerate(replies):
+        chains = [tuple(reply[:t] for t in range(1, len(reply))) for _, reply in _rows([own])]
+        if packs and chains:
+            chains = [tuple(dict.fromkeys(itertools.chain.from_iterable(chains)))]
+        found += [_Beginnings(place, chain) for chain in chains]
+    return found
 
 
 def _rows(replies: Sequence[Sequence[Ids]]) -> list[Row]:
@@ -124,35 +167,74 @@ def _collect(
         for other in replies[place]:  # every reply that this row's states predict wholly
             if other[:-1] == reply[:-1]:
                 found[place, other] = sum(log_probs[t, token].item() for t, token in enumerate(other))
+    return _in_order(model, prompts, replies, found)
+
+
+def _in_order(
+    model: CausalLM, prompts: Sequence[Ids], replies: Sequence[Sequence[Ids]], found: dict[Row, float]
+) -> list[list[float]]:
     for (place, reply), value in found.items():
         if not all_finite([value]):
             raise not_finite(model, [prompts[place] + reply], what="The log-probabilities of the options")
     return [[found[place, reply] for reply in own] for place, own in enumerate(replies)]
 
 
-def _score_after(model: CausalLM, read: ReadPrompts, batch: Sequence[Row]) -> Iterator[Tensor]:
-    """As `_score`. All tokens of a reply but the last are read behind its prompt's keys and values."""
-    places = torch.tensor([place for place, _ in batch], device=model.device)
+def _states_after(model: CausalLM, read: ReadPrompts, batch: Sequence[_Beginnings]) -> list[Tensor]:
+    """For each item its prompt's last state, then the state after each beginning."""
+    device = model.device
+    places = torch.tensor([item.place for item in batch], device=device)
     states = read.last_states[places][:, None]
-    width = max(len(reply) for _, reply in batch) - 1
+    width = max(len(item.read) for item in batch)
     if width:
         cache = DynamicCache()
         for index, layer in enumerate(read.cache.layers):
             cache.update(layer.keys[places], layer.values[places], index)  # pyright: ignore
-        ids, _ = pad_right([reply[:-1] for _, reply in batch], [(0,)] * len(batch), device=model.device)
+        ids, _ = pad_right(
+            [[ids[-1] for ids in item.read] for item in batch], [()] * len(batch), device=device
+        )
+        depths, _ = pad_right([[len(ids) - 1 for ids in item.read] for item in batch], [()] * len(batch))
         mask = read.mask[places]
-        positions = mask.sum(dim=1, keepdim=True) + torch.arange(width, device=model.device)
-        # Right padding comes after all that is read, so causal order hides it.
         after = backbone(model)(
-            input_ids=ids[:, :width],
-            attention_mask=torch.cat([mask, mask.new_ones(len(batch), width)], dim=1),
-            position_ids=positions,
+            input_ids=ids,
+            attention_mask=_mask(mask, batch, width, model.dtype) if read.sees_all else _causal(mask, width),
+            position_ids=mask.sum(dim=1, keepdim=True) + depths.to(device),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
         states = torch.cat([states, after], dim=1)
-    for own, (_, reply) in zip(states, batch, strict=True):
-        yield logits_from_hidden(model, own[: len(reply)]).log_softmax(dim=-1).cpu()
+    return [own[: 1 + len(item.read)] for own, item in zip(states, batch, strict=True)]
+
+
+def _causal(mask: Int[Tensor, "rows seq"], width: int) -> Int[Tensor, "rows longer"]:
+    """Padding on the right comes after all that is read, so causal order hides it."""
+    return torch.cat([mask, mask.new_ones(len(mask), width)], dim=1)
+
+
+def _mask(
+    mask: Int[Tensor, "rows seq"], batch: Sequence[_Beginnings], width: int, dtype: torch.dtype
+) -> Float[Tensor, "rows 1 new all"]:
+    """What is added to the scores: each beginning sees its prompt, the beginnings that it goes on from, and itself."""
+    own = torch.eye(width, dtype=torch.bool).repeat(len(batch), 1, 1)
+    for row, item in enumerate(batch):
+        for i, ids in enumerate(item.read):
+            if len(ids) > 1:
+                own[row, i] |= own[row, item.index[ids[:-1]] - 1]
+    sees = torch.cat([mask.bool()[:, None].expand(-1, width, -1), own.to(mask.device)], dim=2)
+    return torch.zeros(sees.shape, dtype=dtype, device=mask.device).masked_fill(~sees, -torch.inf)[:, None]
+
+
+def _log_probs(
+    model: CausalLM, states: Float[Tensor, "states hidden"], wanted: Sequence[tuple[int, int]]
+) -> list[float]:
+    """For each (state, token) the token's log-probability. The vocabulary's logits of few states are held at once."""
+    rows, tokens = torch.tensor(wanted, device=states.device).T
+    found = torch.empty(len(wanted), device=states.device)
+    for start in range(0, len(states), HEAD_ROWS):
+        logits = logits_from_hidden(model, states[start : start + HEAD_ROWS])
+        here = (rows >= start) & (rows < start + HEAD_ROWS)
+        own = rows[here] - start
+        found[here] = logits[own, tokens[here]] - logits.logsumexp(dim=-1)[own]
+    return found.tolist()
 
 
 def _score(model: CausalLM, prompts: Sequence[Ids], batch: Sequence[Row]) -> Iterator[torch.Tensor]:

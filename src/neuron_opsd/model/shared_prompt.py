@@ -126,7 +126,7 @@ def states_of_completions(
 @torch.no_grad()
 def states_after(model: CausalLM, prompts: Sequence[Ids]) -> Iterator[Float[Tensor, "hidden"]]:
     """The last state of each prompt. What all of them begin with (a system turn, instructions) is read once."""
-    width = min(_common_prefix(prompts), min(map(len, prompts)) - 1)
+    width = min(common_prefix(prompts), min(map(len, prompts)) - 1)
     # The token after the end is there to be predicted. Which one it is changes nothing.
     rests: list[Ids] = [[*prompt[width:], 0] for prompt in prompts]
     read = _prefill(model, prompts[0][:width]) if len(prompts) > 1 and width >= MIN_SHARED else None
@@ -138,7 +138,7 @@ def states_after(model: CausalLM, prompts: Sequence[Ids]) -> Iterator[Float[Tens
             yield states[-1]
 
 
-def _common_prefix(prompts: Sequence[Ids]) -> int:
+def common_prefix(prompts: Sequence[Ids]) -> int:
     """Tokens with which all prompts begin. Whatever lies between the smallest and the largest begins alike."""
     first, last = (tuple(prompt) for prompt in (min(prompts, key=tuple), max(prompts, key=tuple)))
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))

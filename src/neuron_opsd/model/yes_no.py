@@ -7,7 +7,7 @@ import torch
 
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.model.option_scores import Ids, first_token_logits
+from neuron_opsd.model.option_scores import Ids, read_first_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ def ask_yes_no(
 ) -> Iterator[tuple[int, YesNo]]:
     """(place among the prompts, how likely the answer to it is yes), at temperature 1. The longest prompts first."""
     yes, no = (first_tokens(word, encoder) for word in ("yes", "no"))
-    for place, logits in first_token_logits(model, prompts, batch_size=batch_size):
+    for place, logits, _ in read_first_tokens(model, prompts, batch_size=batch_size):
         yield place, yes_share(logits, yes, no)
 
 

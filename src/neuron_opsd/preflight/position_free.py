@@ -16,7 +16,7 @@ from neuron_opsd.contexts.orders import TeacherOrders
 from neuron_opsd.contexts.prompts import both_messages
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import CausalLM
-from neuron_opsd.model.option_scores import Ids, first_token_logits
+from neuron_opsd.model.option_scores import Ids, read_first_tokens
 from neuron_opsd.questions.orders import cyclic_orders
 from neuron_opsd.records import Question
 from neuron_opsd.run.session import Run
@@ -91,7 +91,7 @@ def likeliest_letters(
         for shown in part
     }
     names, probs = list(prompts), {}
-    for place, logits in first_token_logits(model, names, batch_size=batch_size):
+    for place, logits, _ in read_first_tokens(model, names, batch_size=batch_size):
         letters = [encoder.encode_text(letter)[0] for letter in LETTERS[: prompts[names[place]]]]
         probs[names[place]] = logits[letters].double().softmax(dim=-1)
 

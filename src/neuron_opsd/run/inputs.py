@@ -28,7 +28,7 @@ from neuron_opsd.errors import DataError, ModelError
 from neuron_opsd.model.fingerprint import model_fingerprint
 from neuron_opsd.model.locate import context_of, saved_dtype
 from neuron_opsd.questions.load import general_questions, load_questions, other_questions, test_questions
-from neuron_opsd.records import Question
+from neuron_opsd.records import ExactGeneralRollout, Question
 from neuron_opsd.store.files import JsonDict, file_digest
 from neuron_opsd.store.run_folder import RunFolder
 from neuron_opsd.store.stage_folder import READER, fingerprint_of, same_inputs, without_reader
@@ -261,7 +261,10 @@ class StageInputs:
         return inputs
 
     def _general(self, role: str) -> JsonDict:
-        return self._sampled_by(role, self.general_questions, self.config.evaluation.for_general())
+        settings = self.config.evaluation.for_general()
+        inputs = self._sampled_by(role, self.general_questions, settings)
+        # Exact answers to general questions are kept with their states.
+        return inputs | ({"record": ExactGeneralRollout.__name__} if settings.exact else {})
 
     def _sampled_by(self, role: str, asked: Sequence[Question], settings: EvaluationSettings) -> JsonDict:
         is_base = role == "base" or not self.config.training.trains

@@ -74,8 +74,8 @@ def schema_of(record_type: type) -> pa.Schema:
 
 
 def readable(record: Any) -> dict[str, Any]:
-    """A record as JSON for the eye: without token ids, log-probabilities and neuron ids."""
-    hidden = {"prompt_ids", "completion_ids", "token_log_probs", "overlap_set"}
+    """A record as JSON for the eye: without token ids, log-probabilities, neuron ids and hidden states."""
+    hidden = {"prompt_ids", "completion_ids", "token_log_probs", "overlap_set", "state"}
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     return {name: _plain(value) for name, value in values.items() if name not in hidden}
 
