@@ -25,6 +25,7 @@ from neuron_opsd.store.files import read_json
 Run = Mapping[str, Any]  # what `read_run` keeps
 KEPT = ("avg", "maj", "maj_at_k", "pass_at_k", "ece", "option_ece", "option_ece_matched")
 CONFIDENCES = {"ece": "at .6", "option_ece": "at 1", "option_ece_matched": "matched"}
+ROUNDING = 1e-9
 MARGIN = 0.01  # how far cross-domain Avg may fall
 
 
@@ -145,7 +146,7 @@ def verdict(found: Mapping[str, Interval]) -> str:
     parts = {
         "a": found["a"].low > 0,
         "b": found["b"].low > -MARGIN,
-        "c": all(found[name].low <= 0 for name in CONFIDENCES),
+        "c": all(found[name].low <= ROUNDING for name in CONFIDENCES),
     }
     return ", ".join(f"{name} {'kept' if is_kept else 'missed'}" for name, is_kept in parts.items())
 
