@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from end_to_end.fork_run import WholeRun
 from neuron_opsd.cli import app
 
-LIE = "99.9"
+LIE = "99.87654321"
 
 
 def invoke(*arguments: str) -> str:
