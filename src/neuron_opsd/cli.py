@@ -174,7 +174,7 @@ def run(
     check_early(config, output, until=until)  # what can fail at once fails before a folder is made
     workers = _workers(runner, num_processes)
     folder = RunFolder.create(output)
-    if is_automatic and recipe == BY_POSITION and until not in ("questions", "rollouts"):
+    if is_automatic and recipe == BY_POSITION and until != "questions":
         from neuron_opsd.run.session import Run
 
         _run_stages(folder, until="rollouts", config=config, runner=workers)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from training_runs import grouped_item, make_item, rows, run
-from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MistralConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MambaConfig, MistralConfig
 
 from helpers import build_tiny_model
 from neuron_opsd.model.align import pad_right, predicting_states
@@ -78,3 +78,21 @@ def test_a_micro_batch_of_one_question_reads_its_prompt_once(tmp_path, monkeypat
         found, expected = (rows(tmp_path / name)[0] for name in ("run", "whole"))
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "drops"),
+    [
+        (GPT2Config(vocab_size=260, n_embd=32, n_layer=1, n_head=4), True),
+        (LlamaConfig(**SIZES, intermediate_size=32, num_attention_heads=4, attention_dropout=0.1), True),
+        (LlamaConfig(**SIZES, intermediate_size=32, num_attention_heads=4), False),
+    ],
+    ids=["layers", "code", "none"],
+)
+def test_with_dropout_of_the_model_each_row_drops_its_own(tmp_path, monkeypatch, config, drops):
+    torch.manual_seed(0)
+    called = []
+    monkeypatch.setattr(opsd_trainer, "states_of_completions", lambda *given: called.append(given))
+    options = {"steps": 1, "item": grouped_item(4), "num_rollouts": 4, "batch_size": 1, "micro_batch_size": 4}
+    run(tmp_path, model=AutoModelForCausalLM.from_config(config), **options)
+    assert bool(called) != drops

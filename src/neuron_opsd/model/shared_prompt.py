@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -121,6 +121,14 @@ def states_of_completions(
     if read is None or not _holds_all(read, prompt):
         return None
     return torch.cat(_after_prompt(model, read, completions))
+
+
+def has_dropout(model: CausalLM) -> bool:
+    """Whether training drops states at random: by a layer, LoRA's among them, or by a function of the model's code."""
+    named = model.config.get_text_config().to_dict().items()  # the code reads its rates there
+    of_code = [rate for name, rate in named if "drop" in name and isinstance(rate, float)]
+    of_layers = [layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)]
+    return any(rate > 0 for rate in (*of_code, *of_layers))
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.finite import not_finite
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.order_average import ViewStates
-from neuron_opsd.model.shared_prompt import states_of_completions
+from neuron_opsd.model.shared_prompt import has_dropout, states_of_completions
 from neuron_opsd.model.teacher_weights import TeacherWeights
 from neuron_opsd.model.token_loss import MEASURED, sum_in_chunks, token_loss
 from neuron_opsd.model.unembedding import head_tensors, logits_from_hidden
@@ -93,7 +93,7 @@ class OpsdTrainer(Trainer):
         self.reader = (
             reader or model
         )  # samples and scores as the teacher: a whole copy where the student is sharded
-        self.shares_prompts = args.world_size == 1 and self.reader is model and not settings.lora.dropout
+        self.shares_prompts = args.world_size == 1 and self.reader is model and not has_dropout(model)
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
         self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
