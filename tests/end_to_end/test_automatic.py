@@ -22,6 +22,7 @@ from neuron_opsd.store.run_folder import RunFolder
 
 WITH_CHOICES = [{"question": f"{n} and 1?", "choices": [str(n + 1), str(n)]} for n in range(30)]
 FREE = [{"question": f"{n} and 2?"} for n in range(30, 32)]
+POINTING = [{**row, "choices": ["3", "4", "none of the above"]} for row in WITH_CHOICES]
 
 
 def chosen(rows: list[dict], folder: Path, *overrides: str, recipe: str = "auto", model: str = "tiny") -> str:
@@ -34,6 +35,8 @@ def chosen(rows: list[dict], folder: Path, *overrides: str, recipe: str = "auto"
     ("rows", "overrides", "recipe", "why"),
     [
         (WITH_CHOICES, [], "order_average", "all 30 questions have choices"),
+        (POINTING, [], "entropy_matched", "the choices of every question have one order"),
+        (POINTING + WITH_CHOICES[:1], [], "order_average", "all 31 questions have choices"),
         (WITH_CHOICES + FREE, [], "entropy_matched", "2 of 32 questions have no choices"),
         (
             WITH_CHOICES,
@@ -94,17 +97,17 @@ def test_the_model_chooses_where_answers_are_letters(
     caplog.set_level(logging.INFO)
     pool = write_questions(tmp_path / "sums.jsonl", "sums", 150)  # with fewer, chance alone looks like a bias
     asked = ["--model", str(request.getfixturevalue(model)), "--questions", str(pool), *SMALL]
-    line = ["run", "auto", *asked, "--output", str(tmp_path / "run"), "--until", "select"]
-    assert run(line, monkeypatch) == 0
+    line = ["run", "auto", *asked, "--output", str(tmp_path / "run"), "--until"]
+    assert run([*line, "rollouts"], monkeypatch) == 0
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    assert run([*line, "select"], monkeypatch) == 0
     assert f"auto: {said}" in caplog.text
     folder = RunFolder.open(tmp_path / "run")
     config = folder.config()
     assert (config.recipe, config.prompts.answer_format, config.evaluation.exact) == (recipe, "letter", True)
-    # Nothing that was made before the choice is outdated by it, and the same command has nothing left to do.
+    # Nothing that was made before the choice is outdated by it, and commands after the rollouts go on with the choice.
     states = {stage.stage: stage.state for stage in run_status(folder).stages}
     assert {states[name] for name in ("questions", "rollouts", "neurons", "selection")} == {FINISHED}
-    before = (tmp_path / "run" / "config.yaml").read_bytes()
-    assert run(line, monkeypatch) == 0
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 

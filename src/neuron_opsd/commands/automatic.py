@@ -13,6 +13,7 @@ from neuron_opsd.model.defaults import resolve, thinks
 from neuron_opsd.preflight.positions import answers_by_position, position_bias
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.run.session import Run
+from neuron_opsd.text.fixed_order import has_fixed_order
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ def choose_by_questions(recipe: str, *, overrides: Iterable[str] = (), values: M
         chosen, why = OTHERWISE, f"{free:,} of {len(questions):,} questions have no choices"
     elif thinks(config):
         chosen, why = OTHERWISE, "the replies of this model begin with thinking"
+    elif all(has_fixed_order(question.choices) for question in questions):
+        chosen, why = OTHERWISE, "the choices of every question have one order"
     else:
         chosen, why = BY_POSITION, f"all {len(questions):,} questions have choices"
     logger.info("auto: %s, so recipe %s", why, chosen)
