@@ -202,9 +202,13 @@ def demo(
 ) -> None:
     """Run the whole method on a small real model: write real questions to demo/data, then `run demo`."""
     from neuron_opsd.commands.demo_questions import prepare_sets
+    from neuron_opsd.early_checks import check_early
+    from neuron_opsd.model.defaults import resolve
 
-    prepare_sets(load_config("demo", overrides=overrides or ()))
+    config = load_config("demo", overrides=overrides or ())
+    prepare_sets(config)
     if not dry_run:
+        check_early(resolve(config), output)  # what the whole run refuses is heard before the first one
         # In its first minute a newcomer sees figures. The run after it finds these answers in the cache.
         before = Path(f"{output}-before")
         untrained = ["training.objective=none", "preflight.num_questions=0"]

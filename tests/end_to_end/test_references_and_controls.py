@@ -471,3 +471,16 @@ def test_our_variant_selects_and_shows_usable_replies(
     shown = {d["question_id"] for row in records(folder, "contexts") for d in row["demonstrations"]}
     assert shown
     assert shown <= usable
+
+
+def test_what_the_demo_refuses_is_heard_before_its_first_run(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("neuron_opsd.commands.demo_questions.prepare_sets", lambda config: None)
+    pool = write_questions(tmp_path / "sums.jsonl", "sums", 20)
+    asked = [f"model.name={tiny_model_folder}", f"questions.path={pool}", "questions.cross_paths=[]"]
+    asked += ["evaluation.answers=[]", "training.max_new_tokens=4000"]
+    assert run(["demo", *asked, "--output", "demo"], monkeypatch) == 2
+    assert "training.max_new_tokens" in capsys.readouterr().err
+    assert not Path("demo-before").exists()
