@@ -126,6 +126,7 @@ promised=(prompts.answer_format=letter questions.test_fraction=0.5 questions.max
     preflight.num_questions=0 num_threads=1 training.learning_rate=2e-4 training.num_steps=12 training.micro_batch_size=4
     training.max_new_tokens=1 training.save=adapter training.save_steps=4 evaluation.exact=true evaluation.option_probability=true)
 
+# `large` has the rate of the small model, at which the 1.5B model drifts. `gentle` has half of it.
 # promise_cell NAME MODEL DTYPE SYSTEM DOMAIN RECIPE SEED
 promise_cell() {
     local own=(model.dtype="$3" "prompts.system=$4") recipe=$6
@@ -136,8 +137,14 @@ promise_cell() {
             recipe=order_average
             own+=(training.teacher_orders=5 contexts.num_demonstrations=2 training.teacher_entropy=matched)
             ;;
+        order_matched)
+            recipe=order_average
+            own+=(training.teacher_orders=5 training.teacher_entropy=matched)
+            ;;
+        entropy_matched) own+=(contexts.num_demonstrations=2) ;;
         lmsi) own+=(rollouts.num_rollouts=8) ;;
     esac
+    [ "$1" != gentle ] || own+=(training.learning_rate=1e-4 training.warmup_steps=3)
     train "$recipe" "$7" "$out/promise/$1-$5/$6" "$2" "$5" openbookqa-100 "$5" openbookqa "${promised[@]}" "${own[@]}"
 }
 
@@ -155,10 +162,13 @@ part_promise() {
         done
     done
     needs_large promise || return 0
+    for recipe in order_average entropy_matched; do
+        promise_cell large "$large" bfloat16 "$letter" commonsenseqa "$recipe" 0
+    done
     for domain in "${domains[@]}"; do
         for seed in 0 1 2; do
-            for recipe in order_average neuron_opsd random_selection order_context_matched ssd lmsi; do
-                promise_cell large "$large" bfloat16 "$letter" "$domain" "$recipe" "$seed"
+            for recipe in order_average order_matched neuron_opsd entropy_matched random_selection ssd lmsi; do
+                promise_cell gentle "$large" bfloat16 "$letter" "$domain" "$recipe" "$seed"
             done
         done
     done

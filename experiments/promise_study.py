@@ -25,7 +25,7 @@ from neuron_opsd.store.files import read_json
 Run = Mapping[str, Any]  # what `read_run` keeps
 KEPT = ("avg", "maj", "maj_at_k", "pass_at_k", "ece", "option_ece", "option_ece_matched")
 CONFIDENCES = {"ece": "at .6", "option_ece": "at 1", "option_ece_matched": "matched"}
-ROUNDING = 1e-9
+ROUNDING = 1e-6  # of a temperature that was searched for
 MARGIN = 0.01  # how far cross-domain Avg may fall
 
 
