@@ -79,3 +79,12 @@ def test_a_spoiled_file_of_figures_counts_as_missing(tmp_path, data):
     (tmp_path / "results.json").write_bytes(data)
     found = RunFolder(tmp_path).read_json("results.json")
     assert found is None or isinstance(found, dict)
+
+
+def test_what_a_killed_worker_left_unwritten_is_gone_when_the_stage_is_finished(tmp_path: Path) -> None:
+    stage = RunFolder.create(tmp_path / "run").stage("rollouts")
+    stage.begin(INPUTS, len(SHARDS))
+    left = stage.path / ".part-00000.parquet.5376.tmp"
+    left.write_bytes(b"half")
+    make(stage)
+    assert not left.exists()

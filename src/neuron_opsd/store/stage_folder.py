@@ -183,6 +183,8 @@ class StageFolder:
         """
         manifest, files = self._manifest_or_raise(), list(files)
         with explain_disk_errors(self.path):
+            for unfinished in self.path.glob(".part-*.tmp"):  # of a worker that was killed as it wrote
+                unfinished.unlink(missing_ok=True)
             if record_type is not None:
                 files.append(self.path / "records.jsonl")
                 lines = (
