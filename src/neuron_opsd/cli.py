@@ -209,7 +209,7 @@ def demo(
     prepare_sets(config)
     if not dry_run:
         check_early(resolve(config), output)  # what the whole run refuses is heard before the first one
-        # In its first minute a newcomer sees figures. The run after it finds these answers in the cache.
+        # A newcomer sees figures before the training. The run after it finds these answers in the cache.
         before = Path(f"{output}-before")
         untrained = ["training.objective=none", "preflight.num_questions=0"]
         run("demo", [*(overrides or ()), *untrained], output=before, until="evaluate", cache=cache)
