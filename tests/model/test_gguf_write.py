@@ -24,6 +24,7 @@ from transformers import (
 
 from helpers import CHATML, SPECIAL
 from neuron_opsd.errors import ModelError
+from neuron_opsd.model.gguf import converted_gguf
 from neuron_opsd.model.gguf_tokenizer import LETTERS, REST, split_rule
 from neuron_opsd.model.gguf_write import check_family, write_gguf
 from neuron_opsd.model.locate import resolve_model
@@ -196,6 +197,27 @@ def test_matrices_have_the_type_that_was_asked_for(
         write_gguf(untied, tmp_path / "again.gguf", weights=weights, name="tiny", licence="mit")
         and (tmp_path / "again.gguf").read_bytes()
     )
+
+
+def test_a_file_is_read_once_and_every_weight_comes_back(
+    untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gguf(untied, file := tmp_path / "model.gguf", name="tiny")
+    read: list[str] = []
+
+    class CountingReader(gguf.GGUFReader):
+        def __init__(self, path: str, *arguments: Any) -> None:
+            read.append(path)
+            super().__init__(path, *arguments)
+
+    monkeypatch.setenv("NEURON_OPSD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gguf, "GGUFReader", CountingReader)
+    found = load_file(converted_gguf(file) / "model.safetensors")
+    expected = load_file(untied / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert read == [str(file)]
+    assert gguf.GGUFReader is CountingReader
 
 
 @pytest.mark.parametrize(

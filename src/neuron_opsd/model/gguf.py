@@ -5,12 +5,15 @@ and the dequantised tensors are loaded into it. `embedded:smollm2-135m` is the G
 carries (SmolLM2-135M-Instruct, Q4_1, Apache-2.0): a real chat model without a hub.
 """
 
+import functools
 import hashlib
 import importlib.util
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from neuron_opsd.errors import ModelError
@@ -63,22 +66,41 @@ def converted_gguf(path: Path) -> Path:
     return folder
 
 
+@contextmanager
+def _reader_kept() -> Iterator[None]:
+    """One reading of a file for all that asks within.
+
+    transformers reads it anew for the configuration, the tokenizer and the tensors. Each time the vocabulary, string by
+    string, takes seconds.
+    """
+    import gguf
+
+    plain = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(plain)  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = plain  # type: ignore[misc]
+
+
 def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     try:
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+        with _reader_kept():
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            with torch.device("meta"):  # names and shapes alone: the file brings every weight
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
     except Exception as error:  # of a file of others: there is no list of what the reader raises
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
             f"{path} cannot be read as a GGUF language model: {why}. Download it again."
         ) from error
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    missing, unexpected = model.load_state_dict(tensors, strict=False, assign=True)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set[str]()
     if set(missing) - tied or unexpected:
         raise ModelError(f"{path} lacks {sorted(set(missing) - tied)} or has unknown {unexpected}.")
