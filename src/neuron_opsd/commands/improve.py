@@ -146,7 +146,9 @@ def improve(
         if recipe == AUTO and named == BY_POSITION:
             run = Run(run_folder)
             run_stages(run, until="rollouts")
-            run_folder.write_config(choose_by_rollouts(run, values=values))
+            config = choose_by_rollouts(run, values=values)
+            check_early(config, folder)
+            run_folder.write_config(config)
         run_stages(Run(run_folder))
     return Result(folder)
 

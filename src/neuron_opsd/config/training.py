@@ -271,6 +271,15 @@ class TrainingSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _only_samples_of_a_step_are_chosen(self) -> "TrainingSettings":
+        if self.distil != "all" and self.objective not in ("distillation", "unlikely_tokens", "none"):
+            raise ValueError(
+                f"training.distil is {self.distil}, but training.objective is {self.objective}, which chooses its "
+                "completions itself. Leave it out, or use training.objective=distillation."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_limit_needs_those_it_limits(self) -> "TrainingSettings":
         if self.max_distilled is not None and self.distil != "disagreeing":
             raise ValueError(
