@@ -93,5 +93,7 @@ def test_a_choice_of_completions_that_training_would_not_read_is_refused(recipe:
     """It was silently unread. `objective=none` keeps it, so that a recipe's untrained run can be asked for."""
     values = {"model.name": "m", "questions.path": "q"}
     with pytest.raises(ConfigError, match=r"training\.distil is disagreeing, but training\.objective is"):
-        load_config(recipe, overrides=["training.distil=disagreeing", "training.num_rollouts=8"], values=values)
+        load_config(
+            recipe, overrides=["training.distil=disagreeing", "training.num_rollouts=8"], values=values
+        )
     load_config("u_opsd", overrides=["training.objective=none"], values=values)

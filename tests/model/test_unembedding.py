@@ -5,10 +5,21 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GemmaConfig,
+    LlamaConfig,
+    OPTConfig,
+    PhiConfig,
+    PretrainedConfig,
+)
 
 from devices.other_device import OTHER, OtherDevice, moved
 from helpers import build_tiny_model
-from neuron_opsd.model.unembedding import logits_from_hidden
+from neuron_opsd.errors import ModelError
+from neuron_opsd.model.unembedding import divide_logits, logits_from_hidden
 
 STATES = torch.randn(7, 32, generator=torch.Generator().manual_seed(0))
 
@@ -64,3 +75,51 @@ def test_wider_factors_win():
     kept = model.lm_head.weight.detach().clone()
     mixed = logits_from_hidden(build_tiny_model(), STATES.bfloat16(), weight=kept)
     torch.testing.assert_close(mixed, STATES.bfloat16().float() @ kept.float().T)
+
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+SIZES |= {"num_key_value_heads": 2, "pad_token_id": 0}
+OPT = OPTConfig(
+    vocab_size=50,
+    hidden_size=32,
+    word_embed_proj_dim=32,
+    ffn_dim=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZES, tie_word_embeddings=True),
+        GemmaConfig(**SIZES, head_dim=8),
+        CohereConfig(**SIZES, logit_scale=0.5),
+        PhiConfig(**SIZES),
+        OPT,
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_takes_a_temperature_in(config: PretrainedConfig):
+    """Through the scale of its last normalisation, its biases, and a scale that is kept as one more than stored."""
+    torch.manual_seed(0)
+    model, ids = AutoModelForCausalLM.from_config(config).eval(), torch.tensor([[5, 6, 7]])
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:  # they begin at 0 and 1, where a fault would not show
+            parameter.add_(torch.randn_like(parameter) / 4)
+    expected = model(ids).logits / 0.7
+    divide_logits(model, 0.7)
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_capped_model_takes_no_temperature_in():
+    model = AutoModelForCausalLM.from_config(Gemma2Config(**SIZES, head_dim=8))
+    with pytest.raises(ModelError, match=r"Gemma2ForCausalLM caps its logits.*student_entropy=own"):
+        divide_logits(model, 0.7)

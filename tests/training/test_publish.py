@@ -95,6 +95,43 @@ def test_bfloat16_is_published_where_it_keeps_what_was_learned(tmp_path, base_fo
     assert load_file(tmp_path / "model" / "model.safetensors")["lm_head.weight"].dtype == torch.bfloat16
 
 
+def test_a_matched_student_is_as_sure_as_its_base_and_prefers_what_it_learned(tmp_path, base_folder):
+    sharp = build_tiny_model()
+    sharp.lm_head.weight.data *= 20  # its own replies are as good as uniform
+    sharp.save_pretrained(base_folder)
+    model, _ = load_model(ModelSettings(name=str(base_folder), dtype="float32"))
+    student = trainable(model, settings(method="lora"), seed=0).eval()
+    torch.manual_seed(1)
+    for name, parameter in student.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.5 * torch.randn_like(parameter)
+    expected, prompts = logits(student), [(i, i + 1, i + 2) for i in range(5, 45)]
+    options = {"prompts": prompts, "student_entropy": "matched", "max_new_tokens": 1}
+    summary = published(student, tmp_path / "model", base_folder, **options)
+    temperature = summary["student_temperature"]
+    assert abs(temperature - 1) > 0.02
+    assert summary["num_prompts"] == 40
+    assert summary["kl_lost"] < 1e-9
+    assert not (tmp_path / "model" / "adapter").exists()  # it is another model
+
+    entropies = []
+    for folder in (base_folder, tmp_path / "model"):
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        with torch.no_grad():
+            log_probs = loaded(torch.tensor(prompts)).logits[:, -1].log_softmax(-1)
+        entropies.append(-(log_probs.exp() * log_probs).sum(-1).mean().item())
+    assert entropies[1] == pytest.approx(entropies[0], rel=1e-3)
+    torch.testing.assert_close(logits(loaded), expected / temperature, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("method", "full"), ("save", "adapter")])
+def test_entropy_is_matched_as_an_adapter_is_merged(name, value):
+    with pytest.raises(
+        ValidationError, match=rf"training\.student_entropy is matched, but training\.{name} is {value}"
+    ):
+        TrainingSettings(student_entropy="matched", **{name: value})
+
+
 def test_one_file_replaces_several(tmp_path, base_folder, monkeypatch):
     """In float32 the model is too large for one file, in bfloat16 it is not."""
     student = student_in_bfloat16(base_folder, size=1.0)

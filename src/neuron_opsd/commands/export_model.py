@@ -121,6 +121,11 @@ def _copy_adapter(run: Run, folder: Path) -> None:
     if (model / ADAPTER_CONFIG).is_file():
         shutil.copytree(model, folder)
         return
+    if run.config.training.student_entropy == "matched":
+        raise ConfigError(
+            f"{run.folder.path} published a model whose last normalisation was changed, too "
+            "(training.student_entropy is matched), so an adapter would be another model. Use --format merged."
+        )
     if not (model / ADAPTER_FOLDER).is_dir():
         raise ConfigError(
             f"{run.folder.path} trained every weight (training.method is {run.config.training.method}), so there is no "

@@ -145,6 +145,12 @@ class TrainingSettings(Section):
         "at which its mean token entropy is the base student's, so that what it prefers is learnt and its sureness is "
         "not. [ours]",
     )
+    student_entropy: Literal["own", "matched"] = Field(
+        default="own",
+        description="own: the published student is as sure as training left it [N]. matched: its logits are divided by "
+        "the one temperature at which its mean token entropy is the base model's, on questions of the pool. The last "
+        "normalisation takes the temperature in. It needs method=lora and save=merged. [ours]",
+    )
     keep_prefixes: int = Field(
         default=1000,
         ge=0,
@@ -268,6 +274,17 @@ class TrainingSettings(Section):
                 "training.distil is disagreeing, but training.num_rollouts is 1. A vote needs at least 2. "
                 "Use training.num_rollouts=8."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _entropy_is_matched_as_an_adapter_is_merged(self) -> "TrainingSettings":
+        if self.student_entropy == "matched":
+            for name, value, needed in (("method", self.method, "lora"), ("save", self.save, "merged")):
+                if value != needed:
+                    raise ValueError(
+                        f"training.student_entropy is matched, but training.{name} is {value}. The student is compared "
+                        f"with its base as its adapter is merged. Use training.{name}={needed}."
+                    )
         return self
 
     @model_validator(mode="after")

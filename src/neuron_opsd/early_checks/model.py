@@ -15,6 +15,7 @@ from neuron_opsd.model.generation import unset_in_published
 from neuron_opsd.model.load import check_quantization, load_model_config
 from neuron_opsd.model.locate import resolve_model
 from neuron_opsd.model.skeleton import NotBuiltError, build_skeleton
+from neuron_opsd.model.unembedding import check_logits_divide
 from neuron_opsd.store.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ def check_model(config: Config, *, until: str = "report") -> PreTrainedModel | N
         return None
     if "neurons" in stages_made(config):
         _check_neurons(skeleton, config)
+    if config.training.student_entropy == "matched" and reaches(until, "train"):
+        check_logits_divide(skeleton)
     return skeleton
 
 

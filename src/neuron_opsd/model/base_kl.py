@@ -48,10 +48,13 @@ def kl_from_base(model: CausalLM, texts: Texts, base: KeptStates, known: States 
 
 
 @torch.inference_mode()
-def kl_to_model(model: CausalLM, texts: Texts, first: KeptStates) -> float:
-    """Mean KL(first || model) of a completion token of all texts, in nats. `model` is the second one."""
+def kl_to_model(model: CausalLM, texts: Texts, first: KeptStates, known: States | None = None) -> float:
+    """Mean KL(first || model) of a completion token of all texts, in nats. `model` is the second one.
+
+    Where its states are known, no text is read.
+    """
     count = sum(len(completion) for _, completion in texts)
-    return sum(_kl_sums(model, texts, first, forward_kl)) / max(count, 1)
+    return sum(_kl_sums(model, texts, first, forward_kl, known)) / max(count, 1)
 
 
 def _kl_sums(

@@ -45,22 +45,67 @@ def head_tensors(model: CausalLM) -> list[Tensor]:
     return list(_head(model).parameters())
 
 
-def final_norm_weight(model: CausalLM) -> Float[Tensor, " hidden"]:
-    """The scale of the last normalisation before the head (Gemma stores it minus one)."""
+def final_norm(model: CausalLM) -> nn.Module:
+    """The last normalisation before the head.
+
+    Raises:
+        ModelError: it has no weights.
+    """
     hidden = unembedding_weight(model).shape[1]
     norms = [
         module
         for name, module in backbone(model).get_decoder().named_children()  # pyright: ignore[reportCallIssue]
         if "norm" in name.lower() or name == "ln_f" or name.endswith("layer_norm")
     ]
-    weights = [norm.weight for norm in norms if getattr(norm, "weight", None) is not None]
-    weights = [weight for weight in weights if weight.shape == (hidden,)]
-    if not weights:
+    norms = [
+        norm for norm in norms if getattr(norm, "weight", None) is not None and norm.weight.shape == (hidden,)
+    ]
+    if not norms:
         raise ModelError(
-            f"{type(model).__name__} has no final norm weight. Use neurons.final_norm_scale=false."
+            f"{type(model).__name__} has no final norm weight. Use neurons.final_norm_scale=false, and "
+            "training.student_entropy=own."
         )
-    is_offset = type(norms[-1]).__name__.startswith("Gemma")
-    return weights[-1] + 1 if is_offset else weights[-1]
+    return norms[-1]
+
+
+def final_norm_weight(model: CausalLM) -> Float[Tensor, " hidden"]:
+    """The scale of the last normalisation before the head (Gemma stores it minus one)."""
+    norm = final_norm(model)
+    return norm.weight + _offset(norm)  # pyright: ignore[reportOperatorIssue, reportReturnType]
+
+
+def _offset(norm: nn.Module) -> int:
+    return int(type(norm).__name__.startswith("Gemma"))
+
+
+def check_logits_divide(model: CausalLM) -> None:
+    """Refuse a model whose weights cannot take a temperature in.
+
+    Raises:
+        ModelError: its logits have a soft cap, or its last normalisation has no weights.
+    """
+    if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+        raise ModelError(
+            f"{type(model).__name__} caps its logits, so that no weight takes a temperature in. Use "
+            "training.student_entropy=own."
+        )
+    final_norm(model)
+
+
+@torch.no_grad()
+def divide_logits(model: CausalLM, temperature: float) -> None:
+    """Change the model in place, so that its logits are what they were, divided by the temperature.
+
+    Raises:
+        ModelError: see `check_logits_divide`.
+    """
+    check_logits_divide(model)
+    norm, head = final_norm(model), _head(model)
+    weight: Tensor = norm.weight  # pyright: ignore[reportAssignmentType]
+    weight.copy_((weight + _offset(norm)) / temperature - _offset(norm))
+    for bias in (getattr(norm, "bias", None), getattr(head, "bias", None)):
+        if bias is not None:
+            bias.div_(temperature)
 
 
 def backbone(model: CausalLM) -> nn.Module:

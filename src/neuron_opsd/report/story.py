@@ -135,6 +135,11 @@ def _published(inputs: ReportInputs) -> str:
         return "Published: the adapter as it was trained, without rounding. The base model is not part of it."
     if published["form"] == "full":
         return f"Published: all weights in {published['dtype']}, as they were trained."
+    if temperature := published.get("student_temperature"):
+        return (
+            f"Published: the model with the adapter merged in float32, its logits divided by {temperature:.3f} so that "
+            f"it is as sure as the base model, saved in {published['dtype']}. {_what_it_keeps(published)}"
+        )
     return (
         f"Published: the adapter as it was trained, and the model with the adapter merged in float32 and saved in "
         f"{published['dtype']}. {_what_it_keeps(published)}"

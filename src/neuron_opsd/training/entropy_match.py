@@ -1,10 +1,14 @@
-"""The one temperature at which the teacher is as sure as the base student: `training.teacher_entropy: matched`.
+"""The one temperature at which a model is as sure as the base model is. No label takes part.
 
-    mean over tokens of H(teacher's logits / tau)  =  mean over tokens of H(student)
+    mean over tokens of H(logits / tau)  =  mean over tokens of H(base model)
 
-The tokens are those of the student's own samples before any training, so no label takes part. What the teacher prefers
-is learnt then, and not how much surer its context makes it. (2604.16830 holds that sureness for the cause of
-overconfidence.)
+`training.teacher_entropy: matched` divides the teacher's logits. The tokens are those of the student's own samples
+before any training. What the teacher prefers is learnt then, and not how much surer its context makes it. (2604.16830
+holds that sureness for the cause of overconfidence.)
+
+`training.student_entropy: matched` divides the trained student's logits, when it is published. A student that cannot
+foresee where its teacher will differ learns to be less sure everywhere: it is the first thing that lowers the
+divergence. The temperature takes that back, and leaves what the student has learnt to prefer.
 """
 
 import logging
@@ -19,7 +23,9 @@ from torch import Tensor
 
 from neuron_opsd import processes
 from neuron_opsd.model.align import pad_right, predicting_states
+from neuron_opsd.model.base_kl import CHUNK_TOKENS, States
 from neuron_opsd.model.divergence import entropy
+from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.order_average import ViewStates
 from neuron_opsd.model.unembedding import logits_from_hidden
 from neuron_opsd.store.files import dump_json, read_json, write_text
@@ -43,6 +49,32 @@ def kept_temperature(folder: Path, measure: Callable[[], float]) -> float:
     found = processes.from_main(measure())
     if processes.is_main():
         write_text(path, dump_json({"teacher_temperature": found}))
+    return found
+
+
+@torch.inference_mode()
+def student_temperature(model: CausalLM, student: States, base: States) -> float:
+    """The temperature that gives the student's logits the base model's mean token entropy.
+
+    Args:
+        model: Has the head, which both share.
+        student: For each text, the states that predict its tokens.
+        base: The same of the base model, for the same texts.
+    """
+    target, entropies, num_tokens = 0.0, torch.zeros(len(GRID), dtype=torch.float64), 0
+    for own, before in zip(student, base, strict=True):
+        for states, others in zip(own.split(CHUNK_TOKENS), before.split(CHUNK_TOKENS), strict=True):
+            target += (
+                entropy(logits_from_hidden(model, others.to(model.device)).log_softmax(dim=-1)).sum().item()
+            )
+            entropies += entropies_at(logits_from_hidden(model, states.to(model.device)), GRID).cpu()
+            num_tokens += len(states)
+    found = matching(target / num_tokens, entropies / num_tokens)
+    logger.info(
+        "training: the student's logits are divided by %.3f: its token entropy is %.3f nats as it was trained, and the "
+        "base model's is %.3f (%d tokens)",
+        found, entropies[len(GRID) // 2] / num_tokens, target / num_tokens, num_tokens,
+    )  # fmt: skip
     return found
 
 
@@ -96,7 +128,7 @@ def matching(target: float, entropies: Float[Tensor, " temperatures"]) -> float:
     if above in (0, len(GRID)):
         end = GRID[min(above, len(GRID) - 1)].item()
         logger.warning(
-            "training: no temperature gives the teacher the student's token entropy. The nearest is %g", end
+            "training: no temperature gives the token entropy of the base model. The nearest is %g", end
         )
         return end
     low, high = entropies[above - 1].item(), entropies[above].item()

@@ -25,17 +25,20 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
-from neuron_opsd.model.base_kl import Texts, keep_states, kl_to_model
+from neuron_opsd.model.base_kl import KeptStates, Texts, keep_states, kl_to_model
 from neuron_opsd.model.device import name_of
 from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.model.locate import ADAPTER_CONFIG, ADAPTER_FOLDER
+from neuron_opsd.model.unembedding import divide_logits
 from neuron_opsd.store.files import JsonDict, dump_json, read_json, sync_tree, write_text
 from neuron_opsd.training.checkpoints import saving
+from neuron_opsd.training.entropy_match import student_temperature
 
 logger = logging.getLogger(__name__)
 
 NUM_PROMPTS = 16  # held-out questions. With replies this short, seconds for a small model
+ENTROPY_PROMPTS = 64  # where an entropy is matched on them. One token of each is enough for two decimals
 REPLY_TOKENS = 64
 MAX_LOST = 0.01  # of what was learned, for a dtype narrower than float32
 MAX_SHARE = 0.8  # of a card's free memory, for float32 weights: the measurement needs some, too
@@ -53,6 +56,7 @@ def publish(
     prompts: Sequence[Sequence[int]],
     num_held_out: int,
     max_new_tokens: int = REPLY_TOKENS,
+    student_entropy: str = "own",
     base_name: str | None = None,
     base_json: JsonDict | None = None,
 ) -> Published:
@@ -67,6 +71,7 @@ def publish(
         prompts: Of questions that training did not use, as far as there are any. Each leaves room for a reply.
         num_held_out: How many of them it did not use.
         max_new_tokens: Of a reply in training. The measurement's are no longer.
+        student_entropy: "matched": the merged model is as sure as the base. The adapter, which is not, is left out.
         base_name: The base model's name on the hub, for the adapter's configuration. None: it is not there.
         base_json: The base model's config.json. None: there is no such file.
     """
@@ -83,10 +88,13 @@ def publish(
             _save_adapter(student, temporary, base_name)
             published = {"form": "adapter", "dtype": None}
         else:
-            _save_adapter(student, temporary / ADAPTER_FOLDER, base_name)
+            is_matched = student_entropy == "matched"
+            if not is_matched:
+                _save_adapter(student, temporary / ADAPTER_FOLDER, base_name)
             published = _save_merged(
-                student, tokenizer, temporary, base_config, prompts, min(max_new_tokens, REPLY_TOKENS)
-            )
+                student, tokenizer, temporary, base_config, prompts,
+                max_new_tokens=min(max_new_tokens, REPLY_TOKENS), is_matched=is_matched,
+            )  # fmt: skip
             published["num_held_out"] = num_held_out
         tokenizer.save_pretrained(str(temporary))
         if base_json and published["dtype"]:
@@ -115,7 +123,9 @@ def _save_merged(
     folder: Path,
     base_config: PretrainedConfig,
     prompts: Sequence[Sequence[int]],
+    *,
     max_new_tokens: int,
+    is_matched: bool,
 ) -> Published:
     """Merge in float32, and save in the run's own dtype where that keeps what was learned, else in float32."""
     dtype, narrow = torch.float32, _dtype_of(student)
@@ -127,8 +137,14 @@ def _save_merged(
     texts = _replies(student, tokenizer, prompts, max_new_tokens)
     kept = keep_states(student, texts)
     with student.disable_adapter():
-        learned = kl_to_model(student, texts, kept)
+        base = keep_states(student, texts)
+    temperature = student_temperature(student, kept.states, base.states) if is_matched and texts else None
+    if temperature:
+        kept = KeptStates([states / temperature for states in kept.states], kept.head)
+    learned = kl_to_model(student, texts, kept, base.states)
     merged: PreTrainedModel = student.merge_and_unload()  # pyright: ignore[reportAssignmentType]
+    if temperature:
+        divide_logits(merged, temperature)
     lost = kl_to_model(merged, texts, kept)
     _save(merged, folder, base_config)
     if narrow != torch.float32:
@@ -154,6 +170,7 @@ def _save_merged(
         "kept_fraction": _kept(lost, learned),
         "num_prompts": len(texts),
         "num_tokens": sum(len(completion) for _, completion in texts),
+        "student_temperature": temperature,
     }
 
 
@@ -175,10 +192,8 @@ def _replies(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
 ) -> Texts:
-    """The student's own short replies to the first prompts, sampled at temperature 1."""
-    requests = [
-        Request(prompt_ids=tuple(ids), seeds=(place,)) for place, ids in enumerate(prompts[:NUM_PROMPTS])
-    ]
+    """The student's own short replies, sampled at temperature 1."""
+    requests = [Request(prompt_ids=tuple(ids), seeds=(place,)) for place, ids in enumerate(prompts)]
     sampling = Sampling(temperature=1.0, max_new_tokens=max_new_tokens)
     done = dict(HFEngine(student, tokenizer, batch_size=NUM_PROMPTS).generate(requests, sampling))
     return [(request.prompt_ids, done[place][0].token_ids) for place, request in enumerate(requests)]

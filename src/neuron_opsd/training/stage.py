@@ -23,7 +23,7 @@ from neuron_opsd.store.stage_folder import StageFolder, describe_change
 from neuron_opsd.training.opsd_trainer import OpsdTrainer
 from neuron_opsd.training.progress import ProgressCallback, TrackingCallback
 from neuron_opsd.training.prompts import TrainingPrompts
-from neuron_opsd.training.publish import NUM_PROMPTS, REPLY_TOKENS, publish
+from neuron_opsd.training.publish import ENTROPY_PROMPTS, NUM_PROMPTS, REPLY_TOKENS, publish
 from neuron_opsd.training.rivals.opsa import UnlikelyTokenTrainer
 from neuron_opsd.training.rivals.train import train_rival
 from neuron_opsd.training.schedule import num_steps
@@ -141,7 +141,9 @@ def _publish(
     """Save the student in a folder, and return how."""
     limit = run.models.max_context()
     room = None if limit is None else limit - REPLY_TOKENS
-    num_held_out, prompts = TrainingPrompts(run).held_out(NUM_PROMPTS, max_tokens=room)
+    settings = run.config.training
+    count = ENTROPY_PROMPTS if settings.student_entropy == "matched" else NUM_PROMPTS
+    num_held_out, prompts = TrainingPrompts(run).held_out(count, max_tokens=room)
     return publish(
         student,
         with_defaults(tokenizer, run.config.model.template_args),
@@ -152,7 +154,8 @@ def _publish(
         base_json=config_json(run.config.model.name),
         prompts=prompts,
         num_held_out=num_held_out,
-        max_new_tokens=run.config.training.max_new_tokens,
+        max_new_tokens=settings.max_new_tokens,
+        student_entropy=settings.student_entropy,
     )
 
 
