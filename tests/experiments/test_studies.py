@@ -29,6 +29,7 @@ def study(monkeypatch: pytest.MonkeyPatch):
         "training_study",
         "preflight_study",
         "promise_study",
+        "sureness_study",
         "results_page",
         "kept_rows",
         "power",
@@ -307,3 +308,29 @@ def test_the_promise_study_reads_its_rule(study, tmp_path: Path, capsys, gain, r
     promise.report(found)
     assert f"| ours | 2 | {gain:+.3f} " in capsys.readouterr().out
     assert promise.verdict(promise.judged(found["small-law"]["ours"])) == rule
+
+
+def test_a_student_that_is_only_less_sure_has_learnt_a_temperature(study, tmp_path: Path, capsys) -> None:
+    """Half the base's logits: slope and temperature are 1/2, and with it the student is the base model again."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(40, 4))
+    base, trained = (
+        (values - np.log(np.exp(values).sum(axis=1, keepdims=True))).tolist()
+        for values in (logits, logits / 2)
+    )
+    law = {"gold": rng.integers(4, size=40).tolist(), "base": base, "trained": trained}
+    (tmp_path / "small-law").mkdir()
+    file = tmp_path / "small-law" / "ours-seed0.json"
+    file.write_text(json.dumps({"temperature": 0.6, "domains": {"law": law}}))
+    sureness = study("sureness_study")
+    assert sureness.slope(law) == pytest.approx(0.5)
+    assert sureness.temperature_of(law) == pytest.approx(0.5, rel=1e-4)
+    assert sureness.main([str(tmp_path), "--keep", str(tmp_path / "kept")]) == 0
+    assert (tmp_path / "kept" / "small-law" / "ours-seed0.json").read_text() == file.read_text()
+    row = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert row[2:4] == ["0.50", "0.50"]
+    for cell in row[4:7]:
+        before, _, matched = map(float, cell.split(", "))
+        assert matched == pytest.approx(before, abs=1.1e-3)
+    assert row[7].startswith(("+0.000", "-0.000"))
+    assert row[8].startswith("+0.000")
