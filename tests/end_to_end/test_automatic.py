@@ -65,6 +65,13 @@ def test_what_cannot_be_read_is_refused_as_in_a_run(tmp_path: Path) -> None:
         chosen(FREE, tmp_path, "training.num_stepz=3")
 
 
+def test_what_the_later_choice_would_refuse_is_refused_at_once(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"student_entropy is matched, but training\.save is adapter"):
+        chosen(WITH_CHOICES, tmp_path, "training.save=adapter", model=str(tiny_model_folder))
+
+
 def test_elsewhere_auto_is_no_recipe() -> None:
     with pytest.raises(ConfigError, match="auto chooses a recipe"):
         load_config("auto", values={"model.name": "any", "questions.path": "any"})
@@ -88,7 +95,7 @@ def even_model_folder(lettered_model_folder: Path, tmp_path_factory: pytest.Temp
     ("model", "recipe", "said"),
     [
         ("lettered_model_folder", "order_average", "the model answers by position"),
-        ("even_model_folder", "entropy_matched", "the model does not surely answer by position"),
+        ("even_model_folder", "entropy_kept", "the model does not surely answer by position"),
     ],
 )
 def test_the_model_chooses_where_answers_are_letters(

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 BY_POSITION = "order_average"
+NOT_BY_POSITION = "entropy_kept"
 OTHERWISE = "entropy_matched"
 
 
@@ -48,6 +49,7 @@ def choose_by_questions(recipe: str, *, overrides: Iterable[str] = (), values: M
     elif all(has_fixed_order(question.choices) for question in questions):
         chosen, why = OTHERWISE, "the choices of every question have one order"
     else:
+        load_config(NOT_BY_POSITION, overrides=overrides, values=values)  # it may be chosen later
         chosen, why = BY_POSITION, f"all {len(questions):,} questions have choices"
     logger.info("auto: %s, so recipe %s", why, chosen)
     return chosen
@@ -56,12 +58,12 @@ def choose_by_questions(recipe: str, *, overrides: Iterable[str] = (), values: M
 def choose_by_rollouts(run: Run, *, overrides: Iterable[str] = (), values: Mapping[str, Any]) -> Config:
     """The settings to go on with, once the frozen model has answered the pool.
 
-    A model that does not answer by position is harmed by the mean over orders. The settings of `run` are those of
-    BY_POSITION. Its rollouts stay as they are: the other recipe asks for them in the same way.
+    The mean over orders makes a model that does not answer by position less sure, and teaches it little. The settings
+    of `run` are those of BY_POSITION. Its rollouts stay as they are: the other recipe asks for them in the same way.
     """
     bias = position_bias(run.records.complete_rollouts(), seed=run.config.seed)
     is_biased = bias is not None and answers_by_position(bias)
-    chosen = BY_POSITION if is_biased else OTHERWISE
+    chosen = BY_POSITION if is_biased else NOT_BY_POSITION
     said = bias.note.partition(". ")[0] if bias else "no answer of the pool can be read"
     does = "answers" if is_biased else "does not surely answer"
     logger.info("auto: the model %s by position (%s), so recipe %s", does, said, chosen)
@@ -74,4 +76,4 @@ def choose_by_rollouts(run: Run, *, overrides: Iterable[str] = (), values: Mappi
         "training.max_new_tokens": letters.training.max_new_tokens,
         "evaluation.exact": letters.evaluation.exact,
     }
-    return resolve(load_config(OTHERWISE, overrides=overrides, values={**kept, **values}))
+    return resolve(load_config(NOT_BY_POSITION, overrides=overrides, values={**kept, **values}))
