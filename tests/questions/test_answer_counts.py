@@ -32,3 +32,17 @@ def test_a_process_that_dies_is_an_error_that_says_what_to_do(
 ) -> None:
     with pytest.raises(DataError, match=r"reads .*questions.jsonl ended with status 9: .*neuron-opsd env"):
         count(tmp_path, monkeypatch, "import os; os._exit(9)")
+
+
+def test_the_same_files_are_counted_once_and_an_edited_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = tmp_path / "starts"
+    note_a_start = f"open({str(starts)!r}, 'a').write('.')"
+    count(tmp_path, monkeypatch, note_a_start)
+    questions, paths = read_questions(str(tmp_path / "questions.jsonl")), [str(tmp_path / "questions.jsonl")]
+    assert count_answers(paths, questions, SETTINGS).num_questions == 1
+    assert starts.read_text() == "."
+    (tmp_path / "questions.jsonl").write_text('{"question_id": "another", "answer": "A"}\n')
+    assert count_answers(paths, questions, SETTINGS).num_questions == 0
+    assert starts.read_text() == ".."

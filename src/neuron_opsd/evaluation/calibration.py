@@ -20,6 +20,7 @@ from neuron_opsd.results import Bin, BrierParts, CoveragePoint, Simulated
 
 Array = NDArray[np.float64]
 COVERAGES = tuple(step / 20 for step in range(1, 21))
+SIMULATED_AT_ONCE = 2**20  # draws in memory
 _EDGE = 1e-9  # 3/8 * 8 may be 3.0000000000000004: such a confidence belongs to the bin below the edge
 
 
@@ -164,10 +165,15 @@ def perfect_calibration(
     generator = np.random.default_rng(seed)
     counts = np.bincount(groups)
     draws = np.empty(num_simulations)
-    for index in range(num_simulations):
-        gap = (generator.random(confidence.size) < confidence) - confidence
-        gaps = np.abs(np.bincount(groups, weights=gap))
-        draws[index] = np.max(gaps / np.maximum(counts, 1)) if maximum else gaps.sum() / confidence.size
+    at_once = max(1, SIMULATED_AT_ONCE // confidence.size)
+    for start in range(0, num_simulations, at_once):
+        shape = (min(at_once, num_simulations - start), confidence.size)
+        gap = (generator.random(shape) < confidence) - confidence
+        bins = groups + len(counts) * np.arange(len(gap))[:, None]  # each simulation has bins of its own
+        sums = np.bincount(bins.ravel(), weights=gap.ravel(), minlength=len(counts) * len(gap))
+        gaps = np.abs(sums.reshape(len(gap), -1))
+        found = (gaps / np.maximum(counts, 1)).max(axis=1) if maximum else gaps.sum(axis=1) / confidence.size
+        draws[start : start + len(gap)] = found
     return simulated(draws)
 
 
