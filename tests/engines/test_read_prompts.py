@@ -13,7 +13,7 @@ from neuron_opsd.model.unembedding import backbone
 COMMON = tuple(range(40, 64))
 RESTS = ((7, 9, 11, 13, 15), (8, 6), (7, 10, 12), (9, 9), (5, 6, 7, 8, 9, 10, 11))
 PROMPTS = [(*COMMON, *rest) for rest in RESTS]
-SAMPLED = Sampling(temperature=2.0, max_new_tokens=40)
+SAMPLED = Sampling(temperature=2.0, max_new_tokens=24)
 REQUESTS = [
     Request(prompt_ids=prompt, seeds=tuple(range(10 * i, 10 * i + 2))) for i, prompt in enumerate(PROMPTS)
 ]

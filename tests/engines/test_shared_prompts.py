@@ -10,14 +10,14 @@ from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.engines.shared_prompts import SharedPromptCache, can_share_prompts
 from neuron_opsd.engines.slot_cache import SlotCache
 
-SAMPLED = Sampling(temperature=2.0, max_new_tokens=100)
+SAMPLED = Sampling(temperature=2.0, max_new_tokens=40)
 
 
 def build(family: str, **changes) -> PreTrainedModel:
     shape = {
         "vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.25,
-        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, *range(100, 107)],
     }  # fmt: skip
     torch.manual_seed(0)
     return (

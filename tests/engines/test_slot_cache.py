@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, LinearAttentionLayer
 
+from helpers import build_tiny_model
 from neuron_opsd.engines import hf, slot_cache
 from neuron_opsd.engines.base import Request, Sampling
 from neuron_opsd.engines.hf import HFEngine
@@ -77,25 +78,36 @@ def test_a_layout_keeps_to_the_budget(monkeypatch):
     assert cache.max_rows([20]) == 1  # a row goes on for an eighth at least
 
 
+NEW = 50  # tokens of the longest completion
+
+
 def long_requests() -> tuple[list[Request], Sampling]:
     state = torch.Generator().manual_seed(1)
     prompts = [tuple(torch.randint(3, 259, (n,), generator=state).tolist()) for n in (21, 17, 9, 5, 4, 3, 2)]
     requests = [Request(prompt_ids=ids, seeds=(2 * i, 2 * i + 1)) for i, ids in enumerate(prompts)]
-    return requests, Sampling(temperature=2.0, max_new_tokens=125)
+    return requests, Sampling(temperature=2.0, max_new_tokens=NEW)
 
 
 @pytest.fixture(scope="module")
-def each_alone(tiny_model, tiny_tokenizer):
+def model():
+    """Of its tokens eight end a reply, so that lengths differ."""
+    model = build_tiny_model()
+    model.generation_config.eos_token_id = [2, *range(100, 107)]
+    return model
+
+
+@pytest.fixture(scope="module")
+def each_alone(model, tiny_tokenizer):
     """Every completion in a cache of its own."""
     requests, sampling = long_requests()
-    engine = HFEngine(tiny_model, tiny_tokenizer)
+    engine = HFEngine(model, tiny_tokenizer)
     alone = [[Request(prompt_ids=r.prompt_ids, seeds=(seed,)) for seed in r.seeds] for r in requests]
     return [[next(iter(engine.generate([one], sampling)))[1][0] for one in group] for group in alone]
 
 
-@pytest.mark.parametrize(("batch_size", "budget"), [(3, None), (8, 350), (14, 146)], ids=str)
+@pytest.mark.parametrize(("batch_size", "budget"), [(3, None), (8, 160), (14, 80)], ids=str)
 def test_layouts_pauses_and_budgets_leave_no_trace(
-    tiny_model, tiny_tokenizer, monkeypatch, each_alone, batch_size, budget
+    model, tiny_tokenizer, monkeypatch, each_alone, batch_size, budget
 ):
     """Long completions of unequal length through few places, against each alone."""
     seen, largest = Counter(), 0
@@ -110,18 +122,18 @@ def test_layouts_pauses_and_budgets_leave_no_trace(
 
     def leave(self, i, kept):
         row = pause(self, i, kept)
-        seen["paused"] += not row.ended and len(row.tokens) < 125
+        seen["paused"] += not row.ended and len(row.tokens) < NEW
         return row
 
     monkeypatch.setattr(SlotCache, "_lay_out", noted)
     monkeypatch.setattr(hf._RunningBatch, "_leave", leave)
     monkeypatch.setattr(slot_cache, "FIRST_ROOM", 8)
     requests, sampling = long_requests()
-    engine = HFEngine(tiny_model, tiny_tokenizer, batch_size=batch_size, cache_tokens=budget)
+    engine = HFEngine(model, tiny_tokenizer, batch_size=batch_size, cache_tokens=budget)
     found = dict(engine.generate(requests, sampling))
     assert seen["layouts"] > 1
     assert bool(seen["paused"]) == (budget is not None)
-    assert largest <= (budget or 14 * 146)
+    assert largest <= (budget or 14 * (21 + NEW))
     assert len({len(c.token_ids) for group in found.values() for c in group}) > 5
     for i, group in enumerate(each_alone):
         for completion, expected in zip(found[i], group, strict=True):
@@ -132,8 +144,8 @@ def test_layouts_pauses_and_budgets_leave_no_trace(
 
 def test_a_budget_below_one_completion_is_refused(tiny_model, tiny_tokenizer):
     requests, sampling = long_requests()
-    engine = HFEngine(tiny_model, tiny_tokenizer, cache_tokens=145)
-    with pytest.raises(EngineError, match=r"21 tokens and 125 new ones exceed engine.cache_tokens of 145"):
+    engine = HFEngine(tiny_model, tiny_tokenizer, cache_tokens=70)
+    with pytest.raises(EngineError, match=r"21 tokens and 50 new ones exceed engine.cache_tokens of 70"):
         list(engine.generate(requests, sampling))
 
 
@@ -146,11 +158,11 @@ def test_the_default_budget_is_a_share_of_free_memory(tiny_model, monkeypatch):
 
 
 def test_a_default_budget_that_is_too_small_goes_on_with_one_warning(
-    tiny_model, tiny_tokenizer, monkeypatch, caplog, each_alone
+    model, tiny_tokenizer, monkeypatch, caplog, each_alone
 ):
     requests, sampling = long_requests()
     monkeypatch.setattr(hf, "free_memory", lambda device: 20_000)
-    engine = HFEngine(tiny_model, tiny_tokenizer)
+    engine = HFEngine(model, tiny_tokenizer)
     found = dict(engine.generate(requests, sampling))
     assert [[completion.token_ids for completion in found[i]] for i in sorted(found)] == [
         [completion.token_ids for completion in group] for group in each_alone
