@@ -16,14 +16,14 @@ os.environ.update(
     NEURON_OPSD_STAGES="off",  # a test computes; those of the cache name one
 )
 
+import pytest
+from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
 # pytest's rewritten assertions and our modules are compiled once, and not anew by each process of the tests, of which
 # there are many. `make clean` removes what is kept.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
-import pytest
-from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
 
 SOURCE = Path(__file__).parents[1] / "src"
 

@@ -25,14 +25,16 @@ def build_tiny_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def build_tiny_model(*, seed: int = 0, spread: float = 0.25, tied: bool = False) -> PreTrainedModel:
-    """Two layers, float32; `spread` makes its distributions far from uniform."""
+def build_tiny_model(
+    *, seed: int = 0, spread: float = 0.25, tied: bool = False, num_layers: int = 2
+) -> PreTrainedModel:
+    """Float32; `spread` makes its distributions far from uniform."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=260,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,

@@ -45,7 +45,7 @@ def qwen3(size: str) -> Qwen3Config:
 
 
 def small(**changes) -> LlamaConfig:
-    shape = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4, "vocab_size": 500}
+    shape = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 500}
     return LlamaConfig(**{**shape, "num_attention_heads": 4, "num_key_value_heads": 2, **changes})
 
 
@@ -74,7 +74,8 @@ def test_published_shapes_by_arithmetic(size):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"intermediate_size": 800, "num_hidden_layers": 2}, {"vocab_size": 20_000}]
+    "changes",
+    [{"num_hidden_layers": 4}, {"intermediate_size": 800}, {"num_hidden_layers": 4, "vocab_size": 20_000}],
 )
 def test_neurons_within_a_quarter_of_what_real_tensors_take(tiny_tokenizer, changes):
     model = LlamaForCausalLM(small(**changes)).eval()
@@ -96,21 +97,18 @@ def test_reading_within_a_quarter_of_what_real_tensors_take():
 
 
 def test_the_pass_of_p_true_counts_where_it_is_the_largest():
-    lengths = replace(LENGTHS, truth_prompt=2000)
+    lengths, model = replace(LENGTHS, truth_prompt=2000), small(num_hidden_layers=1)
     asked, plain = (
-        _evaluation(
-            settings(f"evaluation.p_true={is_asked}", "evaluation.max_new_tokens=4"), small(), lengths
-        )
+        _evaluation(settings(f"evaluation.p_true={is_asked}", "evaluation.max_new_tokens=4"), model, lengths)
         for is_asked in ("true", "false")
     )
     assert asked.detail.startswith("P(True): 16 prompts at once of up to 2000 tokens")
     assert asked.working > plain.working
     context = settings("evaluation.p_true=true", "evaluation.context=true", "evaluation.max_new_tokens=4")
-    assert (
-        "up to 2160 tokens" in _evaluation(context, small(), lengths).detail
-    )  # 160 of them are the context's
-    served = settings("evaluation.p_true=true", "engine.name=server", "engine.url=http://127.0.0.1:9/v1")
-    assert by_stage(served, small(), lengths)["evaluation"].detail.startswith("P(True)")  # it is asked here
+    assert "up to 2160 tokens" in _evaluation(context, model, lengths).detail  # 160 of them are the context's
+    server = ("engine.name=server", "engine.url=http://127.0.0.1:9/v1", "training.objective=none")
+    served = by_stage(settings("evaluation.p_true=true", *server), model, lengths)
+    assert served["evaluation"].detail.startswith("P(True)")  # it is asked here
 
 
 def _rollout(number: int, prompt: int, new: int, vocab: int) -> Rollout:
@@ -198,7 +196,6 @@ def test_contexts_are_kept_where_they_are_read_again_and_are_the_first_to_go(ove
 
 def test_the_same_is_counted_once(monkeypatch):
     counts = []
-    monkeypatch.setattr(count, "DEPTHS", (1, 2))
     monkeypatch.setattr(count, "by_depth", lambda *given: counts.append(given) or by_depth(*given))
     config, model = settings("rollouts.max_new_tokens=101"), small()
     estimate_run(config, model, LENGTHS)

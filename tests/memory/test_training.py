@@ -45,11 +45,12 @@ def test_within_a_quarter_of_what_a_process_takes(shape):
 
 
 def made(**changes) -> MemoryEstimate:
-    return estimate_memory(build_tiny_model().config, torch.float32, settings(**changes), LENGTHS)
+    """Of one layer: operations on tensors without contents are slow."""
+    return estimate_memory(build_tiny_model(num_layers=1).config, torch.float32, settings(**changes), LENGTHS)
 
 
 def test_parts_by_hand():
-    count = sum(parameter.numel() for parameter in build_tiny_model().parameters())
+    count = sum(parameter.numel() for parameter in build_tiny_model(num_layers=1).parameters())
     full = made(teacher="ema")
     assert (full.weights, full.teacher, full.optimiser) == (4 * count, 4 * count, 8 * count)
     assert full.learning > 4 * count  # gradients and more
@@ -70,7 +71,7 @@ def test_parts_by_hand():
 def test_tensors_without_contents_take_what_real_ones_do(changes):
     chosen = settings(**changes)
     real = trainable(build_tiny_model(), chosen, seed=0)
-    found = made(**changes)
+    found = estimate_memory(build_tiny_model().config, torch.float32, chosen, LENGTHS)
     assert found.learning == pytest.approx(max(peaks_of_learning(real, chosen, LENGTHS)), rel=0.02)
     rows, prompt, new = LENGTHS.sampling_rows, LENGTHS.student_prompt, chosen.max_new_tokens
     sampling = peaks_of_sampling(real, rows // chosen.num_rollouts, rows, prompt, new)
@@ -92,8 +93,8 @@ def test_what_is_alive_is_counted():
 
 
 def test_kept_contexts_are_counted_up_to_their_limit():
-    config = build_tiny_model().config  # two layers, two heads of 8 for keys: 256 bytes a token
-    long = replace(LENGTHS, teacher_prompt=1_000, kept_contexts=5)
+    config = build_tiny_model(num_layers=1).config  # two heads of 8 for keys: 128 bytes a token
+    long = replace(LENGTHS, teacher_prompt=2_000, kept_contexts=5)
     for megabytes, found in ((1000, 5 * 256_000), (1, 1_000_000), (0, 0)):
         chosen = settings(keep_prefixes=megabytes)
         estimate = estimate_memory(config, torch.float32, chosen, long)
@@ -131,12 +132,12 @@ def test_the_larger_of_what_follows_one_another_counts():
 )
 def test_a_deep_model_is_the_straight_line_of_two_shallow_ones(monkeypatch, changes):
     config = build_tiny_model().config
-    config.num_hidden_layers = 7
+    config.num_hidden_layers = 4
     chosen = settings(**changes)
     line = estimate_memory(config, torch.float32, chosen, LENGTHS)
-    monkeypatch.setattr(count, "DEPTHS", (6, 7))  # all layers are counted
+    monkeypatch.setattr(count, "DEPTHS", (3, 4))  # all layers are counted
     assert line.peak == pytest.approx(estimate_memory(config, torch.float32, chosen, LENGTHS).peak, rel=0.01)
-    assert by_depth(config, lambda some: [some.num_hidden_layers]) == [7]
+    assert by_depth(config, lambda some: [some.num_hidden_layers]) == [4]
 
 
 def test_rivals_hold_the_logits_of_every_token():
@@ -148,7 +149,7 @@ def test_rivals_hold_the_logits_of_every_token():
 
 
 def test_weights_in_four_bits_by_hand():
-    model = build_tiny_model()
+    model = build_tiny_model(num_layers=1)
     count = sum(p.numel() for name, p in model.named_parameters() if "_proj" in name)
     rest = sum(p.numel() for name, p in model.named_parameters() if "_proj" not in name)
     whole = made(method="lora", save="adapter")
