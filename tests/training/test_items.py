@@ -344,7 +344,7 @@ def test_dropout_is_for_the_loss_of_the_student_alone(tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_stays(tmp_path):
-    run(tmp_path, steps=8, learning_rate=0.01, warmup_steps=4)
+    run(tmp_path, steps=8, batch_size=2, micro_batch_size=2, learning_rate=0.01, warmup_steps=4)
     rates = [row["learning_rate"] for row in rows(tmp_path)]
     assert rates[:5] == sorted(set(rates[:5]))  # rising
     assert rates[0] <= 0.0025

@@ -159,11 +159,11 @@ class Noise(SelfCertaintyReward):
         return self.state.sample(found := super().values(*args), len(found))
 
 
-CERTAIN = {"objective": "self_certainty", "max_new_tokens": 2, "learning_rate": 0.001}
+CERTAIN = {"objective": "self_certainty", "max_new_tokens": 2, "learning_rate": 0.002}
 
 
 def test_intuitor_makes_the_model_certain(tmp_path: Path) -> None:
-    _, _, rows, _ = run_grpo(tmp_path, certain(), steps=40, **CERTAIN)
+    _, _, rows, _ = run_grpo(tmp_path, certain(), steps=20, **CERTAIN)
     first, last = (sum(row["reward"] for row in part) / 3 for part in (rows[:3], rows[-3:]))
     assert last > 1.5 * first
 
@@ -175,7 +175,7 @@ def test_the_kl_holds_the_model_and_leaves_no_reference_adapter(tmp_path: Path) 
 
 
 def test_intuitor_with_shuffled_rewards_does_not(tmp_path: Path) -> None:
-    _, _, rows, _ = run_grpo(tmp_path, certain(Noise), steps=40, **CERTAIN)
+    _, _, rows, _ = run_grpo(tmp_path, certain(Noise), steps=20, **CERTAIN)
     first, last = (sum(row["reward"] for row in part) / 3 for part in (rows[:3], rows[-3:]))
     assert last < 1.3 * first
 
