@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from training_runs import TOKENIZER, make_item, rows, run, settings, tiny_train, weights
+from training_runs import TOKENIZER, rows, run, settings, tiny_train, weights
 
 from helpers import build_tiny_model
 from neuron_opsd.config import GuardRailSettings
