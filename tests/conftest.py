@@ -55,6 +55,18 @@ settings.register_profile(
 settings.register_profile("search", settings.get_profile("fixed"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
+
+def pytest_xdist_make_scheduler(config, log):
+    """With --dist loadfile the whole runs stay in one process, which makes their models and their fork server once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "end_to_end" if "tests/end_to_end/" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 num_kept = 0  # modules
 gc.disable()  # while the tests are collected: what they import stays
 

@@ -54,7 +54,7 @@ FAILS = {
 }  # fmt: skip
 HANGS = {
     "loops": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
-    "a constant": "{{ (10 ** (10 ** 8)) % 7 }}",
+    "a constant": "{{ (10 ** (3 * 10 ** 7)) % 7 }}",
     "filler": "{{ lipsum(n=100000) }}",
 }
 
@@ -76,9 +76,9 @@ def test_what_fails_is_explained(case: str) -> None:
 
 @pytest.mark.parametrize("case", HANGS)
 def test_what_takes_for_ever_is_stopped(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_limits, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(template_limits, "MAX_SECONDS", 0.1)
     started = time.process_time()
-    with pytest.raises(ModelError, match=r"TimeoutError.*0\.2 seconds of processor time"):
+    with pytest.raises(ModelError, match=r"TimeoutError.*0\.1 seconds of processor time"):
         encoder_of(CHATML + HANGS[case]).encode(MESSAGES)
     assert time.process_time() - started < 5
 

@@ -17,7 +17,14 @@ from neuron_opsd.training.checkpoints import (
 )
 from neuron_opsd.training.figures import MetricsFile
 
-OPTIONS = {"steps": 4, "method": "lora", "teacher": "ema", "ema_rate": 0.3, "micro_batch_size": 4}
+OPTIONS = {
+    "steps": 4,
+    "method": "lora",
+    "teacher": "ema",
+    "ema_rate": 0.3,
+    "micro_batch_size": 4,
+    "num_layers": 1,
+}
 
 
 def stage(folder: Path, step: int) -> Path:

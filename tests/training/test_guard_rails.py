@@ -115,6 +115,7 @@ def test_limits_are_where_the_rails_hold():
 GUARDED = {
     "guard_rails": GuardRailSettings(baseline_steps=2, window_steps=2, max_parse_rate_drop=0.5),
     "save_steps": 1,
+    "num_layers": 1,
 }
 
 
@@ -222,7 +223,9 @@ def test_what_is_no_number_comes_back_from_a_checkpoint(tmp_path):
 
 def test_on_by_default_and_silent_on_a_run_that_goes_well(tmp_path):
     assert settings().guard_rails.enabled
-    trained = tiny_train(tmp_path, steps=20, batch_size=4, micro_batch_size=4, learning_rate=1e-5)
+    trained = tiny_train(
+        tmp_path, steps=20, num_layers=1, batch_size=4, micro_batch_size=4, learning_rate=1e-5
+    )
     assert trained.summary["stopped_because"] is None
     assert trained.summary["best_step"] == 20
     assert trained.summary["limits"]  # they were looked at

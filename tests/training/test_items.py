@@ -268,7 +268,7 @@ def test_stale_completions_are_corrected(tmp_path):
 HELD = {
     "steps": 5, "rollout_steps": 3, "save_steps": 1, "teacher": "ema", "ema_rate": 0.3, "batch_size": 4,
     "trainer": {"logging_steps": 2}, "micro_batch_size": 4, "item": grouped_item(2), "num_rollouts": 2,
-    "guard_rails": {"window_steps": 2}, "method": "lora",
+    "guard_rails": {"window_steps": 2}, "method": "lora", "num_layers": 1,
 }  # fmt: skip
 
 

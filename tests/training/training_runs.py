@@ -75,6 +75,7 @@ def tiny_train(
     seed: int = 0,
     spread: float = 0.25,
     ends: tuple[int, ...] = (2,),
+    num_layers: int = 2,
     model=None,
     read_answer=None,
     pseudo_labels=None,
@@ -87,7 +88,7 @@ def tiny_train(
     """Train a tiny model whose replies end with one of `ends`; `changes` are settings of `training.*`."""
     chosen = settings(**changes)
     if model is None:
-        model = build_tiny_model(spread=spread)
+        model = build_tiny_model(spread=spread, num_layers=num_layers)
         model.generation_config.eos_token_id = list(ends)
     return train(
         model,

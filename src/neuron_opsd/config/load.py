@@ -1,6 +1,7 @@
 """Recipes, overrides and run folders -> `Config`, with errors that name the setting, its value and what is allowed."""
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -79,9 +80,14 @@ def read_config(file: Path) -> Config:
         ConfigError: the file cannot be read, or holds something else.
     """
     try:
-        return check_config(_parse_sections(_read_text(file), where=str(file)))
+        return _config_of(_read_text(file), str(file))
     except ConfigError as error:
         raise ConfigError(f"The settings of this run, {file}, are damaged. {error}") from None
+
+
+@functools.lru_cache(maxsize=4)  # each command reads the settings of its run several times
+def _config_of(text: str, where: str) -> Config:
+    return check_config(_parse_sections(text, where=where))
 
 
 def check_config(tree: Mapping[str, Any]) -> Config:
