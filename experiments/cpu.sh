@@ -165,9 +165,9 @@ part_promise() {
     for recipe in order_average entropy_matched; do
         promise_cell large "$large" bfloat16 "$letter" commonsenseqa "$recipe" 0
     done
-    for domain in "${domains[@]}"; do
-        for seed in 0 1 2; do
-            for recipe in order_average order_matched neuron_opsd entropy_matched random_selection ssd lmsi; do
+    for seed in 0 1 2; do
+        for recipe in neuron_opsd random_selection base_order_average ssd lmsi order_average order_matched entropy_matched; do
+            for domain in "${domains[@]}"; do
                 promise_cell gentle "$large" bfloat16 "$letter" "$domain" "$recipe" "$seed"
             done
         done
