@@ -231,6 +231,10 @@ part_report() {
         [ ! -d "$out/$name" ] || "$bin/python" "$here/training_study.py" "$out/$name"/* \
             --picture "$figures/$name.svg" >"$figures/$name.md"
     done
+    if [ -d "$out/promise" ]; then
+        "$bin/python" "$here/promise_study.py" "$out/promise" >"$figures/promise.md"
+        "$bin/python" "$here/sureness_study.py" "$out/promise" >"$figures/sureness.md"
+    fi
     echo "tables and pictures: $figures"
 }
 

@@ -148,8 +148,8 @@ class TrainingSettings(Section):
     student_entropy: Literal["own", "matched"] = Field(
         default="own",
         description="own: the published student is as sure as training left it [N]. matched: its logits are divided by "
-        "the one temperature at which its mean token entropy is the base model's, on questions of the pool. The last "
-        "normalisation takes the temperature in. It needs method=lora and save=merged. [ours]",
+        "the one temperature at which its samples (at rollouts.temperature) have the base model's mean token entropy, "
+        "on questions of the pool. The last normalisation takes it in. It needs method=lora and save=merged. [ours]",
     )
     keep_prefixes: int = Field(
         default=1000,

@@ -53,27 +53,32 @@ def kept_temperature(folder: Path, measure: Callable[[], float]) -> float:
 
 
 @torch.inference_mode()
-def student_temperature(model: CausalLM, student: States, base: States) -> float:
-    """The temperature that gives the student's logits the base model's mean token entropy.
+def student_temperature(model: CausalLM, student: States, base: States, *, sampled_at: float) -> float:
+    """What the student's logits are divided by, so that its samples have the base model's mean token entropy.
+
+    It is compared at the temperature of the samples. At 1, half the entropy of a small model's letter is that of words
+    which are no answer. A student that has learnt the form alone would be taken for one that has become sure.
 
     Args:
         model: Has the head, which both share.
         student: For each text, the states that predict its tokens.
         base: The same of the base model, for the same texts.
+        sampled_at: The temperature of the samples.
     """
     target, entropies, num_tokens = 0.0, torch.zeros(len(GRID), dtype=torch.float64), 0
-    for own, before in zip(student, base, strict=True):
-        for states, others in zip(own.split(CHUNK_TOKENS), before.split(CHUNK_TOKENS), strict=True):
-            target += (
-                entropy(logits_from_hidden(model, others.to(model.device)).log_softmax(dim=-1)).sum().item()
+    for one, other in zip(student, base, strict=True):
+        for states, others in zip(one.split(CHUNK_TOKENS), other.split(CHUNK_TOKENS), strict=True):
+            after, before = (
+                logits_from_hidden(model, values.to(model.device)) / sampled_at for values in (states, others)
             )
-            entropies += entropies_at(logits_from_hidden(model, states.to(model.device)), GRID).cpu()
+            target += entropy(before.log_softmax(dim=-1)).sum().item()
+            entropies += entropies_at(after, GRID).cpu()
             num_tokens += len(states)
     found = matching(target / num_tokens, entropies / num_tokens)
     logger.info(
-        "training: the student's logits are divided by %.3f: its token entropy is %.3f nats as it was trained, and the "
-        "base model's is %.3f (%d tokens)",
-        found, entropies[len(GRID) // 2] / num_tokens, target / num_tokens, num_tokens,
+        "training: the student's logits are divided by %.3f: at temperature %g its token entropy is %.3f nats as it "
+        "was trained, and the base model's is %.3f (%d tokens)",
+        found, sampled_at, entropies[len(GRID) // 2] / num_tokens, target / num_tokens, num_tokens,
     )  # fmt: skip
     return found
 

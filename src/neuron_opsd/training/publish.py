@@ -56,7 +56,7 @@ def publish(
     prompts: Sequence[Sequence[int]],
     num_held_out: int,
     max_new_tokens: int = REPLY_TOKENS,
-    student_entropy: str = "own",
+    entropy_at: float | None = None,
     base_name: str | None = None,
     base_json: JsonDict | None = None,
 ) -> Published:
@@ -71,7 +71,8 @@ def publish(
         prompts: Of questions that training did not use, as far as there are any. Each leaves room for a reply.
         num_held_out: How many of them it did not use.
         max_new_tokens: Of a reply in training. The measurement's are no longer.
-        student_entropy: "matched": the merged model is as sure as the base. The adapter, which is not, is left out.
+        entropy_at: The sampling temperature at which the merged model is made as sure as the base. The adapter, which
+            is not, is left out then. None: the model is as sure as training left it.
         base_name: The base model's name on the hub, for the adapter's configuration. None: it is not there.
         base_json: The base model's config.json. None: there is no such file.
     """
@@ -88,12 +89,11 @@ def publish(
             _save_adapter(student, temporary, base_name)
             published = {"form": "adapter", "dtype": None}
         else:
-            is_matched = student_entropy == "matched"
-            if not is_matched:
+            if entropy_at is None:
                 _save_adapter(student, temporary / ADAPTER_FOLDER, base_name)
             published = _save_merged(
                 student, tokenizer, temporary, base_config, prompts,
-                max_new_tokens=min(max_new_tokens, REPLY_TOKENS), is_matched=is_matched,
+                max_new_tokens=min(max_new_tokens, REPLY_TOKENS), entropy_at=entropy_at,
             )  # fmt: skip
             published["num_held_out"] = num_held_out
         tokenizer.save_pretrained(str(temporary))
@@ -125,7 +125,7 @@ def _save_merged(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    is_matched: bool,
+    entropy_at: float | None,
 ) -> Published:
     """Merge in float32, and save in the run's own dtype where that keeps what was learned, else in float32."""
     dtype, narrow = torch.float32, _dtype_of(student)
@@ -138,8 +138,9 @@ def _save_merged(
     kept = keep_states(student, texts)
     with student.disable_adapter():
         base = keep_states(student, texts)
-    temperature = student_temperature(student, kept.states, base.states) if is_matched and texts else None
-    if temperature:
+    temperature = None
+    if entropy_at is not None and texts:
+        temperature = student_temperature(student, kept.states, base.states, sampled_at=entropy_at)
         kept = KeptStates([states / temperature for states in kept.states], kept.head)
     learned = kl_to_model(student, texts, kept, base.states)
     merged: PreTrainedModel = student.merge_and_unload()  # pyright: ignore[reportAssignmentType]

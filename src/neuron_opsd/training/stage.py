@@ -142,7 +142,8 @@ def _publish(
     limit = run.models.max_context()
     room = None if limit is None else limit - REPLY_TOKENS
     settings = run.config.training
-    count = ENTROPY_PROMPTS if settings.student_entropy == "matched" else NUM_PROMPTS
+    is_matched = settings.student_entropy == "matched"
+    count = ENTROPY_PROMPTS if is_matched else NUM_PROMPTS
     num_held_out, prompts = TrainingPrompts(run).held_out(count, max_tokens=room)
     return publish(
         student,
@@ -155,7 +156,7 @@ def _publish(
         prompts=prompts,
         num_held_out=num_held_out,
         max_new_tokens=settings.max_new_tokens,
-        student_entropy=settings.student_entropy,
+        entropy_at=(run.config.rollouts.temperature or 1.0) if is_matched else None,
     )
 
 
