@@ -20,15 +20,10 @@ CONFIGS = importlib.resources.files("neuron_opsd") / "recipes" / "accelerate"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def call(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def forked(log: Path, *words: str) -> str:
+    """What a run in one process says, its lines unwrapped."""
+    assert ForkedRun([*words], log).wait() == 0, log.read_text()
+    return " ".join(log.read_text().split())
 
 
 def launched(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -42,18 +37,22 @@ def launched(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     file = tmp_path / "ddp.yaml"
     file.write_text(yaml.safe_dump(config))
     start = ("accelerate.commands.launch", "--config_file", str(file), "-m", "neuron_opsd.cli")
-    return call(*start, *words)
+    return subprocess.run(
+        [sys.executable, "-m", *start, *words],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def prepared(tmp_path: Path, model: Path, questions: Path, **more: str) -> Path:
     """A run up to its contexts."""
     run = tmp_path / "prepared"
     settings = [*SMALL, *(f"{name}={value}" for name, value in more.items())]
-    done = call(
-        "neuron_opsd.cli", "run", "neuron_opsd", *settings, "--model", str(model), "--questions", str(questions),
-        "--output", str(run), "--until", "contexts",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    asked = ["--model", str(model), "--questions", str(questions), "--output", str(run)]
+    forked(tmp_path / "log", "run", "neuron_opsd", *settings, *asked, "--until", "contexts")
     return run
 
 
@@ -67,7 +66,7 @@ def test_two_processes_publish_what_one_does_and_one_can_take_over(
 ):
     first = prepared(tmp_path, tiny_model_folder, question_files[0], **{"training.micro_batch_size": "1"})
     second, third = shutil.copytree(first, tmp_path / "two"), tmp_path / "taken over"
-    assert call("neuron_opsd.cli", "train", str(first)).returncode == 0
+    forked(tmp_path / "log", "train", str(first))
     done = launched(tmp_path, "train", str(second))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("first student prompt") == 1
@@ -81,9 +80,7 @@ def test_two_processes_publish_what_one_does_and_one_can_take_over(
     shutil.copytree(second, third)
     shutil.rmtree(third / "model")
     shutil.rmtree(third / "training/checkpoint-3", ignore_errors=True)
-    done = call("neuron_opsd.cli", "train", str(third))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "resumes at step 2 of 3" in done.stderr
+    assert "resumes at step 2 of 3" in forked(tmp_path / "log", "train", str(third))
     assert_alike(published(third), published(first))
 
 
