@@ -131,6 +131,8 @@ def test_the_larger_of_what_follows_one_another_counts():
     ],
 )
 def test_a_deep_model_is_the_straight_line_of_two_shallow_ones(monkeypatch, changes):
+    for name in ("_count_learning", "_count_own_sampling"):  # nothing is remembered, whatever DEPTHS were
+        monkeypatch.setattr(count, name, getattr(count, name).__wrapped__)
     config = build_tiny_model().config
     config.num_hidden_layers = 4
     chosen = settings(**changes)
