@@ -52,6 +52,11 @@ def choose_by_questions(recipe: str, *, overrides: Iterable[str] = (), values: M
         load_config(NOT_BY_POSITION, overrides=overrides, values=values)  # it may be chosen later
         chosen, why = BY_POSITION, f"all {len(questions):,} questions have choices"
     logger.info("auto: %s, so recipe %s", why, chosen)
+    if chosen == BY_POSITION:
+        logger.info(
+            "auto: after the rollouts it may become %s. `run auto` looks, the stages' own commands do not",
+            NOT_BY_POSITION,
+        )
     return chosen
 
 
