@@ -142,6 +142,13 @@ def test_one_file_replaces_several(tmp_path, base_folder, monkeypatch):
     assert [path.name for path in (tmp_path / "model").glob("model*")] == ["model.safetensors"]
 
 
+def test_without_prompts_no_entropy_is_matched_and_the_log_says_so(tmp_path, base_folder, caplog):
+    student = student_in_bfloat16(base_folder, size=1.0)
+    summary = published(student, tmp_path / "model", base_folder, prompts=[], entropy_at=0.6)
+    assert summary["student_temperature"] is None
+    assert "as sure as it is, because no prompt leaves room" in caplog.text
+
+
 def test_without_prompts_nothing_is_measured_and_float32_is_published(tmp_path, base_folder):
     student = student_in_bfloat16(base_folder, size=1.0)
     summary = published(student, tmp_path / "model", base_folder, prompts=())

@@ -139,7 +139,11 @@ def _save_merged(
     with student.disable_adapter():
         base = keep_states(student, texts)
     temperature = None
-    if entropy_at is not None and texts:
+    if entropy_at is not None and not texts:
+        logger.warning(
+            "training: the student is published as sure as it is, because no prompt leaves room for a reply"
+        )
+    elif entropy_at is not None:
         temperature = student_temperature(student, kept.states, base.states, sampled_at=entropy_at)
         kept = KeptStates([states / temperature for states in kept.states], kept.head)
     learned = kl_to_model(student, texts, kept, base.states)
