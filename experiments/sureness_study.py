@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from studies import mean_interval, show
+from studies import NUM_RESAMPLES, mean_interval, show
 
 from neuron_opsd.evaluation.calibration import ece
 from neuron_opsd.evaluation.evaluate import gold_answers
 from neuron_opsd.evaluation.temperatures import matching_temperature, mean_entropy, tempered
 from neuron_opsd.run.session import Run
+from neuron_opsd.statistics import Interval, bootstrap_draws, bootstrap_interval
 from neuron_opsd.store.files import read_json_lines
 from neuron_opsd.store.run_folder import RunFolder
 
@@ -89,7 +90,7 @@ def report(runs: Mapping[str, Mapping[str, Any]]) -> None:
         "tau",
         *(f"{name}: base, trained, matched" for name in ("Avg", "likeliest", "ECE")),
     ]
-    columns += ["Avg, matched - base", "likeliest, trained - base"]
+    columns += ["Avg, matched - base", "likeliest, trained - base", "ECE, matched - base"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name, run in runs.items():
         domains, use = run["domains"], run["temperature"]
@@ -108,7 +109,24 @@ def report(runs: Mapping[str, Mapping[str, Any]]) -> None:
                 show(mean_interval(found[role][kind] - found["base"][kind]), sign=True)
                 for role, kind in (("matched", "avg"), ("trained", "likeliest"))
             ]
+            cells.append(show(ece_change(found["base"], found["matched"]), sign=True))
             print(f"| {' | '.join(cells)} |")
+
+
+def ece_change(before: Mapping[str, Values], after: Mapping[str, Values]) -> Interval:
+    """ECE after minus before, paired over questions."""
+
+    def change(weights: Values | None = None) -> Values:
+        ends = (ece(own["confidence"], own["likeliest"], weights=weights) for own in (before, after))
+        return -np.subtract(*ends)
+
+    draws = bootstrap_draws(
+        lambda weights: {"d": change(weights)},
+        num_items=len(before["avg"]),
+        num_resamples=NUM_RESAMPLES,
+        seed=0,
+    )
+    return bootstrap_interval(float(change()), draws["d"])
 
 
 def _over_roles(found: Mapping[str, Mapping[str, Values]], kind: str) -> str:

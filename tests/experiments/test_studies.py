@@ -334,3 +334,4 @@ def test_a_student_that_is_only_less_sure_has_learnt_a_temperature(study, tmp_pa
         assert matched == pytest.approx(before, abs=1.1e-3)
     assert row[7].startswith(("+0.000", "-0.000"))
     assert row[8].startswith("+0.000")
+    assert abs(float(row[9].split(" [")[0])) < 1.1e-3
