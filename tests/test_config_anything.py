@@ -43,7 +43,7 @@ def keeps(config: Config | None, folder: Path) -> bool:
     return repr(run.config()) == repr(config)  # by their text, since nan is not nan
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(data=spoiled(GOOD) | st.binary(max_size=60))
 def test_a_spoiled_recipe_is_refused_or_kept_as_it_is(tmp_path, data):
     (tmp_path / "recipe.yaml").write_bytes(data)
@@ -51,7 +51,7 @@ def test_a_spoiled_recipe_is_refused_or_kept_as_it_is(tmp_path, data):
     assert message or keeps(config, tmp_path / "run")
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(path=paths | st.text(max_size=8), value=yaml_values)
 def test_any_override_is_refused_or_kept_as_it_is(tmp_path, path, value):
     override = f"{path}={value}"
@@ -61,7 +61,7 @@ def test_any_override_is_refused_or_kept_as_it_is(tmp_path, path, value):
     assert message or keeps(config, tmp_path / "run")
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(data=spoiled(GOOD))
 def test_spoiled_settings_of_a_run_are_named(tmp_path, data):
     (RunFolder.create(tmp_path).path / "config.yaml").write_bytes(data)

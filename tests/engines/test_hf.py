@@ -201,7 +201,7 @@ def test_engine_draws_follow_the_models_own_softmax(tiny_model, tiny_tokenizer):
 )
 def test_two_tokens_are_distributed_as_those_of_generate(tiny_model, tiny_tokenizer, sampling):
     """Chi-square of two samples, on each token and on the pair; seeds are fixed, so it holds for good or never."""
-    num_samples = 4000
+    num_samples = 8000
     prompts = [prompt for prompt in make_prompts() if len(prompt) in (3, 11)]
     asked = [Request(prompt_ids=prompt, seeds=tuple(range(num_samples))) for prompt in prompts]
     engine = HFEngine(tiny_model, tiny_tokenizer, batch_size=num_samples)

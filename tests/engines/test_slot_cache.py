@@ -105,7 +105,7 @@ def each_alone(model, tiny_tokenizer):
     return [[next(iter(engine.generate([one], sampling)))[1][0] for one in group] for group in alone]
 
 
-@pytest.mark.parametrize(("batch_size", "budget"), [(3, None), (8, 160), (14, 80)], ids=str)
+@pytest.mark.parametrize(("batch_size", "budget"), [(3, None), (8, 160), (14, 71)], ids=str)
 def test_layouts_pauses_and_budgets_leave_no_trace(
     model, tiny_tokenizer, monkeypatch, each_alone, batch_size, budget
 ):

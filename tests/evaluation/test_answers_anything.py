@@ -45,7 +45,7 @@ def good_file(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_spoiled_file_is_read_or_refused(tmp_path, suffix, data):
     path = tmp_path / f"spoiled.{suffix}"
@@ -67,7 +67,7 @@ keys = st.sampled_from(["question_id", "answer", "question", "choices", "A", "B"
 known = st.fixed_dictionaries({"question_id": st.sampled_from(["q0", "q1", "free"])})
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(
     rows=st.lists(
         st.builds(dict.__or__, st.dictionaries(keys, json_values, max_size=4), known), min_size=1, max_size=3

@@ -20,7 +20,7 @@ from neuron_opsd.neurons.capture import answer_start, capture_neurons
 from neurons.naive import naive_llama_neurons, naive_scores, naive_sets
 from neurons.tiny_models import FAMILIES, HIDDEN, LAYERS, VOCAB, WIDTH, build, random_rollouts, rollout
 
-LENGTHS = [0, 1, 5, 33, 40, 16, 8]
+LENGTHS = [0, 1, 5, 33, 40, 12, 7, 16, 8]
 SMALL = NeuronSettings(chunk_tokens=8, num_entries=15, overlap_size=20)
 
 

@@ -22,7 +22,7 @@ def write_jsonl(path: Path, rows: list) -> str:
     return str(path)
 
 
-@settings(max_examples=100)
+@settings(max_examples=150)
 @given(
     data=st.binary(max_size=200),
     suffix=st.sampled_from(["jsonl", "json", "csv", "tsv", "parquet", "xlsx", "csv.gz"]),
@@ -50,7 +50,7 @@ keys = st.sampled_from(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(rows=st.lists(st.dictionaries(keys, json_values, max_size=5), min_size=1, max_size=3))
 def test_any_json_is_read_or_refused(tmp_path, rows):
     path = write_jsonl(tmp_path / "any.jsonl", rows)

@@ -47,7 +47,7 @@ def good(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "part-00001.parquet"])
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_spoiled_stage_is_never_read_wrongly_and_is_remade(good, name, data):
     bad = good.with_name("bad")
@@ -63,7 +63,7 @@ def test_a_spoiled_stage_is_never_read_wrongly_and_is_remade(good, name, data):
     assert stage.read(Rollout) == RECORDS
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(data=spoiled(b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n{"step": 3, "loss": 0.125}\n'))
 def test_spoiled_rows_are_read_or_named(tmp_path, caplog, data):
     (tmp_path / "metrics.jsonl").write_bytes(data)
@@ -73,7 +73,7 @@ def test_spoiled_rows_are_read_or_named(tmp_path, caplog, data):
     assert len(rows) + len(caplog.records) == data.count(b"\n")
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(data=spoiled(b'{"in": {"accuracy": 0.5}, "verdicts": []}') | st.binary(max_size=30))
 def test_a_spoiled_file_of_figures_counts_as_missing(tmp_path, data):
     (tmp_path / "results.json").write_bytes(data)

@@ -213,9 +213,8 @@ def by_depth(config: PretrainedConfig, count: Callable[[PretrainedConfig], Seque
     """Numbers of a model of many like layers, from two small depths: each grows by the same with every layer."""
     layers, (low, high) = config.get_text_config().num_hidden_layers, DEPTHS
     if layers <= high:
-        return list(
-            count(_cut(config, layers))
-        )  # a copy: transformers notes the dtype in what it builds from
+        # A copy, because transformers notes the dtype in what it builds from.
+        return list(count(_cut(config, layers)))
     pairs = zip(count(_cut(config, low)), count(_cut(config, high)), strict=True)
     return [few + (more - few) * (layers - low) // (high - low) for few, more in pairs]
 
