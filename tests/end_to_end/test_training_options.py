@@ -1,9 +1,11 @@
-"""Options of training through the command line: template arguments per role, groups, an adapter as the result."""
+"""Options of training through the command line: template arguments per role, groups, an adapter, a matched entropy."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
+import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -56,3 +58,31 @@ def test_template_arguments_per_role_groups_and_an_adapter(
     base = AutoModelForCausalLM.from_pretrained(command[command.index("--model") + 1])
     assert isinstance(PeftModel.from_pretrained(base, folder / "model"), PeftModel)
     assert (folder / "evaluation" / "results.json").is_file()  # the adapter was evaluated
+
+
+def test_a_matched_student_is_published_with_its_temperature(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The last normalisation, which no adapter changes, is the base's divided by it."""
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "run"
+    options = ["training.student_entropy=matched", "rollouts.temperature=0.8", "--until", "train"]
+    assert run([*command, *options, "--output", str(folder)], monkeypatch) == 0
+    published = json.loads((folder / "training" / "manifest.json").read_text())["summary"]["published"]
+    temperature = published["student_temperature"]
+    assert temperature != 1
+    assert f"divided by {temperature:.3f}: at temperature 0.8 its token entropy" in caplog.text
+    base, found = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).model.norm.weight
+        for path in (command[command.index("--model") + 1], folder / "model")
+    )
+    torch.testing.assert_close(found, base / temperature)
+
+    capsys.readouterr()
+    export = ["export", str(folder), "--format", "adapter", "--output", str(tmp_path / "adapter")]
+    assert run(export, monkeypatch) == 2
+    assert "student_entropy is matched" in " ".join(capsys.readouterr().err.split())
