@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,11 @@ from pathlib import Path
 import pytest
 
 from end_to_end.fork_run import ForkedRun, WholeRun, differences
+from neuron_opsd.neurons.stage import NeuronStage
+from neuron_opsd.rollouts.stage import ZeroShotStage
+from neuron_opsd.run.session import Run
+from neuron_opsd.run.shards import ShardedStage, kept_models
+from neuron_opsd.store.run_folder import RunFolder
 
 TWO = ["--num-processes", "2"]
 # Stages that start workers. The probabilities of options come with the samples.
@@ -44,6 +50,23 @@ def test_two_processes_make_the_missing_shards_alike(whole_run: WholeRun, copy: 
     assert "evaluation/trained: 1 shards over 1 processes" in said
     assert differences(whole_run.folder, copy) == []
     assert kept.stat().st_mtime_ns == before
+
+
+def test_a_worker_keeps_its_model_for_the_next_stage_of_the_same_run(copy: Path) -> None:
+    run = Run(RunFolder.open(copy))
+    first = reopened(ZeroShotStage(run, "rollouts"))
+    model, _ = first.run.models.base()
+    second = reopened(NeuronStage(run, "neurons"))
+    assert second.run is not first.run  # its records are read again
+    assert second.run.models.base()[0] is model
+    run.folder.write_config(run.config.model_copy(update={"seed": 7}))
+    assert reopened(NeuronStage(run, "neurons")).run.models.base()[0] is not model
+    kept_models.clear()
+
+
+def reopened(stage: ShardedStage) -> ShardedStage:
+    """As a worker opens it."""
+    return pickle.loads(pickle.dumps(stage))
 
 
 @pytest.mark.slow

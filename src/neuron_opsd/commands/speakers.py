@@ -89,7 +89,12 @@ class Speakers:
     def _of(self, role: str) -> Models:
         """Of each role one of its own: the models of a run hold one model at a time."""
         if role not in self._models:
-            self._models[role] = Models(self.config, self.run.folder, longest_text=self.run.longest_text)
+            self._models[role] = Models(
+                self.config,
+                self.run.folder,
+                longest_text=self.run.longest_text,
+                make_room=self.run.runner.release,
+            )
         return self._models[role]
 
 

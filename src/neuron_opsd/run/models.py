@@ -34,10 +34,19 @@ class Models:
         config: The settings of the run.
         folder: Its folder, which has the trained model.
         longest_text: Counts the tokens of the longest prompt and completion, for engines that reserve them.
+        make_room: Frees memory elsewhere that the next model may need. Called before each load.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, *, longest_text: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        *,
+        longest_text: Callable[[], int],
+        make_room: Callable[[], None],
+    ) -> None:
         self.config, self.folder, self.longest_text = config, folder, longest_text
+        self.make_room = make_room
         self._loaded: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
         self._engine: tuple[str, Engine] | None = None  # one that is not hf, and the model it serves
 
@@ -57,7 +66,7 @@ class Models:
         """The frozen model for training, which changes it. So it is forgotten here."""
         model, training = self.config.model, self.config.training
         if training.quantization != "none" or training.dtype != model.dtype:
-            self.release()  # neurons are read from whole matrices in their own dtype. Training has its own copy
+            self._release_all()  # neurons are read from whole matrices in their own dtype. Training has its own copy
             dtype = getattr(torch, training.dtype)
             return load_model(model, dtype=dtype, quantization=training.quantization)
         taken = self.base()
@@ -91,7 +100,7 @@ class Models:
                 on_read=on_read,
             )
         if self._engine is None or self._engine[0] != name:
-            self.release()  # one model in memory at a time
+            self._release_all()
             engine = other_engine(
                 self.config, self.tokenizer, model_name=name, longest_text=self.longest_text
             )
@@ -154,6 +163,11 @@ class Models:
 
     def _load(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None or self._loaded[0] != name:
-            self.release()  # one model in memory at a time
+            self._release_all()
             self._loaded = (name, *load_model(self.config.model, name=name))
         return self._loaded[1], self._loaded[2]
+
+    def _release_all(self) -> None:
+        """One model in memory at a time, those of idle workers counted."""
+        self.release()
+        self.make_room()

@@ -58,8 +58,10 @@ class Run:
         self.config = resolve(folder.config())
         self.inputs = StageInputs(self.config, folder)
         self.records = StageRecords(folder, self.config, self.inputs)
-        self.models = Models(self.config, folder, longest_text=self.longest_text)
         self.runner = runner or InProcessRunner()
+        self.models = Models(
+            self.config, folder, longest_text=self.longest_text, make_room=self.runner.release
+        )
         _check_runner(self.config.engine, self.runner)
         self.cache = default_cache()
         self.tracking = tracking

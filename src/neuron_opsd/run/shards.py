@@ -19,6 +19,7 @@ import torch
 from neuron_opsd.errors import WorkerError
 from neuron_opsd.progress import track
 from neuron_opsd.records import Question
+from neuron_opsd.run.models import Models
 from neuron_opsd.run.runners import OnProgress
 from neuron_opsd.run.session import Run
 from neuron_opsd.store.files import JsonDict, explain_full_disk
@@ -122,9 +123,17 @@ class ShardedStage(abc.ABC):
         """The figures of the finished stage."""
 
 
-def _reopen(kind: type[ShardedStage], run: Path, name: str, inbox: ShardInbox | None) -> ShardedStage:
-    """The stage in another process."""
-    return kind(Run(RunFolder.open(run)), name, inbox=inbox)
+kept_models: dict[Path, Models] = {}  # by run folder: of the stage that this worker made last
+
+
+def _reopen(kind: type[ShardedStage], path: Path, name: str, inbox: ShardInbox | None) -> ShardedStage:
+    """The stage in another process. A worker that made a stage of this run before still has its model."""
+    run, before = Run(RunFolder.open(path)), kept_models.get(path)
+    if before is not None and before.config == run.config:
+        run.models = before
+    kept_models.clear()
+    kept_models[path] = run.models
+    return kind(run, name, inbox=inbox)
 
 
 def make_sharded(stage: ShardedStage) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,42 @@ def test_every_shard_once_with_progress_from_all_workers(tmp_path: Path) -> None
     pids = {entry["pid"] for entry in entries}
     assert os.getpid() not in pids
     assert (tmp_path / "threads-1").exists()
+    assert multiprocessing.active_children() == []  # the runner is gone, and they with it
+
+
+def make(runner: ProcessRunner, work: ToyWork, indices: list[int]) -> set[int]:
+    """The workers that made these shards."""
+    return {entry["pid"] for entry in runner.run(work, indices, lambda *_: None)}
+
+
+def test_workers_stay_for_the_next_stage_until_their_memory_is_needed(tmp_path: Path) -> None:
+    runner, work = ProcessRunner(2), ToyWork(tmp_path, sleeps=0.3)
+    first = make(runner, work, [0])
+    both = make(runner, replace(work, name="next"), [0, 1])
+    assert len(both) == 2
+    assert first < both
+    assert make(runner, replace(work, num_threads=3), [0, 1]).isdisjoint(both)  # other threads, other bytes
+    assert (tmp_path / "threads-3").exists()
+    runner.release()
     assert multiprocessing.active_children() == []
+    assert len(make(runner, work, [0, 1])) == 2
+
+
+def test_a_worker_that_died_while_it_waited_is_replaced(tmp_path: Path) -> None:
+    runner, work = ProcessRunner(1), ToyWork(tmp_path)
+    (pid,) = make(runner, work, [0])
+    os.kill(pid, signal.SIGKILL)
+    multiprocessing.active_children()[0].join()
+    (other,) = make(runner, work, [1])
+    assert other != pid
+
+
+def test_a_stage_that_fails_leaves_no_worker_and_the_runner_can_go_on(tmp_path: Path) -> None:
+    runner, work = ProcessRunner(2), ToyWork(tmp_path)
+    with pytest.raises(DataError, match="toy, shard 1"):
+        make(runner, replace(work, fails=1), [0, 1])
+    assert multiprocessing.active_children() == []
+    assert make(runner, work, [0])
 
 
 def test_a_workers_error_names_its_shard(tmp_path: Path) -> None:

@@ -59,6 +59,10 @@ class Runner(Protocol):
         """
         ...
 
+    def release(self) -> None:
+        """Free the memory that workers hold between stages: a model is about to be loaded in this process."""
+        ...
+
 
 class InProcessRunner:
     """The default: one shard after another, here."""
@@ -71,3 +75,6 @@ class InProcessRunner:
         """See `Runner.run`."""
         for index in indices:
             yield work.write_shard(index, on_progress)
+
+    def release(self) -> None:
+        """See `Runner.release`. The model here is the run's to free."""

@@ -1,7 +1,8 @@
 """Several processes of one machine, each with a model of its own on a GPU or a share of the cores.
 
 Fresh interpreters (spawn): a forked process can neither use CUDA nor trust the locks of torch's threads. A worker is
-given one shard at a time over a pipe, so that its death is seen at once and names the shard.
+given one shard at a time over a pipe, so that its death is seen at once and names the shard. Workers stay from stage to
+stage with the model that they hold, until the command needs that memory for a model of its own.
 """
 
 import contextlib
@@ -12,9 +13,9 @@ import pickle
 import signal
 import threading
 import traceback
+import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import cache
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -33,20 +34,20 @@ class ProcessRunner:
 
     def __init__(self, num_processes: int) -> None:
         self.num_processes = num_processes
+        self._workers: list[_Worker] = []
+        weakref.finalize(self, _end, self._workers)
 
     def run(
         self, work: ShardWork, indices: Sequence[int], on_progress: OnProgress
     ) -> Generator[Entry, None, None]:
-        """See `Runner.run`. Workers end with the generator, whether it is finished, fails or is closed."""
+        """See `Runner.run`. Workers wait for the next stage. They end if this fails or is closed."""
         todo = deque(indices)
-        workers: list[_Worker] = []
+        is_finished = False
         try:
-            # Threads by the number asked for, not by the shards left: a resumed run must give the same bytes.
-            options = worker_options(work, self.num_processes)
-            with _interrupts_held_back():
-                workers += [_Worker(work, **option) for option in options[: len(todo)]]
+            workers = self._workers_for(work, len(todo))
             logger.info("%s: %d shards over %d processes", work.name, len(todo), len(workers))
             for worker in workers:
+                worker.begin(work)
                 worker.give(todo)
             while busy := {worker.pipe: worker for worker in workers if worker.shard is not None}:
                 for pipe in wait(list(busy)):
@@ -58,11 +59,24 @@ class ProcessRunner:
                     else:
                         yield value
                         busy[pipe].give(todo)  # pyright: ignore[reportArgumentType]
+            is_finished = True
         finally:
-            for worker in workers:
-                worker.process.terminate()
-            for worker in workers:
-                worker.stop()
+            if not is_finished:
+                self.release()
+
+    def release(self) -> None:
+        """See `Runner.release`."""
+        _end(self._workers)
+
+    def _workers_for(self, work: ShardWork, num_shards: int) -> "list[_Worker]":
+        """Those that wait and are still alive, and new ones for the rest."""
+        # Threads by the number asked for, not by the shards left: a resumed run must give the same bytes.
+        options = worker_options(work, self.num_processes)
+        if any(not worker.is_fit(option) for worker, option in zip(self._workers, options, strict=False)):
+            self.release()
+        with _interrupts_held_back():
+            self._workers += [_Worker(**option) for option in options[len(self._workers) : num_shards]]
+        return self._workers[:num_shards]
 
 
 def worker_options(work: ShardWork, num_processes: int) -> list[dict[str, Any]]:
@@ -80,20 +94,33 @@ def worker_options(work: ShardWork, num_processes: int) -> list[dict[str, Any]]:
 class _Worker:
     """The parent's side of one worker."""
 
-    def __init__(self, work: ShardWork, *, num_threads: int, gpu: str | None) -> None:
+    def __init__(self, *, num_threads: int, gpu: str | None) -> None:
         context = multiprocessing.get_context("spawn")
-        self.work_name, self.shard = work.name, None
+        self.work_name, self.shard = "", None
+        self.option = {"num_threads": num_threads, "gpu": gpu}
         self.pipe, theirs = context.Pipe()
-        arguments = (theirs, pickle.dumps(work), num_threads, gpu)
-        self.process = context.Process(target=_serve, args=arguments, daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, num_threads, gpu), daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe ends when the worker does
 
+    def is_fit(self, option: dict[str, Any]) -> bool:
+        """Whether it is alive, with these threads and this GPU."""
+        return self.process.is_alive() and self.option == option
+
+    def begin(self, work: ShardWork) -> None:
+        """Tell it which stage the next shards belong to."""
+        self.work_name = work.name
+        self._send(pickle.dumps(work))
+
     def give(self, todo: "deque[int]") -> None:
-        """Hand over the next shard, or nothing more."""
+        """Hand over the next shard, if there is one."""
         self.shard = todo.popleft() if todo else None
+        if self.shard is not None:
+            self._send(self.shard)
+
+    def _send(self, message: bytes | int) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died: `receive` says so
-            self.pipe.send(self.shard)
+            self.pipe.send(message)
 
     def receive(self) -> tuple[str, Any]:
         """Its next message.
@@ -125,6 +152,15 @@ class _Worker:
         self.pipe.close()
 
 
+def _end(workers: list[_Worker]) -> None:
+    """End them all, and forget them."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.stop()
+    workers.clear()
+
+
 def _cause(exitcode: int | None) -> str:
     if exitcode is None or exitcode >= 0:
         return f"exit status {exitcode}"
@@ -151,34 +187,40 @@ def _interrupts_held_back() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _serve(pipe: Connection, pickled: bytes, num_threads: int, gpu: str | None) -> None:
-    """A worker's life: shards in, entries out, until None or until its parent is gone."""
+def _serve(pipe: Connection, num_threads: int, gpu: str | None) -> None:
+    """A worker's life: a stage and its shards in, entries out, until its parent ends it or is gone."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA starts, which is with the first model
-
-    @cache
-    def open_work() -> ShardWork:
-        work = pickle.loads(pickled)  # from our own parent. Imports torch
-        work.use_threads(num_threads)
-        return work
-
+    stage: ShardWork | bytes = b""
     with contextlib.suppress(EOFError, BrokenPipeError):
-        for index in iter(pipe.recv, None):
-            pipe.send(_attempt(pipe, open_work, index))
+        while True:
+            message = pipe.recv()
+            if isinstance(message, bytes):
+                stage = message
+                continue
+            try:
+                if isinstance(stage, bytes):  # opened at its first shard: an error then has an answer
+                    stage = _open(stage, num_threads)
+                pipe.send(("done", _make(pipe, stage, message)))
+            except NeuronOpsdError as error:
+                pipe.send(("error", error))
+            except BrokenPipeError:
+                raise
+            except Exception:
+                pipe.send(("bug", traceback.format_exc()))
 
 
-def _attempt(pipe: Connection, open_work: Callable[[], ShardWork], index: int) -> tuple[str, Any]:
-    try:
-        report = lambda items, tokens: pipe.send(("progress", (items, tokens)))  # noqa: E731
-        with listening(lambda tokens, doing: pipe.send(("told", tokens))):
-            return "done", open_work().write_shard(index, report)
-    except NeuronOpsdError as error:
-        return "error", error
-    except BrokenPipeError:
-        raise
-    except Exception:
-        return "bug", traceback.format_exc()
+def _open(pickled: bytes, num_threads: int) -> ShardWork:
+    work = pickle.loads(pickled)  # from our own parent. Imports torch
+    work.use_threads(num_threads)
+    return work
+
+
+def _make(pipe: Connection, work: ShardWork, index: int) -> Entry:
+    report = lambda items, tokens: pipe.send(("progress", (items, tokens)))  # noqa: E731
+    with listening(lambda tokens, doing: pipe.send(("told", tokens))):
+        return work.write_shard(index, report)
 
 
 def _die_with_parent() -> None:

@@ -59,6 +59,9 @@ class RayRunner:
             )
             yield from _entries(made, work.name, on_progress)
 
+    def release(self) -> None:
+        """See `Runner.release`. Actors end with their stage."""
+
 
 def _entries(made: Any, name: str, on_progress: OnProgress) -> Generator[Entry, None, None]:
     from ray.exceptions import RayError
