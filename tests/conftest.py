@@ -57,12 +57,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """With --dist loadfile the whole runs stay in one process, which makes their models and their fork server once."""
+    """With --dist loadfile the whole runs stay in one process, which makes their models and their fork server once.
+
+    So do the tests of vLLM: two at a time would wait for each other's cores and memory.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "end_to_end" if "tests/end_to_end/" in nodeid else super()._split_scope(nodeid)
+            together = ("tests/end_to_end/", "tests/engines/test_vllm")
+            return next((part for part in together if part in nodeid), super()._split_scope(nodeid))
 
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
