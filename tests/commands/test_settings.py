@@ -1,11 +1,14 @@
 """What is told of settings is what the models hold: the page, the lines and the schema."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
 
 from neuron_opsd.commands.settings import as_markdown, describe_settings, find_settings, schema
 from neuron_opsd.config import list_recipes
@@ -14,6 +17,14 @@ from neuron_opsd.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "src" / "neuron_opsd" / "recipes"
+
+
+@cache
+def validator() -> Validator:
+    """Of the schema, which is itself looked at once."""
+    kind = validator_for(schema())
+    kind.check_schema(schema())
+    return kind(schema())
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:
@@ -32,7 +43,7 @@ def test_every_setting_is_listed() -> None:
 
 @pytest.mark.parametrize("recipe", list_recipes())
 def test_an_editor_accepts_every_recipe(recipe: str) -> None:
-    jsonschema.validate(yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8")), schema())
+    validator().validate(yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(
@@ -45,11 +56,11 @@ def test_an_editor_accepts_every_recipe(recipe: str) -> None:
 )
 def test_an_editor_marks_what_we_refuse(recipe: str, message: str) -> None:
     with pytest.raises(jsonschema.ValidationError, match=message):
-        jsonschema.validate(yaml.safe_load(recipe), schema())
+        validator().validate(yaml.safe_load(recipe))
 
 
 def test_one_file_needs_no_brackets() -> None:
-    jsonschema.validate({"evaluation": {"answers": "a.jsonl"}, "questions": {"cross_paths": ["b"]}}, schema())
+    validator().validate({"evaluation": {"answers": "a.jsonl"}, "questions": {"cross_paths": ["b"]}})
     json.dumps(schema())
 
 

@@ -25,13 +25,13 @@ def random_sets(num_sets, *, num_ids=400, seed=0, topics=5):
 
 
 def brute_force(sets, num_neighbours, *, exclude=lambda _: ()):
-    rows = []
+    rows, sets = [], [set(one.tolist()) for one in sets]
     for query, mine in enumerate(sets):
-        pairs = []
+        pairs, left_out = [], set(exclude(query))
         for other, theirs in enumerate(sets):
-            if other != query and other not in set(exclude(query)):
-                union = len(set(mine) | set(theirs))
-                pairs.append((1 - len(set(mine) & set(theirs)) / union if union else 1.0, other))
+            if other != query and other not in left_out:
+                union = len(mine | theirs)
+                pairs.append((1 - len(mine & theirs) / union if union else 1.0, other))
         rows.append(sorted(pairs)[:num_neighbours])
     return rows
 
