@@ -1,6 +1,7 @@
 """Several processes, an array job and a Ray cluster give the bytes of one process, kills and interruptions included."""
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -15,7 +16,8 @@ import pytest
 
 from end_to_end.fork_run import ForkedRun, WholeRun, differences
 from neuron_opsd.neurons.stage import NeuronStage
-from neuron_opsd.rollouts.stage import ZeroShotStage
+from neuron_opsd.rollouts.stage import ZeroShotStage, make_rollouts
+from neuron_opsd.run.runners import ProcessRunner
 from neuron_opsd.run.session import Run
 from neuron_opsd.run.shards import ShardedStage, kept_models
 from neuron_opsd.store.run_folder import RunFolder
@@ -62,6 +64,18 @@ def test_a_worker_keeps_its_model_for_the_next_stage_of_the_same_run(copy: Path)
     run.folder.write_config(run.config.model_copy(update={"seed": 7}))
     assert reopened(NeuronStage(run, "neurons")).run.models.base()[0] is not model
     kept_models.clear()
+
+
+@pytest.mark.slow
+def test_workers_end_before_the_command_loads_a_model(copy: Path) -> None:
+    """They would hold a model each beside it."""
+    runner = ProcessRunner(2)
+    run = Run(RunFolder.open(copy), runner=runner)
+    (copy / "rollouts" / "part-00001.parquet").unlink()
+    make_rollouts(run)
+    assert len(multiprocessing.active_children()) == 1
+    run.models.base()
+    assert multiprocessing.active_children() == []
 
 
 def reopened(stage: ShardedStage) -> ShardedStage:

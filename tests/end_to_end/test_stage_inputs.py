@@ -111,7 +111,7 @@ def _with(config: Config, override: str) -> Config:
 
 def test_training_names_only_settings_that_it_reads(command: list[str], tmp_path: Path) -> None:
     """A model that was trained before there was such a setting is not trained again for it."""
-    orders = {"teacher_orders", "orders_version", "teacher_entropy"}
+    orders = {"teacher_orders", "orders_version", "teacher_entropy", "entropy_at"}
     plain, ordered = (
         StageInputs(settings(command, *extra), RunFolder(tmp_path)).of("training")["training"].keys()
         for extra in ([], ["training.teacher_orders=2", "training.teacher_entropy=matched"])

@@ -73,8 +73,10 @@ def test_a_frozen_teacher_reads_a_question_once_and_a_resumed_one_is_equal_to_th
     assert_same_bits(run(tmp_path / "forgetful", **options), whole)
 
 
-def test_a_matched_teacher_has_the_base_students_entropy(tmp_path):
-    trained = tiny_train(tmp_path, steps=2, teacher="frozen", teacher_entropy="matched", learning_rate=1e-9)
+@pytest.mark.parametrize("sampled_at", [1.0, 0.6])
+def test_a_matched_teacher_has_the_base_students_entropy(tmp_path, sampled_at):
+    options = {"steps": 2, "teacher": "frozen", "teacher_entropy": "matched", "learning_rate": 1e-9}
+    trained = tiny_train(tmp_path, entropy_at=sampled_at, **options)
     temperature = trained.summary["teacher_temperature"]
     assert temperature != 1
     assert json.loads((tmp_path / "teacher_temperature.json").read_text()) == {
@@ -91,7 +93,7 @@ def test_a_matched_teacher_has_the_base_students_entropy(tmp_path):
                 logits = model(torch.tensor([[*prompt, *completion.token_ids]])).logits[
                     0, len(prompt) - 1 : -1
                 ]
-            log_probs = (logits / t).log_softmax(-1)
+            log_probs = (logits / t / sampled_at).log_softmax(-1)
             found[role].append(-(log_probs.exp() * log_probs).sum(-1))
     student, teacher = (torch.cat(values).mean().item() for values in found.values())
     assert teacher == pytest.approx(student, abs=2e-3)

@@ -364,6 +364,7 @@ class StageInputs:
             mode="json", exclude={"save_steps": True, **memory, **dict.fromkeys(unread, True)}
         )
         named |= {"orders_version": ORDERS_VERSION} if is_read["teacher_orders"] else {}
+        named |= {"entropy_at": self.config.rollouts.temperature} if is_read["teacher_entropy"] else {}
         if "contexts" in self.made:
             return {"training": named, **self._both_roles()}
         pool = [question for question in self.questions if question.split == "train"]

@@ -1,6 +1,9 @@
 """The one temperature at which a model is as sure as the base model is. No label takes part.
 
-    mean over tokens of H(logits / tau)  =  mean over tokens of H(base model)
+    mean over tokens of H(logits / (tau T))  =  mean over tokens of H(base model's / T)
+
+T is the temperature of the rollouts. At 1, half the entropy of a small model's letter is that of words which are no
+answer. A model that has learnt the form alone would be taken for one that has become sure.
 
 `training.teacher_entropy: matched` divides the teacher's logits. The tokens are those of the student's own samples
 before any training. What the teacher prefers is learnt then, and not how much surer its context makes it. (2604.16830
@@ -56,9 +59,6 @@ def kept_temperature(folder: Path, measure: Callable[[], float]) -> float:
 def student_temperature(model: CausalLM, student: States, base: States, *, sampled_at: float) -> float:
     """What the student's logits are divided by, so that its samples have the base model's mean token entropy.
 
-    It is compared at the temperature of the samples. At 1, half the entropy of a small model's letter is that of words
-    which are no answer. A student that has learnt the form alone would be taken for one that has become sure.
-
     Args:
         model: Has the head, which both share.
         student: For each text, the states that predict its tokens.
@@ -84,8 +84,8 @@ def student_temperature(model: CausalLM, student: States, base: States, *, sampl
 
 
 @torch.no_grad()
-def measure_temperature(trainer: "OpsdTrainer") -> float:
-    """The matching temperature, on the first completions that the untrained student samples."""
+def measure_temperature(trainer: "OpsdTrainer", *, sampled_at: float) -> float:
+    """The teacher's matching temperature, on the first completions that the untrained student samples."""
     model, chunk = trainer.reader, trainer.settings.loss_chunk_tokens
     model.eval()
     places = range(min(NUM_ITEMS, len(trainer.rollouts.items)))
@@ -103,17 +103,18 @@ def measure_temperature(trainer: "OpsdTrainer") -> float:
             )
             for start in range(0, len(own), chunk):
                 part = slice(start, start + chunk)
-                student = logits_from_hidden(model, own[part]).log_softmax(dim=-1)
-                students += entropy(student).sum().item()
-                teachers += entropies_at(trainer.teacher.logits(*(row[part] for row in rows)), GRID).cpu()
+                student = logits_from_hidden(model, own[part]) / sampled_at
+                students += entropy(student.log_softmax(dim=-1)).sum().item()
+                teacher = trainer.teacher.logits(*(row[part] for row in rows)) / sampled_at
+                teachers += entropies_at(teacher, GRID).cpu()
         num_tokens += len(own)
         if num_tokens >= NUM_TOKENS:
             break
     found = matching(students / num_tokens, teachers / num_tokens)
     logger.info(
-        "training: the teacher's logits are divided by %.3f: its token entropy is %.3f nats as it is, and the base "
-        "student's is %.3f (%d tokens)",
-        found, teachers[len(GRID) // 2] / num_tokens, students / num_tokens, num_tokens,
+        "training: the teacher's logits are divided by %.3f: at temperature %g its token entropy is %.3f nats as it "
+        "is, and the base student's is %.3f (%d tokens)",
+        found, sampled_at, teachers[len(GRID) // 2] / num_tokens, students / num_tokens, num_tokens,
     )  # fmt: skip
     return found
 

@@ -124,6 +124,7 @@ def _train(
         folder=folder,
         num_steps=steps,
         seed=run.config.seed,
+        entropy_at=_entropy_at(run),
         trainer_type=OpsdTrainer if is_taught else UnlikelyTokenTrainer,
         token_budget=token_budget,
         read_answer=prompts.read_answer,
@@ -156,8 +157,13 @@ def _publish(
         prompts=prompts,
         num_held_out=num_held_out,
         max_new_tokens=settings.max_new_tokens,
-        entropy_at=(run.config.rollouts.temperature or 1.0) if is_matched else None,
+        entropy_at=_entropy_at(run) if is_matched else None,
     )
+
+
+def _entropy_at(run: Run) -> float:
+    """The temperature at which models are compared in how sure they are. Greedy answers have no entropy: then 1."""
+    return run.config.rollouts.temperature or 1.0
 
 
 def publish_merged(run: Run, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def train(
     folder: Path,
     num_steps: int,
     seed: int,
+    entropy_at: float = 1.0,
     token_budget: int | None = None,
     trainer_type: type[OpsdTrainer] = OpsdTrainer,
     read_answer: ReadAnswer | None = None,
@@ -97,6 +99,7 @@ def train(
         folder: Where checkpoints and metrics.jsonl go.
         num_steps: Optimiser steps in all.
         seed: The run's seed.
+        entropy_at: The sampling temperature at which `teacher_entropy: matched` compares teacher and student.
         token_budget: Ends training with the step at which tokens generated and trained on reach it.
         trainer_type: What a step does.
         read_answer: The answer in a completion, for votes and the parse rate. Without it there are none.
@@ -142,7 +145,8 @@ def train(
         callbacks=[keeper, rails, budget, *callbacks],
     )
     if settings.teacher_entropy == "matched":
-        trainer.teacher.temperature = kept_temperature(folder, lambda: measure_temperature(trainer))
+        measure = partial(measure_temperature, trainer, sampled_at=entropy_at)
+        trainer.teacher.temperature = kept_temperature(folder, measure)
     trainer.remove_callback(PrinterCallback)  # figures go to metrics.jsonl, not to standard output
     if checkpoint is not None:
         logger.info("training: resumes at step %d of %d", step_of(checkpoint), num_steps)
