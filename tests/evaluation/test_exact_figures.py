@@ -1,15 +1,17 @@
 """`evaluation.exact`: the probabilities by hand, and which tokens give an answer."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from helpers import build_tiny_model, build_tiny_tokenizer
 from neuron_opsd.config import EvaluationSettings, ModelSettings, PromptSettings
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.engines.sampling import sample_tokens, token_probs
 from neuron_opsd.evaluation.benchmark import compare
-from neuron_opsd.evaluation.exact import OneTokenReader, exact_options
+from neuron_opsd.evaluation.exact import OneTokenReader, answer_exactly, exact_options
 from neuron_opsd.evaluation.votes import count_votes
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_tokenizer
@@ -71,6 +73,21 @@ def test_no_other_short_token_is_read_as_a_letter(reader: OneTokenReader) -> Non
     assert len(others) > 500
     assert [text for text, token in others if reader.read(token, question, (0, 1, 2, 3))] == []
     assert all(reader.read(token, question, (0, 1, 2, 3)) == "A" for token in reader.letter_tokens["A"][:1])
+
+
+def test_every_pass_is_counted_as_it_ends() -> None:
+    reader, seen = OneTokenReader(ChatEncoder(build_tiny_tokenizer()), PROMPTS), []
+    answers = answer_exactly(
+        [replace(QUESTION, question_id=f"q{i}", question=f"Colour {i}?") for i in range(2)],
+        build_tiny_model(),
+        reader,
+        sampling=Sampling(temperature=1.0, max_new_tokens=1),
+        orders=[[(0, 1, 2), (1, 2, 0), (0, 1, 2)], [(0, 1, 2)]],
+        batch_size=1,
+        on_finished=lambda *counts: seen.append(counts),
+    )
+    assert sorted(seen) == [(1, 1), (1, 1), (2, 2)]  # an order that is asked twice is read once
+    assert len(answers) == 4
 
 
 def test_votes_by_hand() -> None:

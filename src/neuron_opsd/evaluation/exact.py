@@ -84,11 +84,13 @@ def answer_exactly(
     max_context: int | None = None,
     batch_size: int,
     on_state: Callable[[Question, torch.Tensor], None] | None = None,
+    on_finished: Callable[[int, int], None] = lambda records, tokens: None,
 ) -> list[ExactRollout]:
     """One record for each question and order of its choices. Equal prompts are read once.
 
     `orders` are those of each question. `messages_of` and `max_context` are as for `sample_rollouts`. `on_state` is
-    called with the hidden state that predicts the reply to each question in its first order.
+    called with the hidden state that predicts the reply to each question in its first order. `on_finished` is called
+    with the records that a pass made, and their tokens.
 
     Raises:
         DataError: a question that does not fit the model's context.
@@ -106,6 +108,8 @@ def answer_exactly(
         found[keys[place]] = _answer(questions[q], order, places[q, order], logits, reader, sampling)
         if on_state and order == orders[q][0]:
             on_state(questions[q], state)
+        num_records = orders[q].count(order)
+        on_finished(num_records, num_records)
     return [
         dataclasses.replace(found[q, order], rollout_index=index)
         for q in range(len(questions))

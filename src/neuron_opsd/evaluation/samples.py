@@ -188,7 +188,7 @@ class ExactAnswers(EvaluationSamples):
     ) -> list[ExactRollout]:
         """Answer the questions of one shard. `on_state` is as for `answer_exactly`."""
         run, settings, questions = self.run, self.settings, self.shard_questions(index)
-        answers = answer_exactly(
+        return answer_exactly(
             questions,
             run.models.named(self.model_name),
             self.reader,
@@ -198,9 +198,8 @@ class ExactAnswers(EvaluationSamples):
             max_context=run.models.max_context(),
             batch_size=settings.batch_size,
             on_state=on_state,
+            on_finished=on_progress,
         )
-        on_progress(len(answers), len(answers))
-        return answers
 
     def num_items(self, index: int) -> int:
         """See `ShardedStage`."""
