@@ -45,7 +45,7 @@ def command(lettered_model_folder: Path, tmp_path_factory: pytest.TempPathFactor
 def reading_nothing(function: Callable) -> Callable:
     def called(*arguments):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(base_kl, "predicting_states", lambda *_: pytest.fail("a text is read again"))
+            patch.setattr(base_kl, "states_of_texts", lambda *_: pytest.fail("a text is read again"))
             return function(*arguments)
 
     return called

@@ -22,7 +22,7 @@ from neuron_opsd.model.load import load_model
 from neuron_opsd.model.trainable import trainable
 from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
-from neuron_opsd.training.publish import _has_room, publish
+from neuron_opsd.training.publish import NUM_PROMPTS, _has_room, publish
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 PROMPTS = [(5, 6, 7), (8, 9, 10, 11)]
@@ -95,7 +95,8 @@ def test_bfloat16_is_published_where_it_keeps_what_was_learned(tmp_path, base_fo
     assert load_file(tmp_path / "model" / "model.safetensors")["lm_head.weight"].dtype == torch.bfloat16
 
 
-def test_a_matched_student_is_as_sure_as_its_base_and_prefers_what_it_learned(tmp_path, base_folder):
+def test_a_matched_student_is_as_sure_as_its_base_and_prefers_what_it_learned(tmp_path, base_folder, caplog):
+    caplog.set_level("INFO")
     sharp = build_tiny_model()
     sharp.lm_head.weight.data *= 20  # its own replies are as good as uniform
     sharp.save_pretrained(base_folder)
@@ -110,9 +111,10 @@ def test_a_matched_student_is_as_sure_as_its_base_and_prefers_what_it_learned(tm
     summary = published(student, tmp_path / "model", base_folder, **options)
     temperature = summary["student_temperature"]
     assert abs(temperature - 1) > 0.01
-    assert summary["num_prompts"] == 40
+    assert summary["num_prompts"] == NUM_PROMPTS  # its entropy is that of all 40
     assert summary["kl_lost"] < 1e-9
     assert not (tmp_path / "model" / "adapter").exists()  # it is another model
+    assert "publishing: 4 passes in" in caplog.text
 
     entropies = []
     for folder in (base_folder, tmp_path / "model"):

@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuron_opsd.model.align import pad_right, predicting_states
 from neuron_opsd.model.divergence import forward_kl
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.shared_prompt import states_of_texts
 from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
+from neuron_opsd.progress import tell
 
 CHUNK_TOKENS = 256  # whose vocabulary logits are held at once
+READ_TOKENS = 2048  # of texts that are read together
 Texts = Sequence[tuple[Sequence[int], Sequence[int]]]  # prompt ids, completion ids
 States = Sequence[Float[Tensor, "_ hidden"]]  # for each text, one state a completion token
 
@@ -87,5 +89,22 @@ def _kl_sums(
 
 
 def _read(model: CausalLM, texts: Texts) -> Iterator[Tensor]:
-    for prompt, completion in texts:
-        yield predicting_states(model, model, *pad_right([prompt], [completion], device=model.device))
+    num_read = 0
+    for batch in _batches(texts):
+        tell(doing=f"reading {num_read + 1} of {len(texts)}")
+        yield from states_of_texts(model, batch)
+        num_read += len(batch)
+
+
+def _batches(texts: Texts) -> Iterator[Texts]:
+    """Texts that are read together, in their order: READ_TOKENS with the padding, or one text."""
+    batch: list[tuple[Sequence[int], Sequence[int]]] = []
+    longest = 0
+    for text in texts:
+        longest = max(longest, sum(map(len, text)))
+        if batch and (len(batch) + 1) * longest > READ_TOKENS:
+            yield batch
+            batch, longest = [], sum(map(len, text))
+        batch.append(text)
+    if batch:
+        yield batch

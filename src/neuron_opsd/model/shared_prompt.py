@@ -134,16 +134,31 @@ def has_dropout(model: CausalLM) -> bool:
 @torch.no_grad()
 def states_after(model: CausalLM, prompts: Sequence[Ids]) -> Iterator[Float[Tensor, "hidden"]]:
     """The last state of each prompt. What all of them begin with (a system turn, instructions) is read once."""
-    width = min(common_prefix(prompts), min(map(len, prompts)) - 1)
     # The token after the end is there to be predicted. Which one it is changes nothing.
-    rests: list[Ids] = [[*prompt[width:], 0] for prompt in prompts]
-    read = _prefill(model, prompts[0][:width]) if len(prompts) > 1 and width >= MIN_SHARED else None
+    for states in states_of_texts(model, [(prompt, (0,)) for prompt in prompts]):
+        yield states[0]
+
+
+@torch.no_grad()
+def states_of_texts(
+    model: CausalLM, texts: Sequence[tuple[Ids, Ids]]
+) -> Iterator[Float[Tensor, "tokens hidden"]]:
+    """The states that predict the completion of each text, in one pass. What all prompts begin with is read once.
+
+    Args:
+        model: In eval mode.
+        texts: Prompt and completion of each.
+    """
+    prompts, completions = ([text[part] for text in texts] for part in (0, 1))
+    width = min(common_prefix(prompts), min(map(len, prompts)) - 1)
+    read = _prefill(model, prompts[0][:width]) if len(texts) > 1 and width >= MIN_SHARED else None
     if read is None:
-        batch = pad_right(prompts, [(0,)] * len(prompts), device=model.device)
-        yield from predicting_states(model, model, *batch)
+        batch = pad_right(prompts, completions, device=model.device)
+        yield from predicting_states(model, model, *batch).split(list(map(len, completions)))
     else:
-        for states in _after_prompt(model, read, rests):
-            yield states[-1]
+        rests = [[*prompt[width:], *completion] for prompt, completion in texts]
+        for completion, states in zip(completions, _after_prompt(model, read, rests), strict=True):
+            yield states[len(states) - len(completion) :]
 
 
 def common_prefix(prompts: Sequence[Ids]) -> int:

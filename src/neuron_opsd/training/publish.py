@@ -14,7 +14,7 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from neuron_opsd.model.environment import free_memory
 from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.model.locate import ADAPTER_CONFIG, ADAPTER_FOLDER
 from neuron_opsd.model.unembedding import divide_logits
+from neuron_opsd.progress import track
 from neuron_opsd.store.files import JsonDict, dump_json, read_json, sync_tree, write_text
 from neuron_opsd.training.checkpoints import saving
 from neuron_opsd.training.entropy_match import student_temperature
@@ -91,11 +92,13 @@ def publish(
         else:
             if entropy_at is None:
                 _save_adapter(student, temporary / ADAPTER_FOLDER, base_name)
-            published = _save_merged(
-                student, tokenizer, temporary, base_config, prompts,
-                max_new_tokens=min(max_new_tokens, REPLY_TOKENS), entropy_at=entropy_at,
-            )  # fmt: skip
-            published["num_held_out"] = num_held_out
+            num_passes = 4 if _dtype_of(student) == torch.float32 else 5
+            with track("publishing", total=num_passes, unit="passes") as progress:
+                published = _save_merged(
+                    student, tokenizer, temporary, base_config, prompts,
+                    max_new_tokens=min(max_new_tokens, REPLY_TOKENS), entropy_at=entropy_at, on_pass=progress.advance,
+                )  # fmt: skip
+            published["num_held_out"] = min(num_held_out, published["num_prompts"])  # they come first
         tokenizer.save_pretrained(str(temporary))
         if base_json and published["dtype"]:
             _write_config(temporary / "config.json", base_json, published["dtype"])
@@ -126,6 +129,7 @@ def _save_merged(
     *,
     max_new_tokens: int,
     entropy_at: float | None,
+    on_pass: Callable[[], None],
 ) -> Published:
     """Merge in float32, and save in the run's own dtype where that keeps what was learned, else in float32."""
     dtype, narrow = torch.float32, _dtype_of(student)
@@ -135,9 +139,12 @@ def _save_merged(
         student.to("cpu")
     student = student.float().eval()
     texts = _replies(student, tokenizer, prompts, max_new_tokens)
+    on_pass()
     kept = keep_states(student, texts)
+    on_pass()
     with student.disable_adapter():
         base = keep_states(student, texts)
+    on_pass()
     temperature = None
     if entropy_at is not None and not texts:
         logger.warning(
@@ -145,16 +152,19 @@ def _save_merged(
         )
     elif entropy_at is not None:
         temperature = student_temperature(student, kept.states, base.states, sampled_at=entropy_at)
-        kept = KeptStates([states / temperature for states in kept.states], kept.head)
-    learned = kl_to_model(student, texts, kept, base.states)
+    texts = texts[:NUM_PROMPTS]
+    kept = KeptStates([states / (temperature or 1.0) for states in kept.states[:NUM_PROMPTS]], kept.head)
+    learned = kl_to_model(student, texts, kept, base.states[:NUM_PROMPTS])
     merged: PreTrainedModel = student.merge_and_unload()  # pyright: ignore[reportAssignmentType]
     if temperature:
         divide_logits(merged, temperature)
     lost = kl_to_model(merged, texts, kept)
+    on_pass()
     _save(merged, folder, base_config)
     if narrow != torch.float32:
         merged.to(narrow)  # pyright: ignore[reportArgumentType]
         lost_narrow = kl_to_model(merged, texts, kept)
+        on_pass()
         if lost_narrow < MAX_LOST * learned:
             dtype, lost = narrow, lost_narrow
             _save(merged, folder, base_config)
