@@ -15,6 +15,7 @@ from neuron_opsd.config import list_recipes, load_config
 from neuron_opsd.config.graph import TRAINED_FROM
 from neuron_opsd.contexts.replies import demonstrating_replies
 from neuron_opsd.errors import ConfigError
+from neuron_opsd.evaluation import stage
 from neuron_opsd.run.inputs import StageInputs
 from neuron_opsd.run.session import Run
 from neuron_opsd.store.run_folder import RunFolder
@@ -69,6 +70,17 @@ def test_base_with_context_reads_the_pool_before_each_test_question(made) -> Non
         for role in ("base", "trained")
     }
     assert min(tokens["trained"]) > max(tokens["base"])
+
+
+def test_a_context_that_all_share_asks_no_neurons_of_test_questions(made, monkeypatch) -> None:
+    monkeypatch.setattr(stage, "capture_neurons", lambda *_, **__: pytest.fail("a test question is read"))
+    options = ("contexts.retrieval=medoids", "contexts.num_demonstrations=2", "evaluation.num_samples=1")
+    folder = made("base_context", *options, until="evaluate")
+    shown = {
+        tuple(shown["question_id"] for shown in row["demonstrations"])
+        for row in records(folder, "evaluation/contexts")
+    }
+    assert len(shown) == 1
 
 
 def stage_rollouts(folder: Path, stage: str) -> list:

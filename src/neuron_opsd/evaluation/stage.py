@@ -20,6 +20,7 @@ from neuron_opsd.evaluation.general import GeneralSamples
 from neuron_opsd.evaluation.samples import Asked, stages_of_evaluation
 from neuron_opsd.model.base_kl import States, keep_states, kl_from_base
 from neuron_opsd.neurons.capture import capture_neurons
+from neuron_opsd.progress import track
 from neuron_opsd.records import (
     BaseDivergence,
     ExactGeneralRollout,
@@ -99,19 +100,28 @@ def make_test_contexts(run: Run) -> None:
     """What the second model reads before each test question: the teacher's context, from the pool."""
 
     def make() -> tuple[list[TeacherContext], JsonDict]:
-        sets = _all_overlap_sets(run) if reads_neurons(run.config) else {}
+        sets = _overlap_sets(run) if reads_neurons(run.config) else {}
         return contexts_of(run, run.records.test_questions, sets)
 
     run.make_stage("evaluation/contexts", TeacherContext, make)
 
 
-def _all_overlap_sets(run: Run) -> dict[str, NDArray[np.int32]]:
-    """Overlap sets of the pool and of the test questions, whose neurons are those of the base model's first sample."""
-    samples = run.folder.stage("evaluation/base").read(Rollout)
-    first = [rollout for rollout in samples if rollout.rollout_index == 0]
-    own = capture_neurons(*run.models.base(), first, run.config.neurons)
-    pool = run.folder.stage("neurons").read(NeuronSets)
-    return {item.question_id: item.overlap_set for item in [*pool, *own]}
+def _overlap_sets(run: Run) -> dict[str, NDArray[np.int32]]:
+    """Overlap sets of the pool, and of the test questions where each is placed among the pool.
+
+    A test question's neurons are those of the base model's first sample.
+    """
+    sets = run.folder.stage("neurons").read(NeuronSets)
+    if run.config.contexts.retrieval == "neuron_overlap":
+        samples = run.folder.stage("evaluation/base").read(Rollout)
+        first = [rollout for rollout in samples if rollout.rollout_index == 0]
+        with track("evaluation/contexts", total=len(first), unit="completions") as progress:
+
+            def on_read(items: int, tokens: int) -> None:
+                progress.advance(items, tokens=tokens)
+
+            sets += capture_neurons(*run.models.base(), first, run.config.neurons, on_read=on_read)
+    return {item.question_id: item.overlap_set for item in sets}
 
 
 def _general_samples(run: Run, names: Container[str]) -> GeneralSamples:
