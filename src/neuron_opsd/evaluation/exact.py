@@ -102,14 +102,17 @@ def answer_exactly(
             places[q, order] = prompt = tuple(reader.encoder.encode(read(question, order)))
             check_fits(question, len(prompt), 1, max_context)
     found: dict[tuple[int, Order], ExactRollout] = {}
-    keys = list(places)
-    for place, logits, state in read_first_tokens(model, list(places.values()), batch_size=batch_size):
+    keys, num_records = list(places), 0
+    first_tokens = read_first_tokens(model, list(places.values()), batch_size=batch_size)
+    for num_read, (place, logits, state) in enumerate(first_tokens, start=1):
         q, order = keys[place]
         found[keys[place]] = _answer(questions[q], order, places[q, order], logits, reader, sampling)
         if on_state and order == orders[q][0]:
             on_state(questions[q], state)
-        num_records = orders[q].count(order)
-        on_finished(num_records, num_records)
+        num_records += orders[q].count(order)
+        if num_read % batch_size == 0 or num_read == len(keys):
+            on_finished(num_records, num_records)
+            num_records = 0
     return [
         dataclasses.replace(found[q, order], rollout_index=index)
         for q in range(len(questions))
