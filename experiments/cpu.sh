@@ -142,6 +142,7 @@ promise_cell() {
             own+=(training.teacher_orders=5 training.teacher_entropy=matched)
             ;;
         entropy_matched) own+=(contexts.num_demonstrations=2) ;;
+        fixed_context) own+=(contexts.num_demonstrations=10 selection.fraction=1.0 training.num_steps=24) ;;
         lmsi) own+=(rollouts.num_rollouts=8) ;;
     esac
     [ "$1" != gentle ] || own+=(training.learning_rate=1e-4 training.warmup_steps=3)
@@ -166,7 +167,7 @@ part_promise() {
         promise_cell large "$large" bfloat16 "$letter" commonsenseqa "$recipe" 0
     done
     for seed in 0 1 2; do
-        for recipe in neuron_opsd random_selection base_order_average ssd lmsi order_average order_matched entropy_matched; do
+        for recipe in neuron_opsd fixed_context random_selection ssd lmsi base_order_average order_average order_matched; do
             for domain in "${domains[@]}"; do
                 promise_cell gentle "$large" bfloat16 "$letter" "$domain" "$recipe" "$seed"
             done
