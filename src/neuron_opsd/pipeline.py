@@ -92,15 +92,18 @@ def run_stages(run: Run, *, until: str = "report", stop_if_unlikely: bool = Fals
         UnlikelyToHelpError: the preflight says so, and `stop_if_unlikely` asks to stop then.
     """
     needed = commands_of(run.config)
-    for name, make in STAGES.items():
-        if name in needed:
-            make(run)
-            if run.tracking:
-                run.tracking.catch_up()
-        if name == "preflight" and name in needed and stop_if_unlikely:
-            stop_where_unlikely(run)
-        if name == until:
-            return
+    try:
+        for name, make in STAGES.items():
+            if name in needed:
+                make(run)
+                if run.tracking:
+                    run.tracking.catch_up()
+            if name == "preflight" and name in needed and stop_if_unlikely:
+                stop_where_unlikely(run)
+            if name == until:
+                return
+    finally:
+        run.runner.release()  # a Python program that goes on has no use for idle workers
 
 
 def make_shares(run: Run, name: str, part: int, num_parts: int) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from end_to_end.fork_run import ForkedRun, WholeRun, differences
 from neuron_opsd.neurons.stage import NeuronStage
+from neuron_opsd.pipeline import run_stages
 from neuron_opsd.rollouts.stage import ZeroShotStage, make_rollouts
 from neuron_opsd.run.runners import ProcessRunner
 from neuron_opsd.run.session import Run
@@ -76,6 +77,10 @@ def test_workers_end_before_the_command_loads_a_model(copy: Path) -> None:
     assert len(multiprocessing.active_children()) == 1
     run.models.base()
     assert multiprocessing.active_children() == []
+
+    (copy / "rollouts" / "part-00001.parquet").unlink()
+    run_stages(run, until="rollouts")
+    assert multiprocessing.active_children() == []  # nothing is left to do
 
 
 def reopened(stage: ShardedStage) -> ShardedStage:
