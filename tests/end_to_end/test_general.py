@@ -24,8 +24,13 @@ def log_probs(model_folder: str, rollout: Rollout) -> torch.Tensor:
 
 
 def test_general_questions_are_compared_and_the_kl_is_exact(
-    command: list[str], lettered_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str],
+    lettered_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     command[3] = str(lettered_model_folder)
     general = write_questions(tmp_path / "general.jsonl", "general", 6)
     key = tmp_path / "key.jsonl"
@@ -35,6 +40,7 @@ def test_general_questions_are_compared_and_the_kl_is_exact(
     more += ["evaluation.general_samples=2", "evaluation.max_new_tokens=1", "evaluation.p_true=true"]
     more.append("training.learning_rate=0.001")  # so that both models' answers can be read
     assert run([*command, "--output", str(folder), *more], monkeypatch) == 0
+    assert "evaluation/general_kl: 2 passes in" in caplog.text
 
     found = json.loads((folder / "evaluation" / "results.json").read_text())["general"]
     assert list(found["domains"]) == ["general"]

@@ -132,8 +132,11 @@ def _general_samples(run: Run, names: Container[str]) -> GeneralSamples:
         first = [rollout for rollout in base if rollout.rollout_index == 0]
         texts = [(rollout.prompt_ids, rollout.completion_ids) for rollout in first]
         before, after = _known_states(run, first) if run.config.evaluation.exact else (None, None)
-        kept = keep_states(run.models.base()[0], texts, before)
-        sums = kl_from_base(run.models.named(str(run.folder.model_folder)), texts, kept, after)
+        with track("evaluation/general_kl", total=len(ROLES), unit="passes") as progress:
+            kept = keep_states(run.models.base()[0], texts, before)
+            progress.advance()
+            sums = kl_from_base(run.models.named(str(run.folder.model_folder)), texts, kept, after)
+            progress.advance()
         divergences = [
             BaseDivergence(question_id=rollout.question_id, num_tokens=len(rollout.completion_ids), kl=kl)
             for rollout, kl in zip(first, sums, strict=True)

@@ -31,6 +31,7 @@ from neuron_opsd.model.divergence import entropy
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.order_average import ViewStates
 from neuron_opsd.model.unembedding import logits_from_hidden
+from neuron_opsd.progress import tell
 from neuron_opsd.store.files import dump_json, read_json, write_text
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ def measure_temperature(trainer: "OpsdTrainer", *, sampled_at: float) -> float:
     model.eval()
     places = range(min(NUM_ITEMS, len(trainer.rollouts.items)))
     students, teachers, num_tokens = 0.0, torch.zeros(len(GRID), dtype=torch.float64), 0
-    for item in trainer.rollouts.sample([trainer.rollouts.items[place] for place in places]):
+    items = [trainer.rollouts.items[place] for place in places]
+    for place, item in enumerate(trainer.rollouts.sample(items), start=1):
+        tell(doing=f"measuring the teacher's temperature, {place} of {len(items)}")
         # As in a step, in whose precision the trainer keeps what it has read.
         with trainer.accelerator.autocast():
             states = trainer.teacher_states([item])

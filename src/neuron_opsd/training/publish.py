@@ -133,11 +133,7 @@ def _save_merged(
 ) -> Published:
     """Merge in float32, and save in the run's own dtype where that keeps what was learned, else in float32."""
     dtype, narrow = torch.float32, _dtype_of(student)
-    if not _has_room(student):
-        logger.info("training: the model is merged on the CPU, because its GPU has no room for it in float32")
-        remove_hook_from_module(student, recurse=True)  # those of model.device_map lead back to the GPUs
-        student.to("cpu")
-    student = student.float().eval()
+    student = _in_float32(student)
     texts = _replies(student, tokenizer, prompts, max_new_tokens)
     on_pass()
     kept = keep_states(student, texts)
@@ -187,6 +183,15 @@ def _save_merged(
         "num_tokens": sum(len(completion) for _, completion in texts),
         "student_temperature": temperature,
     }
+
+
+def _in_float32(student: PeftModel) -> PeftModel:
+    """The same model, ready to answer, on the CPU if its GPU has no room for it."""
+    if not _has_room(student):
+        logger.info("training: the model is merged on the CPU, because its GPU has no room for it in float32")
+        remove_hook_from_module(student, recurse=True)  # those of model.device_map lead back to the GPUs
+        student.to("cpu")
+    return student.float().eval()
 
 
 def _has_room(model: CausalLM) -> bool:
