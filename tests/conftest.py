@@ -44,9 +44,6 @@ install_import_hook(modules_with_shapes(), "shapes.check")
 # Which packages are installed stays as it is; each stage of each run writes it down.
 importlib.metadata.version = functools.cache(importlib.metadata.version)
 
-# No test cuts the power, so none waits until a disk has what was written.
-os.fsync = lambda descriptor: None
-
 # Each run of the tests draws the same examples; HYPOTHESIS_PROFILE=search draws new ones.
 settings.register_profile(
     "fixed",
