@@ -167,7 +167,7 @@ part_promise() {
         promise_cell large "$large" bfloat16 "$letter" commonsenseqa "$recipe" 0
     done
     for seed in 0 1 2; do
-        for recipe in neuron_opsd fixed_context random_selection ssd lmsi base_order_average order_average order_matched; do
+        for recipe in neuron_opsd fixed_context random_selection ssd lmsi base_order_average order_average order_matched entropy_matched; do
             for domain in "${domains[@]}"; do
                 promise_cell gentle "$large" bfloat16 "$letter" "$domain" "$recipe" "$seed"
             done
