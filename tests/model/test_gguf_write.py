@@ -28,6 +28,8 @@ from neuron_opsd.model.gguf import converted_gguf
 from neuron_opsd.model.gguf_tokenizer import LETTERS, REST, split_rule
 from neuron_opsd.model.gguf_write import check_family, write_gguf
 from neuron_opsd.model.locate import resolve_model
+from neuron_opsd.store import digests
+from neuron_opsd.store.files import file_digest
 
 TEXT = "It's 1234 things, isn't it? We'll pay 1234.50 for   naïve spaces\n\n\tand 你好, and 1234 is 12 and 34! It's so."
 WORDS, BYTES = (ByteLevel(add_prefix_space=False, use_regex=is_so) for is_so in (True, False))
@@ -210,14 +212,38 @@ def test_a_file_is_read_once_and_every_weight_comes_back(
             read.append(path)
             super().__init__(path, *arguments)
 
+    tables: list[tuple[Any, ...]] = []
+
+    def counting_names(*arguments: Any, make: Any = gguf.get_tensor_name_map) -> gguf.TensorNameMap:
+        tables.append(arguments)
+        return make(*arguments)
+
     monkeypatch.setenv("NEURON_OPSD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gguf, "GGUFReader", CountingReader)
+    monkeypatch.setattr(gguf, "get_tensor_name_map", counting_names)
     found = load_file(converted_gguf(file) / "model.safetensors")
     expected = load_file(untied / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert read == [str(file)]
+    assert len(tables) == 1
     assert gguf.GGUFReader is CountingReader
+    assert gguf.get_tensor_name_map is counting_names
+
+
+def test_a_large_file_is_hashed_once(untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(untied, file := tmp_path / "model.gguf", name="tiny")
+    hashed: list[Path] = []
+
+    def counting_digest(path: Path) -> str:
+        hashed.append(path)
+        return file_digest(path)
+
+    monkeypatch.setenv("NEURON_OPSD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(digests, "LARGE", 0)
+    monkeypatch.setattr(digests, "file_digest", counting_digest)
+    assert converted_gguf(file) == converted_gguf(file)
+    assert hashed == [file]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ carries (SmolLM2-135M-Instruct, Q4_1, Apache-2.0): a real chat model without a h
 """
 
 import functools
-import hashlib
 import importlib.util
 import logging
 import os
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neuron_opsd.errors import ModelError
+from neuron_opsd.store.digests import noted_digest
 from neuron_opsd.store.files import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,7 @@ def converted_gguf(path: Path) -> Path:
 
     The cache key is the file's content, so a changed file is converted anew. The folder appears by rename, whole.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    folder = cache_folder() / "models" / f"{path.stem}-{digest}"
+    folder = cache_folder() / "models" / f"{path.stem}-{noted_digest(path)[:16]}"
     if not (folder / "config.json").is_file():
         logger.info("Converting %s to safetensors, once, into %s", path.name, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,20 +65,22 @@ def converted_gguf(path: Path) -> Path:
 
 
 @contextmanager
-def _reader_kept() -> Iterator[None]:
-    """One reading of a file for all that asks within.
+def _made_once() -> Iterator[None]:
+    """One reading of a file, and one table of its tensors' names, for all that asks within.
 
-    transformers reads it anew for the configuration, the tokenizer and the tensors. Each time the vocabulary, string by
-    string, takes seconds.
+    transformers reads the file anew for the configuration, the tokenizer and the tensors: the vocabulary, string by
+    string, takes seconds each time. It makes the table anew for each of the model's hundreds of modules.
     """
     import gguf
 
-    plain = gguf.GGUFReader
-    gguf.GGUFReader = functools.cache(plain)  # type: ignore[misc, assignment]
+    plain = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, made in plain.items():
+        setattr(gguf, name, functools.cache(made))
     try:
         yield
     finally:
-        gguf.GGUFReader = plain  # type: ignore[misc]
+        for name, made in plain.items():
+            setattr(gguf, name, made)
 
 
 def _convert(path: Path, folder: Path) -> None:
@@ -89,7 +89,7 @@ def _convert(path: Path, folder: Path) -> None:
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     try:
-        with _reader_kept():
+        with _made_once():
             config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
             with torch.device("meta"):  # names and shapes alone: the file brings every weight
