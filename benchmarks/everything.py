@@ -22,27 +22,27 @@ BENCHMARKS = ROOT / "benchmarks"
 # What each part needs beside the interpreter. DATA: a folder of real questions. NEW: a folder that is not there yet.
 PARTS = {
     "demo": "COMMAND demo",
-    "capture": "neurons.py --only capture --dtypes float32 --batch-size 4 --rounds 3 --threads 1",
-    "letters": "exact.py --questions DATA/openbookqa.questions.jsonl --num-questions 24 --rounds 2",
+    "capture": "neurons.py --only capture --dtypes float32 --lengths 64 --batch-size 4 --rounds 2 --threads 1",
+    "letters": "exact.py --questions DATA/openbookqa.questions.jsonl --num-questions 12 --rounds 1",
     "choice texts": "exact.py --questions DATA/openbookqa.questions.jsonl --answer-format choice_text "
-    "--num-questions 12 --rounds 2",
+    "--num-questions 8 --rounds 1",
     "votes": "votes.py --questions DATA/openbookqa.questions.jsonl DATA/siqa.questions.jsonl "
-    "DATA/commonsenseqa.questions.jsonl --num-questions 20",
-    "engine": "generation.py --questions DATA/film_reviews.questions.jsonl --num-questions 4 --max-new-tokens 64 "
+    "DATA/commonsenseqa.questions.jsonl --num-questions 10",
+    "engine": "generation.py --questions DATA/film_reviews.questions.jsonl --num-questions 2 --max-new-tokens 48 "
     "--batch-sizes 16 --rounds 2 --threads 1 --cpu-time",
-    "adapter": "generation.py --engines apart merged --questions DATA/film_reviews.questions.jsonl --num-questions 4 "
-    "--max-new-tokens 64 --batch-sizes 16 --rounds 2 --threads 1 --cpu-time",
-    "training step": "training.py --only step --methods lora --rounds 2 --seconds 120",
-    "training, whole": "training.py --only generation --methods lora --rounds 1 --seconds 120",
+    "adapter": "generation.py --engines apart merged --questions DATA/film_reviews.questions.jsonl --num-questions 2 "
+    "--max-new-tokens 48 --batch-sizes 16 --rounds 2 --threads 1 --cpu-time",
+    "training step": "training.py --only step --methods lora --lengths 64 --rounds 1",
+    "training, whole": "training.py --only teacher --methods lora --lengths 64 --rounds 1",
     "one process": "PROCESSES 1 num_threads=1",
     "one process, two threads": "PROCESSES 1 num_threads=2",
     "two processes": "PROCESSES 2 num_threads=1",
-    "long pool": "pool.py --folder NEW --num-questions 10000 30000 100000",
+    "long pool": "pool.py --folder NEW --num-questions 10000 30000",
 }
 POOL = [
     "--model=embedded:smollm2-135m", "--until=neurons", "model.dtype=float32",
-    "questions.max_train=128", "questions.test_fraction=0.0", "rollouts.num_rollouts=2", "rollouts.max_new_tokens=64",
-    "rollouts.shard_size=32",
+    "questions.max_train=64", "questions.test_fraction=0.0", "rollouts.num_rollouts=2", "rollouts.max_new_tokens=64",
+    "rollouts.shard_size=16",
 ]  # fmt: skip
 
 

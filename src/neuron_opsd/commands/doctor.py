@@ -23,11 +23,11 @@ from neuron_opsd.model.defaults import resolve
 from neuron_opsd.model.device import device_of
 from neuron_opsd.model.environment import PACKAGES, free_memory, installed_versions, vllm_problem
 from neuron_opsd.model.load import check_weights, load_tokenizer
+from neuron_opsd.model.locate import HUB_SECONDS
 from neuron_opsd.model.skeleton import build_skeleton
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 LITTLE_DISK = 10e9  # bytes: a model of 4B parameters, its adapter and two checkpoints take more
-HUB_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
