@@ -1,13 +1,11 @@
 """A model that a later stage could not read, sample from or save is refused by name, without its weights."""
 
 import json
-import os
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from neuron_opsd.config import Config
@@ -173,34 +171,3 @@ def test_what_training_writes_is_float32(tmp_path: Path, dtype: str) -> None:
     assert written(method="full")[0] == (4 + 3 * 16) * written(method="full")[1]
     adapter, num_weights = written(save="adapter")
     assert written()[0] == adapter + 4 * num_weights
-
-
-@pytest.fixture
-def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The hub's cache, while nothing answers where the hub should be."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    for name, value in {
-        "HF_HUB_OFFLINE": False, "ENDPOINT": "http://127.0.0.1:1", "HF_HUB_CACHE": str(tmp_path),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(constants, name, value)
-    return tmp_path
-
-
-def test_a_hub_that_cannot_be_reached_is_asked_once(no_hub: Path) -> None:
-    """Its own client asks again and again, for a minute, and then says that there is no such model."""
-    with pytest.raises(
-        ModelError, match=r"no/such is neither .* http://127.0.0.1:1 cannot be reached .* HF_ENDPOINT"
-    ):
-        check_model(config_of("no/such"))
-
-
-def test_a_cached_model_needs_no_hub(no_hub: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cached = no_hub / "models--an--it"
-    for folder in ("refs", "snapshots"):
-        (cached / folder).mkdir(parents=True)
-    (cached / "refs/main").write_text("a" * 40)
-    model_of(cached / "snapshots" / ("a" * 40), "llama")
-    check_model(config_of("an/it"))
-    assert "an/it is taken from the cache here" in caplog.text
-    assert constants.HF_HUB_OFFLINE
-    assert os.environ["HF_HUB_OFFLINE"] == "1"

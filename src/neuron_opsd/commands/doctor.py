@@ -17,13 +17,13 @@ from packaging.requirements import Requirement
 from neuron_opsd.config import Config, load_config
 from neuron_opsd.early_checks.model import check_model
 from neuron_opsd.errors import NeuronOpsdError
+from neuron_opsd.hub import hub_problem
 from neuron_opsd.memory.count import in_words
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.defaults import resolve
 from neuron_opsd.model.device import device_of
 from neuron_opsd.model.environment import PACKAGES, free_memory, installed_versions, vllm_problem
 from neuron_opsd.model.load import check_weights, load_tokenizer
-from neuron_opsd.model.locate import HUB_SECONDS
 from neuron_opsd.model.skeleton import build_skeleton
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -162,19 +162,14 @@ def _disks(place: Path) -> Iterator[Finding]:
 
 def _hub() -> Iterator[Finding]:
     """Whether the hub answers. Not asked where the user wants no network."""
-    from huggingface_hub import get_session
     from huggingface_hub.constants import ENDPOINT, is_offline_mode
-    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     if is_offline_mode():
         yield Finding(OK, "HF_HUB_OFFLINE is set: only models in the cache and on the disk are used")
-        return
-    try:
-        get_session().head(ENDPOINT, timeout=HUB_SECONDS)
-    except (HTTPError, OSError):
+    elif problem := hub_problem(ENDPOINT):
         yield Finding(
             WARNING,
-            f"{ENDPOINT} does not answer within {HUB_SECONDS:g} s.",
+            f"{problem}.",
             "Give a model's folder, set HF_ENDPOINT to a mirror, or HF_HUB_OFFLINE=1 for what is in the cache.",
         )
     else:

@@ -23,7 +23,7 @@ from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.device import device_of, dtype_of
 from neuron_opsd.model.generation import load_generation_config, unset_invalid
-from neuron_opsd.model.locate import is_adapter_folder, look_for_hub, resolve_model, saved_dtype
+from neuron_opsd.model.locate import check_is_here, is_adapter_folder, resolve_model, saved_dtype
 from neuron_opsd.model.sizes import check_sizes
 from neuron_opsd.model.weights import base_of_adapter, check_finite, load_whole
 
@@ -206,7 +206,7 @@ def _end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _from_pretrained(loader, location: str, *, trust_remote_code: bool, **options):
-    look_for_hub(location)
+    check_is_here(location)
     with _explained(location):
         return loader.from_pretrained(location, trust_remote_code=trust_remote_code, **options)
 

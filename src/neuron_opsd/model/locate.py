@@ -1,22 +1,17 @@
 """Where a model's files are, and what they say without being loaded. No torch here: `status` answers at once."""
 
-import functools
-import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
+from neuron_opsd.hub import look_for_hub
 from neuron_opsd.model.gguf import converted_gguf, embedded_gguf
 from neuron_opsd.store.files import read_json
 
-logger = logging.getLogger(__name__)
-
 ADAPTER_FOLDER = "adapter"  # in a merged model's folder: the adapter that was merged, as it was trained
 ADAPTER_CONFIG = "adapter_config.json"
-HUB_SECONDS = 5.0  # that the hub may take to answer at all
 SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".bin")  # of files that a model is made of
 HUB_NAMES = {"embedded:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
@@ -105,33 +100,18 @@ def hub_commit(name: str) -> str:
     return file.parent.name if file else "main"
 
 
-@functools.cache
-def look_for_hub(name: str) -> None:
-    """Ask the hub once, before its client asks it for every file of a model: half a minute each where nothing answers.
-
-    Then a model in the local cache is taken from there, by this process and those that it starts.
+def check_is_here(name: str) -> None:
+    """Refuse a model that is not on this machine where the hub does not answer.
 
     Raises:
-        ModelError: the hub does not answer, and the model is not here.
+        ModelError: why, and what to do.
     """
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
-
-    if Path(name).exists() or constants.is_offline_mode():
+    if Path(name).exists() or not (problem := look_for_hub()) or cached_file(name, "config.json"):
         return
-    try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-    except (HTTPError, OSError) as error:
-        if cached_file(name, "config.json") is None:
-            raise ModelError(
-                f"{name} is neither a folder nor in the hub's cache here, and {constants.ENDPOINT} cannot be reached "
-                f"({error}). Give a model's folder or a .gguf file, or set HF_ENDPOINT to a mirror."
-            ) from None
-        logger.warning(
-            "%s cannot be reached (%s): %s is taken from the cache here", constants.ENDPOINT, error, name
-        )
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        constants.HF_HUB_OFFLINE = True
+    raise ModelError(
+        f"{name} is neither a folder nor in the hub's cache here, and {problem}. Give a model's folder or a .gguf "
+        "file, or set HF_ENDPOINT to a mirror."
+    )
 
 
 def config_json(name: str) -> dict[str, Any] | None:
