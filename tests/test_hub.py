@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-import datasets
 import pytest
+from datasets import config
 from huggingface_hub import constants
 from transformers import LlamaConfig
 
@@ -21,7 +21,7 @@ NOWHERE = "http://127.0.0.1:1"
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The hub's cache, while nothing answers where the hub should be."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     for name, value in {"HF_HUB_OFFLINE": False, "ENDPOINT": NOWHERE, "HF_HUB_CACHE": str(tmp_path)}.items():
         monkeypatch.setattr(constants, name, value)
     hub_problem.cache_clear()
@@ -48,4 +48,4 @@ def test_a_data_set_that_is_not_here_is_refused(cache: Path, caplog: pytest.LogC
     with pytest.raises(DataError, match=r"no/such is not a file here, .* cannot load"):
         read_questions("no/such")
     assert f"{NOWHERE} cannot be reached" in caplog.text
-    assert datasets.config.HF_HUB_OFFLINE
+    assert config.HF_HUB_OFFLINE
