@@ -85,7 +85,7 @@ mutants: $(VENV)/.installed-dev  ## break the code on purpose, one fault at a ti
 some-mutants: $(VENV)/.installed-dev  ## the same with a few of the faults, others each day
 	$(BIN)/python scripts/mutants.py --sample 8
 
-bench: $(VENV)/.installed-dev  ## every benchmark, small, in one run (most of an hour on two cores): docs/speed.md
+bench: $(VENV)/.installed-dev  ## the benchmarks, small, in one run (most of an hour on two cores): docs/speed.md
 	$(BIN)/python benchmarks/everything.py
 
 check: $(VENV)/.installed-dev  ## format, lint, types and import rules; changes nothing

@@ -1,4 +1,4 @@
-"""All of docs/speed.md in one command: every benchmark, small, with the processor's name and what each took.
+"""Most of docs/speed.md in one command: benchmarks, small, with the processor's name and what each took.
 
     make bench                                     # or: python benchmarks/everything.py [--only PART ...]
 
@@ -39,7 +39,7 @@ PARTS = {
     "two processes": "PROCESSES 2 num_threads=1",
     "long pool": "pool.py --folder NEW --num-questions 10000 30000",
 }
-POOL = [
+PROCESS_OPTIONS = [
     "--model=embedded:smollm2-135m", "--until=neurons", "model.dtype=float32",
     "questions.max_train=64", "questions.test_fraction=0.0", "rollouts.num_rollouts=2", "rollouts.max_new_tokens=64",
     "rollouts.shard_size=16",
@@ -69,7 +69,7 @@ def command(part: str, data: Path, new: Path) -> list[str]:
             questions,
             f"--output={new}",
             f"--cache={new}-cache",
-            *POOL,
+            *PROCESS_OPTIONS,
         ]
         return [*run, f"--num-processes={rest[0]}", rest[1]]
     named = [word.replace("DATA", str(data)).replace("NEW", str(new)) for word in rest]

@@ -166,7 +166,7 @@ def _hub() -> Iterator[Finding]:
 
     if is_offline_mode():
         yield Finding(OK, "HF_HUB_OFFLINE is set: only models in the cache and on the disk are used")
-    elif problem := hub_problem(ENDPOINT):
+    elif problem := hub_problem():
         yield Finding(
             WARNING,
             f"{problem}.",

@@ -6,7 +6,7 @@ from typing import Any
 
 from neuron_opsd.config import ModelSettings
 from neuron_opsd.errors import ModelError
-from neuron_opsd.hub import look_for_hub
+from neuron_opsd.hub import hub_problem, use_cache_alone
 from neuron_opsd.model.gguf import converted_gguf, embedded_gguf
 from neuron_opsd.store.files import read_json
 
@@ -101,17 +101,19 @@ def hub_commit(name: str) -> str:
 
 
 def check_is_here(name: str) -> None:
-    """Refuse a model that is not on this machine where the hub does not answer.
+    """Where the hub does not answer, take a model from its cache here, or refuse it.
 
     Raises:
         ModelError: why, and what to do.
     """
-    if Path(name).exists() or not (problem := look_for_hub()) or cached_file(name, "config.json"):
+    if Path(name).exists() or not (problem := hub_problem()):
         return
-    raise ModelError(
-        f"{name} is neither a folder nor in the hub's cache here, and {problem}. Give a model's folder or a .gguf "
-        "file, or set HF_ENDPOINT to a mirror."
-    )
+    if cached_file(name, "config.json") is None:
+        raise ModelError(
+            f"{name} is neither a folder nor in the hub's cache here, and {problem}. Give a model's folder or a .gguf "
+            "file, or set HF_ENDPOINT to a mirror."
+        )
+    use_cache_alone(problem)
 
 
 def config_json(name: str) -> dict[str, Any] | None:

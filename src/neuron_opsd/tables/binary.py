@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_opsd.errors import DataError
-from neuron_opsd.hub import look_for_hub
+from neuron_opsd.hub import hub_problem, use_cache_alone
 from neuron_opsd.tables.delimited import check_header
 from neuron_opsd.tables.rows import Row
 
@@ -125,7 +125,8 @@ def read_data_set(name: str, is_wanted: IsWanted) -> Named:
             "not installed. Check the path, or run: pip install 'neuron-opsd[datasets]'"
         ) from None
     repository, config, split = [*name.split(":"), "", ""][:3]
-    look_for_hub()
+    if problem := hub_problem():
+        use_cache_alone(problem)
     try:
         loaded = datasets.load_dataset(repository, config or None)
     except Exception as error:  # hub, network, offline mode, builder: one message for all of them
