@@ -15,7 +15,7 @@ from neuron_opsd.memory.estimate import (
     not_estimated,
     run_lengths,
 )
-from neuron_opsd.memory.fit import fit, parse_size, refuse_too_large, too_large
+from neuron_opsd.memory.fit import ROOM, fit, parse_size, refuse_too_large, too_large
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.device import device_of
 from neuron_opsd.model.environment import free_memory
@@ -41,7 +41,10 @@ def check_memory(config: Config, questions: Sequence[Question], until: str = "re
     refuse_too_large(stages, limit)
     excess = too_large(stages, limit, engine_adapts=True)
     for stage in excess:
-        logger.warning("memory: %s, and %s are free", stage.describe(), in_words(limit))
+        free = in_words(limit)
+        logger.warning(
+            "memory: %s is more than %.0f %% of the %s that are free", stage.describe(), 100 * ROOM, free
+        )
     if excess:
         try:
             lengths = _lengths(config, questions)

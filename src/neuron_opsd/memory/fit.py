@@ -133,8 +133,8 @@ def _nothing_left(config: Config, stage: StageMemory, limit: int) -> str:
             "contexts.max_prompt_tokens or training.loss_chunk_tokens"
         )
     return (
-        f"{stage.describe()} does not fit {in_words(limit)}, even with the smallest batches. What is left: {more}. "
-        f"{LARGER_THAN_ONE_CARD}."
+        f"{stage.describe()} is more than {ROOM:.0%} of {in_words(limit)}, even with the smallest batches. "
+        f"What is left: {more}. {LARGER_THAN_ONE_CARD}."
     )
 
 
