@@ -244,7 +244,7 @@ def test_first_batch_is_shown_with_its_sample(tmp_path):
         build_tiny_model(), lambda s: HFEngine(s, TOKENIZER), LazyItems(16, make_item), chosen,
         folder=tmp_path, num_steps=2, seed=0, on_first_batch=seen.append,
     )  # fmt: skip
-    assert [item.question_id for item in seen] == ["q0"]
+    assert [item.question_id for item in seen] == ["q5"]  # of the eight of the first step, the longest
     assert seen[0].completion_ids
     assert seen[0].finish_reason in {"stop", "length"}
 

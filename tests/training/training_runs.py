@@ -81,6 +81,7 @@ def tiny_train(
     read_answer=None,
     pseudo_labels=None,
     group_prompt=None,
+    end_ids=(),
     on_first_batch=lambda item: None,
     callbacks=(),
     make_engine=lambda student: HFEngine(student, TOKENIZER),
@@ -103,6 +104,7 @@ def tiny_train(
         read_answer=read_answer,
         pseudo_labels=pseudo_labels,
         group_prompt=group_prompt,
+        end_ids=end_ids,
         on_first_batch=on_first_batch,
         callbacks=callbacks,
     )

@@ -59,17 +59,22 @@ class LazyItems(torch.utils.data.Dataset):
         return replace(self.make_item(index), place=index)
 
 
+def sampling_of(settings: TrainingSettings) -> Sampling:
+    """How the student writes."""
+    return Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.sample_top_k,
+        max_new_tokens=settings.max_new_tokens,
+    )
+
+
 class StudentRollouts:
     """The student's completions: drawn for `rollout_steps` steps at once, and held until their step comes."""
 
     def __init__(self, engine: Engine, items: LazyItems, settings: TrainingSettings) -> None:
         self.engine, self.items, self.settings = engine, items, settings
-        self.sampling = Sampling(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.sample_top_k,
-            max_new_tokens=settings.max_new_tokens,
-        )
+        self.sampling = sampling_of(settings)
         self.held: dict[int, TrainingItem] = {}
 
     def of_step(self, step_items: Sequence[TrainingItem]) -> list[TrainingItem]:

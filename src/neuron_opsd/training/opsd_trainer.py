@@ -47,12 +47,11 @@ from neuron_opsd.training.items import (
     micro_batches,
     padding_fraction,
 )
+from neuron_opsd.training.one_token import OneTokenDraws, ReadAnswer, draws_while_learning
 from neuron_opsd.training.step_times import StepTimes
 from neuron_opsd.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
-
-ReadAnswer = Callable[[TrainingItem], str | None]  # the canonical answer of a completion. None: unreadable
 
 
 def _as_list(items: list[Any]) -> Any:
@@ -76,6 +75,7 @@ class OpsdTrainer(Trainer):
         read_answer: ReadAnswer | None = None,
         pseudo_labels: Mapping[str, Vote] | None = None,
         group_prompt: GroupPrompt | None = None,
+        end_ids: Sequence[int] = (),
         on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
         on_log: Callable[[dict[str, Any]], None] = lambda row: None,
         on_save: Callable[[Path], None] = lambda checkpoint: None,
@@ -93,9 +93,12 @@ class OpsdTrainer(Trainer):
         self.reader = (
             reader or model
         )  # samples and scores as the teacher: a whole copy where the student is sharded
-        self.shares_prompts = args.world_size == 1 and self.reader is model and not has_dropout(model)
+        drops = has_dropout(model)  # an engine samples without
+        self.shares_prompts = args.world_size == 1 and self.reader is model and not drops
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
+        is_late = draws_while_learning(settings) and not drops
+        self.one_token = OneTokenDraws(settings, end_ids, read_answer) if is_late else None
         self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
         self.times = StepTimes(args.device)
         self.add_callback(self.times)
@@ -110,13 +113,7 @@ class OpsdTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        self.reader.eval()
-        with self.times.measure("generation"):
-            items = self.rollouts.of_step([item for batch in batches for item in batch])
-        self.unwrapped.train()
-        items, voted = self.choose(items)
-        if self.state.global_step == 0 and self.args.process_index == 0:
-            self.on_first_batch(items[0])
+        items, voted = self.sampled([item for batch in batches for item in batch])
         batches = micro_batches(items, num_batches)
         self.teacher.begin_step(batches)
         totals = self._summed(
@@ -139,6 +136,16 @@ class OpsdTrainer(Trainer):
         self.sums = torch.zeros(1 + len(MEASURED), device=device)
         # A step in which no token carries loss has loss 0, not 0 / 0.
         return batches, torch.tensor(max(int(totals[1]), 1), device=device)
+
+    def sampled(self, items: list[TrainingItem]) -> tuple[list[TrainingItem], dict[str, float]]:
+        """The items with their completions, and figures of their answers."""
+        if self.one_token:
+            return self.one_token.begin(items), {}
+        self.reader.eval()
+        with self.times.measure("generation"):
+            items = self.rollouts.of_step(items)
+        self.unwrapped.train()
+        return self.choose(items)
 
     def choose(self, items: list[TrainingItem]) -> tuple[list[TrainingItem], dict[str, float]]:
         """Mark the completions that carry loss. A vote is over its whole group, which processes may share."""
@@ -195,6 +202,12 @@ class OpsdTrainer(Trainer):
             student_hidden = self.student_states(model, inputs)
             if teacher_states is None:
                 teacher_states = student_hidden.detach()
+            if self.one_token:
+                with torch.no_grad():
+                    inputs = self.one_token.draw(inputs, logits_from_hidden(self.unwrapped, student_hidden))
+            if self.state.global_step == 0 and self.args.process_index == 0:
+                self.on_first_batch(inputs[0])
+                self.on_first_batch = lambda item: None
             total = self._summed_loss(inputs, student_hidden, teacher_states)
         if not bool(total.isfinite()):
             texts = [item.student_ids + item.completion_ids for item in inputs]
@@ -290,6 +303,8 @@ class OpsdTrainer(Trainer):
         sums = self._summed(self.sums.tolist())
         count = max(self.open_step["num_loss_tokens"], 1)
         means = {name: value / count for name, value in zip(("loss", *MEASURED), sums, strict=True)}
+        if self.one_token:
+            means |= self.one_token.figures(self._summed, self.open_step["num_completion_tokens"])
         self.interval.append({**self.open_step, **means})
         self.open_step = {}
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from neuron_opsd import processes
 from neuron_opsd.memory.estimate import describe_training
-from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.load import CausalLM, end_token_ids
 from neuron_opsd.model.locate import config_json, hub_name
 from neuron_opsd.model.template_defaults import with_defaults
 from neuron_opsd.progress import track
@@ -130,6 +130,7 @@ def _train(
         read_answer=prompts.read_answer,
         pseudo_labels=prompts.pseudo_labels() if settings.reads_pseudo_labels else None,
         group_prompt=prompts.group_prompt if is_by_group else None,
+        end_ids=sorted(end_token_ids(model, tokenizer)),
         callbacks=callbacks,
         on_first_batch=prompts.log_first,
     )

@@ -36,7 +36,8 @@ from neuron_opsd.training.figures import MetricsFile
 from neuron_opsd.training.group_context import GroupPrompt
 from neuron_opsd.training.guard_rails import GuardRails, Stop, limits
 from neuron_opsd.training.items import LazyItems, TrainingItem
-from neuron_opsd.training.opsd_trainer import OpsdTrainer, ReadAnswer
+from neuron_opsd.training.one_token import ReadAnswer
+from neuron_opsd.training.opsd_trainer import OpsdTrainer
 from neuron_opsd.training.step_times import shares_of
 from neuron_opsd.training.token_budget import TokenBudget
 from neuron_opsd.training.whole_copy import WholeCopy
@@ -86,6 +87,7 @@ def train(
     read_answer: ReadAnswer | None = None,
     pseudo_labels: Mapping[str, Vote] | None = None,
     group_prompt: GroupPrompt | None = None,
+    end_ids: Sequence[int] = (),
     callbacks: Sequence[TrainerCallback] = (),
     on_first_batch: Callable[[TrainingItem], None] = lambda item: None,
 ) -> Trained:
@@ -105,6 +107,7 @@ def train(
         read_answer: The answer in a completion, for votes and the parse rate. Without it there are none.
         pseudo_labels: The vote of each question, for `distil: agreeing`.
         group_prompt: Makes the teacher's prompt of a completion of the step's own group. Without it, items have theirs.
+        end_ids: Tokens that end a completion, for completions of one token that no engine writes.
         callbacks: Further Trainer callbacks, such as progress.
         on_first_batch: Called with the first item once sampled, for the log.
 
@@ -139,6 +142,7 @@ def train(
         read_answer=read_answer,
         pseudo_labels=pseudo_labels,
         group_prompt=group_prompt,
+        end_ids=end_ids,
         on_first_batch=on_first_batch,
         on_log=metrics.append,
         on_save=metrics.copy_into,
