@@ -170,7 +170,7 @@ def own_group(folder: Path) -> torch.nn.Module:
 def orders_at_a_temperature(folder: Path, *, method: str) -> torch.nn.Module:
     """Kept first tokens of a frozen teacher's orders, and the temperature that the main process measured."""
     teacher = {"teacher": "frozen", "teacher_orders": 3, "teacher_entropy": "matched", "max_new_tokens": 1}
-    options = {**EXACT, "micro_batch_size": 2, "method": method, **teacher}
+    options = {**EXACT, "micro_batch_size": 2, "method": method, "read_answer": _answer, **teacher}
     return run(folder, steps=3, item=lambda place: ordered_item(place % 12), **options)
 
 

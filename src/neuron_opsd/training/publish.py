@@ -212,7 +212,12 @@ def _replies(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
 ) -> Texts:
-    """The student's own short replies, sampled at temperature 1."""
+    """The student's own short replies, sampled at temperature 1.
+
+    One of a single token is not drawn: what predicts it is all that is measured, whichever token it is.
+    """
+    if max_new_tokens == 1:
+        return [(ids, (0,)) for ids in prompts]
     requests = [Request(prompt_ids=tuple(ids), seeds=(place,)) for place, ids in enumerate(prompts)]
     sampling = Sampling(temperature=1.0, max_new_tokens=max_new_tokens)
     done = dict(HFEngine(student, tokenizer, batch_size=NUM_PROMPTS).generate(requests, sampling))
