@@ -208,13 +208,15 @@ def demo(
     config = load_config("demo", overrides=overrides or ())
     prepare_sets(config)
     if not dry_run:
+        _use_cache(cache)
         check_early(resolve(config), output)  # what the whole run refuses is heard before the first one
         # A newcomer sees figures before the training. The run after it finds these answers in the cache.
-        before = Path(f"{output}-before")
+        before = RunFolder.create(Path(f"{output}-before"))
         untrained = ["training.objective=none", "preflight.num_questions=0"]
-        run("demo", [*(overrides or ()), *untrained], output=before, until="evaluate", cache=cache)
+        alone = load_config("demo", overrides=[*(overrides or ()), *untrained])
+        _run_stages(before, until="evaluate", config=resolve(alone))
         say("Before training, of the model alone:")
-        print_figures(RunFolder(before))
+        print_figures(before)
     run("demo", overrides, output=output, dry_run=dry_run, cache=cache)
     if not dry_run:
         say("next:   neuron-opsd init     # the same on your own questions: it asks for a model and a file")

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from neuron_opsd.config import PromptSettings
+from neuron_opsd.engines.base import Request, Sampling
+from neuron_opsd.engines.hf import HFEngine
 from neuron_opsd.model.chat import ChatEncoder
+from neuron_opsd.preflight import position_free
 from neuron_opsd.preflight.position_free import LetterPrompts, Shown, likeliest_letters, reads_letters
 from neuron_opsd.records import Question
 
@@ -48,6 +51,41 @@ def test_the_mean_over_orders_is_mapped_back_before_it_is_compared(tiny_model, t
         assert answer.teacher == by_hand(tiny_model, list(own.teacher), letters)
     assert any(answer.averaged != answer.student for answer in found)
     assert any(answer.averaged == answer.student for answer in found)
+
+
+@torch.inference_mode()
+def test_prompts_that_were_read_to_be_answered_are_not_read_again(
+    tiny_model, tiny_tokenizer, monkeypatch
+) -> None:
+    encoder = ChatEncoder(tiny_tokenizer)
+    shown = [Shown(tuple(range(5 + i, 12 + 2 * i)), order) for i, order in enumerate(permutations(range(3)))]
+    asked = [LetterPrompts(averaged=shown[:3], student=shown[3:4], teacher=shown[4:])]
+    expected = likeliest_letters(tiny_model, asked, encoder, batch_size=4)
+    known = {}
+    engine = HFEngine(
+        tiny_model,
+        tiny_tokenizer,
+        on_read=lambda model, read: known.update(zip(read.prompts, read.last_states, strict=True)),
+    )
+    requests = [Request(prompt_ids=one.prompt_ids, seeds=(0,)) for one in shown[:4]]
+    list(engine.generate(requests, Sampling(temperature=1.0, max_new_tokens=2)))
+    read = []
+    plain = position_free.read_first_tokens
+
+    def noted(model, prompts, **options):
+        read.extend(prompts)
+        return plain(model, prompts, **options)
+
+    monkeypatch.setattr(position_free, "read_first_tokens", noted)
+    assert likeliest_letters(tiny_model, asked, encoder, batch_size=4, known=known) == expected
+    assert read == [one.prompt_ids for one in shown[4:]]
+    # A state that is another's gives that one's letters.
+    swapped = {shown[3].prompt_ids: known[shown[0].prompt_ids]}
+    other = likeliest_letters(
+        tiny_model, [LetterPrompts([], [shown[3]], [Shown(shown[0].prompt_ids, shown[3].choice_order)])], encoder,
+        batch_size=4, known=swapped,
+    )[0]  # fmt: skip
+    assert other.student == other.teacher
 
 
 @pytest.mark.parametrize(

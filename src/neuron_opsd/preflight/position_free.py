@@ -6,10 +6,11 @@ the bare question over the cyclic orders of its choices, mapped back, knows no p
     position-free answer = argmax over choices c of  1/k sum_j P_j(letter of c in the j-th order)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from neuron_opsd.config import PromptSettings
 from neuron_opsd.contexts.orders import TeacherOrders
@@ -17,6 +18,7 @@ from neuron_opsd.contexts.prompts import both_messages
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.option_scores import Ids, read_first_tokens
+from neuron_opsd.model.unembedding import logits_from_hidden
 from neuron_opsd.questions.orders import cyclic_orders
 from neuron_opsd.records import Question
 from neuron_opsd.run.session import Run
@@ -81,19 +83,33 @@ def letter_prompts(run: Run, question_id: str, choice_order: tuple[int, ...]) ->
 
 @torch.inference_mode()
 def likeliest_letters(
-    model: CausalLM, asked: Sequence[LetterPrompts], encoder: ChatEncoder, *, batch_size: int
+    model: CausalLM,
+    asked: Sequence[LetterPrompts],
+    encoder: ChatEncoder,
+    *,
+    batch_size: int,
+    known: Mapping[Ids, Tensor] | None = None,
 ) -> list[LikeliestLetters]:
-    """The likeliest choice of each question by each of the three. Equal prompts are read once."""
+    """The likeliest choice of each question by each of the three. Equal prompts are read once.
+
+    `known` are the last states of prompts that have just been read: these are not read again.
+    """
+    known = known or {}
     prompts = {
         shown.prompt_ids: len(shown.choice_order)
         for own in asked
         for part in (own.averaged, own.student, own.teacher)
         for shown in part
     }
-    names, probs = list(prompts), {}
-    for place, logits, _ in read_first_tokens(model, names, batch_size=batch_size):
-        letters = [encoder.encode_text(letter)[0] for letter in LETTERS[: prompts[names[place]]]]
-        probs[names[place]] = logits[letters].double().softmax(dim=-1)
+    unread = [prompt for prompt in prompts if prompt not in known]
+    first = read_first_tokens(model, unread, batch_size=batch_size)
+    logits = {unread[token.place]: token.logits for token in first}
+    for prompt in prompts.keys() & known.keys():
+        logits[prompt] = logits_from_hidden(model, known[prompt].to(model.device)[None])[0].cpu()
+    probs = {}
+    for prompt, num_choices in prompts.items():
+        letters = [encoder.encode_text(letter)[0] for letter in LETTERS[:num_choices]]
+        probs[prompt] = logits[prompt][letters].double().softmax(dim=-1)
 
     def likeliest(part: Sequence[Shown]) -> str:
         # The i-th choice stands where the order has it.

@@ -1,17 +1,20 @@
 """Stage: contexts -> `PreflightItem` and the verdict: whether the teacher is worth learning from."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from neuron_opsd.contexts.orders import TeacherOrders
 from neuron_opsd.contexts.prompts import both_messages
 from neuron_opsd.contexts.templates import same_template_share
 from neuron_opsd.engines.base import Sampling
 from neuron_opsd.errors import UnlikelyToHelpError
+from neuron_opsd.model.load import CausalLM
+from neuron_opsd.model.option_scores import Ids, ReadPrompts
 from neuron_opsd.neurons.overlap import nearest_neighbours
 from neuron_opsd.preflight.position_free import (
     LikeliestLetters,
@@ -125,7 +128,12 @@ def stop_where_unlikely(run: Run) -> None:
 def _look_ahead(run: Run, pairs: list[PromptPair], sampling: Sampling) -> tuple[list[PreflightItem], int]:
     """Both roles' answers to some questions, the student's first scored under both prompts, and the tokens sampled."""
     config, step = run.config, run.config.preflight.num_samples
-    engine = run.models.engine(config.model.name, batch_size=config.rollouts.batch_size)
+    known: dict[Ids, Tensor] = {}  # prompts that are read to be answered, and their last states
+
+    def on_read(model: CausalLM, read: ReadPrompts) -> None:
+        known.update(zip(read.prompts, read.last_states.cpu(), strict=True))
+
+    engine = run.models.engine(config.model.name, batch_size=config.rollouts.batch_size, on_read=on_read)
     seeds = [pair.seed for pair in pairs]
     student = answer_prompts([pair.student_ids for pair in pairs], seeds, engine, sampling)
     teacher = answer_prompts([pair.teacher_ids for pair in pairs], seeds, engine, sampling)
@@ -136,7 +144,7 @@ def _look_ahead(run: Run, pairs: list[PromptPair], sampling: Sampling) -> tuple[
         chunk_tokens=config.training.loss_chunk_tokens,
     )
     items, encoders = [], (run.models.encoder(), run.models.encoder(teacher=True))
-    letters = _letters(run, pairs[::step])
+    letters = _letters(run, pairs[::step], known)
     for start, sums in zip(range(0, len(pairs), step), scores, strict=True):
         own = slice(start, start + step)
         question = run.records.pool_by_id[pairs[start].question_id]
@@ -152,7 +160,9 @@ def _look_ahead(run: Run, pairs: list[PromptPair], sampling: Sampling) -> tuple[
     return items, sum(len(completion.token_ids) for completion in (*student, *teacher))
 
 
-def _letters(run: Run, pairs: Sequence[PromptPair]) -> dict[str, LikeliestLetters]:
+def _letters(
+    run: Run, pairs: Sequence[PromptPair], known: Mapping[Ids, Tensor]
+) -> dict[str, LikeliestLetters]:
     """What is likeliest to be answered to each of these questions that is answered by a letter alone."""
     config, encoder = run.config, run.models.encoder()
     asked = {
@@ -161,7 +171,11 @@ def _letters(run: Run, pairs: Sequence[PromptPair]) -> dict[str, LikeliestLetter
         if reads_letters(run.records.pool_by_id[pair.question_id], encoder, config.prompts)
     }
     found = likeliest_letters(
-        run.models.base()[0], list(asked.values()), encoder, batch_size=config.rollouts.batch_size
+        run.models.base()[0],
+        list(asked.values()),
+        encoder,
+        batch_size=config.rollouts.batch_size,
+        known=known,
     )
     return dict(zip(asked, found, strict=True))
 

@@ -59,7 +59,7 @@ class LazyItems(torch.utils.data.Dataset):
         return replace(self.make_item(index), place=index)
 
 
-def sampling_of(settings: TrainingSettings) -> Sampling:
+def student_sampling(settings: TrainingSettings) -> Sampling:
     """How the student writes."""
     return Sampling(
         temperature=settings.temperature,
@@ -74,7 +74,7 @@ class StudentRollouts:
 
     def __init__(self, engine: Engine, items: LazyItems, settings: TrainingSettings) -> None:
         self.engine, self.items, self.settings = engine, items, settings
-        self.sampling = sampling_of(settings)
+        self.sampling = student_sampling(settings)
         self.held: dict[int, TrainingItem] = {}
 
     def of_step(self, step_items: Sequence[TrainingItem]) -> list[TrainingItem]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.sampling import draw_uniforms, sample_tokens
-from neuron_opsd.training.items import TrainingItem, sampling_of
+from neuron_opsd.training.items import TrainingItem, student_sampling
 
 ReadAnswer = Callable[[TrainingItem], str | None]  # the canonical answer of a completion. None: unreadable
 
@@ -36,7 +36,11 @@ class OneTokenDraws:
     def __init__(
         self, settings: TrainingSettings, end_ids: Sequence[int], read_answer: ReadAnswer | None
     ) -> None:
-        self.sampling, self.end_ids, self.read_answer = sampling_of(settings), frozenset(end_ids), read_answer
+        self.sampling, self.end_ids, self.read_answer = (
+            student_sampling(settings),
+            frozenset(end_ids),
+            read_answer,
+        )
         self.begin([])
 
     def begin(self, items: Sequence[TrainingItem]) -> list[TrainingItem]:
