@@ -171,6 +171,15 @@ def test_the_trained_model_may_be_read_in_float32():
     assert merged == 2 * adapter
 
 
+def test_completions_of_one_token_are_not_sampled_apart():
+    few, one = (
+        by_stage(settings(f"training.max_new_tokens={count}"), small(num_hidden_layers=1))["training"].detail
+        for count in (2, 1)
+    )
+    assert ", sampling 0 MB" not in few
+    assert ", sampling 0 MB" in one
+
+
 def test_trl_samples_a_step_at_once_whatever_the_batch_of_rollouts():
     config = settings("training.objective=self_certainty", "training.num_rollouts=8")
     training = StageMemory("training", weights=1, working=9, detail="", is_sampling=True)

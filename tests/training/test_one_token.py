@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from neuron_opsd.config import TrainingSettings
 from neuron_opsd.engines.hf import HFEngine
-from neuron_opsd.training import opsd_trainer
 from neuron_opsd.training.items import TrainingItem
 from training.test_teacher_orders import ordered_item
 from training.training_runs import TOKENIZER, assert_same_bits, make_item, rows, run
@@ -50,7 +50,7 @@ def test_the_same_is_learnt_and_reported(changes, tmp_path, monkeypatch, asked):
     ends = list(options["ends"])
     late = run(tmp_path / "late", end_ids=ends, **options)
     assert asked() == 0
-    monkeypatch.setattr(opsd_trainer, "draws_while_learning", lambda settings: False)
+    monkeypatch.setattr(TrainingSettings, "draws_while_learning", False)
     first = run(tmp_path / "first", end_ids=ends, **options)
     assert asked() > 0
     assert_same_bits(late, first)

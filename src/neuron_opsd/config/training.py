@@ -345,6 +345,17 @@ class TrainingSettings(Section):
         return self.objective == "distillation"
 
     @property
+    def draws_while_learning(self) -> bool:
+        """Whether each completion is one token that no loss depends on: the pass that learns from it draws it."""
+        return (
+            self.is_distillation
+            and (self.max_new_tokens, self.num_rollouts, self.rollout_steps) == (1, 1, 1)
+            and self.distil == "all"
+            and self.divergence != "sampled_token"
+            and not (self.method == "lora" and self.lora.dropout)
+        )
+
+    @property
     def reads_pseudo_labels(self) -> bool:
         """Whether the frozen model's votes decide which completions are distilled."""
         return self.is_distillation and self.distil == "agreeing"

@@ -95,7 +95,7 @@ def estimate_memory(
         config, dtype, settings, lengths.student_prompt, lengths.teacher_prompt
     )
     sampling = 0
-    if not settings.fine_tunes:
+    if not (settings.fine_tunes or settings.draws_while_learning):
         alike = settings.model_copy(update={"micro_batch_size": 1, "trainer": {}})  # sampling reads neither
         sampling = max(
             _count_own_sampling(config, dtype, alike, lengths.student_prompt, lengths.sampling_rows)

@@ -20,16 +20,6 @@ from neuron_opsd.training.items import TrainingItem, student_sampling
 ReadAnswer = Callable[[TrainingItem], str | None]  # the canonical answer of a completion. None: unreadable
 
 
-def draws_while_learning(settings: TrainingSettings) -> bool:
-    """Whether each completion is one token that no loss depends on."""
-    return (
-        settings.is_distillation
-        and (settings.max_new_tokens, settings.num_rollouts, settings.rollout_steps) == (1, 1, 1)
-        and settings.distil == "all"
-        and settings.divergence != "sampled_token"
-    )
-
-
 class OneTokenDraws:
     """Draws the token of each completion of a step, and counts what the step reports of them."""
 

@@ -47,7 +47,7 @@ from neuron_opsd.training.items import (
     micro_batches,
     padding_fraction,
 )
-from neuron_opsd.training.one_token import OneTokenDraws, ReadAnswer, draws_while_learning
+from neuron_opsd.training.one_token import OneTokenDraws, ReadAnswer
 from neuron_opsd.training.step_times import StepTimes
 from neuron_opsd.training.teacher import Teacher
 
@@ -97,7 +97,7 @@ class OpsdTrainer(Trainer):
         self.shares_prompts = args.world_size == 1 and self.reader is model and not drops
         self.token_loss = token_loss(settings)
         self.rollouts = StudentRollouts(engine, items, settings)
-        is_late = draws_while_learning(settings) and not drops
+        is_late = settings.draws_while_learning and not drops
         self.one_token = OneTokenDraws(settings, end_ids, read_answer) if is_late else None
         self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
         self.times = StepTimes(args.device)
