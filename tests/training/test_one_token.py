@@ -67,6 +67,7 @@ def test_the_same_is_learnt_and_reported(changes, tmp_path, monkeypatch, asked):
         {"num_rollouts": 2, "micro_batch_size": 4},
         {"rollout_steps": 2},
         {"divergence": "sampled_token"},
+        {"truncated": "mask"},
         {"distil": "disagreeing", "num_rollouts": 2, "micro_batch_size": 4},
         {"method": "lora", "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}},
     ],

@@ -350,7 +350,7 @@ class TrainingSettings(Section):
         return (
             self.is_distillation
             and (self.max_new_tokens, self.num_rollouts, self.rollout_steps) == (1, 1, 1)
-            and self.distil == "all"
+            and (self.distil, self.truncated) == ("all", "keep")
             and self.divergence != "sampled_token"
             and not (self.method == "lora" and self.lora.dropout)
         )
