@@ -209,6 +209,7 @@ def demo(
     prepare_sets(config)
     if not dry_run:
         _use_cache(cache)
+        _refuse_several_processes("report")
         check_early(resolve(config), output)  # what the whole run refuses is heard before the first one
         # A newcomer sees figures before the training. The run after it finds these answers in the cache.
         before = RunFolder.create(Path(f"{output}-before"))

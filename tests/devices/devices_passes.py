@@ -84,7 +84,7 @@ def loss_and_gradient(
     student = trainable(model, settings, seed=0)
     items = LazyItems(count, lambda i: TrainingItem("q", PROMPTS[0], (3, 4, *PROMPTS[0]), seed=i))
     trainer = OpsdTrainer(
-        model=student, args=arguments, items=items, engine=HFEngine(student, TOKENIZER),
+        model=student, args=arguments, items=items, make_engine=lambda: HFEngine(student, TOKENIZER),
         teacher=TeacherWeights(student, kind=settings.teacher, ema_rate=0.1), settings=settings,
     )  # fmt: skip
     if not is_sampled:

@@ -131,7 +131,7 @@ def test_one_question_is_read_once_for_its_group_and_ids_are_the_engines():
     chosen = settings(num_rollouts=4, batch_size=2)
     engine = CountingEngine(build_tiny_model(), TOKENIZER)
     items = LazyItems(8, grouped_item(4))
-    drawn = StudentRollouts(engine, items, chosen).of_step([items[i] for i in range(8)])
+    drawn = StudentRollouts(lambda: engine, items, chosen).of_step([items[i] for i in range(8)])
     ((first, second),) = engine.asked
     assert first.seeds == (5000, 5001, 5002, 5003)
     assert second.prompt_ids == make_item(1).student_ids
@@ -148,7 +148,7 @@ def test_several_steps_are_sampled_at_once_and_each_place_is_used_once():
     chosen = settings(batch_size=2, rollout_steps=3)
     engine = CountingEngine(build_tiny_model(), TOKENIZER)
     items = LazyItems(10, make_item)
-    rollouts = StudentRollouts(engine, items, chosen)
+    rollouts = StudentRollouts(lambda: engine, items, chosen)
     steps = [rollouts.of_step([items[i], items[i + 1]]) for i in range(0, 10, 2)]
     assert [sum(len(r.seeds) for r in asked) for asked in engine.asked] == [6, 4]
     assert [row.place for step in steps for row in step] == list(range(10))
@@ -158,9 +158,9 @@ def test_several_steps_are_sampled_at_once_and_each_place_is_used_once():
 def test_held_completions_survive_a_checkpoint():
     chosen = settings(batch_size=2, rollout_steps=3)
     items = LazyItems(6, make_item)
-    first = StudentRollouts(HFEngine(build_tiny_model(), TOKENIZER), items, chosen)
+    first = StudentRollouts(lambda: HFEngine(build_tiny_model(), TOKENIZER), items, chosen)
     first.of_step([items[0], items[1]])
-    second = StudentRollouts(HFEngine(build_tiny_model(seed=9), TOKENIZER), items, chosen)
+    second = StudentRollouts(lambda: HFEngine(build_tiny_model(seed=9), TOKENIZER), items, chosen)
     second.restore(json.loads(json.dumps(first.state())))
     assert second.held == first.held
     assert second.of_step([items[2], items[3]]) == first.of_step([items[2], items[3]])
@@ -360,5 +360,5 @@ def test_the_first_few_disagreeing_completions_of_each_group_carry_loss():
 
 def test_the_student_samples_by_the_settings():
     chosen = settings(temperature=1.1, top_p=0.95, sample_top_k=20, max_new_tokens=6)
-    rollouts = StudentRollouts(None, LazyItems(0, make_item), chosen)
+    rollouts = StudentRollouts(lambda: None, LazyItems(0, make_item), chosen)
     assert rollouts.sampling == Sampling(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=6)

@@ -41,9 +41,10 @@ OPTIONS = {
     [
         {"teacher": "ema", "micro_batch_size": 2},
         {"method": "lora", "teacher": "frozen", "teacher_orders": 3, "item": ordered_item},
+        {"teacher": "frozen", "teacher_entropy": "matched", "loss_chunk_tokens": 1},
         {"teacher": "frozen", "divergence": "jsd", "support": "student_top_k", "top_k": 5},
     ],
-    ids=["ema", "orders", "top k"],
+    ids=["ema", "orders", "matched", "top k"],
 )
 def test_the_same_is_learnt_and_reported(changes, tmp_path, monkeypatch, asked):
     options = {**OPTIONS, **changes}

@@ -101,15 +101,17 @@ def likeliest_letters(
         for part in (own.averaged, own.student, own.teacher)
         for shown in part
     }
+    probs: dict[Ids, Tensor] = {}
+
+    def keep(prompt: Ids, logits: Tensor) -> None:
+        letters = [encoder.encode_text(letter)[0] for letter in LETTERS[: prompts[prompt]]]
+        probs[prompt] = logits[letters].double().softmax(dim=-1)
+
     unread = [prompt for prompt in prompts if prompt not in known]
-    first = read_first_tokens(model, unread, batch_size=batch_size)
-    logits = {unread[token.place]: token.logits for token in first}
+    for token in read_first_tokens(model, unread, batch_size=batch_size):
+        keep(unread[token.place], token.logits)
     for prompt in prompts.keys() & known.keys():
-        logits[prompt] = logits_from_hidden(model, known[prompt].to(model.device)[None])[0].cpu()
-    probs = {}
-    for prompt, num_choices in prompts.items():
-        letters = [encoder.encode_text(letter)[0] for letter in LETTERS[:num_choices]]
-        probs[prompt] = logits[prompt][letters].double().softmax(dim=-1)
+        keep(prompt, logits_from_hidden(model, known[prompt].to(model.device)[None])[0].cpu())
 
     def likeliest(part: Sequence[Shown]) -> str:
         # The i-th choice stands where the order has it.

@@ -92,7 +92,8 @@ def measure_temperature(trainer: "OpsdTrainer", *, sampled_at: float) -> float:
     places = range(min(NUM_ITEMS, len(trainer.rollouts.items)))
     students, teachers, num_tokens = 0.0, torch.zeros(len(GRID), dtype=torch.float64), 0
     items = [trainer.rollouts.items[place] for place in places]
-    for place, item in enumerate(trainer.rollouts.sample(items), start=1):
+    sampled = trainer.one_token.begin(items) if trainer.one_token else trainer.rollouts.sample(items)
+    for place, item in enumerate(sampled, start=1):
         tell(doing=f"measuring the teacher's temperature, {place} of {len(items)}")
         # As in a step, in whose precision the trainer keeps what it has read.
         with trainer.accelerator.autocast():

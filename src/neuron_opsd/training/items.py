@@ -6,6 +6,7 @@ of one question. Completion ids stay as they were sampled. Nothing is decoded an
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -72,10 +73,17 @@ def student_sampling(settings: TrainingSettings) -> Sampling:
 class StudentRollouts:
     """The student's completions: drawn for `rollout_steps` steps at once, and held until their step comes."""
 
-    def __init__(self, engine: Engine, items: LazyItems, settings: TrainingSettings) -> None:
-        self.engine, self.items, self.settings = engine, items, settings
+    def __init__(
+        self, make_engine: Callable[[], Engine], items: LazyItems, settings: TrainingSettings
+    ) -> None:
+        self.make_engine, self.items, self.settings = make_engine, items, settings
         self.sampling = student_sampling(settings)
         self.held: dict[int, TrainingItem] = {}
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Made when it is first asked. vLLM takes minutes and memory."""
+        return self.make_engine()
 
     def of_step(self, step_items: Sequence[TrainingItem]) -> list[TrainingItem]:
         """The items of this step with their completions, sampling where none are held."""

@@ -26,11 +26,8 @@ class OneTokenDraws:
     def __init__(
         self, settings: TrainingSettings, end_ids: Sequence[int], read_answer: ReadAnswer | None
     ) -> None:
-        self.sampling, self.end_ids, self.read_answer = (
-            student_sampling(settings),
-            frozenset(end_ids),
-            read_answer,
-        )
+        self.sampling, self.chunk = student_sampling(settings), settings.loss_chunk_tokens
+        self.end_ids, self.read_answer = frozenset(end_ids), read_answer
         self.begin([])
 
     def begin(self, items: Sequence[TrainingItem]) -> list[TrainingItem]:
@@ -38,10 +35,20 @@ class OneTokenDraws:
         self.num_cut = self.num_read = 0
         return [replace(item, completion_ids=(0,)) for item in items]
 
-    def draw(self, items: Sequence[TrainingItem], logits: Float[Tensor, "items vocab"]) -> list[TrainingItem]:
-        """The items with their tokens, which `logits` predict."""
-        uniforms = torch.cat([draw_uniforms(item.seed, 1) for item in items]).to(logits.device)
-        tokens, log_probs = (values.tolist() for values in sample_tokens(logits, uniforms, self.sampling))
+    @torch.no_grad()
+    def draw(
+        self,
+        items: Sequence[TrainingItem],
+        states: Float[Tensor, "items hidden"],
+        logits_of: Callable[[Tensor], Tensor],
+    ) -> list[TrainingItem]:
+        """The items with their tokens, which `states` predict. Of few states the logits are held at once."""
+        uniforms = torch.cat([draw_uniforms(item.seed, 1) for item in items]).to(states.device)
+        parts = (
+            sample_tokens(logits_of(own), numbers, self.sampling)
+            for own, numbers in zip(states.split(self.chunk), uniforms.split(self.chunk), strict=True)
+        )
+        tokens, log_probs = (torch.cat(values).tolist() for values in zip(*parts, strict=True))
         drawn = [
             replace(
                 item,

@@ -6,7 +6,8 @@ summed over the tokens that carry loss and divided by their number in the whole 
 processes.
 
 Sampling happens in `get_batch_samples`, which receives the whole optimiser step, so accumulation is exact: 1 x 8 is
-8 x 1. Accelerate, trackers, schedules and checkpoints are the Trainer's own. `checkpoints.py` makes those whole.
+8 x 1. Completions of one token are drawn later (`one_token.py`). Accelerate, trackers, schedules and checkpoints are
+the Trainer's own. `checkpoints.py` makes those whole.
 """
 
 import logging
@@ -68,7 +69,7 @@ class OpsdTrainer(Trainer):
         model: CausalLM,
         args: TrainingArguments,
         items: LazyItems,
-        engine: Engine,
+        make_engine: Callable[[], Engine],
         reader: CausalLM | None = None,
         teacher: TeacherWeights,
         settings: TrainingSettings,
@@ -96,8 +97,8 @@ class OpsdTrainer(Trainer):
         drops = has_dropout(model)  # an engine samples without
         self.shares_prompts = args.world_size == 1 and self.reader is model and not drops
         self.token_loss = token_loss(settings)
-        self.rollouts = StudentRollouts(engine, items, settings)
-        is_late = settings.draws_while_learning and not drops
+        self.rollouts = StudentRollouts(make_engine, items, settings)
+        is_late = settings.draws_while_learning and not drops and group_prompt is None
         self.one_token = OneTokenDraws(settings, end_ids, read_answer) if is_late else None
         self.on_first_batch, self.on_log, self.on_save = on_first_batch, on_log, on_save
         self.times = StepTimes(args.device)
@@ -203,8 +204,9 @@ class OpsdTrainer(Trainer):
             if teacher_states is None:
                 teacher_states = student_hidden.detach()
             if self.one_token:
-                with torch.no_grad():
-                    inputs = self.one_token.draw(inputs, logits_from_hidden(self.unwrapped, student_hidden))
+                inputs = self.one_token.draw(
+                    inputs, student_hidden, lambda hidden: logits_from_hidden(self.unwrapped, hidden)
+                )
             if self.state.global_step == 0 and self.args.process_index == 0:
                 self.on_first_batch(inputs[0])
                 self.on_first_batch = lambda item: None

@@ -135,7 +135,7 @@ def train(
         model=student,
         args=training_arguments(settings, folder=folder, num_steps=num_steps, seed=seed, device=model.device),
         items=items,
-        engine=make_engine(reader),
+        make_engine=partial(make_engine, reader),
         reader=reader,
         teacher=teacher,
         settings=settings,
