@@ -287,7 +287,7 @@ def _ours(
         model=student,
         args=training_arguments(settings, folder=folder, num_steps=1, seed=0, device=model.device),
         items=LazyItems(NUM_ROLLOUTS, items.__getitem__),
-        engine=HFEngine(student, tokenizer),
+        make_engine=lambda: HFEngine(student, tokenizer),
         teacher=TeacherWeights(student, kind="frozen", ema_rate=0.01),
         settings=settings,
     )
