@@ -250,8 +250,8 @@ def our_step(student: Any, item: TrainingItem, settings: TrainingSettings, size:
         settings, folder=Path(tempfile.mkdtemp()), num_steps=1, seed=0, device=size.device
     )
     trainer = OpsdTrainer(
-        model=student, args=arguments, items=LazyItems(1, lambda i: item), make_engine=lambda: HFEngine(student, TOKENIZER),
-        teacher=TeacherWeights(student, kind="frozen", ema_rate=0.01), settings=settings,
+        model=student, args=arguments, items=LazyItems(1, lambda i: item),
+        make_engine=lambda: HFEngine(student, TOKENIZER), teacher=TeacherWeights(student, kind="frozen", ema_rate=0.01), settings=settings,
     )  # fmt: skip
     count = torch.tensor(len(item.completion_ids), device=size.device)
 
