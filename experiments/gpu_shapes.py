@@ -251,7 +251,8 @@ def our_step(student: Any, item: TrainingItem, settings: TrainingSettings, size:
     )
     trainer = OpsdTrainer(
         model=student, args=arguments, items=LazyItems(1, lambda i: item),
-        make_engine=lambda: HFEngine(student, TOKENIZER), teacher=TeacherWeights(student, kind="frozen", ema_rate=0.01), settings=settings,
+        make_engine=lambda: HFEngine(student, TOKENIZER), settings=settings,
+        teacher=TeacherWeights(student, kind="frozen", ema_rate=0.01),
     )  # fmt: skip
     count = torch.tensor(len(item.completion_ids), device=size.device)
 
