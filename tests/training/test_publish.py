@@ -64,6 +64,27 @@ def student_in_bfloat16(base_folder, *, size: float):
     return student
 
 
+def test_a_reply_of_one_token_is_measured_by_what_predicts_it(tmp_path, base_folder):
+    model, _ = load_model(ModelSettings(name=str(base_folder), dtype="float32"))
+    student = trainable(model, settings(method="lora"), seed=0).eval()
+    torch.manual_seed(1)
+    for name, parameter in student.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.3 * torch.randn_like(parameter)
+    terms = []
+    with torch.no_grad():
+        for prompt in PROMPTS:
+            ids = torch.tensor([prompt])
+            own = student(ids).logits[0, -1].double().log_softmax(-1)
+            with student.disable_adapter():
+                base = student(ids).logits[0, -1].double().log_softmax(-1)
+            terms.append((own.exp() * (own - base)).sum().item())
+    found = published(student, tmp_path / "model", base_folder, max_new_tokens=1)
+    assert found["num_tokens"] == len(PROMPTS)
+    assert found["kl_learned"] == pytest.approx(sum(terms) / len(terms), rel=1e-4)
+    assert found["kl_learned"] > 1e-4
+
+
 def test_what_a_bfloat16_student_learned_is_in_the_model_that_is_evaluated(tmp_path, base_folder):
     student = student_in_bfloat16(base_folder, size=2e-3)
     exact = copy.deepcopy(student).float()
