@@ -3,7 +3,7 @@
 The state behind the bare prompt predicts the token, and the loss compares it with the teacher's. Which token is drawn
 changes neither, as long as the loss is not of that token alone and no vote chooses among completions. To sample first
 would be to read every prompt twice. So the token is drawn once its state is there, from the random numbers that the
-engine would take. A step reports by it whether answers can be read, and whether they end.
+engine would take. A step's row in metrics.jsonl says by it how many answers can be read, and how many end.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ class OneTokenDraws:
         states: Float[Tensor, "items hidden"],
         logits_of: Callable[[Tensor], Tensor],
     ) -> list[TrainingItem]:
-        """The items with their tokens, which `states` predict. Of few states the logits are held at once."""
+        """The items with their tokens, which `states` predict. Few states have their logits at once."""
         uniforms = torch.cat([draw_uniforms(item.seed, 1) for item in items]).to(states.device)
         parts = (
             sample_tokens(logits_of(own), numbers, self.sampling)

@@ -109,7 +109,7 @@ def train(
         group_prompt: Makes the teacher's prompt of a completion of the step's own group. Without it, items have theirs.
         end_ids: Tokens that end a completion, for completions of one token that no engine writes.
         callbacks: Further Trainer callbacks, such as progress.
-        on_first_batch: Called with the first item once sampled, for the log.
+        on_first_batch: Called with one item of the first step and its completion, for the log.
 
     Raises:
         ConfigError: `distil` other than `all`, or `group_prompt`, without `read_answer`. `distil: agreeing` without
