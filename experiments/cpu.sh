@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The runs behind docs/results.md, on a CPU: hours on two cores. Each part goes on where it stopped.
 #
-#     experiments/cpu.sh DATA OUT [PART ...]        parts: privacy boolq large csqa promise signal context report (all, in this order)
+#     experiments/cpu.sh DATA OUT [PART ...]        parts: privacy boolq large csqa promise reasons signal context report (all, in this order)
 #
 # DATA: question files of scripts/prepare_demo_questions.py (made there if it is empty); further *.questions.jsonl with
 # their *.answers.jsonl may lie beside them. OUT: runs and rows. LARGE: Qwen2.5-Coder-1.5B-Instruct, a folder or a .gguf
-# file; without it the parts that need it say so and are left out. BIN: where neuron-opsd and python are.
+# file; without it the parts that need it say so and are left out. BIN: where neuron-opsd and python are. DTYPE: of the models,
+# bfloat16 unless given. Where the processor has no units for it, float32 is six times as fast.
 set -euo pipefail
 
 usage() { sed -n '4s/^# *//p' "$0" >&2; exit 2; }
@@ -14,9 +15,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 data=$1 out=$2
 shift 2
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(privacy boolq large csqa promise signal context report)
+[ ${#parts[@]} -gt 0 ] || parts=(privacy boolq large csqa promise reasons signal context report)
 bin=${BIN:-$here/../.venv/bin}
 large=${LARGE:-}
+dtype=${DTYPE:-bfloat16}
 small=embedded:smollm2-135m
 letter='You answer multiple-choice questions with a single letter and nothing else.'
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1
@@ -41,7 +43,7 @@ train() {
     local recipe=$1 seed=$2 folder=$3 model=$4
     "$bin/neuron-opsd" run "$recipe" --model "$model" --questions "$data/$5.questions.jsonl" \
         --cross "$data/$6.questions.jsonl" --answers "$data/$7.answers.jsonl" --answers "$data/$8.answers.jsonl" \
-        --output "$folder-seed$seed" --cache "$out/stages" seed="$seed" model.dtype=bfloat16 contexts.max_prompt_tokens=2048 \
+        --output "$folder-seed$seed" --cache "$out/stages" seed="$seed" model.dtype="$dtype" contexts.max_prompt_tokens=2048 \
         'training.lora={rank: 16, alpha: 32}' training.warmup_steps=1 training.batch_size=8 training.max_epochs=null \
         evaluation.option_probability=false "${@:9}"
 }
@@ -164,15 +166,28 @@ part_promise() {
     done
     needs_large promise || return 0
     for recipe in order_average entropy_matched; do
-        promise_cell large "$large" bfloat16 "$letter" commonsenseqa "$recipe" 0
+        promise_cell large "$large" "$dtype" "$letter" commonsenseqa "$recipe" 0
     done
     for seed in 0 1 2; do
         for recipe in neuron_opsd fixed_context random_selection ssd lmsi base_order_average order_average order_matched entropy_matched; do
             for domain in "${domains[@]}"; do
-                promise_cell gentle "$large" bfloat16 "$letter" "$domain" "$recipe" "$seed"
+                promise_cell gentle "$large" "$dtype" "$letter" "$domain" "$recipe" "$seed"
             done
         done
     done
+}
+
+# The promise with reasons: sampled answers of up to 160 tokens, so few questions and samples. Chunks are scaled to the replies.
+reasons=(prompts.answer_format=reasoned questions.test_fraction=0.5 questions.max_train=128 questions.max_test=200
+    rollouts.max_new_tokens=160 rollouts.batch_size=32 neurons.batch_size=8 neurons.chunk_tokens=32 selection.fraction=0.25
+    contexts.num_demonstrations=2 preflight.num_questions=0 num_threads=1 training.learning_rate=1e-4 training.warmup_steps=3
+    training.num_steps=12 training.micro_batch_size=4 training.max_new_tokens=160 training.save=adapter training.save_steps=4
+    evaluation.num_samples=4 evaluation.max_new_tokens=160 evaluation.batch_size=32)
+
+part_reasons() {
+    needs_large reasons || return 0
+    sample openbookqa 50
+    train neuron_opsd 0 "$out/reasons/neuron_opsd" "$large" commonsenseqa openbookqa-50 commonsenseqa openbookqa "${reasons[@]}"
 }
 
 # signal MODEL LABEL DTYPE DOMAIN FORMAT COUNT VOTES TOKENS [--system TEXT]
@@ -193,10 +208,10 @@ part_signal() {
     signal $small $name float32 asdiv reasoned 100 4 96
     needs_large signal || return 0
     name=Qwen2.5-Coder-1.5B
-    signal "$large" $name bfloat16 openbookqa letter 150 8 4 --system "$letter"
+    signal "$large" $name "$dtype" openbookqa letter 150 8 4 --system "$letter"
     local domain
     for domain in medmcqa sciknoweval_physics commonsenseqa mmlu_clinical; do
-        signal "$large" $name bfloat16 $domain letter 120 8 4 --system "$letter"
+        signal "$large" $name "$dtype" $domain letter 120 8 4 --system "$letter"
     done
 }
 
