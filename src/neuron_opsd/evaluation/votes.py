@@ -12,6 +12,7 @@ samples would show in the mean, or what infinitely many of them would: the major
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from neuron_opsd.records import ExactRollout, OptionScores, Question, Rollout, T
 from neuron_opsd.text.answers import LETTERS, answers_match, unify_answers
 
 Array = NDArray[np.float64]
+# How often each answer was given, in the order in which they were given first. Exact: the probability of each.
+Tally = dict[str | None, float]
 UNREAD_ROUNDING = 1e-6  # stored probabilities are float32, so their sum may miss 1 by a little
 
 
@@ -37,9 +40,8 @@ class Votes:
     answers: list[tuple[str | None, ...]]  # each sample's answer, equivalent ones made equal. Exact: none
     shares: list[dict[str | None, float]]  # of the samples, for each answer
     majority: list[str | None]
-    complete_majority: list[
-        str | None
-    ]  # the same, of the samples that each question has (`evaluation.stop_votes`)
+    # The same, of the samples that each question has (`evaluation.stop_votes`).
+    complete_majority: list[str | None]
     num_drawn: int  # samples of all questions
     num_samples: Array
     vote_share: Array  # votes of the majority answer / samples: the confidence
@@ -54,9 +56,8 @@ class Votes:
     voted_correct: Array  # the same where sampled. Exact: the chance that k samples vote for what is right
     pass_fraction: Array  # the chance that one of k samples is right. Its mean is pass@k
     num_ties: int  # questions whose vote was tied
-    has_options: NDArray[
-        np.bool_
-    ]  # the choices' probabilities are known. The next four mean something only there
+    # The choices' probabilities are known. The next four mean something only there.
+    has_options: NDArray[np.bool_]
     option_shares: list[Array]  # of each choice. Empty where they are not known
     option_confidence: Array  # the likeliest choice's
     option_mass: Array
@@ -86,94 +87,137 @@ def count_votes(
     """
     options, truth = options or {}, truth or {}
     questions = sorted(questions, key=lambda question: question.question_id)
-    gold = [answer_key.get(question.question_id) for question in questions]
-    drawn = [groups[question.question_id] for question in questions]
-    all_tallies = [_tally(group) for group in drawn]
-    majority = _majorities(all_tallies)
-    rollouts = [group[:num_complete] for group in drawn]
-    tallies = [_tally(group) for group in rollouts]
-    totals = [1 if _is_exact(group) else len(group) for group in rollouts]
-    right = [
-        {answer for answer in tally if answers_match(answer, g)}
-        for tally, g in zip(all_tallies, gold, strict=True)
+    polls = [
+        _Poll(groups[question.question_id], answer_key.get(question.question_id), pass_k, num_complete)
+        for question in questions
     ]
-    majority_correct = [float(answer in own) for answer, own in zip(majority, right, strict=True)]
     scores = [options.get(question.question_id) for question in questions]
+    truths = [truth.get(question.question_id) for question in questions]
     return Votes(
         question_ids=[question.question_id for question in questions],
-        is_choice=np.array([bool(question.choices) for question in questions], dtype=bool),
-        is_exact=any(map(_is_exact, rollouts)),
-        answers=[() if _is_exact(group) else unify_answers([r.answer for r in group]) for group in rollouts],
-        shares=[
-            {answer: count / total for answer, count in tally.items()}
-            for tally, total in zip(tallies, totals, strict=True)
-        ],
-        majority=majority,
-        complete_majority=_majorities(tallies),
-        num_drawn=sum(map(len, drawn)),
-        num_samples=_array([len(group) for group in rollouts]),
-        vote_share=_array(
-            [tally.get(answer, 0) / n for answer, tally, n in zip(majority, tallies, totals, strict=True)]
-        ),
-        parsed_fraction=_array(
-            [
-                sum(count for answer, count in tally.items() if answer is not None) / total
-                for tally, total in zip(tallies, totals, strict=True)
-            ]
-        ),
-        completion_tokens=_array([_mean([len(r.completion_ids) for r in group]) for group in rollouts]),
+        is_choice=_flags([bool(question.choices) for question in questions]),
+        is_exact=any(poll.is_exact for poll in polls),
+        answers=[poll.answers for poll in polls],
+        shares=[poll.shares for poll in polls],
+        majority=[poll.majority for poll in polls],
+        complete_majority=[_likeliest(poll.tally) for poll in polls],
+        num_drawn=sum(len(poll.drawn) for poll in polls),
+        num_samples=_array([len(poll.group) for poll in polls]),
+        vote_share=_array([poll.share(poll.majority) for poll in polls]),
+        parsed_fraction=_array([poll.parsed_fraction for poll in polls]),
+        completion_tokens=_array([_mean([len(r.completion_ids) for r in poll.group]) for poll in polls]),
         truncated_fraction=_array(
-            [_mean([r.finish_reason == "length" for r in group]) for group in rollouts]
+            [_mean([r.finish_reason == "length" for r in poll.group]) for poll in polls]
         ),
-        answer_entropy=_array([_entropy(tally, n) for tally, n in zip(tallies, totals, strict=True)]),
-        has_gold=np.array([answer is not None for answer in gold], dtype=bool),
-        gold=gold,
-        correct_fraction=_array(
-            [
-                sum(tally[answer] for answer in tally if answer in own) / total
-                for tally, total, own in zip(tallies, totals, right, strict=True)
-            ]
-        ),
-        majority_correct=_array(majority_correct),
-        voted_correct=_array(
-            [
-                _voted(tally, own, pass_k) if _is_exact(group) else is_right
-                for group, tally, own, is_right in zip(
-                    rollouts, tallies, right, majority_correct, strict=True
-                )
-            ]
-        ),
-        pass_fraction=_array(
-            [
-                _passes(group, sum(tally.get(answer, 0) for answer in own), pass_k)
-                for group, tally, own in zip(rollouts, tallies, right, strict=True)
-            ]
-        ),
-        num_ties=sum(_is_tied(tally) for tally in all_tallies),
-        has_truth=np.array([question.question_id in truth for question in questions], dtype=bool),
-        truth_probability=_array(
-            [truth[q.question_id].probability if q.question_id in truth else np.nan for q in questions]
-        ),
-        has_options=np.array([score is not None for score in scores], dtype=bool),
-        option_shares=[_array(s.probabilities if s else ()) for s in scores],
-        option_confidence=_array([max(s.probabilities) if s else np.nan for s in scores]),
-        option_mass=_array([s.option_mass if s else np.nan for s in scores]),
+        answer_entropy=_array([_entropy(poll.tally, poll.total) for poll in polls]),
+        has_gold=_flags([poll.gold is not None for poll in polls]),
+        gold=[poll.gold for poll in polls],
+        correct_fraction=_array([poll.num_right / poll.total for poll in polls]),
+        majority_correct=_array([poll.majority_correct for poll in polls]),
+        voted_correct=_array([poll.voted_correct for poll in polls]),
+        pass_fraction=_array([poll.pass_fraction for poll in polls]),
+        num_ties=sum(_is_tied(poll.all_tally) for poll in polls),
+        has_truth=_flags([asked is not None for asked in truths]),
+        truth_probability=_array([asked.probability if asked else np.nan for asked in truths]),
+        has_options=_flags([score is not None for score in scores]),
+        option_shares=[_array(score.probabilities if score else ()) for score in scores],
+        option_confidence=_array([max(score.probabilities) if score else np.nan for score in scores]),
+        option_mass=_array([score.option_mass if score else np.nan for score in scores]),
         option_correct=_array(
-            [float(likeliest_option(s) == g) if s else np.nan for s, g in zip(scores, gold, strict=True)]
+            [
+                float(likeliest_option(score) == poll.gold) if score else np.nan
+                for score, poll in zip(scores, polls, strict=True)
+            ]
         ),
     )
 
 
-def _majorities(tallies: Sequence[Mapping[str | None, float]]) -> list[str | None]:
-    """Of tied answers the one given first."""
-    return [max(tally, key=tally.__getitem__) for tally in tallies]
+@dataclass(frozen=True)
+class _Poll:
+    """One question's samples, counted. All that were drawn vote, every other figure is of `group`."""
+
+    drawn: Sequence[Rollout]
+    gold: str | None
+    pass_k: int
+    num_complete: int | None
+
+    @property
+    def group(self) -> Sequence[Rollout]:
+        return self.drawn[: self.num_complete]
+
+    @property
+    def is_exact(self) -> bool:
+        return isinstance(self.drawn[0], ExactRollout)
+
+    @property
+    def total(self) -> int:
+        """What the counts of `tally` sum to."""
+        return 1 if self.is_exact else len(self.group)
+
+    @cached_property
+    def all_tally(self) -> Tally:
+        return _tally(self.drawn)
+
+    @cached_property
+    def tally(self) -> Tally:
+        return _tally(self.group)
+
+    @cached_property
+    def right(self) -> set[str | None]:
+        """The given answers that are right."""
+        return {answer for answer in self.all_tally if answers_match(answer, self.gold)}
+
+    @cached_property
+    def num_right(self) -> float:
+        """A probability where exact, else a count."""
+        return sum(count for answer, count in self.tally.items() if answer in self.right)
+
+    @property
+    def majority(self) -> str | None:
+        return _likeliest(self.all_tally)
+
+    @property
+    def majority_correct(self) -> float:
+        return float(self.majority in self.right)
+
+    @property
+    def voted_correct(self) -> float:
+        """The chance that `pass_k` samples vote for what is right. Of samples, whether they did."""
+        if not self.is_exact:
+            return self.majority_correct
+        others = [value for answer, value in self.tally.items() if answer not in self.right]
+        return expected_majority(self.num_right, others, self.pass_k)
+
+    @property
+    def pass_fraction(self) -> float:
+        """The chance that one of `pass_k` samples is right."""
+        if self.is_exact:
+            return exact_pass(self.num_right, self.pass_k)
+        return estimated_pass(round(self.num_right), len(self.group), self.pass_k)
+
+    @property
+    def parsed_fraction(self) -> float:
+        return sum(count for answer, count in self.tally.items() if answer is not None) / self.total
+
+    @property
+    def answers(self) -> tuple[str | None, ...]:
+        """Each sample's, equivalent ones made equal. Exact: none."""
+        return () if self.is_exact else unify_answers([rollout.answer for rollout in self.group])
+
+    @property
+    def shares(self) -> dict[str | None, float]:
+        return {answer: count / self.total for answer, count in self.tally.items()}
+
+    def share(self, answer: str | None) -> float:
+        return self.tally.get(answer, 0) / self.total
 
 
-def _is_exact(group: Sequence[Rollout]) -> bool:
-    return isinstance(group[0], ExactRollout)
+def _likeliest(tally: Tally) -> str | None:
+    """The answer given most often. Of tied answers the one given first."""
+    return max(tally, key=tally.__getitem__)
 
 
-def _tally(group: Sequence[Rollout]) -> dict[str | None, float]:
+def _tally(group: Sequence[Rollout]) -> Tally:
     """How often each answer was given, equivalent ones counted together, in the order in which they were given first.
 
     Exact: the probability of each, the mean over the orders of the choices.
@@ -185,17 +229,6 @@ def _tally(group: Sequence[Rollout]) -> dict[str | None, float]:
     answers: dict[str | None, float] = {LETTERS[i]: value for i, value in enumerate(means) if value > 0}
     unread = 1 - sum(means)
     return answers | ({None: unread} if unread > UNREAD_ROUNDING else {})
-
-
-def _voted(tally: Mapping[str | None, float], right: set[str | None], k: int) -> float:
-    """The chance that k samples vote for what is right, from the probabilities of the answers."""
-    others = [value for answer, value in tally.items() if answer not in right]
-    return expected_majority(sum(tally[answer] for answer in right), others, k)
-
-
-def _passes(group: Sequence[Rollout], right: float, k: int) -> float:
-    """The chance that one of k samples is right. `right` is a probability where exact, else a count."""
-    return exact_pass(right, k) if _is_exact(group) else estimated_pass(round(right), len(group), k)
 
 
 def likeliest_option(score: OptionScores) -> str:
@@ -245,18 +278,22 @@ def _majority_codes(dealt: NDArray[np.int64], num_codes: int) -> NDArray[np.int6
     return np.argmax(is_code.sum(axis=1) * (size + 1) - first_at, axis=1)
 
 
-def _entropy(tally: Mapping[str | None, float], total: float) -> float:
+def _entropy(tally: Tally, total: float) -> float:
     shares = _array(list(tally.values())) / total
     return float(-(shares * np.log(shares)).sum()) + 0.0  # no -0.0
 
 
-def _is_tied(tally: Mapping[str | None, float]) -> bool:
+def _is_tied(tally: Tally) -> bool:
     counts = sorted(tally.values(), reverse=True)
     return len(counts) > 1 and counts[0] == counts[1]
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _flags(values: Sequence[bool]) -> NDArray[np.bool_]:
+    return np.asarray(values, dtype=bool)
 
 
 def _array(values: Sequence[float]) -> Array:
