@@ -178,16 +178,16 @@ part_promise() {
 }
 
 # The promise with reasons: sampled answers of up to 160 tokens, so few questions and samples. Chunks are scaled to the replies.
-reasons=(prompts.answer_format=reasoned questions.test_fraction=0.5 questions.max_train=128 questions.max_test=200
+reasons=(prompts.answer_format=reasoned questions.test_fraction=0.5 questions.max_train=128 questions.max_test=120
     rollouts.max_new_tokens=160 rollouts.batch_size=32 neurons.batch_size=8 neurons.chunk_tokens=32 selection.fraction=0.25
     contexts.num_demonstrations=2 preflight.num_questions=0 num_threads=1 training.learning_rate=1e-4 training.warmup_steps=3
     training.num_steps=12 training.micro_batch_size=4 training.max_new_tokens=160 training.save=adapter training.save_steps=4
-    evaluation.num_samples=4 evaluation.max_new_tokens=160 evaluation.batch_size=32)
+    evaluation.num_samples=4 evaluation.max_new_tokens=160 evaluation.batch_size=128)
 
 part_reasons() {
     needs_large reasons || return 0
-    sample openbookqa 50
-    train neuron_opsd 0 "$out/reasons/neuron_opsd" "$large" commonsenseqa openbookqa-50 commonsenseqa openbookqa "${reasons[@]}"
+    sample openbookqa 40
+    train neuron_opsd 0 "$out/reasons/neuron_opsd" "$large" commonsenseqa openbookqa-40 commonsenseqa openbookqa "${reasons[@]}"
 }
 
 # signal MODEL LABEL DTYPE DOMAIN FORMAT COUNT VOTES TOKENS [--system TEXT]
