@@ -9,8 +9,10 @@ from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
+    Gemma4TextConfig,
     GemmaConfig,
     LlamaConfig,
+    NemotronConfig,
     OPTConfig,
     PhiConfig,
     PretrainedConfig,
@@ -19,7 +21,12 @@ from transformers import (
 from devices.other_device import OTHER, OtherDevice, moved
 from helpers import build_tiny_model
 from neuron_opsd.errors import ModelError
-from neuron_opsd.model.unembedding import divide_logits, logits_from_hidden
+from neuron_opsd.model.unembedding import (
+    divide_logits,
+    final_norm,
+    final_norm_weight,
+    logits_from_hidden,
+)
 
 STATES = torch.randn(7, 32, generator=torch.Generator().manual_seed(0))
 
@@ -95,6 +102,44 @@ OPT = OPTConfig(
 )
 
 
+GEMMA_4 = Gemma4TextConfig(**SIZES, head_dim=8, hidden_size_per_layer_input=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZES),
+        GemmaConfig(**SIZES, head_dim=8),
+        GEMMA_4,
+        NemotronConfig(**SIZES),
+        PhiConfig(**SIZES),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_the_scale_of_the_last_normalisation_by_hand(config: PretrainedConfig, dtype: torch.dtype):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    norm, states = final_norm(model), torch.randn(32)
+    norm.weight.add_(torch.randn(32) / 4)
+    states -= states.mean()  # so that it makes no difference whether a norm takes the mean out
+    expected = norm(states[None])[0] * states.square().mean().sqrt() / states
+    norm.to(dtype)
+    torch.testing.assert_close(final_norm_weight(model).float(), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_a_normalisation_that_scales_in_another_way_is_refused():
+    class Tripled(nn.LayerNorm):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return 3 * super().forward(input)
+
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
+    model.model.norm = Tripled(32)
+    with pytest.raises(ModelError, match=r"Tripled scales by neither its weight.*student_entropy=own"):
+        final_norm_weight(model)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     "config",
@@ -104,6 +149,8 @@ OPT = OPTConfig(
         CohereConfig(**SIZES, logit_scale=0.5),
         PhiConfig(**SIZES),
         OPT,
+        NemotronConfig(**SIZES),
+        GEMMA_4,
     ],
     ids=lambda config: config.model_type,
 )

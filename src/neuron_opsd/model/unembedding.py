@@ -69,13 +69,32 @@ def final_norm(model: CausalLM) -> nn.Module:
 
 
 def final_norm_weight(model: CausalLM) -> Float[Tensor, " hidden"]:
-    """The scale of the last normalisation before the head (Gemma stores it minus one)."""
+    """The scale of the last normalisation before the head (some families store it minus one)."""
     norm = final_norm(model)
     return norm.weight + _offset(norm)  # pyright: ignore[reportOperatorIssue, reportReturnType]
 
 
+@torch.no_grad()
 def _offset(norm: nn.Module) -> int:
-    return int(type(norm).__name__.startswith("Gemma"))
+    """What a normalisation adds to its stored weight: 0 or 1.
+
+    The module is asked, for its name does not tell: Gemma 3's and Nemotron's add 1, Gemma 4's adds nothing.
+
+    Raises:
+        ModelError: it does neither.
+    """
+    weight: Tensor = norm.weight  # pyright: ignore[reportAssignmentType]
+    signs = torch.ones_like(weight)
+    signs[1::2] = -1  # of mean 0 and variance 1, so that either kind of norm scales it and does nothing else
+    plus, minus = norm(torch.stack([signs, -signs])[None])[0]
+    scale = signs * (plus - minus) / 2  # without the norm's bias
+    added = float((scale.float() - weight.float()).mean())  # the mean, because half precision rounds each
+    if abs(added - round(added)) > 0.25 or round(added) not in (0, 1):
+        raise ModelError(
+            f"{type(norm).__name__} scales by neither its weight nor its weight plus 1. Use "
+            "neurons.final_norm_scale=false, and training.student_entropy=own."
+        )
+    return round(added)
 
 
 def check_logits_divide(model: CausalLM) -> None:
