@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from helpers import build_tiny_model
 from neuron_opsd.model import base_kl
-from neuron_opsd.model.base_kl import Texts, keep_states, kl_from_base
+from neuron_opsd.model.base_kl import Texts, keep_states, kl_from_base, kl_to_model
+from neuron_opsd.model.unembedding import divide_logits
+from neurons.tiny_models import build
 
 TEXTS = [([5, 6, 7], [8, 9]), ([1, 2], [3, 4, 5, 6, 7])]
 BEGINNING = list(range(20, 40))
@@ -27,6 +31,22 @@ def test_agrees_with_both_models_side_by_side(tied: bool, texts: Texts) -> None:
         assert found == pytest.approx([naive(trained, base, *text) for text in texts], rel=1e-4)
         reversed_order = [naive(base, trained, *text) for text in texts]
     assert found != pytest.approx(reversed_order, rel=1e-2)  # the direction is told apart
+
+
+def test_the_bias_of_a_head_is_kept_and_divided_with_the_rest() -> None:
+    base, trained = (build("phi") for _ in range(2))
+    with torch.no_grad():
+        for model in (base, trained):
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) / 4)
+    kept = keep_states(base, TEXTS)
+    with torch.no_grad():
+        assert kl_from_base(trained, TEXTS, kept) == pytest.approx(
+            [naive(trained, base, *text) for text in TEXTS], rel=1e-4
+        )
+    divide_logits(base, 2.0)
+    assert kl_to_model(base, TEXTS, replace(kept, temperature=2.0)) == pytest.approx(0, abs=1e-8)
+    assert kl_to_model(base, TEXTS, kept) > 1e-3
 
 
 def test_texts_are_read_together_and_their_beginning_once(monkeypatch: pytest.MonkeyPatch) -> None:

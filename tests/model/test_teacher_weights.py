@@ -6,7 +6,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from helpers import build_tiny_model
+from neuron_opsd.config import TrainingSettings
 from neuron_opsd.model.teacher_weights import TeacherWeights
+from neuron_opsd.training.teacher import Teacher
+from neurons.tiny_models import HIDDEN, build
 
 
 def small(dtype=torch.float32) -> nn.Linear:
@@ -161,7 +164,18 @@ def test_head_weight_is_the_teachers_own_copy_where_the_head_is_trained(tied):
     teacher = TeacherWeights(model, kind="frozen", ema_rate=0.5)
     with torch.no_grad():
         head.add_(1.0)
-    assert torch.equal(teacher.head_weight(head), start)
-    assert TeacherWeights(model, kind="live", ema_rate=0.5).head_weight(head) is head
+    assert torch.equal(teacher.value_of(head), start)
+    assert TeacherWeights(model, kind="live", ema_rate=0.5).value_of(head) is head
     model.requires_grad_(False)
-    assert TeacherWeights(model, kind="frozen", ema_rate=0.5).head_weight(head) is head
+    assert TeacherWeights(model, kind="frozen", ema_rate=0.5).value_of(head) is head
+
+
+def test_the_teachers_logits_have_its_own_head_bias():
+    student = build("phi").requires_grad_(True)
+    weights = TeacherWeights(student, kind="frozen", ema_rate=0.5)
+    states = torch.randn(3, HIDDEN)
+    with torch.no_grad():
+        start = student.lm_head(states)
+        student.lm_head.bias.add_(1.0)
+        found = Teacher(student, weights, TrainingSettings()).logits(states)
+    torch.testing.assert_close(found, start)

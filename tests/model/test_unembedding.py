@@ -22,6 +22,7 @@ from devices.other_device import OTHER, OtherDevice, moved
 from helpers import build_tiny_model
 from neuron_opsd.errors import ModelError
 from neuron_opsd.model.unembedding import (
+    Head,
     divide_logits,
     final_norm,
     final_norm_weight,
@@ -80,7 +81,7 @@ def test_wider_factors_win():
     assert logits_from_hidden(model, STATES).dtype == torch.float32
     assert logits_from_hidden(build_tiny_model().double(), STATES.double()).dtype == torch.float64
     kept = model.lm_head.weight.detach().clone()
-    mixed = logits_from_hidden(build_tiny_model(), STATES.bfloat16(), weight=kept)
+    mixed = logits_from_hidden(build_tiny_model(), STATES.bfloat16(), other=Head(kept, None))
     torch.testing.assert_close(mixed, STATES.bfloat16().float() @ kept.float().T)
 
 

@@ -15,7 +15,7 @@ from neuron_opsd.model.divergence import forward_kl
 from neuron_opsd.model.finite import all_finite, not_finite
 from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.shared_prompt import states_of_texts
-from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
+from neuron_opsd.model.unembedding import Head, head_of, logits_from_hidden
 from neuron_opsd.progress import tell
 
 CHUNK_TOKENS = 256  # whose vocabulary logits are held at once
@@ -29,14 +29,20 @@ class KeptStates:
     """What is kept of a model, on the CPU."""
 
     states: States
-    head: Float[Tensor, "vocab hidden"]
+    head: Head
+    temperature: float = 1.0  # its logits are divided by it
 
 
 @torch.inference_mode()
 def keep_states(model: CausalLM, texts: Texts, known: States | None = None) -> KeptStates:
     """The first model's part. Where its states are known, no text is read."""
-    head = unembedding_weight(model).detach().cpu().clone()
+    weight, bias = head_of(model)
+    head = Head(_copied(weight), None if bias is None else _copied(bias))
     return KeptStates([states.cpu() for states in known or _read(model, texts)], head)
+
+
+def _copied(values: Tensor) -> Tensor:
+    return values.detach().cpu().clone()
 
 
 @torch.inference_mode()
@@ -70,13 +76,14 @@ def _kl_sums(
 
     In float64: two models that differ by rounding alone are some 1e-12 nats apart, and float32 cannot tell that from 0.
     """
-    head = kept.head.to(model.device)
+    weight, bias = kept.head
+    head = Head(weight.to(model.device), None if bias is None else bias.to(model.device))
     sums = []
     for text, after, before in zip(texts, known or _read(model, texts), kept.states, strict=True):
         total = 0.0
         for own, others in zip(after.split(CHUNK_TOKENS), before.split(CHUNK_TOKENS), strict=True):
             logits = logits_from_hidden(model, own.to(model.device))
-            kept_logits = logits_from_hidden(model, others.to(model.device), weight=head)
+            kept_logits = logits_from_hidden(model, others.to(model.device), other=head) / kept.temperature
             total += (
                 kl(*(values.double().log_softmax(dim=-1) for values in (logits, kept_logits))).sum().item()
             )

@@ -54,13 +54,12 @@ class TeacherWeights:
             for name, parameter in trained:
                 parameter.data = student[name]
 
-    def head_weight(self, weight: Tensor) -> Tensor:
-        """The teacher's values of the student's unembedding matrix: its own copy if that is trained, else the same."""
-        if self.values:
-            for name, parameter in self._trained():
-                if parameter is weight:
-                    return self.values[name].to(weight.dtype)
-        return weight
+    def value_of(self, parameter: Tensor) -> Tensor:
+        """The teacher's value of one of the student's parameters: its own copy if that is trained, else the same."""
+        for name, trained in self._trained() if self.values else ():
+            if trained is parameter:
+                return self.values[name].to(parameter.dtype)
+        return parameter
 
     def state_dict(self) -> dict[str, Tensor]:
         """For the checkpoint. Empty where nothing is kept twice."""

@@ -5,7 +5,7 @@ batch x seq x vocab tensor never exists).
 """
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,19 @@ from neuron_opsd.errors import ModelError
 from neuron_opsd.model.load import CausalLM
 
 ROWS_AT_ONCE = 8192  # of the unembedding, in float32
+
+
+class Head(NamedTuple):
+    """What makes logits of states: a matrix, and what is added."""
+
+    weight: Float[Tensor, "vocab hidden"]
+    bias: Float[Tensor, " vocab"] | None
+
+
+def head_of(model: CausalLM) -> Head:
+    """The model's own, without an adapter's part."""
+    head = _head(model)
+    return Head(head.weight, getattr(head, "bias", None))
 
 
 def unembedding_weight(model: CausalLM) -> Float[Tensor, "vocab hidden"]:
@@ -134,22 +147,22 @@ def backbone(model: CausalLM) -> nn.Module:
 
 
 def logits_from_hidden(
-    model: CausalLM, hidden: Float[Tensor, "*batch hidden"], *, weight: Tensor | None = None
+    model: CausalLM, hidden: Float[Tensor, "*batch hidden"], *, other: Head | None = None
 ) -> Float[Tensor, "*batch vocab"]:
     """Logits in float32, never rounded to a narrower type, with the family's scaling and soft cap applied.
 
     Args:
         model: Gives the head and the family's settings (Cohere and Granite scale, Gemma caps).
         hidden: Last hidden states.
-        weight: Another unembedding matrix than the model's (the teacher's, where the head is trained).
+        other: Another head than the model's (the teacher's, where the head is trained).
     """
     head = _head(model)
-    if weight is None and not (isinstance(head, nn.Linear) and head.weight.is_floating_point()):
+    if other is None and not (isinstance(head, nn.Linear) and head.weight.is_floating_point()):
         logits = head(hidden).float()  # an adapter or a quantised matrix multiplies in its own way
     else:
         # Not head(hidden): a sharded head counts its calls, and expects one for each pass of the model.
-        logits = _wide_product(hidden, head.weight if weight is None else weight)
-        bias = getattr(head, "bias", None)
+        weight, bias = other or head_of(model)
+        logits = _wide_product(hidden, weight)
         logits = logits if bias is None else logits + bias.to(logits.dtype)
     config = model.config.get_text_config()
     if getattr(config, "logit_scale", None):

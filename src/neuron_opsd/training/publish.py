@@ -149,7 +149,7 @@ def _save_merged(
     elif entropy_at is not None:
         temperature = student_temperature(student, kept.states, base.states, sampled_at=entropy_at)
     texts = texts[:NUM_PROMPTS]
-    kept = KeptStates([states / (temperature or 1.0) for states in kept.states[:NUM_PROMPTS]], kept.head)
+    kept = KeptStates(kept.states[:NUM_PROMPTS], kept.head, temperature or 1.0)
     learned = kl_to_model(student, texts, kept, base.states[:NUM_PROMPTS])
     merged: PreTrainedModel = student.merge_and_unload()  # pyright: ignore[reportAssignmentType]
     if temperature:

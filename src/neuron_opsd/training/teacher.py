@@ -15,7 +15,7 @@ from neuron_opsd.model.load import CausalLM
 from neuron_opsd.model.order_average import FirstTokens, ViewStates, mean_log_probs, view_states
 from neuron_opsd.model.shared_prompt import KeptPrefixes, scoring_states
 from neuron_opsd.model.teacher_weights import TeacherWeights
-from neuron_opsd.model.unembedding import logits_from_hidden, unembedding_weight
+from neuron_opsd.model.unembedding import Head, head_of, logits_from_hidden
 from neuron_opsd.training.items import TrainingItem
 
 
@@ -69,6 +69,7 @@ class Teacher:
 
     def logits(self, hidden: Tensor, *orders: Tensor) -> Tensor:
         """The teacher's logits: the mean over the orders that it reads, at the matched temperature."""
-        head = self.weights.head_weight(unembedding_weight(self.reader))
-        logits = logits_from_hidden(self.reader, hidden, weight=head)
+        weight, bias = head_of(self.reader)
+        head = Head(self.weights.value_of(weight), None if bias is None else self.weights.value_of(bias))
+        logits = logits_from_hidden(self.reader, hidden, other=head)
         return (mean_log_probs(logits, *orders) if orders else logits) / self.temperature
