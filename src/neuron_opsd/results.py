@@ -401,6 +401,7 @@ class Measure(Estimate):
     note: str
     student: float | None = None
     teacher: float | None = None
+    by_chance: float | None = None  # what 97.5 % of chance findings stay under, where that is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from scipy import stats
 
 Draws = dict[str, NDArray[np.float64]]
 LEVEL = 0.95  # of every interval
+MIN_QUESTIONS = 10  # below this a bootstrap interval means nothing: none is given, and no verdict
 _RESAMPLES_AT_ONCE = 256  # bounds memory: this many resamples times the number of questions
 
 

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from end_to_end.conftest import write_questions
 from end_to_end.test_pipeline import run
@@ -44,14 +45,47 @@ def chosen(rows: list[dict], folder: Path, *overrides: str, recipe: str = "auto"
             "entropy_matched",
             "prompts.answer_format is reasoned",
         ),
+        (
+            WITH_CHOICES,
+            ["engine.name=vllm"],
+            "entropy_matched",
+            "engine.name is vllm, which does not give probabilities of all tokens",
+        ),
+        (
+            WITH_CHOICES,
+            ["engine.name=vllm", "evaluation.exact=false"],
+            "order_average",
+            "all 30 questions have choices",
+        ),
+        (
+            WITH_CHOICES,
+            ["evaluation.general_paths=[FREE]"],
+            "entropy_matched",
+            "2 of the questions that evaluation asks have no choices (g1)",
+        ),
     ],
 )
 def test_the_questions_choose(
     rows, overrides, recipe, why, tiny_model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
+    free = tmp_path / "free.jsonl"
+    free.write_text("".join(json.dumps({"question_id": f"g{i}", **row}) + "\n" for i, row in enumerate(FREE)))
+    overrides = [override.replace("FREE", str(free)) for override in overrides]
     assert chosen(rows, tmp_path, *overrides, model=str(tiny_model_folder)) == recipe
     assert f"auto: {why}, so recipe {recipe}" in caplog.text
+
+
+def test_a_model_whose_logits_no_weight_divides_is_not_made_as_sure_as_its_base(
+    tiny_model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "capped")
+    Gemma2Config(
+        **json.loads((folder / "config.json").read_text()) | {"model_type": "gemma2"}
+    ).save_pretrained(folder)
+    assert chosen(WITH_CHOICES, tmp_path, model=str(folder)) == "entropy_matched"
+    assert "auto: Gemma2ForCausalLM caps its logits, so that no weight takes a temperature in" in caplog.text
 
 
 def test_a_recipe_that_is_named_is_that_recipe(tmp_path: Path) -> None:
@@ -103,7 +137,8 @@ def test_the_model_chooses_where_answers_are_letters(
 ) -> None:
     caplog.set_level(logging.INFO)
     pool = write_questions(tmp_path / "sums.jsonl", "sums", 150)  # with fewer, chance alone looks like a bias
-    asked = ["--model", str(request.getfixturevalue(model)), "--questions", str(pool), *SMALL]
+    # As settings and not as options, so that the later choice must read them, too.
+    asked = [f"model.name={request.getfixturevalue(model)}", f"questions.path={pool}", *SMALL]
     line = ["run", "auto", *asked, "--output", str(tmp_path / "run"), "--until"]
     assert run([*line, "rollouts"], monkeypatch) == 0
     before = (tmp_path / "run" / "config.yaml").read_bytes()

@@ -55,6 +55,7 @@ REMADE = {
     "training.learning_rate=0.5": {"training"},
     "training.max_new_tokens=5": AFTER_SELECTION,  # what it takes of the model's context is not the prompt's
     "training.save_steps=7": set(),
+    "training.teacher_entropy=matched": {"preflight", "training"},
     "training.loss_chunk_tokens=7": set(),
     "evaluation.temperature=0.9": BASE,
     "evaluation.max_general=7": set(),  # there are none
@@ -117,6 +118,21 @@ def test_training_names_only_settings_that_it_reads(command: list[str], tmp_path
         for extra in ([], ["training.teacher_orders=2", "training.teacher_entropy=matched"])
     )
     assert (plain & orders, ordered & orders) == (set(), orders)
+
+
+@pytest.mark.parametrize("setting", ["teacher_entropy", "student_entropy"])
+def test_the_temperature_at_which_entropies_are_matched_counts(
+    command: list[str], tmp_path: Path, setting: str
+) -> None:
+    """Of a recipe without rollouts, too, whose temperature nothing else reads."""
+    found = [
+        StageInputs(
+            settings(command, f"training.{setting}=matched", f"rollouts.temperature={temperature}"),
+            RunFolder(tmp_path),
+        ).of("training")["training"]["entropy_at"]
+        for temperature in (0.6, 1.0)
+    ]
+    assert found == [0.6, 1.0]
 
 
 def test_what_questions_say_counts(command: list[str], tmp_path: Path) -> None:

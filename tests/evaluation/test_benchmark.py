@@ -355,6 +355,8 @@ def test_vectorised_majority_agrees_with_the_vote():
         (-0.2, -0.1, 50, "lower"),
         (0.0, 0.2, 50, "no difference shown"),
         (-0.1, 0.1, 50, "no difference shown"),
+        (1e-8, 3e-8, 50, "no difference shown"),  # rounding
+        (-3e-8, -1e-8, 50, "no difference shown"),
         (0.1, 0.2, 9, "too few questions"),
         (None, None, 50, "not defined"),
     ],

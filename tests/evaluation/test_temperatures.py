@@ -37,6 +37,13 @@ def test_where_no_temperature_matches_it_is_an_end() -> None:
     assert matching_temperature([np.array([1.0, 0.0])], 0.1) == HOTTEST
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_model_matches_itself_at_temperature_1(seed: int) -> None:
+    options = list(np.random.default_rng(seed).dirichlet(np.ones(4), size=60))
+    assert matching_temperature(options, mean_entropy(options)) == 1
+    assert matching_temperature([np.eye(4)[0]] * 3, 0.0) == 1  # sure of one throughout
+
+
 def test_a_model_that_is_only_surer_has_the_bases_error_at_its_entropy() -> None:
     questions = [
         Question(question_id=f"q{i:02}", domain="d", question="?", choices=("x", "y", "z")) for i in range(20)

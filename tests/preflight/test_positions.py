@@ -1,5 +1,7 @@
 """Whether a model answers by position, from rollouts worked by hand."""
 
+import random
+
 import pytest
 
 from neuron_opsd.preflight.positions import answers_by_position, position_bias, position_counts
@@ -52,3 +54,12 @@ def test_even_answers_have_no_more_bias_than_chance() -> None:
 
 def test_questions_without_choices_have_no_positions() -> None:
     assert position_bias([rollout(0, "text", ())], seed=0) is None
+
+
+def test_chance_alone_is_no_bias() -> None:
+    """Of few answers the distance from an even spread is large by chance, and its interval with it."""
+    state = random.Random(0)
+    for count, most in ((5, 0), (10, 8), (15, 8)):
+        drawn = [[rollout(i, state.choice("ABCD")) for i in range(count)] for _ in range(100)]
+        found = [position_bias(rollouts, seed=0) for rollouts in drawn]
+        assert sum(bias is not None and answers_by_position(bias) for bias in found) <= most

@@ -73,7 +73,7 @@ def test_measures_by_hand() -> None:
 
 
 def test_intervals_cover_and_shrink() -> None:
-    few, many = ([item(i, entropies=(4.0, 3.0 + i % 2)) for i in range(n)] for n in (8, 80))
+    few, many = ([item(i, entropies=(4.0, 3.0 + i % 2)) for i in range(n)] for n in (10, 80))
     ends = [(m.low, m.value, m.high) for m in (judged(i).measures[0] for i in (few, many))]
     assert all(low < value < high for low, value, high in ends)
     assert ends[1][2] - ends[1][0] < ends[0][2] - ends[0][0]
@@ -98,6 +98,11 @@ def test_nothing_promises_a_gain_and_a_surer_teacher_is_a_warning(
     assert found.verdict == verdict
     assert any("overconfident" in reason for reason in found.reasons) == is_warned
     assert ("no measure foresaw the gain" in found.reasons[0]) == (verdict == CANNOT_TELL)
+
+
+def test_a_teacher_brought_to_the_students_entropy_makes_nobody_surer() -> None:
+    surer = [item(i, entropies=(4.0, 3.0)) for i in range(12)]
+    assert not any("overconfident" in reason for reason in judged(surer, matches_entropy=True).reasons)
 
 
 def test_agreement_with_the_students_vote_by_hand() -> None:
@@ -128,7 +133,7 @@ def test_agreement_with_the_order_averaged_answer_is_a_measure_and_no_sign() -> 
 
 def test_a_teacher_whose_replies_hardly_end_is_not_worth_learning_from() -> None:
     cut = ((True,) * 4, (False, False, False, True))
-    found = judged([item(i, finished=cut) for i in range(8)])
+    found = judged([item(i, finished=cut) for i in range(10)])
     assert found.verdict == UNLIKELY
     assert "with the context 25% of the replies finish" in found.reasons[0]
 
@@ -158,7 +163,7 @@ def test_flips_by_chance() -> None:
 
 def test_a_teacher_that_cannot_be_read_is_not_worth_learning_from() -> None:
     """Measured: demonstrations cut before their letter made a teacher surer, and unreadable in 15 of 16 samples."""
-    cut = [item(number, student="AB-A", teacher="----", divergence=1.0) for number in range(8)]
+    cut = [item(number, student="AB-A", teacher="----", divergence=1.0) for number in range(10)]
     found = judged(cut)
     assert found.verdict == UNLIKELY
     assert any(
@@ -166,29 +171,50 @@ def test_a_teacher_that_cannot_be_read_is_not_worth_learning_from() -> None:
         for reason in found.reasons
     )
     assert values(cut)["readable_change"] == pytest.approx(-0.75)
-    clearer = [item(number, student="A-B-", teacher="AAAA", divergence=1.0) for number in range(8)]
+    clearer = [item(number, student="A-B-", teacher="AAAA", divergence=1.0) for number in range(10)]
     assert judged(clearer).verdict == CANNOT_TELL
-    worse = [item(number, student="ABCA", teacher="AA--", divergence=1.0) for number in range(8)]
+    worse = [item(number, student="ABCA", teacher="AA--", divergence=1.0) for number in range(10)]
     assert judged(worse).verdict == CANNOT_TELL  # half as readable still: a warning
     assert any("readable in 50%" in reason for reason in judged(worse).reasons)
-    one_slip = [item(number, teacher="AAAA") for number in range(7)] + [item(7, teacher="AAA-")]
+    one_slip = [item(number, teacher="AAAA") for number in range(9)] + [item(9, teacher="AAA-")]
     assert judged(one_slip).verdict == CANNOT_TELL  # one unreadable sample is no evidence
+
+
+def test_few_questions_say_nothing_of_replies() -> None:
+    """One question resampled is always itself: its interval had no width, and left out 0."""
+    found = judged([item(student="ABCA", teacher="A---", divergence=1.0)])
+    assert found.verdict == CANNOT_TELL
+    assert all((measure.low, measure.high) == (None, None) for measure in found.measures[:4])
+    assert "looked at 1 of the questions, too few to say" in found.reasons[-1]
+
+
+def test_of_unreadable_answers_no_vote_gains() -> None:
+    assert values([item(student="----")])["maj_minus_avg"] == 0
+
+
+def test_equivalent_answers_are_no_flip() -> None:
+    same = [
+        replace(item(i), student_answers=("9", "9 apples"), teacher_answers=("9 apples", "9 apples"))
+        for i in range(10)
+    ]
+    assert values(same)["answers_flipped"] == 0
+    assert not flips_by_chance(same, seed=0).any()
 
 
 def test_the_context_makes_replies_longer_and_fewer_finish() -> None:
     lengths, finished = ((10, 10, 10, 10), (20, 20, 20, 40)), ((True,) * 4, (True, True, False, False))
-    items = [item(i, lengths=lengths, finished=finished) for i in range(8)]
+    items = [item(i, lengths=lengths, finished=finished) for i in range(10)]
     verdict = judged(items)
     by_name = {measure.name: measure for measure in verdict.measures}
     assert (by_name["finished_change"].value, by_name["length_ratio"].value) == (-0.5, 2.5)
     assert (by_name["length_ratio"].student, by_name["length_ratio"].teacher) == (10, 25)
     assert any("50% of the replies finish, without it 100%" in reason for reason in verdict.reasons)
     assert "2607.05184" not in " ".join(verdict.reasons)
-    assert not any("replies finish" in reason for reason in judged([item(i) for i in range(8)]).reasons)
+    assert not any("replies finish" in reason for reason in judged([item(i) for i in range(10)]).reasons)
 
 
 def test_a_thinking_model_is_told_what_was_reported_and_measured() -> None:
-    verdict = judged([item(i, lengths=((8,) * 4, (6,) * 4)) for i in range(4)], thinks=True)
+    verdict = judged([item(i, lengths=((8,) * 4, (6,) * 4)) for i in range(10)], thinks=True)
     assert verdict.thinks
     assert "2607.05184" in verdict.reasons[-1]
     assert "100% of the replies finish with it and 100% without, at 6 and 8 tokens" in verdict.reasons[-1]

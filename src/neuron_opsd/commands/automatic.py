@@ -5,13 +5,20 @@ letter of a choice, and if so, whether the frozen model answers by position.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from neuron_opsd.config import Config, load_config
+from neuron_opsd.early_checks.questions import exact_problem
+from neuron_opsd.errors import ModelError
 from neuron_opsd.model.defaults import resolve, thinks
+from neuron_opsd.model.load import load_tokenizer
+from neuron_opsd.model.skeleton import NotBuiltError, build_skeleton
+from neuron_opsd.model.unembedding import check_logits_divide
 from neuron_opsd.preflight.positions import answers_by_position, position_bias
-from neuron_opsd.questions.load import load_questions
+from neuron_opsd.questions.load import general_questions, load_questions
+from neuron_opsd.records import Question
 from neuron_opsd.run.session import Run
 from neuron_opsd.text.fixed_order import has_fixed_order
 
@@ -48,8 +55,9 @@ def choose_by_questions(recipe: str, *, overrides: Iterable[str] = (), values: M
         chosen, why = OTHERWISE, "the replies of this model begin with thinking"
     elif all(has_fixed_order(question.choices) for question in questions):
         chosen, why = OTHERWISE, "the choices of every question have one order"
+    elif problem := _problem_of_letters(questions, overrides, values):
+        chosen, why = OTHERWISE, problem
     else:
-        load_config(NOT_BY_POSITION, overrides=overrides, values=values)  # it may be chosen later
         chosen, why = BY_POSITION, f"all {len(questions):,} questions have choices"
     logger.info("auto: %s, so recipe %s", why, chosen)
     if chosen == BY_POSITION:
@@ -58,6 +66,25 @@ def choose_by_questions(recipe: str, *, overrides: Iterable[str] = (), values: M
             NOT_BY_POSITION,
         )
     return chosen
+
+
+def _problem_of_letters(
+    questions: Sequence[Question], overrides: Iterable[str], values: Mapping[str, Any]
+) -> str | None:
+    """Why one of the two recipes for letters would be refused later. None where either may be chosen."""
+    config = load_config(BY_POSITION, overrides=overrides, values=values)
+    load_config(NOT_BY_POSITION, overrides=overrides, values=values)
+    if config.evaluation.exact:
+        general, tokenizer = general_questions(config, questions), load_tokenizer(config.model)
+        if problem := exact_problem(config, questions, general, tokenizer):
+            return problem.partition(". ")[0]
+    with suppress(NotBuiltError):
+        skeleton = build_skeleton(config.model)
+        try:
+            check_logits_divide(skeleton)
+        except ModelError as error:
+            return str(error).partition(". ")[0]
+    return None
 
 
 def choose_by_rollouts(run: Run, *, overrides: Iterable[str] = (), values: Mapping[str, Any]) -> Config:
@@ -74,7 +101,7 @@ def choose_by_rollouts(run: Run, *, overrides: Iterable[str] = (), values: Mappi
     logger.info("auto: the model %s by position (%s), so recipe %s", does, said, chosen)
     if is_biased:
         return run.config
-    letters = load_config(BY_POSITION, values=values)
+    letters = load_config(BY_POSITION, overrides=overrides, values=values)
     kept = {
         "prompts.answer_format": letters.prompts.answer_format,
         "rollouts.max_new_tokens": letters.rollouts.max_new_tokens,

@@ -68,8 +68,20 @@ def check_exact(
     Raises:
         ConfigError: names the setting or the question, and what to do.
     """
-    if not config.evaluation.exact:
-        return
+    problem = exact_problem(config, questions, general, tokenizer) if config.evaluation.exact else None
+    if problem:
+        raise ConfigError(
+            f"evaluation.exact reads answers of one token, but {problem} Or use evaluation.exact=false."
+        )
+
+
+def exact_problem(
+    config: Config,
+    questions: Sequence[Question],
+    general: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+) -> str | None:
+    """Why answers cannot be read exactly, and what to do, in sentences. None where they can."""
     prompts, encoder = config.prompts, ChatEncoder.of(config.model, tokenizer)
     asked = [*test_questions(questions), *general]
     free = [question for question in asked if not question.choices]
@@ -90,11 +102,7 @@ def check_exact(
         "the replies of this model begin with thinking. Use a model or a template without it, or switch it "
         "off with model.template_args.": encoder.thinks(system=prompts.system),
     }
-    problem = next((text for text, holds in problems.items() if holds), None)
-    if problem:
-        raise ConfigError(
-            f"evaluation.exact reads answers of one token, but {problem} Or use evaluation.exact=false."
-        )
+    return next((text for text, holds in problems.items() if holds), None)
 
 
 def check_lengths(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, config: Config) -> None:

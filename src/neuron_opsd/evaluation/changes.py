@@ -7,6 +7,7 @@ from neuron_opsd.evaluation import metrics
 from neuron_opsd.evaluation.calibration import simulated
 from neuron_opsd.evaluation.votes import Votes, answers_flipped, resampled_flips
 from neuron_opsd.results import AnswerShares, Both, Change, Changes
+from neuron_opsd.statistics import MIN_QUESTIONS
 
 Array = NDArray[np.float64]
 NUM_PERMUTATIONS = 400  # for what sampling alone would change
@@ -61,7 +62,7 @@ def _resampled_shift(first: Array, second: Array, *, seed: list[int]) -> Array:
 
 def _change(label: str, value: float, by_chance: Array, num_items: int) -> Change:
     expected = simulated(by_chance)
-    if num_items < metrics.MIN_QUESTIONS:
+    if num_items < MIN_QUESTIONS:
         verdict = "too few questions"
     else:
         verdict = "more than sampling alone" if value > expected.high else "no difference shown"

@@ -10,7 +10,7 @@ from neuron_opsd.evaluation import metrics
 from neuron_opsd.evaluation.kinds import mean_caution
 from neuron_opsd.evaluation.wording import verdict_of
 from neuron_opsd.results import DomainResult, Estimate, Judged, MeanResult, MetricResult, defined
-from neuron_opsd.statistics import Draws, bootstrap_interval
+from neuron_opsd.statistics import MIN_QUESTIONS, Draws, bootstrap_interval
 
 Array = NDArray[np.float64]
 
@@ -24,9 +24,9 @@ def beyond_majority(value: float, draws: Array, num_items: int) -> Judged:
 def estimate(
     value: float, draws: Array, num_items: int, low: float = -math.inf, high: float = math.inf
 ) -> Estimate:
-    """Value and interval ends, kept inside the metric's range. No ends below metrics.MIN_QUESTIONS."""
+    """Value and interval ends, kept inside the metric's range. No ends below MIN_QUESTIONS."""
     interval = bootstrap_interval(value, draws)
-    if num_items < metrics.MIN_QUESTIONS:
+    if num_items < MIN_QUESTIONS:
         return Estimate(defined(value), None, None)
     return Estimate(defined(value), defined(max(interval.low, low)), defined(min(interval.high, high)))
 

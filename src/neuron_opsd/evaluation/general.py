@@ -11,10 +11,9 @@ import numpy as np
 
 from neuron_opsd.config import EvaluationSettings
 from neuron_opsd.evaluation.benchmark import compare_domains, mean_of
-from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.records import BaseDivergence, OptionScores, Question, Rollout, TruthScore
 from neuron_opsd.results import GeneralResult, KlFromBase
-from neuron_opsd.statistics import bootstrap_draws, bootstrap_interval
+from neuron_opsd.statistics import MIN_QUESTIONS, bootstrap_draws, bootstrap_interval
 
 KL_LABEL = "KL(trained || base) on general questions (nats a token)"
 

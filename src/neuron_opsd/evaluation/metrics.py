@@ -19,7 +19,6 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 UNPARSABLE = "unparsable"  # its name in the answer distribution
 ADAPTIVE_BINS = 10
-MIN_QUESTIONS = 10  # below this a bootstrap interval means nothing: none is given, and no verdict
 LABEL_FREE = (
     "vote_share", "option_confidence", "true_confidence", "option_mass", "answer_entropy", "parse_rate",
     "completion_tokens", "truncated_fraction",

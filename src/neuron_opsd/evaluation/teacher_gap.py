@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from neuron_opsd.config import EvaluationSettings
-from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.records import PreflightItem
 from neuron_opsd.results import Measure, TeacherGap
-from neuron_opsd.statistics import paired_mean_difference
+from neuron_opsd.statistics import MIN_QUESTIONS, paired_mean_difference
 from neuron_opsd.text.answers import answers_match, majority_answer
 
 Answers = Sequence[str | None]

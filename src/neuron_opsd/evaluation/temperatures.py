@@ -13,6 +13,7 @@ from scipy.optimize import brentq  # pyright: ignore[reportMissingTypeStubs, rep
 
 Array = NDArray[np.float64]
 COLDEST, HOTTEST = 0.01, 100.0  # a match is looked for between these
+ROUNDING = 1e-9  # nats
 AT_USE, MATCHED = "option_ece_use", "option_ece_matched"  # the metrics. At temperature 1 it is `option_ece`
 
 
@@ -34,13 +35,16 @@ def mean_entropy(questions: Sequence[Array], temperature: float = 1.0) -> float:
 def matching_temperature(questions: Sequence[Array], target: float) -> float:
     """The temperature at which these options have this mean entropy. The nearest end where none has.
 
-    The mean entropy rises with the temperature, so there is one at most.
+    The mean entropy rises with the temperature, so there is one at most. Where it is the target already, that is 1
+    exactly: a search would end beside it, and the same model would differ from itself.
     """
 
     def gap(log_temperature: float) -> float:
         return mean_entropy(questions, math.exp(log_temperature)) - target
 
     low, high = math.log(COLDEST), math.log(HOTTEST)
+    if abs(gap(0.0)) < ROUNDING:
+        return 1.0
     if gap(low) >= 0:
         return COLDEST
     if gap(high) <= 0:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.results import (
     VOTE_FIGURES,
     DomainResult,
@@ -14,21 +13,25 @@ from neuron_opsd.results import (
     ResultBlock,
     hardly_read,
 )
+from neuron_opsd.statistics import MIN_QUESTIONS
 
 NO_DIFFERENCE = "no difference shown"
 TOO_FEW = "too few questions"
+ROUNDING = (
+    1e-6  # what sums in another order, or a temperature that was searched for, leave between equal models
+)
 WITH_GOLD = ("avg", "maj", "ece", "option_ece")
 LABEL_FREE = ("vote_share", "parse_rate", "completion_tokens", "truncated_fraction")
 
 
 def verdict_of(difference: Estimate, num_items: int) -> str:
-    """`higher` or `lower` where the interval leaves out 0, `no difference shown` where it does not."""
+    """`higher` or `lower` where the interval leaves out 0, by more than rounding. Else `no difference shown`."""
     low, high = difference.low, difference.high
     if num_items < MIN_QUESTIONS:
         return TOO_FEW
     if low is None or high is None:  # e.g. an AUROC where every answer is right
         return "not defined"
-    if low <= 0 <= high:
+    if low <= ROUNDING and high >= -ROUNDING:
         return NO_DIFFERENCE
     return "higher" if low > 0 else "lower"
 

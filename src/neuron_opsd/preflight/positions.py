@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from neuron_opsd.records import Rollout
 from neuron_opsd.results import Measure, defined
 from neuron_opsd.rollouts.pseudo_label import group_by_question
-from neuron_opsd.statistics import bootstrap_draws, bootstrap_interval
+from neuron_opsd.statistics import MIN_QUESTIONS, bootstrap_draws, bootstrap_interval
 from neuron_opsd.text.answers import LETTERS
 
 Array = NDArray[np.float64]
@@ -58,22 +58,30 @@ def position_bias(rollouts: Sequence[Rollout], *, seed: int) -> Measure | None:
         seed=seed,
     )
     found = bootstrap_interval(float(distance(np.ones(len(given)))), draws["bias"])
+    enough = len(given) >= MIN_QUESTIONS
+    by_chance = _by_chance(even, seed)
     shares, expected = given.sum(axis=0) / given.sum(), even.sum(axis=0) / even.sum()
     most = int(np.argmax(shares - expected))
     return Measure(
         name="position_bias",
         label="Position bias (share of answers away from an even spread over positions)",
         value=found.value,
-        low=defined(found.low),
-        high=defined(found.high),
+        low=defined(found.low) if enough else None,
+        high=defined(found.high) if enough else None,
         note=f"{LETTERS[most]} has {shares[most]:.0%} of the readable answers, {expected[most]:.0%} would be even. "
-        f"Chance alone would show up to {_by_chance(even, seed):.3f}.",
+        f"Chance alone would show up to {by_chance:.3f}.",
+        by_chance=by_chance,
     )
 
 
 def answers_by_position(bias: Measure) -> bool:
-    """Whether the measure is above what we put up with, by its whole interval."""
-    return bias.low is not None and bias.low > MAX_POSITION_BIAS
+    """Whether the measure is above what we put up with, by its whole interval, and above what chance would show.
+
+    A distance is never below 0, so of few answers its interval lies too high.
+    """
+    assert bias.value is not None
+    is_above = bias.low is not None and bias.low > MAX_POSITION_BIAS
+    return is_above and bias.value > (bias.by_chance or 0.0)
 
 
 def _by_chance(even: Array, seed: int) -> float:

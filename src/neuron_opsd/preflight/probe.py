@@ -1,7 +1,8 @@
 """What the preflight asks and measures: is the teacher worth learning from? Label-free (docs/preflight.md).
 
 A sample of the selected questions is answered by the frozen model with its context (teacher) and without (student), and
-the student's first completion is scored under both prompts, as training will do:
+the student's first completion is scored under both prompts, as training will do. A matched teacher has no temperature
+yet, which training finds:
 
     entropy change  mean over tokens of H(teacher) - H(student)        falls where the context made the model surer
     divergence      mean over tokens of KL(student || teacher)         what training will minimise

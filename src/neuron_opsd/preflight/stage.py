@@ -66,6 +66,7 @@ def make_preflight(run: Run) -> None:
                 stage.read(PreflightItem),
                 thinks=thinks,
                 averages_orders=config.training.teacher_orders > 1,
+                matches_entropy=config.training.teacher_entropy == "matched",
                 **_pool_figures(run),
                 seed=config.seed,
             )

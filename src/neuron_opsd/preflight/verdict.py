@@ -4,6 +4,7 @@ Some signs speak against training. None was found that foresees a gain (`experim
 none is called likely. Each measure is shown with its interval, so that readers can judge for themselves.
 """
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,8 +16,8 @@ from neuron_opsd.preflight.positions import MAX_POSITION_BIAS, answers_by_positi
 from neuron_opsd.random_state import derive_seed
 from neuron_opsd.records import PreflightItem
 from neuron_opsd.results import Measure, PreflightVerdict, defined
-from neuron_opsd.statistics import Correlation, bootstrap_draws, bootstrap_interval
-from neuron_opsd.text.answers import answers_match, majority_answer
+from neuron_opsd.statistics import MIN_QUESTIONS, Correlation, bootstrap_draws, bootstrap_interval
+from neuron_opsd.text.answers import answers_match, majority_answer, unify_answers
 
 Array = NDArray[np.float64]
 Answers = Sequence[str | None]
@@ -42,15 +43,23 @@ def judge(
     *,
     thinks: bool,
     averages_orders: bool = False,
+    matches_entropy: bool = False,
     seed: int,
     **figures: Any,
 ) -> PreflightVerdict:
     """The verdict, its reasons, and every measure.
 
-    `thinks` of the model, `averages_orders` of the teacher, `figures` are those of `measure`.
+    `thinks` of the model, `averages_orders` and `matches_entropy` of the teacher, `figures` are those of `measure`.
     """
     measures = measure(items, seed=seed, **figures)
-    verdict, reasons = weigh(measures, thinks=thinks, averages_orders=averages_orders)
+    verdict, reasons = weigh(
+        measures, thinks=thinks, averages_orders=averages_orders, matches_entropy=matches_entropy
+    )
+    if len(items) < MIN_QUESTIONS:
+        reasons.append(
+            f"but the preflight looked at {len(items)} of the questions, too few to say how replies change: set "
+            f"preflight.num_questions to {MIN_QUESTIONS} or more"
+        )
     return PreflightVerdict(
         verdict=verdict,
         reasons=tuple(reasons),
@@ -100,7 +109,7 @@ def measure(
         *_how_replies_end(items, seed),
         _mean(
             "maj_minus_avg", "Maj minus Avg of the student, the majority taken as right",
-            [1 - majority_answer(i.student_answers, skip_unparsable=True).share for i in items], seed,
+            [_gain_of_voting(item.student_answers) for item in items], seed,
             note=f"What voting could teach; 1 − vote share. Little to gain below {MIN_ROOM:g}.",
         ),
         *_agreement_with_the_vote(items, seed),
@@ -209,7 +218,11 @@ def _how_replies_end(items: Sequence[PreflightItem], seed: int) -> list[Measure]
 
 
 def weigh(
-    measures: Sequence[Measure], *, thinks: bool, averages_orders: bool = False
+    measures: Sequence[Measure],
+    *,
+    thinks: bool,
+    averages_orders: bool = False,
+    matches_entropy: bool = False,
 ) -> tuple[str, list[str]]:
     """The verdict and its reasons. Four signs speak against training, the others only warn."""
     by_name = {measure.name: measure for measure in measures}
@@ -217,6 +230,7 @@ def weigh(
     signs += [_has_no_position(by_name)] if averages_orders else []
     against = [reason for reason in signs if reason]
     reasons = against or [NO_FORESIGHT]
+    reasons += [] if matches_entropy else _on_sureness(by_name)  # training takes the teacher's away
     reasons += _warnings(by_name) + ([_on_thinking(by_name)] if thinks else [])
     return (UNLIKELY if against else CANNOT_TELL), reasons
 
@@ -268,7 +282,7 @@ def flips_by_chance(items: Sequence[PreflightItem], *, seed: int) -> Array:
     state = random.Random(derive_seed(seed, "preflight", "deals"))
     shares = np.zeros(NUM_DEALS)
     for item in items:
-        both = [*item.student_answers, *item.teacher_answers]
+        both = list(unify_answers([*item.student_answers, *item.teacher_answers]))
         size = len(item.student_answers)
         for deal in range(NUM_DEALS if len(set(both)) > 1 else 0):
             state.shuffle(both)
@@ -276,14 +290,18 @@ def flips_by_chance(items: Sequence[PreflightItem], *, seed: int) -> Array:
     return shares / max(len(items), 1)
 
 
+def _on_sureness(by_name: Mapping[str, Measure]) -> list[str]:
+    change = _value(by_name["entropy_change"])
+    if change >= SURER:
+        return []
+    return [
+        f"but the context makes the model surer, by {_signed(change)} nats a token: its student can become "
+        "overconfident (arXiv 2604.16830). Look at the ECE after training"
+    ]
+
+
 def _warnings(by_name: Mapping[str, Measure]) -> list[str]:
     warnings: list[str] = []
-    change = _value(by_name["entropy_change"])
-    if change < SURER:
-        warnings.append(
-            f"but the context makes the model surer, by {_signed(change)} nats a token: its student can become "
-            "overconfident (arXiv 2604.16830). Look at the ECE after training"
-        )
     readable, ends = by_name["readable_change"], by_name["finished_change"]
     if _is_below_0(readable) and not _unreadable(by_name):
         student, teacher = _by_role(readable)
@@ -330,7 +348,14 @@ def _on_thinking(by_name: Mapping[str, Measure]) -> str:
 
 
 def _flips(item: PreflightItem) -> bool:
-    return _majority(item.student_answers) != _majority(item.teacher_answers)
+    before, after = _majority(item.student_answers), _majority(item.teacher_answers)
+    return before != after and not answers_match(before, after)
+
+
+def _gain_of_voting(answers: Answers) -> float:
+    """The share of samples that are not the vote. Where none can be read there is no vote to gain from."""
+    vote = majority_answer(answers, skip_unparsable=True)
+    return 0.0 if vote.answer is None else 1 - vote.share
 
 
 def _readable(answers: Answers) -> float:
@@ -352,14 +377,18 @@ def _per_token(
     student: float | None = None,
     teacher: float | None = None,
 ) -> Measure:
-    """A mean over tokens. Its interval resamples questions, because tokens of one completion hang together."""
+    """A mean over tokens. Its interval resamples questions, because tokens of one completion hang together.
+
+    It has no ends below MIN_QUESTIONS.
+    """
     draws = bootstrap_draws(
         lambda weights: {name: weights @ sums / (weights @ tokens)},
         num_items=len(sums), num_resamples=NUM_RESAMPLES, seed=seed,
     )  # fmt: skip
     interval = bootstrap_interval(float(sums.sum() / tokens.sum()), draws[name])
+    low, high = (interval.low, interval.high) if len(sums) >= MIN_QUESTIONS else (math.nan, math.nan)
     return Measure(
-        name=name, label=label, value=interval.value, low=defined(interval.low), high=defined(interval.high),
+        name=name, label=label, value=interval.value, low=defined(low), high=defined(high),
         note=note, student=student, teacher=teacher,
     )  # fmt: skip
 
@@ -384,8 +413,8 @@ def _by_role(measure: Measure) -> tuple[float, float]:
 
 
 def _is_below_0(measure: Measure) -> bool:
-    """Whether a difference is shown to be below 0. Without an interval its value counts."""
-    return _value(measure) < 0 and (measure.high is None or measure.high < 0)
+    """Whether a difference is shown to be below 0. Without an interval it is not."""
+    return measure.high is not None and measure.high < 0
 
 
 def _signed(value: float) -> str:

@@ -339,9 +339,11 @@ class StageInputs:
 
     def _preflight(self) -> JsonDict:
         limit, orders = preflight_sampling(self.config).max_new_tokens, self.config.training.teacher_orders
+        entropy = self.config.training.teacher_entropy
         return {
             "preflight": self.config.preflight.model_dump(mode="json"),
             **({"training.teacher_orders": orders, "orders_version": ORDERS_VERSION} if orders > 1 else {}),
+            **({} if entropy == "own" else {"training.teacher_entropy": entropy}),
             "the smaller max_new_tokens of rollouts and training": limit,
             **self._both_roles(),
         }
@@ -364,7 +366,8 @@ class StageInputs:
             mode="json", exclude={"save_steps": True, **memory, **dict.fromkeys(unread, True)}
         )
         named |= {"orders_version": ORDERS_VERSION} if is_read["teacher_orders"] else {}
-        named |= {"entropy_at": self.config.rollouts.temperature} if is_read["teacher_entropy"] else {}
+        reads_temperature = "matched" in (settings.teacher_entropy, settings.student_entropy)
+        named |= {"entropy_at": self.config.rollouts.temperature} if reads_temperature else {}
         if "contexts" in self.made:
             return {"training": named, **self._both_roles()}
         pool = [question for question in self.questions if question.split == "train"]
