@@ -235,6 +235,15 @@ def test_a_student_leaves_what_the_vote_is_against(tmp_path):
     assert every["num_loss_tokens"] == every["num_completion_tokens"]
 
 
+def test_a_step_in_which_nothing_carries_loss_measures_nothing(tmp_path):
+    """An entropy of 0 would be a collapse to the guard rails."""
+    options = {"read_answer": first_token, "pseudo_labels": {f"q{place}": Vote("Z", 5, 8) for place in range(8)}}
+    run(tmp_path, steps=2, max_new_tokens=1, distil="agreeing", **options)
+    (row, _) = rows(tmp_path)
+    assert (row["num_loss_tokens"], row["loss"], row["agreeing_fraction"]) == (0, 0.0, 0.0)
+    assert not {"student_entropy", "teacher_entropy", "divergence"} & row.keys()
+
+
 def test_left_out_rows_change_nothing_but_the_count(tmp_path):
     """Masked completions out of the batch or in it: the same weights."""
     options = {"steps": 2, "max_new_tokens": 40, "trainer": {"optim": "sgd"}, "learning_rate": 0.05}

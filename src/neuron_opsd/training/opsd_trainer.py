@@ -303,8 +303,10 @@ class OpsdTrainer(Trainer):
         if not self.open_step:
             return
         sums = self._summed(self.sums.tolist())
-        count = max(self.open_step["num_loss_tokens"], 1)
-        means = {name: value / count for name, value in zip(("loss", *MEASURED), sums, strict=True)}
+        count = self.open_step["num_loss_tokens"]
+        means = {name: value / max(count, 1) for name, value in zip(("loss", *MEASURED), sums, strict=True)}
+        if not count:  # of no token there is nothing to measure, and 0 would look like a collapse
+            means = {"loss": means["loss"]}
         if self.one_token:
             means |= self.one_token.figures(self._summed, self.open_step["num_completion_tokens"])
         self.interval.append({**self.open_step, **means})
