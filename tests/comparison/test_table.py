@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from neuron_opsd.comparison.gather import gather
 from neuron_opsd.comparison.plan import Cell, Plan, cell_folder
 from neuron_opsd.comparison.table import Row, Table
 from neuron_opsd.comparison.write import write_comparison
+from neuron_opsd.errors import ConfigError
 from neuron_opsd.results import (
     Both,
     Change,
@@ -152,6 +154,8 @@ def test_base_with_votes_is_a_row_without_marks(
     assert by_key["base", "in", "pass_at_k"].found.value == pytest.approx(0.8)
     assert by_key["neuron_opsd", "cross", "pass_at_k"].found.value == pytest.approx(0.75)
     assert (("base", "in", "maj_at_k") in by_key) == is_exact
+    # One answer, which is a vote, has no votes of its own to be sure by, and is one try.
+    assert not {("base_votes", "in", name) for name in ("ece", "pass_at_k")} & by_key.keys()
     write_comparison(PLAN, CELLS, tmp_path, [])
     assert "| base with 8 votes |" in (tmp_path / "table.md").read_text()
 
@@ -253,6 +257,25 @@ def test_different_questions_are_not_compared(folder: Path) -> None:
     finish(path, replace(saved, questions=saved.questions[1:]))
     with pytest.raises(Exception, match="different questions of a"):
         found(folder)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_refused"),
+    [((), True), (("prompts.answer_format=letter", "evaluation.exact=true"), False)],
+)
+def test_recipes_that_ask_in_different_ways_are_not_compared(
+    tmp_path: Path, overrides: tuple[str, ...], is_refused: bool
+) -> None:
+    key = tmp_path / "key.jsonl"
+    key.write_text("")
+    recipes = ("base", "order_average", "base_order_average", "base_context")
+    plan = Plan(recipes=recipes, model="m", questions=("q",), answers=(str(key),), overrides=overrides)
+    message = (
+        r"prompts.answer_format is reasoned in base and letter in order_average; evaluation.exact is false in base and "
+        r"true in order_average.*one value, as in: prompts.answer_format=letter evaluation.exact=true"
+    )
+    with pytest.raises(ConfigError, match=message) if is_refused else nullcontext():
+        plan.check()
 
 
 def test_hostile_names_stay_text_in_every_table(tmp_path: Path) -> None:

@@ -29,6 +29,17 @@ def config_of(**sections) -> Config:
             {"training": {"method": "full", "dtype": "bfloat16"}},
             "training.dtype=float32",
         ),
+        (
+            {"training": {"objective": "unlikely_tokens", "teacher_entropy": "matched"}},
+            "teacher_entropy is matched, but training.objective is unlikely_tokens, which has no teacher",
+        ),
+        (
+            {
+                "training": {"objective": "sample_sft", "teacher_orders": 3},
+                "prompts": {"answer_format": "letter"},
+            },
+            "teacher_orders is 3, but training.objective is sample_sft, which has no teacher",
+        ),
         ({"training": {"skip_first_tokens": 64, "max_new_tokens": 64}}, "none would carry loss"),
         ({"contexts": {"other_path": "other.jsonl"}}, "contexts.retrieval=other_domain"),
         ({"contexts": {"search_candidates": 5}}, "fewer than contexts.num_demonstrations=10"),

@@ -237,7 +237,10 @@ def test_a_student_leaves_what_the_vote_is_against(tmp_path):
 
 def test_a_step_in_which_nothing_carries_loss_measures_nothing(tmp_path):
     """An entropy of 0 would be a collapse to the guard rails."""
-    options = {"read_answer": first_token, "pseudo_labels": {f"q{place}": Vote("Z", 5, 8) for place in range(8)}}
+    options = {
+        "read_answer": first_token,
+        "pseudo_labels": {f"q{place}": Vote("Z", 5, 8) for place in range(8)},
+    }
     run(tmp_path, steps=2, max_new_tokens=1, distil="agreeing", **options)
     (row, _) = rows(tmp_path)
     assert (row["num_loss_tokens"], row["loss"], row["agreeing_fraction"]) == (0, 0.0, 0.0)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuron_opsd.comparison.gather import Array
-from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.report.compared import Place
 from neuron_opsd.results import Estimate
-from neuron_opsd.statistics import bootstrap_interval
+from neuron_opsd.statistics import MIN_QUESTIONS, bootstrap_interval
 
 BEYOND = "beyond_majority"  # a method's Avg minus the base model's Maj
 

@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 BASE = "base"  # the recipe that every other one is compared with
 BASE_VOTES = "base_votes"  # not a recipe: the base model's majority answers as its only answers
 
+# Of evaluation's settings. `context` and `order_average` are what a recipe is.
+ASKED = (
+    "exact", "num_samples", "stop_votes", "pass_k", "temperature", "top_p", "max_new_tokens", "shuffle_choices",
+    "num_bins",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Domain:
@@ -88,6 +94,24 @@ class Plan:
                     f"questions.domain={ALL_DOMAINS} trains on every domain at once. A comparison trains on each in "
                     "its turn and tests on all: leave the setting out."
                 )
+        self._check_alike()
+
+    def _check_alike(self) -> None:
+        """Refuse recipes that ask or count in different ways: a difference between them would be the question's."""
+        asked = {recipe: _how_asked(self.config(recipe, seed=self.seeds[0])) for recipe in self.recipes}
+        first = next(iter(asked), "")
+        for recipe, own in asked.items():
+            differing = [name for name in own if own[name] != asked[first][name]]
+            if differing:
+                told = "; ".join(
+                    f"{name} is {_typed(asked[first][name])} in {label_of(first)} and {_typed(own[name])} in "
+                    f"{label_of(recipe)}"
+                    for name in differing
+                )
+                alike = " ".join(f"{name}={_typed(own[name])}" for name in differing)
+                raise ConfigError(
+                    f"--recipe: {told}, so their figures cannot be compared. Give all recipes one value, as in: {alike}"
+                )
 
     def config(self, recipe: str, *, seed: int, **values: Any) -> Config:
         """The settings of a recipe under this plan: the same budget for all, and no preflight."""
@@ -106,6 +130,21 @@ class Plan:
     def uses_gold(self, recipe: str) -> bool:
         """Whether a recipe is an upper bound, trained on gold answers."""
         return self.config(recipe, seed=self.seeds[0]).training.uses_gold
+
+
+def _how_asked(config: Config) -> dict[str, Any]:
+    """The settings on which it depends what a model is asked, how it answers, and what is counted."""
+    prompts, evaluation = config.prompts.model_dump(mode="json"), config.evaluation.model_dump(mode="json")
+    del prompts["keep_thinking"]  # of demonstrations
+    return {
+        **{f"prompts.{name}": value for name, value in prompts.items()},
+        **{f"evaluation.{name}": evaluation[name] for name in ASKED},
+    }
+
+
+def _typed(value: Any) -> str:
+    """As one would type it after a setting's name."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def label_of(recipe: str) -> str:

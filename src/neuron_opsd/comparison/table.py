@@ -16,11 +16,10 @@ from neuron_opsd.comparison.gather import Array, Gathered, Key, Settings
 from neuron_opsd.comparison.plan import BASE, BASE_VOTES, Plan, label_of
 from neuron_opsd.config import USES_GOLD
 from neuron_opsd.errors import DataError
-from neuron_opsd.evaluation.metrics import MIN_QUESTIONS
 from neuron_opsd.report.compared import ComparedCell, ComparedMetric, Comparison, Method, MethodMean, Place
 from neuron_opsd.report.comparison import pooled
 from neuron_opsd.results import majority_label, of_samples
-from neuron_opsd.statistics import LEVEL, bootstrap_draws, bootstrap_p_value, holm
+from neuron_opsd.statistics import LEVEL, MIN_QUESTIONS, bootstrap_draws, bootstrap_p_value, holm
 
 PLACES: tuple[Place, ...] = ("in", "cross")
 SIGNIFICANT = 1 - LEVEL
@@ -70,8 +69,16 @@ class Table:
         }
 
     def _is_shown(self, key: Key, metric: str) -> bool:
-        """Whether a figure means anything: a calibration error of votes that were not read does not."""
-        return metric != "ece" or all(answers.is_read for answers in self.found.answers[key].values())
+        """Whether a figure means anything: a calibration error of votes that were not read does not.
+
+        Nor does that of a majority as the only answer. It has no votes, and no further tries, of its own.
+        """
+        if key[0] == BASE_VOTES and metric in ("ece", "pass_at_k"):
+            return False
+        return metric != "ece" or self._is_read(key)
+
+    def _is_read(self, key: Key) -> bool:
+        return all(answers.is_read for answers in self.found.answers[key].values())
 
     @property
     def targets(self) -> list[str]:
@@ -275,9 +282,7 @@ class Table:
 
     def _unread(self) -> list[str]:
         """Why a calibration error is not shown."""
-        names = dict.fromkeys(
-            self.label(key[0]) for key in self.found.answers if not self._is_shown(key, "ece")
-        )
+        names = dict.fromkeys(self.label(key[0]) for key in self.found.answers if not self._is_read(key))
         if not names:
             return []
         why = "hardly any answer could be read, so its votes say nothing"

@@ -87,6 +87,15 @@ def _training_contradictions(config: Config) -> Iterator[str]:
             f"training.method is full, but training.dtype is {training.dtype}: small steps round to nothing there. "
             "Use training.dtype=float32 and training.trainer={bf16: true}."
         )
+    for name, value, only in (
+        ("teacher_orders", training.teacher_orders, 1),
+        ("teacher_entropy", training.teacher_entropy, "own"),
+    ):
+        if value != only and not training.is_distillation:
+            yield (
+                f"training.{name} is {value}, but training.objective is {training.objective}, which has no teacher. "
+                "Leave it out, or use training.objective=distillation."
+            )
     if training.skip_first_tokens >= training.max_new_tokens:
         yield (
             f"training.skip_first_tokens is {training.skip_first_tokens}, but completions have at most "
