@@ -3,10 +3,8 @@
 import errno
 import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +13,7 @@ import typer
 
 from neuron_opsd import cli_options as option
 from neuron_opsd import processes
+from neuron_opsd.cli_arguments import refuse_repeated, with_fit_value
 from neuron_opsd.cli_print import (
     log_handler,
     print_end,
@@ -58,6 +57,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # The message is for the person at the terminal, so it must not look like a log line that scrolls by.
     try:
+        refuse_repeated(typer.main.get_command(app), sys.argv[1:])
         app(args=with_fit_value(sys.argv[1:]))
     except NeuronOpsdError as error:
         say(f"{'error: ' if error.exit_status == 2 else ''}{error}", err=True)
@@ -73,18 +73,6 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             say("interrupted. The same command resumes where this one stopped", err=True)
         raise
-
-
-def with_fit_value(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `free` after a --fit that has no size: the parser knows no option whose value may lack."""
-    given = list(arguments)
-    for place, argument in enumerate(given):
-        if argument == "--fit" and not re.fullmatch(
-            r"[0-9.]+ ?GB|free", "".join(given[place + 1 : place + 2]), re.I
-        ):
-            given.insert(place + 1, "free")
-            break
-    return given
 
 
 @app.callback()

@@ -84,7 +84,7 @@ def test_settings_that_hold_together() -> None:
         ("gradient_checkpointing", "perhaps", "must be bool"),
         ("gradient_checkpointing_kwargs", {"nonsense": 1}, "nonsense"),
         ("use_liger_kernel", True, "liger_kernel"),
-        ("warm_up", 5, "warm_up"),
+        ("warm_up", 5, "Did you mean training.warmup_steps"),
     ],
 )
 def test_values_of_the_trainer_are_tried(name, value, expected) -> None:

@@ -242,15 +242,6 @@ def test_no_sizes(text):
         parse_size(text)
 
 
-def test_fit_may_stand_without_a_size():
-    from neuron_opsd.cli import with_fit_value
-
-    assert with_fit_value(["run", "r", "--fit"]) == ["run", "r", "--fit", "free"]
-    assert with_fit_value(["--fit", "seed=1"]) == ["--fit", "free", "seed=1"]
-    assert with_fit_value(["--fit", "24GB", "seed=1"]) == ["--fit", "24GB", "seed=1"]
-    assert with_fit_value(["run", "r"]) == ["run", "r"]
-
-
 @pytest.fixture
 def card(monkeypatch):
     """A model of these shapes, on a card with so many bytes free."""

@@ -57,7 +57,8 @@ def load_config(
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ConfigError(
-                f"'{override}' is not an override. Write section.key=value, e.g. selection.fraction=0.3."
+                f"'{override}' is no setting. Write section.key=value without spaces, e.g. selection.fraction=0.3. "
+                "Quote a value that has spaces: 'prompts.system=Be brief.'"
             )
         if key == "recipe" and value in list_recipes() and value != recipe:
             raise ConfigError(
@@ -123,7 +124,13 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
             f"No recipe '{recipe}'.{_suggest(recipe, list_recipes())} "
             f"Use one of {', '.join(list_recipes())}, or the path of a YAML file."
         )
-    tree = _parse_sections(text, where=where)
+    try:
+        tree = _parse_sections(text, where=where)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} A recipe is a YAML file of settings (docs/recipes.md). Questions are given apart: "
+            "neuron-opsd run auto --questions FILE."
+        ) from None
     if "recipe" not in tree:
         tree["recipe"] = Path(recipe).stem
     return tree
@@ -139,9 +146,7 @@ def _read_text(file: Path) -> str:
 def _parse_sections(text: str, *, where: str) -> dict[str, Any]:
     tree = _parse_yaml(text, where=where)
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{where} holds {type(tree).__name__}, not sections of settings. See docs/recipes.md."
-        )
+        raise ConfigError(f"{where} holds no sections of settings.")
     return cast("dict[str, Any]", tree)
 
 
@@ -179,7 +184,11 @@ def _parse_yaml(text: str, *, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of month 13
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        is_cut = text.count("{") > text.count("}") or text.count("[") > text.count("]")
+        quotes = (
+            " Put quotes around a setting that has spaces: 'section.key={name: value}'." if is_cut else ""
+        )
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}.{quotes}") from None
 
 
 def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -1,8 +1,10 @@
 """`training.trainer` is passed through to transformers: it is tried here on a model of a few weights."""
 
+import dataclasses
 import importlib
 import tempfile
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -14,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from neuron_opsd.config import Config, TrainingSettings
 from neuron_opsd.errors import ConfigError
-from neuron_opsd.training.train import training_arguments
+from neuron_opsd.training.train import OWNED, training_arguments
 
 UNTRIED = (
     "fsdp",
@@ -41,6 +43,7 @@ def check_trainer(config: Config) -> None:
     settings = config.training
     if not settings.trains:
         return
+    _refuse_unknown(settings.trainer)
     problem = _trial(settings, settings.trainer)
     if problem is None:
         return
@@ -50,6 +53,18 @@ def check_trainer(config: Config) -> None:
         if own is not None:
             raise ConfigError(f"training.trainer.{name} is {value!r}, which transformers refuses: {own}")
     raise ConfigError(f"training.trainer is {settings.trainer}, which transformers refuses: {problem}")
+
+
+def _refuse_unknown(given: Mapping[str, Any]) -> None:
+    theirs = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    for name in given:
+        if name not in theirs and name not in OWNED:
+            near = get_close_matches(name, [*theirs, *OWNED], n=1)
+            hint = f" Did you mean {OWNED.get(near[0], f'training.trainer.{near[0]}')}?" if near else ""
+            raise ConfigError(
+                f"Unknown setting 'training.trainer.{name}'.{hint} It takes what "
+                "transformers.TrainingArguments takes."
+            )
 
 
 def _trial(settings: TrainingSettings, given: Mapping[str, Any]) -> str | None:

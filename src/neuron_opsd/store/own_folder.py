@@ -63,7 +63,8 @@ def _has_mark(folder: Path, kind: str) -> bool:
 
 def _refusal(folder: Path, kind: str) -> str:
     if not folder.is_dir():
-        return f"{folder} is not a {kind} folder: it does not exist."
+        what = "it is a file" if folder.exists() else "it does not exist"
+        return f"{folder} is not a {kind} folder: {what}."
     if (folder / MARK).exists():
         return f"{folder} is not a {kind} folder: its {MARK} says something else."
     return f"{folder} is not a {kind} folder: it has no {MARK}."
