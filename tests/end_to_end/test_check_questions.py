@@ -12,14 +12,14 @@ from neuron_opsd import cli
 
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def call(*arguments: str, status: int = 0) -> str:
+    def call(*arguments: str, status: int = 0, out: bool = False) -> str:
         monkeypatch.setattr(sys, "argv", ["neuron-opsd", "questions", *arguments])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         said = capsys.readouterr()
         assert (stop.value.code or 0) == status
         assert "Traceback" not in said.err
-        return said.out if status == 0 else said.err
+        return said.out if status == 0 or out else said.err
 
     return call
 
@@ -72,6 +72,16 @@ def test_with_a_model_the_prompt_is_rendered(check, tmp_path: Path, tiny_model_f
 def test_where_a_run_would_stop_it_stops(check, tmp_path: Path, text: str, arguments, expected: str) -> None:
     (tmp_path / "pool.csv").write_text(text)
     assert expected in check("--check", str(tmp_path / "pool.csv"), *arguments, status=2)
+
+
+def test_a_first_trial_shows_how_questions_are_read_though_they_are_too_few_to_split(
+    check, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "pool.csv")
+    Path(path).write_text("question;A;B;answer\nWhat?;one;two;B\n")
+    said = check("--check", path, "--answers", path, status=2, out=True)
+    assert "1 questions answered" in said
+    assert "A. one\nB. two" in said
 
 
 def test_answers_that_count_from_nobody_knows(check, tmp_path: Path) -> None:

@@ -210,6 +210,29 @@ def test_a_number_is_refused_with_both_readings_until_its_base_is_said(tmp_path)
         load_answer_key([path], questions, answer_base=1)
 
 
+def test_what_numbers_are_is_settled_by_the_setting(tmp_path: Path) -> None:
+    """Choices that are numbers: an answer may be one's place, or its text. A table of commas tells neither."""
+    file = tmp_path / "chromosomes.csv"
+    file.write_text("question,A,B,C,D,answer\nHow many in a gamete?,2,3,4,23,2\nAnd in a cell?,2,3,4,46,46\n")
+    questions = read_questions(file)
+    first, second = (question.question_id for question in questions)
+    with pytest.raises(
+        DataError, match=r"(?s)or the text of a choice.*choices' own texts: questions.answer_base=text"
+    ):
+        load_answer_key([file], questions)
+    assert load_answer_key([file], questions, answer_base="text") == {first: "A", second: "D"}
+    with pytest.raises(
+        DataError, match=r"answer 46 is beyond the 4 choices.*texts: questions.answer_base=text"
+    ):
+        load_answer_key([file], questions, answer_base=0)
+    places = tmp_path / "places.csv"
+    places.write_text(
+        "question,A,B,C,D,answer\nHow many in a gamete?,2,3,4,23,2\nAnd in a cell?,2,3,4,46,3\n"
+    )
+    assert load_answer_key([places], questions, answer_base=0) == {first: "C", second: "D"}
+    assert load_answer_key([places], questions, answer_base=1) == {first: "B", second: "C"}
+
+
 def test_a_set_of_its_own_names(tmp_path):
     rows = [{"Frage": "Was?", "Antwort A": "eins", "Antwort B": "zwei", "Lösung": "B"}]
     path = write(tmp_path / "set.csv", rows)

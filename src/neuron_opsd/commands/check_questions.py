@@ -6,11 +6,12 @@ It prints what a run would only log, and ends as a run would: with exit status 2
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from neuron_opsd.config import Config
 from neuron_opsd.early_checks import check_early
 from neuron_opsd.early_checks.questions import check_votes
+from neuron_opsd.errors import NeuronOpsdError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_tokenizer
 from neuron_opsd.questions.answer_counts import count_answers
@@ -38,18 +39,32 @@ def check_questions(config: Config, *, with_model: bool) -> Iterator[str]:
         NeuronOpsdError: what a run would stop for.
     """
     settings = config.questions
+    read: list[Question] = []
     for path in (settings.path, *settings.cross_paths):
-        yield from _describe(
-            read_file(path, fields=settings.fields, max_bad_fraction=settings.max_bad_fraction)
-        )
-    with _without_notices():  # they are told above
-        questions = check_early(config) if with_model else load_questions(settings)
-        check_votes(config, questions)
+        file = read_file(path, fields=settings.fields, max_bad_fraction=settings.max_bad_fraction)
+        yield from _describe(file)
+        read += file.questions
+    try:
+        with _without_notices():  # they are told above
+            questions = check_early(config) if with_model else load_questions(settings)
+            check_votes(config, questions)
+    except NeuronOpsdError:
+        # A first trial often has too few questions to split. How they are read can be seen all the same.
+        yield from _describe_in_spite(read, config)
+        raise
     yield from _describe_split(questions)
     yield from _describe_likeness(questions, config.contexts.near_duplicate_threshold)
     if config.evaluation.answers:
         yield from _describe_answers(config, questions)
     yield from _show_some(questions, config, with_model=with_model)
+
+
+def _describe_in_spite(questions: Sequence[Question], config: Config) -> Iterator[str]:
+    """The answers and the first questions of a file that a run would not take."""
+    if config.evaluation.answers:
+        with suppress(NeuronOpsdError):  # the first problem is the one to tell
+            yield from _describe_answers(config, questions)
+    yield from _show_some(questions, config, with_model=False)
 
 
 @contextmanager

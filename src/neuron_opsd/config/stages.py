@@ -43,9 +43,10 @@ class QuestionSettings(Section):
         description="Columns whose names are not known, as {question: stem, choices: options}. A null column is not "
         "read. For question and answer files. [ours]",
     )
-    answer_base: Literal[0, 1] | None = Field(
+    answer_base: Literal[0, 1, "text"] | None = Field(
         default=None,
-        description="Where the numbers of an answer file count choices: from 0 or from 1. [ours]",
+        description="What the numbers of an answer file are: places of choices, counted from 0 or from 1, or text, the "
+        "choices' own texts. [ours]",
     )
     max_bad_fraction: float = Field(
         default=MAX_BAD_FRACTION,

@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from neuron_opsd.records import Question
 from neuron_opsd.tables.choices import Choices
@@ -15,6 +15,7 @@ _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])(?:[).:]|\s+-)\s*(.+)", re.DOTALL)
 _SEVERAL = re.compile(r"\(?([A-Z])\)?(?:\s*(?:,|;|/|&|and)\s*\(?([A-Z])\)?)+")
 _INDEX = re.compile(r"\d{1,2}")
+AnswerBase = Literal[0, 1, "text"] | None  # `questions.answer_base`
 
 
 class UnclearIndexError(BadRowError):
@@ -80,14 +81,14 @@ def plain_answer(value: Any) -> str:
     return str(value).strip()
 
 
-def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: int | None) -> int:
+def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: AnswerBase) -> int:
     """Which of the choices offered an answer names.
 
     Args:
         text: The answer.
         offered: The choices.
         is_number: Whether the cell is a number, or of a file that cannot tell numbers from texts.
-        answer_base: Where numbers count from. None: not known.
+        answer_base: Where numbers count from, or `text` where they are choices' texts. None: not known.
 
     Raises:
         BadRowError: none, or several. Says what is allowed.
@@ -121,9 +122,11 @@ def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: i
 
 
 def _choice_at(
-    number: int, same_text: list[int], offered: Offered, *, is_number: bool, answer_base: int | None
+    number: int, same_text: list[int], offered: Offered, *, is_number: bool, answer_base: AnswerBase
 ) -> int | None:
     """The choice at an index. None where the number can only be a text."""
+    if answer_base == "text":
+        return None
     by_base = {
         base: offered.places.index(number - base) for base in (0, 1) if number - base in offered.places
     }
@@ -135,18 +138,13 @@ def _choice_at(
         raise UnclearIndexError(
             number, f"answer {number} could be an index counted from 0 or from 1{also}: {readings}."
         )
-    index = by_base.get(answer_base)
-    if same_text and same_text != [index]:
-        raise BadRowError(
-            f"answer {number} is the text of choice {offered.marks[same_text[0]]}, and by questions.answer_base="
-            f"{answer_base} another choice. Write the letter: {offered.names()}."
-        )
-    if index is None:
+    if answer_base not in by_base:
+        are_texts = " If numbers are choices' texts: questions.answer_base=text." if same_text else ""
         raise BadRowError(
             f"answer {number} is beyond the {len(offered.texts)} choices of its question, counted from {answer_base} "
-            "(questions.answer_base)."
+            f"(questions.answer_base).{are_texts}"
         )
-    return index
+    return by_base[answer_base]
 
 
 def _shown(index: int, offered: Offered) -> str:

@@ -15,6 +15,7 @@ from neuron_opsd.config import MAX_BAD_FRACTION
 from neuron_opsd.errors import DataError
 from neuron_opsd.evaluation.answer_forms import (
     LETTERS,
+    AnswerBase,
     Offered,
     UnclearIndexError,
     choice_named,
@@ -54,7 +55,7 @@ def load_answer_key(
     questions: Sequence[Question],
     *,
     fields: Given | None = None,
-    answer_base: int | None = None,
+    answer_base: AnswerBase = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> dict[str, str]:
     """Read gold answers for these questions: `read_answers`, told in the log.
@@ -78,7 +79,7 @@ def read_answers(
     questions: Sequence[Question],
     *,
     fields: Given | None = None,
-    answer_base: int | None = None,
+    answer_base: AnswerBase = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> AnswerKey:
     """Read gold answers for these questions.
@@ -87,7 +88,8 @@ def read_answers(
         paths: Answer files or data sets. None gives an empty key.
         questions: The questions to be scored. Answers to other questions are counted and left out.
         fields: Names of columns by field, as `questions.fields`.
-        answer_base: Where numbers that name a choice count from, 0 or 1. None: such numbers are refused.
+        answer_base: Where numbers that name a choice count from, 0 or 1, or `text` where numbers are choices' texts.
+            None: a number that may be either is refused.
         max_bad_fraction: Of the rows of a file that may be left out because they cannot be read.
 
     Raises:
@@ -127,7 +129,8 @@ def read_answers(
 def _base_hint(numbers: set[int]) -> str:
     seen = " A 0 is among them, so they count from 0." if 0 in numbers else ""
     ways = "questions.answer_base=0 or questions.answer_base=1"
-    return f" Write letters, or say where the numbers count from: {ways}.{seen}"
+    texts = "If they are the choices' own texts: questions.answer_base=text."
+    return f" Write letters, or say where the numbers count from: {ways}.{seen} {texts}"
 
 
 def _answer_column(table: Table, columns: Columns, fields: Given) -> str:
@@ -189,7 +192,7 @@ class _Known:
 
 
 def _canonical(
-    row: Row, column: str, columns: Columns, question: Question, is_typed: bool, answer_base: int | None
+    row: Row, column: str, columns: Columns, question: Question, is_typed: bool, answer_base: AnswerBase
 ) -> str:
     """The answer of one row, as a letter of the question's choices or as normalised text."""
     value = row.values[column]
