@@ -58,6 +58,8 @@ class Offered:
 
     def names(self) -> str:
         """What an answer may say."""
+        if all(mark.isdigit() for mark in self.marks):  # a number could be the text of a choice
+            return ", ".join(LETTERS[place] for place in self.places)
         in_order = self.marks == tuple(LETTERS[: len(self.marks)])
         return f"{self.marks[0]} to {self.marks[-1]}" if in_order else ", ".join(self.marks)
 
@@ -94,8 +96,9 @@ def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: A
         BadRowError: none, or several. Says what is allowed.
     """
     same_text = [i for i, choice in enumerate(offered.texts) if choice.strip() == text]
-    if text in offered.marks and not text.isalpha() and same_text in ([], [offered.marks.index(text)]):
-        return offered.marks.index(text)  # a file that numbers its choices
+    own = text.upper()
+    if own in offered.marks and not _is_latin(own) and same_text in ([], [offered.marks.index(own)]):
+        return offered.marks.index(own)  # a file that numbers its choices, or has letters of another script
     if _INDEX.fullmatch(text):
         found = _choice_at(int(text), same_text, offered, is_number=is_number, answer_base=answer_base)
         if found is not None:
@@ -119,6 +122,10 @@ def choice_named(text: str, offered: Offered, *, is_number: bool, answer_base: A
         return _letter_with_text(both[1], both[2], offered)
     problem = "is the text of several choices" if found else "is neither a letter nor a choice's text"
     raise BadRowError(f"answer {show(text)} {problem}. Write the letter: {offered.names()}.")
+
+
+def _is_latin(mark: str) -> bool:
+    return mark.isascii() and mark.isalpha()
 
 
 def _choice_at(
@@ -162,7 +169,7 @@ def _by_letter(letter: str, offered: Offered) -> int | None:
     if letter.upper() in offered.marks:
         return offered.marks.index(letter.upper())
     place = LETTERS.index(letter.upper())
-    has_letters = all(mark.isalpha() for mark in offered.marks)
+    has_letters = all(map(_is_latin, offered.marks))
     return None if has_letters or place not in offered.places else offered.places.index(place)
 
 

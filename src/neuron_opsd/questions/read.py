@@ -15,7 +15,7 @@ from neuron_opsd.config import MAX_BAD_FRACTION
 from neuron_opsd.errors import DataError
 from neuron_opsd.records import Question
 from neuron_opsd.tables.cells import check_text, choices_of, question_text
-from neuron_opsd.tables.choices import Choices, marked_lines, read_choices
+from neuron_opsd.tables.choices import Choices, read_choices
 from neuron_opsd.tables.columns import (
     Columns,
     Given,
@@ -25,6 +25,7 @@ from neuron_opsd.tables.columns import (
     look_like_choices,
     plain,
 )
+from neuron_opsd.tables.marked import is_numbered, marked_lines, marks_within
 from neuron_opsd.tables.read import read_table, stem_of
 from neuron_opsd.tables.rows import (
     NUM_SHOWN,
@@ -99,6 +100,7 @@ def read_file(
             file.questions.append(question)
             file.places.append(row.where)
     check_bad_rows(path, file.left_out, len(table.rows), max_fraction=max_bad_fraction)
+    _check_choices_within(file)
     _give_notice(file)
     return file
 
@@ -145,12 +147,8 @@ def _check_readable(table: Table, columns: Columns, fields: Given) -> None:
         )
     found = look_like_choices([name for name in table.columns if name not in columns.read])
     single = next((name for name in names if name not in columns.read and _holds_choices(table, name)), None)
-    if not found and single is None and _holds_choices(table, columns.question, within=True):
-        raise DataError(
-            f"{path}: the texts of {columns.question} list choices A., B., ..., which would not be read as choices. To "
-            f"read them: questions.fields={{question: {_quoted(columns.question)}, choices: "
-            f"{_quoted(columns.question)}}}. For free-form questions: questions.fields={{choices: null}}"
-        )
+    if not found and single is None:
+        _refuse_choices_within(table, columns.question)
     if found and all(plain(name).startswith(("distractor", "incorrect")) for name in found):
         raise DataError(
             f"{path}: {_names(found)} are wrong choices, and the right one is in a column of its own, which only "
@@ -165,6 +163,49 @@ def _check_readable(table: Table, columns: Columns, fields: Given) -> None:
         f"{path}: {seem} look like choices, and are not read. To read them: questions.fields={{choices: {value}}}. For "
         "free-form questions: questions.fields={choices: null}"
     )
+
+
+def _refuse_choices_within(table: Table, name: str) -> None:
+    """Refuse a file whose questions list their choices in their own text, where nobody says that they are free-form.
+
+    Raises:
+        DataError: more than half of the texts do so. Says how to have them read.
+    """
+    cells = _cells_looked_at(table, name)
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    lists = [found for text in texts if (found := marked_lines(text)).texts]
+    inline = [marks for text in texts if not marked_lines(text).texts and (marks := marks_within(text))]
+    if 2 * (len(lists) + len(inline)) <= len(cells):
+        return
+    quoted = _quoted(name)
+    setting = f"questions.fields={{question: {quoted}, choices: {quoted}}}"
+    if len(lists) >= len(inline):
+        marks, how = lists[0].marks, f"To read them: {setting}"
+    else:
+        marks = inline[0]
+        how = (
+            "They stand within a line, where they cannot be told from other text. Begin a line with each, and set "
+            f"{setting}. Or give each choice a column: choice_a, choice_b"
+        )
+    raise DataError(
+        f"{table.path}: the texts of {name} list choices ({', '.join(marks[:4])}), which would not be read as choices. "
+        f"{how}. For free-form questions: questions.fields={{choices: null}}"
+    )
+
+
+def _check_choices_within(file: QuestionFile) -> None:
+    """Refuse a setting that takes the choices from the questions' own texts, where none of them lists any.
+
+    Raises:
+        DataError: all questions would be free-form.
+    """
+    within = file.columns.choices == (file.columns.question,)
+    if within and file.questions and not any(question.choices for question in file.questions):
+        raise DataError(
+            f"questions.fields.choices is {file.columns.question}, but none of the {len(file.questions):,} texts of "
+            f"{file.path} has lines that begin with A., a) or 1., in order. Begin a line with each choice. For "
+            "free-form questions: questions.fields={choices: null}"
+        )
 
 
 def _names(names: Sequence[str]) -> str:
@@ -186,18 +227,21 @@ def _longest_column(table: Table, names: Sequence[str]) -> str | None:
     return max(lengths, key=lambda name: lengths[name]) if any(lengths.values()) else None
 
 
-def _holds_choices(table: Table, name: str, *, within: bool = False) -> bool:
-    """Whether most cells of a column are lists of texts, or lines that begin with A., B., ... (`within`: end so)."""
-    cells = [cell for row in table.rows[:NUM_LOOKED_AT] if (cell := row.values.get(name)) is not None]
-    if within:
-        return 2 * sum(isinstance(cell, str) and bool(marked_lines(cell)[1]) for cell in cells) > len(cells)
+def _cells_looked_at(table: Table, name: str) -> list[Any]:
+    return [cell for row in table.rows[:NUM_LOOKED_AT] if (cell := row.values.get(name)) is not None]
+
+
+def _holds_choices(table: Table, name: str) -> bool:
+    """Whether most cells of a column are lists of texts, or lines that begin with A., B., ..."""
+    cells = _cells_looked_at(table, name)
     return 2 * sum(map(_is_list_of_choices, cells)) > len(cells)
 
 
 def _is_list_of_choices(cell: Any) -> bool:
     if isinstance(cell, str) and not cell.lstrip().startswith(("[", "{")):
-        lead, lines = marked_lines(cell)
-        return bool(lines) and not lead.strip()
+        found = marked_lines(cell)
+        # Numbered lines in a column of unknown name are more often steps or notes.
+        return bool(found.texts) and not found.lead.strip() and not is_numbered(found)
     try:
         return len(read_choices(cell).texts) > 1
     except BadRowError:
@@ -253,8 +297,8 @@ def _count_changes(choices: Choices, question: str, file: QuestionFile) -> None:
     )
     file.changes["have no choices and are free-form"] += not choices.texts
     file.changes[
-        "are free-form, but list choices A., B., ... in their text. Give these a column of their own"
-    ] += not choices.texts and bool(marked_lines(question)[1])
+        "are free-form, but list choices (A., B., ...) in their text. Give these a column of their own"
+    ] += not choices.texts and bool(marked_lines(question).texts or marks_within(question))
 
 
 def _give_notice(file: QuestionFile) -> None:

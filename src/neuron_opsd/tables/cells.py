@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from neuron_opsd.tables.choices import LETTERS, Choices, marked_lines, read_choices
+from neuron_opsd.tables.choices import Choices, read_choices
 from neuron_opsd.tables.columns import Columns
+from neuron_opsd.tables.marked import disordered_marks, marked_lines, marks_within
 from neuron_opsd.tables.rows import BadRowError, show
 
 
@@ -15,7 +16,7 @@ def question_text(values: dict[str, Any], columns: Columns) -> str:
     """
     text = check_text(values.get(columns.question or ""), str(columns.question))
     if columns.choices == (columns.question,):
-        text = marked_lines(text)[0].strip()
+        text = marked_lines(text).lead.strip()
     passage = _passage(values.get(columns.passage), columns.passage) if columns.passage else ""
     return f"{passage}\n\n{text}" if passage else text
 
@@ -23,11 +24,32 @@ def question_text(values: dict[str, Any], columns: Columns) -> str:
 def choices_of(values: dict[str, Any], columns: Columns) -> Choices:
     """The one column of all choices, which may be the question's own text, or the columns of one choice each."""
     if columns.question is not None and columns.choices == (columns.question,):
-        lines = marked_lines(check_text(values.get(columns.question), columns.question))[1]
-        return read_choices(dict(zip(LETTERS, lines, strict=False)))
+        return _choices_within(check_text(values.get(columns.question), columns.question), columns.question)
     if len(columns.choices) != 1:
         return read_choices([values.get(name) for name in columns.choices])
     return read_choices(values.get(columns.choices[0]))
+
+
+def _choices_within(text: str, name: str) -> Choices:
+    """The choices that end a question's own text, one a line. A text without any is free-form.
+
+    Raises:
+        BadRowError: it lists choices, and not so.
+    """
+    found = marked_lines(text)
+    if found.texts:
+        return read_choices(dict(zip(found.marks, found.texts, strict=True)))
+    if marks := disordered_marks(text):
+        raise BadRowError(
+            f"{name} has lines that begin with {', '.join(marks)}. Choices must run from the first letter, without "
+            "a gap."
+        )
+    if marks := marks_within(text):
+        raise BadRowError(
+            f"{name} lists its choices {', '.join(marks)} within a line, where they cannot be told from other text. "
+            "Begin a line with each."
+        )
+    return read_choices(None)
 
 
 def check_text(value: Any, name: str) -> str:

@@ -1,7 +1,7 @@
 """One cell, or several -> the choices of a question, in whichever of the known shapes they are written.
 
 They are a list of texts, a dict of letter to text, {text: [...], label: [...]} or a list of {label, text} as ARC has
-them, a list written as text (in JSON or as Python prints it), lines that begin with A., B., ..., or one cell a choice.
+them, a list written as text (in JSON or as Python prints it), lines that begin with A., a) or 1., or one cell a choice.
 """
 
 import ast
@@ -10,15 +10,16 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from neuron_opsd.tables.marked import ALPHABETS, LETTERS, disordered_marks, marked_lines
 from neuron_opsd.tables.rows import BadRowError, show
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_CHOICES = len(LETTERS)  # as many as there are letters to answer with
 
 _PADDING = {"", "n/a", "nan", "<na>", "null"}
 _MARKED = re.compile(r"\s*\(?([A-Za-z]|\d{1,2})\s*(?:[.):]|\s-)\s+(\S.*)", re.DOTALL)
-_MARKED_LINE = re.compile(r"(?:^|\n)[ \t]*\(?([A-Z])[ \t]*[.:)][ \t]*")
-_LETTER_KEY = re.compile(r"(?:option|choice|opt|op)?[ _]?([A-Za-z]|\d{1,2})")
+_OTHER_LETTERS = "".join(alphabet + alphabet.lower() for alphabet in ALPHABETS)
+_LETTER_KEY = re.compile(rf"(?:option|choice|opt|op)?[ _]?([A-Za-z{_OTHER_LETTERS}]|\d{{1,2}})")
+_SEPARATORS = ("|", ";", "\t", " / ")  # with which people divide the choices in one cell
 
 Cell = tuple[str | None, Any]  # its own letter or number, if it has one, and what it holds
 
@@ -69,15 +70,6 @@ def read_choices(value: Any) -> Choices:
     return Choices(tuple(texts), tuple(marks), tuple(places), bool(stripped), padding, repeated)
 
 
-def marked_lines(text: str) -> tuple[str, list[str]]:
-    """What stands before lines that begin with A., B., ..., and these lines without their letters, else no lines."""
-    parts = _MARKED_LINE.split(text)
-    letters = parts[1::2]
-    if len(letters) < 2 or letters != list(LETTERS[: len(letters)]):
-        return text, []
-    return parts[0], [part.strip() for part in parts[2::2]]
-
-
 def _cells(value: Any) -> list[Cell]:
     if isinstance(value, str) and value.strip():
         return _cells(_parse(value))
@@ -103,13 +95,32 @@ def _parse(text: str) -> Any:
                 continue
             if isinstance(value, list | dict):
                 return value
-    lead, lines = marked_lines(text)
-    if lines and not lead.strip():
-        return {LETTERS[k]: line for k, line in enumerate(lines)}
+    found = marked_lines(text)
+    if found.texts and not found.lead.strip():
+        return dict(zip(found.marks, found.texts, strict=True))
+    lines = " / ".join(line.strip() for line in text.strip().splitlines())
     raise BadRowError(
-        f'choices is {show(text)}. It must be a list such as ["yes", "no"], or lines that begin with A., B., .... '
-        "Or give each choice a column: choice_a, choice_b."
+        f'choices is {show(lines)}. It must be a list such as ["yes", "no"], or lines that begin with A., a) or 1., in '
+        f"order. {_what_is_wrong(text)}Or give each choice a column: choice_a, choice_b."
     )
+
+
+def _what_is_wrong(text: str) -> str:
+    """Why a cell cannot be cut into choices, where it shows how they are written."""
+    if text.strip()[0] in "[{":
+        return "It begins as a list, and is neither JSON nor a list as Python prints it: look at its quotation marks. "
+    if marks := disordered_marks(text):
+        return (
+            f"Its lines begin with {', '.join(marks)}, which is not the order from the first without a gap. "
+        )
+    if lead := marked_lines(text).lead.strip() if marked_lines(text).texts else "":
+        return f"Before its first choice it has {show(lead)}: move that to the question. "
+    if mark := next((mark for mark in _SEPARATORS if mark in text), None):
+        name = "tabs" if mark == "\t" else f"'{mark.strip()}'"
+        return f"Its choices seem to be separated by {name}, which a text may hold too, so they are not cut there. "
+    if len(text.strip().splitlines()) > 1:
+        return "Its lines begin with no letter or number. "
+    return ""
 
 
 def _cells_of_dict(value: dict[Any, Any]) -> list[Cell]:
