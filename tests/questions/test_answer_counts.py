@@ -1,13 +1,14 @@
 """The process that counts answers: what libraries print is passed over, and a death is an error one can act on."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
 from neuron_opsd.config import QuestionSettings
 from neuron_opsd.errors import DataError
-from neuron_opsd.questions.answer_counts import count_answers
+from neuron_opsd.questions.answer_counts import check_answers, count_answers
 from neuron_opsd.questions.read import read_questions
 
 SETTINGS = QuestionSettings(path="unused")
@@ -46,3 +47,38 @@ def test_the_same_files_are_counted_once_and_an_edited_one_again(
     (tmp_path / "questions.jsonl").write_text('{"question_id": "another", "answer": "A"}\n')
     assert count_answers(paths, questions, SETTINGS).num_questions == 0
     assert starts.read_text() == ".."
+
+
+def free_form(folder: Path, answers: list[str]) -> str:
+    rows = [{"question": f"Question {k}?", "answer": answer} for k, answer in enumerate(answers)]
+    (folder / "free.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "free.jsonl")
+
+
+def test_letters_as_answers_to_questions_without_choices_stop(tmp_path: Path) -> None:
+    path = free_form(tmp_path, ["A", "b", "(C)", "D.", "Helium"])
+    with pytest.raises(DataError) as caught:
+        count_answers([path], read_questions(path), SETTINGS)
+    message = str(caught.value)
+    assert "4 of the 5 answers to free-form questions are one letter alone" in message
+    assert "questions.fields={choices: NAME}" in message
+    assert "questions.fields={choices: null}" in message
+
+
+@pytest.mark.parametrize(
+    "answers", [["A", "B", "C", "D"], ["A", "B", "C", "Argon", "Helium"], ["K", "N", "O", "P", "S"]]
+)
+def test_few_letters_and_others_are_texts(tmp_path: Path, answers: list[str]) -> None:
+    path = free_form(tmp_path, answers)
+    assert count_answers([path], read_questions(path), SETTINGS).num_free_form == len(answers)
+
+
+@pytest.mark.parametrize(("answers", "fields"), [(list("12345"), {}), (list("ABCDE"), {"choices": None})])
+def test_digits_and_letters_that_a_setting_calls_free_form_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: list[str], fields: dict
+) -> None:
+    path = free_form(tmp_path, answers)
+    settings = QuestionSettings(path=path, fields=fields)
+    with caplog.at_level(logging.WARNING):
+        check_answers([path], read_questions(path, fields=fields), settings, name="evaluation.answers")
+    assert "5 of the 5 answers to free-form questions are one" in caplog.text

@@ -14,7 +14,7 @@ from neuron_opsd.early_checks.questions import check_votes
 from neuron_opsd.errors import NeuronOpsdError
 from neuron_opsd.model.chat import ChatEncoder
 from neuron_opsd.model.load import load_tokenizer
-from neuron_opsd.questions.answer_counts import count_answers
+from neuron_opsd.questions.answer_counts import count_answers, letters_alone
 from neuron_opsd.questions.duplicates import near_duplicates, template_key
 from neuron_opsd.questions.load import load_questions
 from neuron_opsd.questions.read import QuestionFile, describe_columns, read_file
@@ -127,6 +127,8 @@ def _describe_answers(config: Config, questions: Sequence[Question]) -> Iterator
         f"{'answers:':<13}{counts.num_questions:,} questions answered, {counts.num_test_questions:,} of {num_test:,} "
         f"held out. {counts.num_rows:,} rows, {counts.num_other:,} to other questions, {counts.num_blank:,} blank"
     )
+    if problem := letters_alone(counts, config.evaluation.answers):
+        yield f"{'warning:':<13}{problem}"
     for where, reason in list(zip(counts.left_out, counts.reasons, strict=True))[:NUM_NAMED]:
         yield f"  left out:    {where} {reason}"
     if total := sum(counts.balance.values()):

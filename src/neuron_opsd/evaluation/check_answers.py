@@ -7,6 +7,7 @@ An error that ends the run is written there too, and may quote the cells that it
 """
 
 import json
+import re
 import sys
 from collections import Counter
 from typing import Any
@@ -49,12 +50,24 @@ def _counts(key: AnswerKey, questions: list[Question], *, is_for_people: bool) -
         "num_other": key.num_other,
         "num_blank": key.num_blank,
         "left_out": [row.where for row in key.left_out],
+        **_free_form_counts(key, questions),
     }
     if is_for_people:
         closed = {question.question_id for question in questions if question.choices}
         balance = Counter(answer for question_id, answer in key.answers.items() if question_id in closed)
         counts |= {"balance": dict(sorted(balance.items())), "reasons": [row.reason for row in key.left_out]}
     return counts
+
+
+def _free_form_counts(key: AnswerKey, questions: list[Question]) -> dict[str, int]:
+    """How many free-form questions have an answer, and how many of these answers are one letter or one digit."""
+    free = {question.question_id for question in questions if not question.choices}
+    answers = [answer.strip() for question_id, answer in key.answers.items() if question_id in free]
+    return {
+        "num_free_form": len(answers),
+        "num_letters": sum(bool(re.fullmatch(r"[A-Ha-h]", answer)) for answer in answers),
+        "num_digits": sum(bool(re.fullmatch(r"[1-8]", answer)) for answer in answers),
+    }
 
 
 if __name__ == "__main__":

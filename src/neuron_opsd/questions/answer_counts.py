@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 SHOWN = 500  # characters of a dead process's last line
 FEW = 0.5  # of the test questions with an answer: fewer are worth a warning
+MOST = 0.8  # of the answers to free-form questions: so many of one letter or digit name choices
+MIN_ANSWERS = 5  # of fewer that share says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,11 @@ class AnswerCounts:
     num_other: int
     num_blank: int
     left_out: Sequence[str]
+    num_free_form: int = (
+        0  # free-form questions with an answer, and how many answers are one letter, or one digit
+    )
+    num_letters: int = 0
+    num_digits: int = 0
     balance: dict[str, int] = dataclasses.field(default_factory=dict)
     reasons: Sequence[str] = ()
 
@@ -54,8 +61,32 @@ def count_answers(
         is_for_people: Also how often each letter is right, and why rows were left out: for `questions --check`.
 
     Raises:
-        DataError: what evaluation would raise. The message may quote the cells it is about.
+        DataError: what evaluation would raise, where the message may quote the cells it is about. Or nearly all answers
+            to free-form questions are letters, and no setting says that these questions have no choices.
     """
+    counts = _count(paths, questions, settings, is_for_people=is_for_people)
+    problem = letters_alone(counts, paths)
+    is_said = "choices" in settings.fields and settings.fields["choices"] is None
+    if problem and not is_said and counts.num_letters >= counts.num_digits:
+        raise DataError(f"{problem} If they are free-form all the same: questions.fields={{choices: null}}")
+    return counts
+
+
+def letters_alone(counts: AnswerCounts, paths: Sequence[str]) -> str | None:
+    """What is wrong where nearly all answers to free-form questions are one letter, or one digit, as of choices."""
+    kind, number = max(("letter", counts.num_letters), ("digit", counts.num_digits), key=lambda pair: pair[1])
+    if counts.num_free_form < MIN_ANSWERS or number < MOST * counts.num_free_form:
+        return None
+    return (
+        f"{', '.join(map(str, paths))}: {number:,} of the {counts.num_free_form:,} answers to free-form questions are "
+        f"one {kind} alone, as if it named a choice. These questions are read without choices. Check that "
+        "their choices have a column that is read (questions.fields={choices: NAME})."
+    )
+
+
+def _count(
+    paths: Sequence[str], questions: Sequence[Question], settings: QuestionSettings, *, is_for_people: bool
+) -> AnswerCounts:
     asked = {
         "answers": list(paths),
         "questions": [dataclasses.asdict(question) for question in questions],
@@ -127,6 +158,8 @@ def check_answers(
     )  # fmt: skip
     if counts.left_out:
         log.warning("%s: left out %d rows: %s", name, len(counts.left_out), ", ".join(counts.left_out[:10]))
+    if problem := letters_alone(counts, paths):
+        log.warning("%s: %s", name, problem)
     if counts.num_test_questions < FEW * num_test:
         log.warning(
             "%s: only %d of %d test questions have an answer. Accuracy will be of these alone",
