@@ -139,6 +139,11 @@ def _answer_column(table: Table, columns: Columns, fields: Given) -> str:
     candidates = [name for known in names for name in table.columns if plain(name) == plain(known)]
     if not candidates and given:
         candidates = [name for known in ANSWER_NAMES for name in table.columns if plain(name) == plain(known)]
+    if isinstance(given, str) and candidates and columns.read.issuperset(candidates):
+        raise DataError(
+            f"questions.fields.answer is {given!r}, and {table.path} has that column read as part of the question or "
+            f"its choices already. Name a column that holds the answer alone. It has: {_names(table)}."
+        )
     candidates = [name for name in candidates if name not in columns.read]
     filled = [name for name in candidates if any(not is_blank(row.values.get(name)) for row in table.rows)]
     if found := filled or candidates:
@@ -146,10 +151,19 @@ def _answer_column(table: Table, columns: Columns, fields: Given) -> str:
     problems = [LeftOut(row.where, row.problem) for row in table.rows if row.problem]
     if len(problems) == len(table.rows):
         check_bad_rows(table.path, problems, len(problems), max_fraction=0)
+    if isinstance(given, str):
+        raise DataError(
+            f"questions.fields.answer is {given!r}, but {table.path} has no such column, nor another for the answer. "
+            f"It has: {_names(table)}."
+        )
     raise DataError(
-        f"{table.path} has no column for the answer. It has: {', '.join(map(repr, table.columns)) or 'nothing'}. If "
-        "one of them is: questions.fields={answer: NAME}"
+        f"{table.path} has no column for the answer. It has: {_names(table)}. If one of them is: "
+        "questions.fields={answer: NAME}"
     )
+
+
+def _names(table: Table) -> str:
+    return ", ".join(map(repr, table.columns)) or "nothing"
 
 
 class _Known:

@@ -23,7 +23,8 @@ from neuron_opsd.tables.columns import (
     is_answer_column,
     is_needed,
     look_like_choices,
-    plain,
+    right_apart,
+    wrong_choices,
 )
 from neuron_opsd.tables.marked import is_numbered, marked_lines, marks_within
 from neuron_opsd.tables.read import read_table, stem_of
@@ -145,16 +146,13 @@ def _check_readable(table: Table, columns: Columns, fields: Given) -> None:
         raise DataError(
             f"questions.fields.choices is {missing}, but {path} has only: {_names(table.columns)}."
         )
-    found = look_like_choices([name for name in table.columns if name not in columns.read])
+    unread = [name for name in table.columns if name not in columns.read]
+    if wrong := wrong_choices(unread):
+        raise right_apart(path, wrong)
+    found = look_like_choices(unread)
     single = next((name for name in names if name not in columns.read and _holds_choices(table, name)), None)
     if not found and single is None:
         _refuse_choices_within(table, columns.question)
-    if found and all(plain(name).startswith(("distractor", "incorrect")) for name in found):
-        raise DataError(
-            f"{path}: {_names(found)} are wrong choices, and the right one is in a column of its own, which only "
-            "evaluation may read. Write all choices into one column, in an order that does not give it away. For "
-            "free-form questions: questions.fields={choices: null}"
-        )
     if not found and single is None:
         return
     seem = _names(found) if found else str(single)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from neuron_opsd.tables.choices import Choices, read_choices
-from neuron_opsd.tables.columns import Columns
+from neuron_opsd.tables.columns import Columns, own_marks
 from neuron_opsd.tables.marked import disordered_marks, marked_lines, marks_within
 from neuron_opsd.tables.rows import BadRowError, show
 
@@ -26,7 +26,9 @@ def choices_of(values: dict[str, Any], columns: Columns) -> Choices:
     if columns.question is not None and columns.choices == (columns.question,):
         return _choices_within(check_text(values.get(columns.question), columns.question), columns.question)
     if len(columns.choices) != 1:
-        return read_choices([values.get(name) for name in columns.choices])
+        cells = [values.get(name) for name in columns.choices]
+        marks = own_marks(columns.choices)
+        return read_choices(dict(zip(marks, cells, strict=True)) if marks else cells)
     return read_choices(values.get(columns.choices[0]))
 
 

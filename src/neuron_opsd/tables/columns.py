@@ -5,10 +5,12 @@ field is not read.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from neuron_opsd.errors import DataError
+from neuron_opsd.tables.marked import ALPHABETS
 
 Given = Mapping[str, str | Sequence[str] | None]
 
@@ -35,6 +37,13 @@ _ONE_CHOICE = re.compile(r"(choice|option|opt|op|ending|alternative|)([a-z]|\d{1
 # Columns that look so too, and may be choices, or answers of several people: only a setting can say.
 _NUMBERED = re.compile(r"(.*\D)?([a-z]|\d{1,2})", re.DOTALL)
 
+# Wrong choices by their names: Wrong 1, Incorrect Answer 2, distractor3, Falsche Antwort 1, distractors.
+_WRONG = re.compile(
+    r"(distra[ck]tor|distracteur|incorrect|wrong|falsche?|错误|干扰)(answer|choice|option|antwort|item|答案|选项|项)?"
+    r"(s?)([a-z]|\d{1,2})?"
+)
+_SEVERAL_RIGHT = {"bestanswer", "correctanswers"}  # beside wrong answers: a free-form set, such as TruthfulQA
+
 _ANSWER_STARTS = (
     *("answer", "gold", "label", "target", "correct", "solution", "explanation", "rationale", "groundtruth"),
     *("distractor", "incorrect", "cot", "lösung"),
@@ -44,8 +53,8 @@ _ANSWER_NAMES = ("cop", "exp", "finaldecision", "iscorrect", "output", "response
 
 
 def plain(name: str) -> str:
-    """A name as it is compared: small letters and digits alone."""
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
+    """A name as it is compared: small letters and digits alone, and wide ones as the usual ones."""
+    return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isalnum())
 
 
 def is_answer_column(name: str) -> bool:
@@ -53,7 +62,37 @@ def is_answer_column(name: str) -> bool:
     word = plain(name)
     if word in NAMES["choices"]:
         return False
-    return word.startswith(_ANSWER_STARTS) or word.endswith(_ANSWER_ENDS) or word in _ANSWER_NAMES
+    return (
+        word.startswith(_ANSWER_STARTS)
+        or word.endswith(_ANSWER_ENDS)
+        or word in _ANSWER_NAMES
+        or _is_wrong_choice(name)
+    )
+
+
+def _is_wrong_choice(name: str) -> bool:
+    """Whether a column's name says that it holds a wrong choice. One "wrong answer" alone may be something else."""
+    match = _WRONG.fullmatch(plain(name))
+    return match is not None and bool(match[4] or match[3] or match[1].startswith("dist"))
+
+
+def wrong_choices(names: Sequence[str]) -> tuple[str, ...]:
+    """Columns of wrong choices, which stand apart from the right one."""
+    if any(plain(name) in _SEVERAL_RIGHT for name in names):
+        return ()
+    return tuple(filter(_is_wrong_choice, names))
+
+
+def right_apart(where: str, wrong: Sequence[str]) -> DataError:
+    """The error of a table that names its wrong choices, and so tells the right one. It says how to write the table."""
+    hold = "hold wrong choices by their names" if len(wrong) > 1 else "holds wrong choices by its name"
+    return DataError(
+        f"{where}: {', '.join(wrong)} {hold}, and the right one is in a column of its own, which only "
+        "evaluation may read. A run must not see which choice is right, so these columns cannot be read as choices. "
+        "Write all choices of a question into columns choice_a, choice_b, ..., in an order that does not give the "
+        "right one away (such as by the alphabet), and the text of the right one into a column answer. For free-form "
+        "questions: questions.fields={choices: null}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +173,22 @@ def _refuse_answers(field: str, found: Sequence[str]) -> None:
         )
 
 
+def _refuse_telling_names(found: Sequence[str], where: str) -> None:
+    """Refuse columns of choices of which a name tells the right one, such as Correct answer beside Wrong 1."""
+    if wrong := [name for name in found if _is_wrong_choice(name)]:
+        raise right_apart(where, wrong)
+    right = [name for name in found if is_answer_column(name)]
+    if len(found) > 1 and len(right) == 1:
+        raise DataError(
+            f"{where}: questions.fields.choices names {', '.join(found)}, of which {right[0]!r} holds the answer by "
+            "its name. A run must not see which choice is right. Write all choices into columns choice_a, choice_b, "
+            "..., in an order that does not give it away. Rename the column if it holds no answer."
+        )
+
+
 def _choice_columns(names: Sequence[str], fields: Given, where: str) -> tuple[str, ...]:
     whole = _named("choices", names, fields, where)
+    _refuse_telling_names(whole, where)
     if len(whole) > 1 or fields.get("choices") or "choices" in fields:
         return tuple(whole)
     whole = [column for column in names if plain(column) in NAMES["choices"]]
@@ -174,12 +227,27 @@ def _place(mark: str) -> int:
     return int(mark) if mark.isdigit() else ord(mark) - ord("a")
 
 
+def _parted(word: str) -> tuple[str, int] | None:
+    """What names of one family share, and the place of one among them: Antwort B, answer2, 选项乙, or Б alone."""
+    if match := _NUMBERED.fullmatch(word):
+        return (match[1], _place(match[2])) if match[1] else None
+    last = word[-1:].upper()
+    alphabet = next((letters for letters in ALPHABETS if last and last in letters), None)
+    return None if alphabet is None else (f"{word[:-1]} {alphabet}", alphabet.index(last))
+
+
+def own_marks(names: Sequence[str]) -> tuple[str, ...]:
+    """The letters of another script in which the names of choice columns end: 甲 and 乙, as answers name them."""
+    marks = tuple(plain(name)[-1:].upper() for name in names)
+    return marks if any(marks == tuple(letters[: len(marks)]) for letters in ALPHABETS) else ()
+
+
 def look_like_choices(names: Sequence[str]) -> tuple[str, ...]:
     """Columns that may be choices by their names, such as Antwort A and Antwort B, though no known name says so."""
     found: dict[str, dict[int, str]] = {}
     for name in names:
-        if (match := _NUMBERED.fullmatch(plain(name))) and match[1]:
-            found.setdefault(match[1], {})[_place(match[2])] = name
+        if parted := _parted(plain(name)):
+            found.setdefault(parted[0], {})[parted[1]] = name
     for places in found.values():
         first, in_order = min(places), [places[place] for place in sorted(places)]
         # Two numbered columns are more often two sentences than two choices.
