@@ -9,7 +9,7 @@ from typing import Any
 
 from neuron_opsd.errors import DataError
 from neuron_opsd.hub import hub_problem, use_cache_alone
-from neuron_opsd.tables.delimited import check_header
+from neuron_opsd.tables.delimited import MAX_TITLES, check_header, count_titles
 from neuron_opsd.tables.rows import Row
 
 logger = logging.getLogger(__name__)
@@ -64,10 +64,7 @@ def _sheet_rows(path: str, sheets: dict[str, list[tuple[Any, ...]]]) -> Named:
     name, rows = next(iter(filled.items()))
     if len(filled) > 1:
         logger.warning("%s: read the sheet %r, and not %s", path, name, ", ".join(map(repr, [*filled][1:])))
-    num_titles = 0
-    while num_titles + 1 < len(rows) and _width(rows[num_titles]) == 1 < _width(rows[num_titles + 1]):
-        num_titles += 1
-    if num_titles:
+    if num_titles := count_titles([_texts(row) for row in rows[:MAX_TITLES]], enough=2):
         logger.info("%s: left out %d title rows above the header of sheet %r", path, num_titles, name)
     header, *rows = rows[num_titles:]
     last = max(k for row in [header, *rows] for k, cell in enumerate(row) if _has_value(cell))
@@ -90,8 +87,8 @@ def _has_value(cell: Any) -> bool:
     return cell.value is not None and str(cell.value).strip() != ""
 
 
-def _width(row: Sequence[Any]) -> int:
-    return sum(_has_value(cell) for cell in row)
+def _texts(row: Sequence[Any]) -> list[str]:
+    return [str(cell.value) if _has_value(cell) else "" for cell in row]
 
 
 def _excel_value(cell: Any) -> Any:

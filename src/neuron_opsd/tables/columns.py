@@ -57,6 +57,11 @@ def plain(name: str) -> str:
     return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isalnum())
 
 
+def names_a_question(name: str) -> bool:
+    """Whether this is a known name of the column of questions."""
+    return plain(name) in NAMES["question"]
+
+
 def is_answer_column(name: str) -> bool:
     """Whether a column's name says that it holds answers, or reasons for them."""
     word = plain(name)
