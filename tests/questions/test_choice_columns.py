@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from neuron_opsd.errors import DataError
@@ -114,3 +115,39 @@ def test_an_answer_setting_that_cannot_be_followed_is_named(tmp_path, name, prob
     path = write(tmp_path / "a.csv", [{"question": "Q?", "A": "x", "B": "y"}])
     with pytest.raises(DataError, match=f"questions.fields.answer is '{name}'.*{problem}"):
         load_answer_key([path], read_questions(path), fields={"answer": name})
+
+
+@pytest.mark.parametrize("first", ["Choices", "Options"])
+def test_a_merged_header_names_the_columns_beside_it_and_the_setting_that_reads_them(tmp_path, first):
+    book = openpyxl.Workbook()
+    for cells in [
+        ["Question", first, None, None, "Answer"],
+        ["Q?", "x", "y", "z", "B"],
+        ["R?", 2, 3, 4, "A"],
+    ]:
+        book.active.append(cells)
+    path = str(tmp_path / "a.xlsx")
+    book.save(path)
+    message = error_of(path)
+    assert (
+        f"{first} holds no list of choices (it is 'x'), and column 3, column 4 beside it have no name"
+        in message
+    )
+    assert f"questions.fields={{choices: [{first}, 'column 3', 'column 4']}}" in message
+    fields = {"choices": [first, "column 3", "column 4"]}
+    questions = read_questions(path, fields=fields)
+    assert [question.choices for question in questions] == [("x", "y", "z"), ("2", "3", "4")]
+    assert [*load_answer_key([path], questions, fields=fields).values()] == ["B", "A"]
+
+
+def test_nameless_columns_beside_lists_of_choices_are_only_ignored(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('question,choices,\nQ?,"[""x"", ""y""]",a note\n')
+    assert read_questions(str(path))[0].choices == ("x", "y")
+
+
+def test_nameless_columns_beside_questions_that_list_their_choices_are_only_ignored(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('question,\n"Which?\na) x\nb) y",a note\n')
+    fields = {"question": "question", "choices": "question"}
+    assert read_questions(str(path), fields=fields)[0].choices == ("x", "y")

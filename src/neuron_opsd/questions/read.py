@@ -35,6 +35,7 @@ from neuron_opsd.tables.rows import (
     Row,
     Table,
     check_bad_rows,
+    show,
 )
 from neuron_opsd.text.content import content_id
 from neuron_opsd.text.fixed_order import has_fixed_order
@@ -140,6 +141,8 @@ def _check_readable(table: Table, columns: Columns, fields: Given) -> None:
         raise DataError(
             f"{path} has no column for the question. It has: {_names(names) or 'no column that may be read'}.{hint}"
         )
+    if columns.choices:
+        _check_merged_header(table, columns)
     if columns.choices or ("choices" in fields and fields["choices"] is None):
         return
     if missing := fields.get("choices"):
@@ -161,6 +164,43 @@ def _check_readable(table: Table, columns: Columns, fields: Given) -> None:
         f"{path}: {seem} look like choices, and are not read. To read them: questions.fields={{choices: {value}}}. For "
         "free-form questions: questions.fields={choices: null}"
     )
+
+
+def _check_merged_header(table: Table, columns: Columns) -> None:
+    """Refuse a column of choices that holds one choice a row, beside columns without a name: its header is merged.
+
+    Raises:
+        DataError: with the setting that reads these columns, too.
+    """
+    name = columns.choices[0]
+    is_single = len(columns.choices) == 1 and name != columns.question and name in table.columns
+    if not is_single or _may_hold_choices(table, name):
+        return
+    begin = table.columns.index(name) + 1
+    nameless = [other == f"column {k}" for k, other in enumerate(table.columns[begin:], begin + 1)]
+    beside = table.columns[begin : begin + [*nameless, False].index(False)]
+    if beside:
+        cell = next(iter(_cells_looked_at(table, name)), None)
+        every = ", ".join(map(_quoted, [name, *beside]))
+        raise DataError(
+            f"{table.path}: {name} holds no list of choices (it is {show(cell)}), and {_names(beside)} beside it have "
+            "no name, as where a header's cells are merged. If each of these columns holds one choice: "
+            f"questions.fields={{choices: [{every}]}}. Otherwise name the columns choice_a, choice_b, ... and answer"
+        )
+
+
+def _may_hold_choices(table: Table, name: str) -> bool:
+    """Whether a cell of this column can be read as choices, or none holds anything."""
+    cells = _cells_looked_at(table, name)
+    return not cells or any(map(_is_readable, cells))
+
+
+def _is_readable(cell: Any) -> bool:
+    try:
+        read_choices(cell)
+    except BadRowError:
+        return False
+    return True
 
 
 def _refuse_choices_within(table: Table, name: str) -> None:
@@ -240,10 +280,7 @@ def _is_list_of_choices(cell: Any) -> bool:
         found = marked_lines(cell)
         # Numbered lines in a column of unknown name are more often steps or notes.
         return bool(found.texts) and not found.lead.strip() and not is_numbered(found)
-    try:
-        return len(read_choices(cell).texts) > 1
-    except BadRowError:
-        return False
+    return _is_readable(cell) and len(read_choices(cell).texts) > 1
 
 
 def _make_question(row: Row, columns: Columns, *, default_domain: str, file: QuestionFile) -> Question:
