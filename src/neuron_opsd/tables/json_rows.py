@@ -30,16 +30,21 @@ def read_json(path: str, file: Path) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return _line_rows(path, text)
-        raise DataError(f"{path}:{error.lineno} {_problem(error)}") from None
+        raise DataError(f"{path}:{error.lineno} {_problem(error, is_last=True)}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} {_problem(error)}") from None
 
 
 def _line_rows(path: str, text: str) -> Iterator[Row]:
     # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(text.split("\n"), start=1):
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _row(f"{path}:{number}", lambda line=line: json.loads(line, object_pairs_hook=_unique_keys))
+            yield _row(
+                f"{path}:{number}",
+                lambda line=line: json.loads(line, object_pairs_hook=_unique_keys),
+                is_last=number == len(lines),  # no line break ends it
+            )
 
 
 def _array_rows(path: str, text: str) -> Iterator[Row]:
@@ -54,7 +59,7 @@ def _array_rows(path: str, text: str) -> Iterator[Row]:
         try:
             value, place = decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{line} {_problem(error)}") from None
+            raise DataError(f"{path}:{line} {_problem(error, is_last=True)}") from None
         yield _row(f"{path}:{line}", lambda value=value: value)
     if rest := text[place + 1 :].strip():
         raise DataError(f"{path} has text after its JSON array: {rest[:40]!r}. Remove what follows.")
@@ -92,11 +97,11 @@ def _rows_by_key(path: str, value: dict[str, dict[str, Any]]) -> list[tuple[str,
     return [(f"{path} item {key!r}", {"question_id": key} | row) for key, row in value.items()]
 
 
-def _row(where: str, read: Any) -> Row:
+def _row(where: str, read: Any, *, is_last: bool = False) -> Row:
     try:
         value = read()
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, or nesting 10,000 deep
-        return Row(where, {}, _problem(error))
+        return Row(where, {}, _problem(error, is_last=is_last))
     if not isinstance(value, dict):
         kind = type(value).__name__
         return Row(where, {}, f'holds a {kind}, not an object such as {{"question": "..."}}.')
@@ -115,12 +120,23 @@ class _RepeatedKeyError(ValueError):
     pass
 
 
-def _problem(error: Exception) -> str:
+def _problem(error: Exception, *, is_last: bool = False) -> str:
+    """What is wrong with a JSON text. The end of the last one of a file may be missing."""
     if isinstance(error, _RepeatedKeyError):
         return str(error)
     if isinstance(error, json.JSONDecodeError):
-        return f"is not valid JSON: {error.msg} at column {error.colno}."
+        what = error.msg.removesuffix(" at")  # "Unterminated string starting at"
+        return f"is not valid JSON: {what} at column {error.colno}.{_what_is_missing(error, is_last=is_last)}"
     return f"is not usable JSON: {error}."
+
+
+def _what_is_missing(error: json.JSONDecodeError, *, is_last: bool) -> str:
+    is_open = error.msg.startswith("Unterminated string")
+    if is_last and (is_open or error.pos >= len(error.doc.rstrip())):
+        return " The text is incomplete: the file may be cut off. Copy or download it again."
+    if is_open:
+        return ' The line is incomplete: a text lacks its closing ", or has a line break that is not written \\n.'
+    return ""
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from neuron_opsd.errors import DataError
 from neuron_opsd.tables.binary import IsWanted, read_data_set, read_excel, read_parquet
 from neuron_opsd.tables.delimited import read_delimited
 from neuron_opsd.tables.json_rows import read_json
+from neuron_opsd.tables.kinds import check_kind
 from neuron_opsd.tables.rows import Row, Table
 
 TEXT_READERS: dict[str, Any] = {
@@ -45,6 +46,8 @@ def read_table(path: str, *, is_wanted: IsWanted = lambda name: True) -> Table:
         raise DataError(
             f"{path} is a pipe or a device, and a run reads its files several times. Write a file first."
         )
+    if suffix in SUFFIXES:
+        check_kind(path, file)
     if suffix == ".parquet":
         return _table(path, *read_parquet(path, file, is_wanted))
     if suffix == ".xlsx":
