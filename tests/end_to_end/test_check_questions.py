@@ -95,3 +95,27 @@ def test_answers_that_count_from_nobody_knows(check, tmp_path: Path) -> None:
 
 def test_neither_a_run_nor_a_file(check) -> None:
     assert "neuron-opsd questions RUN" in check(status=2)
+
+
+SMALL_LETTERS = "".join(f'"What is {k} + 1?\na) {k}\nb) {k + 1}",{"ab"[k % 2]}\n' for k in range(12))
+
+
+def test_choices_in_small_letters_within_the_question(check, tmp_path: Path) -> None:
+    path = tmp_path / "exam.csv"
+    path.write_text("Question,Correct\n" + SMALL_LETTERS)
+    arguments = ["--check", str(path), "--answers", str(path)]
+    setting = "questions.fields={question: Question, choices: Question}"
+    assert setting in check(*arguments, status=2)
+    said = check(*arguments, setting)
+    assert "12 with 2 choices" in said
+    assert "A 50%, B 50%" in said
+    free = check(*arguments, "questions.fields={choices: null}")
+    assert "warning:     " in free
+    assert "12 of the 12 answers to free-form questions are one letter alone" in free
+
+
+def test_letters_as_answers_to_questions_without_choices(check, tmp_path: Path) -> None:
+    path = tmp_path / "exam.csv"
+    path.write_text("Question,Correct\n" + "".join(f"What is {k} + 1?,B\n" for k in range(12)))
+    said = check("--check", str(path), "--answers", str(path), status=2)
+    assert "12 of the 12 answers to free-form questions are one letter alone" in said

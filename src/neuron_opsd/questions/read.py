@@ -156,7 +156,6 @@ def _check_readable(table: Table, columns: Columns, fields: Given) -> None:
     single = next((name for name in names if name not in columns.read and _holds_choices(table, name)), None)
     if not found and single is None:
         _refuse_choices_within(table, columns.question)
-    if not found and single is None:
         return
     seem = _names(found) if found else str(single)
     value = f"[{', '.join(map(_quoted, found))}]" if found else _quoted(str(single))
