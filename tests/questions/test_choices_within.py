@@ -150,8 +150,9 @@ def test_a_cell_that_cannot_be_cut_says_why(tmp_path, cell, reason):
     assert "\\n" not in message
 
 
-def test_an_answer_that_is_also_a_text_of_numbered_choices_asks_for_a_letter(tmp_path):
+def test_an_answer_that_is_also_a_text_of_numbered_choices_is_settled_by_the_setting(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "Q?", "choices": "1. 2\n2. 3\n3. 4", "answer": "3"}])
     questions = read_questions(path)
-    with pytest.raises(DataError, match="Write the letter: A, B, C"):
-        load_answer_key([path], questions, answer_base=1)
+    (question_id,) = (question.question_id for question in questions)
+    assert load_answer_key([path], questions, answer_base=1) == {question_id: "C"}
+    assert load_answer_key([path], questions, answer_base="text") == {question_id: "B"}
