@@ -84,6 +84,14 @@ def test_a_first_trial_shows_how_questions_are_read_though_they_are_too_few_to_s
     assert "A. one\nB. two" in said
 
 
+def test_a_column_that_is_named_and_not_there_is_told(check, tmp_path: Path) -> None:
+    path = tmp_path / "pool.csv"
+    path.write_text("question;A;B\n" + "".join(f"Is {k} odd?;yes;no\n" for k in range(40)))
+    said = check("--check", str(path), "questions.fields={question: Frage}")
+    assert "warning:     no column 'Frage', which questions.fields names for the question" in said
+    assert "question from question" in said
+
+
 def test_answers_that_count_from_nobody_knows(check, tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl"
     rows = [{"question": f"Is {k} odd?", "opa": "yes", "opb": "no", "cop": k % 2} for k in range(40)]

@@ -99,6 +99,7 @@ DEPARTS = {
     "training.objective": AFTER_SELECTION,  # others than distillation read no context
     "training.max_new_tokens": AFTER_SELECTION,  # what it takes of the model's context is not the prompt's
     "training.teacher_orders": {"preflight", "training"},  # the preflight's teacher reads them, too
+    "training.teacher_entropy": {"preflight", "training"},  # what its verdict says of sureness depends on it
     "evaluation.general_samples": GENERAL,
     "evaluation.exact": BASE,
     "evaluation.order_average": set(),  # an input of the second model's stages alone

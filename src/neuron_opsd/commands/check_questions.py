@@ -82,6 +82,8 @@ def _without_notices() -> Iterator[None]:
 def _describe(file: QuestionFile) -> Iterator[str]:
     yield f"{file.path}: {len(file.questions):,} questions of {file.num_rows:,} rows"
     yield f"  read:        {describe_columns(file.columns)}"
+    for name, part in file.absent.items():
+        yield f"  warning:     no column {name!r}, which questions.fields names for the {part}"
     if file.unread:
         yield f"  not read:    {', '.join(file.unread)}"
     if file.answers:

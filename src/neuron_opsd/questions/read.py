@@ -19,6 +19,7 @@ from neuron_opsd.tables.choices import Choices, read_choices
 from neuron_opsd.tables.columns import (
     Columns,
     Given,
+    absent_names,
     find_columns,
     is_answer_column,
     is_needed,
@@ -54,6 +55,9 @@ class QuestionFile:
     unread: tuple[str, ...]
     answers: tuple[str, ...]  # columns that look like answers, dropped unread
     num_rows: int
+    absent: dict[
+        str, str
+    ]  # a column that `questions.fields` names and the file lacks -> the field it was for
     questions: list[Question] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -88,7 +92,7 @@ def read_file(
     )
     columns = find_columns(table.columns, fields, where=path)
     _check_readable(table, columns, fields)
-    file = _new_file(table, columns)
+    file = _new_file(table, columns, fields)
     by_id: dict[str, tuple[str, str]] = {}
     for row in table.rows:
         try:
@@ -117,11 +121,13 @@ def place_of(question: Question, paths: Sequence[str], fields: Given) -> str:
     return f"Question {question.question_id}"
 
 
-def _new_file(table: Table, columns: Columns) -> QuestionFile:
+def _new_file(table: Table, columns: Columns, fields: Given) -> QuestionFile:
     unread = [name for name in table.columns if name not in columns.read]
     answers = tuple(sorted(name for name in unread if is_answer_column(name)))
     others = tuple(sorted(set(unread).difference(answers)))
-    return QuestionFile(table.path, columns, others, answers, len(table.rows))
+    return QuestionFile(
+        table.path, columns, others, answers, len(table.rows), absent_names(table.columns, fields)
+    )
 
 
 def _check_readable(table: Table, columns: Columns, fields: Given) -> None:
@@ -343,6 +349,8 @@ def _give_notice(file: QuestionFile) -> None:
             file.path,
             _names(file.answers),
         )
+    for name, part in file.absent.items():
+        log.warning("%s: has no column %r, which questions.fields names for the %s", file.path, name, part)
     if file.unread:
         log.warning("%s: ignored the columns %s", file.path, _names(file.unread))
     renamed = {

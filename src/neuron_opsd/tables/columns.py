@@ -135,6 +135,19 @@ def find_columns(names: Sequence[str], fields: Given, *, where: str) -> Columns:
     return Columns(choices=_choice_columns(names, fields, where), **single)
 
 
+def absent_names(names: Sequence[str], fields: Given) -> dict[str, str]:
+    """Name to field, of those that `questions.fields` gives to fields of the question and the table lacks.
+
+    Of several files some may have other columns, so this is no error. It can be a misspelling all the same.
+    """
+    return {
+        name: field
+        for field in NAMES
+        for name in _as_list(fields.get(field))
+        if not _columns_called(name, names)
+    }
+
+
 def is_needed(names: Iterable[str], fields: Given) -> set[str]:
     """Names that `questions.fields` gives to fields of the question: these are read though they look like answers."""
     given = {plain(name) for field in NAMES for name in _as_list(fields.get(field))}
