@@ -10,6 +10,7 @@ from neuron_opsd.config import QuestionSettings
 from neuron_opsd.errors import DataError
 from neuron_opsd.questions.answer_counts import check_answers, count_answers
 from neuron_opsd.questions.read import read_questions
+from neuron_opsd.records import Question
 
 SETTINGS = QuestionSettings(path="unused")
 
@@ -63,6 +64,17 @@ def test_letters_as_answers_to_questions_without_choices_stop(tmp_path: Path) ->
     assert "4 of the 5 answers to free-form questions are one letter alone" in message
     assert "questions.fields={choices: NAME}" in message
     assert "questions.fields={choices: null}" in message
+
+
+def test_beside_questions_with_choices_letters_alone_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The setting that calls them free-form would take the choices of the others."""
+    path = free_form(tmp_path, ["A", "B", "C", "D", "A"])
+    other = Question(question_id="o", domain="o", question="Is it?", choices=("yes", "no"))
+    with caplog.at_level(logging.WARNING):
+        check_answers([path], [*read_questions(path), other], SETTINGS, name="evaluation.answers")
+    assert "5 of the 5 answers to free-form questions are one letter alone" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,14 @@ def count_answers(
 
     Raises:
         DataError: what evaluation would raise, where the message may quote the cells it is about. Or nearly all answers
-            to free-form questions are letters, and no setting says that these questions have no choices.
+            are letters, no question has choices, and no setting says that they have none.
     """
     counts = _count(paths, questions, settings, is_for_people=is_for_people)
     problem = letters_alone(counts, paths)
     is_said = "choices" in settings.fields and settings.fields["choices"] is None
-    if problem and not is_said and counts.num_letters >= counts.num_digits:
+    # Beside questions with choices the setting that says so would take theirs away: then it is a warning.
+    is_all = not any(question.choices for question in questions)
+    if problem and is_all and not is_said and counts.num_letters >= counts.num_digits:
         raise DataError(f"{problem} If they are free-form all the same: questions.fields={{choices: null}}")
     return counts
 
