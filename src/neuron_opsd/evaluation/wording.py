@@ -17,9 +17,8 @@ from neuron_opsd.statistics import MIN_QUESTIONS
 
 NO_DIFFERENCE = "no difference shown"
 TOO_FEW = "too few questions"
-ROUNDING = (
-    1e-6  # what sums in another order, or a temperature that was searched for, leave between equal models
-)
+# What sums in another order, or a temperature that was searched for, leave between equal models.
+ROUNDING = 1e-6
 WITH_GOLD = ("avg", "maj", "ece", "option_ece")
 LABEL_FREE = ("vote_share", "parse_rate", "completion_tokens", "truncated_fraction")
 

@@ -36,9 +36,8 @@ class AnswerCounts:
     num_other: int
     num_blank: int
     left_out: Sequence[str]
-    num_free_form: int = (
-        0  # free-form questions with an answer, and how many answers are one letter, or one digit
-    )
+    # Free-form questions with an answer, and how many of these answers are one letter, or one digit.
+    num_free_form: int = 0
     num_letters: int = 0
     num_digits: int = 0
     balance: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -55,9 +55,8 @@ class QuestionFile:
     unread: tuple[str, ...]
     answers: tuple[str, ...]  # columns that look like answers, dropped unread
     num_rows: int
-    absent: dict[
-        str, str
-    ]  # a column that `questions.fields` names and the file lacks -> the field it was for
+    # A column that `questions.fields` names and the file lacks -> the field it was for.
+    absent: dict[str, str]
     questions: list[Question] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
