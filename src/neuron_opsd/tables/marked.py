@@ -35,6 +35,10 @@ class _Style(NamedTuple):
     line: re.Pattern[str]
     inline: re.Pattern[str]
 
+    def is_possible(self, text: str) -> bool:
+        """Whether a text has the first two marks at all. Most have those of few alphabets, and patterns take longer."""
+        return self.marks[0] in text and self.marks[1] in text
+
 
 def _style(marks: Sequence[str], mark: str, *, is_strict: bool) -> _Style:
     """How lines may be marked with these. Strict marks are common in other texts: "1.5 mg" marks no choice."""
@@ -73,6 +77,8 @@ def marked_lines(text: str) -> MarkedLines:
 
 
 def _marked_so(text: str, style: _Style) -> MarkedLines | None:
+    if not style.is_possible(text):
+        return None
     parts = style.line.split(text)
     marks = parts[1::2]
     if len(marks) < 2 or marks != list(style.marks[: len(marks)]):
@@ -93,7 +99,7 @@ def is_numbered(found: MarkedLines) -> bool:
 
 def marks_within(text: str) -> tuple[str, ...]:
     """The marks of choices that follow each other within a line ("... A) x B) y"), in order from the first."""
-    for style in (_CAPITALS, *_OTHERS):
+    for style in filter(lambda style: style.is_possible(text), (_CAPITALS, *_OTHERS)):
         found = list(style.inline.finditer(text))
         marks = [match[1] for match in found]
         for k in range(len(marks) - 1):
