@@ -101,6 +101,12 @@ def test_answers_that_count_from_nobody_knows(check, tmp_path: Path) -> None:
     assert "balance:" in check("--check", str(path), "--answers", str(path), "questions.answer_base=0")
 
 
+def test_of_two_files_none_is_dropped_without_a_word(check) -> None:
+    assert "--check is given 2 times (a.csv, b.csv)" in check(
+        "--check", "a.csv", "--check", "b.csv", status=2
+    )
+
+
 def test_neither_a_run_nor_a_file(check) -> None:
     assert "neuron-opsd questions RUN" in check(status=2)
 

@@ -102,7 +102,9 @@ def test_nothing_promises_a_gain_and_a_surer_teacher_is_a_warning(
 
 def test_a_teacher_brought_to_the_students_entropy_makes_nobody_surer() -> None:
     surer = [item(i, entropies=(4.0, 3.0)) for i in range(12)]
-    assert not any("overconfident" in reason for reason in judged(surer, matches_entropy=True).reasons)
+    found = judged(surer, matches_entropy=True)
+    assert not any("overconfident" in reason for reason in found.reasons)
+    assert "Training brings it to the student's entropy" in found.measures[0].note
 
 
 def test_agreement_with_the_students_vote_by_hand() -> None:

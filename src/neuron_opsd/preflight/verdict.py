@@ -28,6 +28,10 @@ NO_FORESIGHT = (
     "nothing speaks against training, but no measure foresaw the gain of 28 kept runs (two models, four domains) on "
     "domains that it was not fitted on (docs/preflight.md)"
 )
+SURER_NOTE = "Below 0 the context makes the model surer, and its student too: a warning, and no good sign."
+MATCHED_NOTE = (
+    "Of the teacher as it is. Training brings it to the student's entropy (training.teacher_entropy=matched)."
+)
 SURER = -0.005  # nats a token: a fall of entropy beyond it is told as a warning
 MIN_DIVERGENCE = 0.005  # nats a token: below it the teacher says what the student says
 MIN_KEPT = 0.5  # of the student's share: measured at .12 where demonstrations were cut before their answer
@@ -51,7 +55,7 @@ def judge(
 
     `thinks` of the model, `averages_orders` and `matches_entropy` of the teacher, `figures` are those of `measure`.
     """
-    measures = measure(items, seed=seed, **figures)
+    measures = measure(items, matches_entropy=matches_entropy, seed=seed, **figures)
     verdict, reasons = weigh(
         measures, thinks=thinks, averages_orders=averages_orders, matches_entropy=matches_entropy
     )
@@ -76,6 +80,7 @@ def measure(
     same_template: float | None,
     length_correlation: Correlation,
     position_bias: Measure | None,
+    matches_entropy: bool = False,
     seed: int,
 ) -> list[Measure]:
     """Every measure, in the order shown."""
@@ -90,7 +95,7 @@ def measure(
     return [
         _per_token(
             "entropy_change", "Entropy change, teacher − student (nats a token)", change, tokens, seed,
-            note="Below 0 the context makes the model surer, and its student too: a warning, and no good sign.",
+            note=MATCHED_NOTE if matches_entropy else SURER_NOTE,
         ),
         _per_token(
             "divergence", "KL(student || teacher) (nats a token)", divergence, tokens, seed,
