@@ -314,8 +314,11 @@ def test_both_roles_answer_the_preflight_with_what_they_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert run([*command, "--output", str(tmp_path / "run"), "--until", "preflight"], monkeypatch) == 0
+    matched = [*command, "training.teacher_entropy=matched"]
+    assert run([*matched, "--output", str(tmp_path / "run"), "--until", "preflight"], monkeypatch) == 0
     session = Run(RunFolder.open(tmp_path / "run"))
+    verdict = json.loads((tmp_path / "run" / "preflight" / "verdict.json").read_text())
+    assert "training.teacher_entropy=matched" in verdict["measures"][0]["note"]
     engine = HFEngine(plain_model(tiny_model_folder), session.models.tokenizer)
     first = {pair.question_id: pair for pair in reversed(prompt_pairs(session))}
     for item in session.folder.stage("preflight").read(PreflightItem):
